@@ -1,0 +1,1 @@
+"""SelfExtend for whole-document question answering."""
