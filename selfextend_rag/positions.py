@@ -1,0 +1,106 @@
+"""The arithmetic of SelfExtend (arXiv 2401.01325), once.
+
+A query at position ``q`` sees a key at position ``k <= q`` at relative position
+
+* ``q - k`` when ``q - k < W`` (neighbor attention),
+* ``(q // G + W - W // G) - k // G`` otherwise (grouped attention),
+
+with neighbor window ``W`` and group size ``G``, all in integers. Everything else in this package
+applies these few lines or inverts them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+def grouped_key_position(position: Any, group_size: int) -> Any:
+    """Return the rotary position of a key in grouped attention; also for integer tensors."""
+    return position // group_size
+
+
+def grouped_query_position(position: Any, group_size: int, neighbor_window: int) -> Any:
+    """Return the rotary position of a query in grouped attention; also for integer tensors.
+
+    The shift ``W - W // G`` lets the grouped positions go on where the neighbor window ends.
+    """
+    return position // group_size + neighbor_window - neighbor_window // group_size
+
+
+def extended_window(pretraining_window: int, neighbor_window: int, group_size: int) -> int:
+    """Return the longest sequence, in tokens, whose relative positions stay in range.
+
+    The farthest pair is (length - 1, 0), at relative position
+    ``(length - 1) // G + W - W // G``; this is the last length that keeps it below P.
+    Equal to the paper's ``(P - W) * G + W`` when G divides W, and shorter otherwise.
+
+    Args:
+        pretraining_window: P, tokens the model was trained to see.
+        neighbor_window: W, with ``0 < W < P``.
+        group_size: G, at least 1; 1 means no extension.
+
+    Raises:
+        ValueError: an argument is out of range; the message names it.
+
+    Source: arXiv 2401.01325.
+    """
+    _check("group_size", group_size)
+    _check("neighbor_window", neighbor_window)
+    _check("pretraining_window", pretraining_window)
+    if neighbor_window >= pretraining_window:
+        raise ValueError(
+            f"neighbor_window must be smaller than the pretraining window of "
+            f"{pretraining_window} tokens, got {neighbor_window}"
+        )
+    return group_size * (pretraining_window - neighbor_window + neighbor_window // group_size)
+
+
+@dataclass(frozen=True, slots=True)
+class SelfExtend:
+    """The two settings of SelfExtend.
+
+    Args:
+        group_size: G, how many consecutive far positions share one grouped position; 1 is
+            ordinary attention.
+        neighbor_window: W, the latest tokens, the query included, that keep their exact distance.
+
+    Raises:
+        ValueError: a setting is not a positive integer; the message names it.
+    """
+
+    group_size: int
+    neighbor_window: int
+
+    def __post_init__(self) -> None:
+        _check("group_size", self.group_size)
+        _check("neighbor_window", self.neighbor_window)
+
+    def relative_position(self, query: int, key: int) -> int:
+        """Return the relative position at which ``query`` sees ``key``, for ``0 <= key <= query``.
+
+        Raises:
+            ValueError: the key comes after the query, or is negative.
+        """
+        if not 0 <= key <= query:
+            raise ValueError(f"need 0 <= key <= query, got query {query} and key {key}")
+        if query - key < self.neighbor_window:
+            return query - key
+        return self.query_position(query) - self.key_position(key)
+
+    def key_position(self, position: Any) -> Any:
+        """Return the grouped rotary position of a key; integers and integer tensors alike."""
+        return grouped_key_position(position, self.group_size)
+
+    def query_position(self, position: Any) -> Any:
+        """Return the grouped rotary position of a query; integers and integer tensors alike."""
+        return grouped_query_position(position, self.group_size, self.neighbor_window)
+
+    def extended_window(self, pretraining_window: int) -> int:
+        """Return the longest sequence, prompt and answer together, in tokens; see the function."""
+        return extended_window(pretraining_window, self.neighbor_window, self.group_size)
+
+
+def _check(name: str, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be a positive integer, got {value!r}")
