@@ -1,0 +1,80 @@
+"""What can go wrong, as types. Every message says what was expected, what came, what to change."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class SelfExtendError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class UnsupportedModelError(SelfExtendError, ValueError):
+    """A model that can't be extended exactly; raised before anything about it is changed."""
+
+
+class ModelLoadError(SelfExtendError):
+    """A model, tokenizer or configuration that could not be found or read."""
+
+
+class CacheMismatchError(SelfExtendError, ValueError):
+    """Cached keys that do not belong to this model, these settings or these tokens."""
+
+
+class GenerationCancelled(SelfExtendError):
+    """Work was cancelled before there was anything to hand back (during a prefill).
+
+    A cancellation between tokens of an answer is no error: the answer ends with
+    ``finish_reason="cancelled"``.
+
+    Args:
+        done: tokens read before the cancellation was seen.
+        total: tokens that were to be read.
+    """
+
+    def __init__(self, done: int, total: int) -> None:
+        super().__init__(f"cancelled after reading {done} of {total} tokens")
+        self.done = done
+        self.total = total
+
+    def __reduce__(self) -> tuple[type, tuple[int, int]]:
+        return type(self), (self.done, self.total)
+
+
+class ContextBudgetExceeded(SelfExtendError, ValueError):
+    """A prompt and its answer do not fit the window; raised before the model does any work.
+
+    Args:
+        message: one sentence with the figures.
+        needed: tokens asked for: prompt, reserve and answer together.
+        available: tokens that the settings named here allow.
+        group_size: the group size that ``available`` belongs to; None when it was plain attention.
+        neighbor_window: the neighbor window that ``available`` belongs to, or None.
+        remedies: what would help, each a clause that can follow "; ".
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        needed: int,
+        available: int,
+        group_size: int | None = None,
+        neighbor_window: int | None = None,
+        remedies: Sequence[str] = (),
+    ) -> None:
+        super().__init__(message)
+        self.needed = needed
+        self.available = available
+        self.group_size = group_size
+        self.neighbor_window = neighbor_window
+        self.remedies = tuple(remedies)
+
+    def __str__(self) -> str:
+        head = super().__str__()
+        return f"{head}; {' or '.join(self.remedies)}" if self.remedies else head
+
+    @property
+    def excess(self) -> int:
+        """Return how many tokens have to go for the request to fit."""
+        return self.needed - self.available
