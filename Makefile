@@ -1,0 +1,65 @@
+# make demo    read a real document with the bundled model and answer a question
+# make test    run the tests
+# make check   lint, formatting, types
+# make bench   time this package against plain attention
+# make clean   remove what was built; make distclean also removes the virtual environment
+#
+# demo, test, check and bench first make .venv/ themselves; only Python 3.11 or later is needed.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+EXTRAS := dev,evals,langchain,llama-index
+TEST_JOBS ?= 2
+PYTEST_ARGS ?=
+
+DEMO_DOCUMENT ?= examples/documents/genesis.txt
+DEMO_QUESTION ?= What is the name of the second river?
+
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+SOURCES := pyproject.toml constraints.txt Makefile
+
+export HF_HUB_OFFLINE := 1
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: demo test check bench clean distclean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.installed
+	$(BIN)/selfextend-rag ask $(DEMO_DOCUMENT) -q "$(DEMO_QUESTION)"
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n $(TEST_JOBS) $(PYTEST_ARGS)
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed-dev
+	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("Python 3.11 or later is needed, %s is %d.%d; name another with: make PYTHON=python3.11" % (sys.executable, v[0], v[1]))'
+	$(PYTHON) -m venv $(VENV)
+
+# What the package itself needs. The build backend comes first, so that it is a tested one too.
+$(VENV)/.installed: $(SOURCES) | $(VENV)/bin/python
+	@echo "Installing selfextend-rag into $(VENV) (torch is large: this can take minutes) ..."
+	$(PIP_INSTALL) hatchling editables
+	$(PIP_INSTALL) --no-build-isolation -e .
+	@touch $@
+
+# Linters, test tools and the frameworks that are wrapped.
+$(VENV)/.installed-dev: $(SOURCES) | $(VENV)/bin/python
+	@echo "Installing selfextend-rag and its development tools into $(VENV) ..."
+	$(PIP_INSTALL) hatchling editables
+	$(PIP_INSTALL) --no-build-isolation -e ".[$(EXTRAS)]"
+	@touch $(VENV)/.installed $@
+
+clean:
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find selfextend_rag integrations tests benchmarks training examples -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV)
