@@ -1,0 +1,165 @@
+"""SelfExtend attention: checks its arguments, splits padded rows, chooses an implementation."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from selfextend_rag.attention.blocked import blocked_attention
+from selfextend_rag.attention.grouped import GroupedKeys
+from selfextend_rag.attention.merge import add_sinks
+from selfextend_rag.attention.reference import reference_attention
+from selfextend_rag.positions import SelfExtend
+from selfextend_rag.rope import RotaryLayout
+
+Impl = Literal["auto", "reference", "blocked"]
+IMPLEMENTATIONS: tuple[Impl, ...] = ("auto", "reference", "blocked")
+
+
+def self_extend_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    rotary: RotaryLayout,
+    settings: SelfExtend,
+    scaling: float | None = None,
+    key_mask: Tensor | None = None,
+    softcap: float | None = None,
+    sinks: Tensor | None = None,
+    impl: Impl = "auto",
+    grouped_keys: GroupedKeys | None = None,
+    capacity: int = 0,
+) -> Tensor:
+    """Return causal SelfExtend attention, ``[B, H, T, Dv]``, zero in the rows of masked queries.
+
+    The T queries are the last T of the S tokens, so one call serves a whole prefill (T = S), a
+    later chunk, and a decode step (T = 1). A token's position is the number of unmasked tokens
+    before it in its row: padding on either side, or between, takes no positions.
+
+    Args:
+        q: ``[B, H, T, D]``, not rotated.
+        k: ``[B, Hkv, S, D]``, not rotated; H a multiple of Hkv, and S >= T.
+        v: ``[B, Hkv, S, Dv]``.
+        rotary: the model's rotary embedding.
+        settings: group size and neighbor window.
+        scaling: factor on the scores, ``D ** -0.5`` when not given.
+        key_mask: ``[B, S]`` bool, False at padding.
+        softcap: ``softcap * tanh(score / softcap)`` before the softmax, as in Gemma 2.
+        sinks: ``[H]``, one more score per head with a value of zero, as in GPT-OSS.
+        impl: ``"blocked"`` (memory linear in S, inference only), ``"reference"`` (dense,
+            differentiable), or ``"auto"``: blocked, unless a gradient is asked for.
+        grouped_keys: a cache layer's store of grouped, rotated keys, filled and used by
+            ``"blocked"``; it must have been told of every change to the cached keys.
+        capacity: tokens to make room for when ``grouped_keys`` has to grow.
+
+    Raises:
+        ValueError: shapes that do not fit each other, or an unknown ``impl``.
+
+    Source: arXiv 2401.01325.
+    """
+    _check(q, k, v, rotary, key_mask, impl)
+    scaling = q.shape[-1] ** -0.5 if scaling is None else scaling
+    wants_grad = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
+    if impl == "reference" or (impl == "auto" and wants_grad):
+        return reference_attention(
+            q, k, v, rotary=rotary, settings=settings, scaling=scaling,
+            key_mask=key_mask, softcap=softcap, sinks=sinks,
+        ).to(v.dtype)  # fmt: skip
+    if wants_grad:
+        raise ValueError("impl='blocked' computes no gradients; use impl='reference' or no_grad")
+    call = _Call(rotary, settings, scaling, softcap, sinks, grouped_keys, capacity)
+    return call.whole(q, k, v) if key_mask is None else call.rows(q, k, v, key_mask)
+
+
+class _Call:
+    """One blocked call: the settings that all rows share."""
+
+    def __init__(
+        self,
+        rotary: RotaryLayout,
+        settings: SelfExtend,
+        scaling: float,
+        softcap: float | None,
+        sinks: Tensor | None,
+        grouped_keys: GroupedKeys | None,
+        capacity: int,
+    ) -> None:
+        self.rotary, self.settings, self.scaling, self.softcap = rotary, settings, scaling, softcap
+        self.sinks, self.grouped_keys, self.capacity = sinks, grouped_keys, capacity
+
+    def whole(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return self._attend(q, k, v, self._grouped(k, (0,) * len(k)))
+
+    def rows(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor) -> Tensor:
+        """Each row without its padding, rows of equal padding together."""
+        total, length = k.shape[2], q.shape[2]
+        counts = key_mask.sum(-1)
+        starts = tuple(key_mask.int().argmax(-1).tolist())
+        packed = (counts == total - torch.tensor(starts, device=counts.device)).tolist()
+        if all(packed) and len(set(starts)) == 1 and starts[0] <= total - length:
+            start = starts[0]
+            grouped = self._grouped(k, starts)
+            grouped = None if grouped is None else grouped[:, :, start:]
+            return self._attend(q, k[:, :, start:], v[:, :, start:], grouped)
+        grouped = self._grouped(k, starts) if all(packed) else None
+        out = v.new_zeros((len(q), length, q.shape[1], v.shape[3])).transpose(1, 2)
+        for row, (start, is_packed) in enumerate(zip(starts, packed, strict=True)):
+            one = slice(row, row + 1)
+            if is_packed:  # padding on the left only: views, no copy
+                begin = max(0, start - (total - length))
+                row_grouped = None if grouped is None else grouped[one, :, start:]
+                keys, values = k[one, :, start:], v[one, :, start:]
+                out[one, :, begin:] = self._attend(q[one, :, begin:], keys, values, row_grouped)
+                continue
+            slots = key_mask[row].nonzero().squeeze(-1)
+            asked = slots[slots >= total - length] - (total - length)
+            if len(asked):
+                keys, values = k[one, :, slots], v[one, :, slots]
+                out[one, :, asked] = self._attend(q[one, :, asked], keys, values, None)
+        return out
+
+    def _grouped(self, k: Tensor, starts: tuple[int, ...]) -> Tensor | None:
+        """The kept grouped keys of all slots that are no query's neighbor, if they are kept."""
+        if self.grouped_keys is None or self.settings.group_size == 1:
+            return None
+        end = k.shape[2] - self.settings.neighbor_window
+        if end <= min(starts):
+            return None
+        buffer = self.grouped_keys.reach(
+            k, end, self.capacity, self.rotary, self.settings, starts
+        )
+        return buffer[:, :, : k.shape[2]]
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, grouped: Tensor | None) -> Tensor:
+        out, lse = blocked_attention(
+            q, k, v, rotary=self.rotary, settings=self.settings, scaling=self.scaling,
+            softcap=self.softcap, grouped_keys=grouped,
+        )  # fmt: skip
+        return out if self.sinks is None else add_sinks(out, lse, self.sinks)
+
+
+def _check(
+    q: Tensor, k: Tensor, v: Tensor, rotary: RotaryLayout, key_mask: Tensor | None, impl: str
+) -> None:
+    if impl not in IMPLEMENTATIONS:
+        raise ValueError(f"impl must be one of {', '.join(IMPLEMENTATIONS)}, got {impl!r}")
+    shapes = f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
+    if not (q.ndim == k.ndim == v.ndim == 4 and len(q) == len(k) == len(v)):
+        raise ValueError(f"q, k and v must be [B, H, T, D] with one batch size, got {shapes}")
+    if q.shape[3] != k.shape[3] or k.shape[1:3] != v.shape[1:3] or q.shape[1] % k.shape[1]:
+        raise ValueError(f"head counts or dimensions do not fit: {shapes}")
+    if not 0 < q.shape[2] <= k.shape[2]:
+        raise ValueError(f"need 0 < query length <= key length, got {shapes}")
+    if rotary.offset + rotary.rotary_dim > q.shape[3]:
+        raise ValueError(
+            f"rotary dimensions {rotary.offset}..{rotary.offset + rotary.rotary_dim} do not fit "
+            f"heads of {q.shape[3]}"
+        )
+    if key_mask is not None and (key_mask.dtype != torch.bool or key_mask.shape != (len(k), k.shape[2])):
+        raise ValueError(
+            f"key_mask must be bool [{len(k)}, {k.shape[2]}], got {key_mask.dtype} "
+            f"{tuple(key_mask.shape)}"
+        )

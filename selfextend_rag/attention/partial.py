@@ -1,0 +1,87 @@
+"""One part of an attention: queries over a block of keys, with the log-sum-exp of the scores."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_FLASH_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+_SCORES_AT_ONCE = 1 << 23  # scores that the portable path holds at a time
+
+
+def partial_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    scaling: float,
+    causal: bool = False,
+    bias: Tensor | None = None,
+    softcap: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return (out, log-sum-exp): ``[B, H, T, Dv]`` in q's dtype and ``[B, H, T]``.
+
+    On CPU this is torch's flash attention; elsewhere, and with a softcap, plain matrix products
+    over tiles of queries.
+
+    Args:
+        q: ``[B, H, T, D]``, T > 0.
+        k, v: ``[B, Hkv, S, D]`` and ``[B, Hkv, S, Dv]``, S > 0, H a multiple of Hkv.
+        scaling: factor on the scores.
+        causal: query i sees keys 0..i; needs T = S.
+        bias: ``[T, S]`` added to the scores, in q's dtype; 0 or -inf, no row all -inf.
+        softcap: ``softcap * tanh(score / softcap)`` before the softmax.
+    """
+    if q.device.type != "cpu" or softcap is not None or q.dtype not in _FLASH_DTYPES:
+        return _tiled(q, k, v, scaling, causal, bias, softcap)
+    value_dim, head_dim = v.shape[-1], q.shape[-1]
+    if value_dim < head_dim:  # the kernel wants equal head dimensions
+        v = F.pad(v, (0, head_dim - value_dim))
+    elif value_dim > head_dim:
+        q, k = (F.pad(x, (0, value_dim - head_dim)) for x in (q, k))
+    out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        q,
+        k,
+        v,
+        0.0,
+        causal,
+        attn_mask=None if bias is None else bias.expand(1, 1, *bias.shape),
+        scale=scaling,
+    )
+    return out[..., :value_dim], lse
+
+
+def _tiled(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scaling: float,
+    causal: bool,
+    bias: Tensor | None,
+    softcap: float | None,
+) -> tuple[Tensor, Tensor]:
+    compute = torch.float64 if q.dtype == torch.float64 else torch.float32
+    batch, heads, length = q.shape[:3]
+    kv_heads, total = k.shape[1], k.shape[2]
+    q = q.unflatten(1, (kv_heads, heads // kv_heads))  # [B, Hkv, g, T, D]
+    k, v = k.unsqueeze(2), v.unsqueeze(2)
+    tile = max(1, _SCORES_AT_ONCE // (batch * heads * total))
+    outs, lses = [], []
+    for begin in range(0, length, tile):
+        end = min(begin + tile, length)
+        seen = end if causal else total
+        scores = (q[..., begin:end, :] @ k[..., :seen, :].mT).to(compute) * scaling
+        if softcap is not None:
+            scores = softcap * torch.tanh(scores / softcap)
+        if bias is not None:
+            scores = scores + bias[begin:end].to(compute)
+        if causal:
+            rows = torch.arange(begin, end, device=q.device)
+            cols = torch.arange(seen, device=q.device)
+            scores = scores.masked_fill(cols > rows[:, None], -torch.inf)
+        lse = scores.logsumexp(-1)
+        weights = (scores - lse.unsqueeze(-1)).exp().to(v.dtype)
+        outs.append((weights @ v[..., :seen, :]).flatten(1, 2))
+        lses.append(lse.flatten(1, 2))
+    return torch.cat(outs, dim=2), torch.cat(lses, dim=2)
