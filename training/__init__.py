@@ -1,0 +1,1 @@
+"""Data, tokenizer and training of the bundled model."""

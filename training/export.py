@@ -1,0 +1,82 @@
+"""Write a checkpoint's weights as the bundled model, and check that nothing was lost.
+
+    python -m training.export --run runs/bundled
+"""
+
+import argparse
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
+from torch import nn
+from transformers import GenerationConfig, LlamaForCausalLM
+
+from training.model import Decoder, load_checkpoint, to_llama
+
+log = logging.getLogger(__name__)
+
+BUNDLED = Path("selfextend_rag/bundled")
+MEBIBYTES = 16
+CARD_NUMBERS = "training.json"
+
+
+def export(model: Decoder, folder: Path, dtype: torch.dtype) -> LlamaForCausalLM:
+    """Write config, weights and generation settings beside the tokenizer; return the model."""
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    marks = {name: tokenizer.token_to_id(f"<{name}>") for name in ("bos", "eos", "pad")}
+    llama = to_llama(model, **marks).to(dtype)
+    llama.generation_config = GenerationConfig(
+        do_sample=False,
+        max_new_tokens=32,
+        bos_token_id=marks["bos"],
+        eos_token_id=marks["eos"],
+        pad_token_id=marks["pad"],
+    )
+    llama.save_pretrained(folder)
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    if size > MEBIBYTES * 2**20:
+        raise RuntimeError(f"{folder} holds {size} bytes; at most {MEBIBYTES} MiB are wanted")
+    log.info("%s: %d bytes of weights", folder, sum(t.nbytes for t in stored(folder).values()))
+    return llama
+
+
+def stored(folder: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors in the folder's safetensors file."""
+    return load_file(folder / "model.safetensors")
+
+
+@torch.no_grad()
+def largest_difference(model: Decoder, folder: Path) -> float:
+    """Return how far the stored model's logits are from the training model's, in float32."""
+    llama: nn.Module = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    ids = torch.randint(
+        0, model.shape.vocabulary, (2, model.shape.window), generator=torch.Generator().manual_seed(0)
+    )
+    return float((llama(ids).logits - model(ids)).abs().max())
+
+
+def main() -> None:
+    """Export the checkpoint of a run."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--run", type=Path, default=Path("runs/bundled"))
+    parser.add_argument("--out", type=Path, default=BUNDLED)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    args = parser.parse_args()
+    model, state = load_checkpoint(args.run / "checkpoint.pt")
+    model.eval()
+    args.out.mkdir(parents=True, exist_ok=True)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        if not (args.out / name).exists():
+            shutil.copy(BUNDLED / name, args.out / name)
+    export(model, args.out, getattr(torch, args.dtype))
+    log.info("largest difference of a logit: %.2e", largest_difference(model, args.out))
+    log.info("%s", json.dumps(state["progress"]))
+
+
+if __name__ == "__main__":
+    main()

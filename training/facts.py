@@ -1,0 +1,282 @@
+"""Facts for lookups: "the X of Y is V" in many wordings, with the question that asks for V.
+
+Attributes X, owners Y and values V are drawn from thousands of words, real names and made-up
+ones, so that a model does better to match and copy than to remember.
+"""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+ATTRIBUTES = (
+    "code|access code|pass key|pass key|password|secret number|colour|color|favourite colour|owner"
+    "|capital|number|price|height|keeper|name|motto|age|weight|address|phone number|serial number"
+    "|leader|author|title|captain|founder|symbol|language|currency|temperature|distance|length"
+    "|width|depth|speed|budget|deadline|director|manager|inventor|birthplace|favourite food|pet"
+    "|nickname|key|magic number|lucky number|identifier|reference number|room number|port|status"
+    "|version|size|year|date|cost|fee|limit|rank|score|population|area|code name|code word|origin"
+    "|destination|material|shape|flavour|brand|model|type|category|grade|level|guardian|teacher"
+    "|winner|location|purpose|sign|seal|banner|ruler|river|mountain|song|flower|animal|metal|stone"
+).split("|")
+PEOPLE = frozenset(
+    "owner keeper leader author captain founder director manager inventor guardian teacher winner"
+    " ruler".split()
+)
+ORDINALS = (
+    "first|second|third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|last|old|new|great|little"
+    "|northern|southern|eastern|western|red|blue|green|white|black|golden|silver|lost|hidden"
+).split("|")
+PLACES = (
+    "river|harbor|bridge|tower|garden|castle|village|city|valley|island|mountain|road|gate|room"
+    "|house|ship|school|library|station|museum|project|machine|server|book|temple|king|prophet"
+    "|well|field|lake|forest|market|mill|chapel|office|warehouse|vault|lamp|door|train|engine"
+).split("|")
+TITLES = ("Dr.", "Mr.", "Mrs.", "Captain", "King", "Queen", "Professor", "Agent", "Sister", "Lord")
+COLOURS = "red|blue|green|yellow|purple|orange|crimson|amber|black|white|grey|violet|teal".split("|")
+UNITS = "metres|miles|feet|kilograms|pounds|days|years|hours|dollars|euros|degrees|pages".split("|")
+MONTHS = (
+    "January|February|March|April|May|June|July|August|September|October|November|December"
+).split("|")
+ONSETS = "b c d f g h j k l m n p r s t v w z br cr dr fr gr kr pr tr bl cl fl gl pl sl st th sh ch"
+VOWELS = "a e i o u a e i o u ai ea ee oo ou ia"
+CODAS = ["", "", "", *"n r l s t m k x d th nd rn st".split()]
+
+ASIDES = ("as everyone knows", "it turns out", "according to the record", "by the way", "of course")
+CAUSES = ("Remember", "Note", "Remember this", "Important", "Keep in mind", "For the record")
+
+# {x} attribute, {y} owner ("Anna" or "the old mill"), {p} its possessive, {v} value.
+OWNED_FORMS = (
+    "The {x} of {y} is {v}.",
+    "The {x} of {y} is {v}.",
+    "The {x} of {y} is {v}.",
+    "The {x} of {y} was {v}.",
+    "{p} {x} is {v}.",
+    "{p} {x} is {v}.",
+    "{cause}: the {x} of {y} is {v}.",
+    "{cause}: {p} {x} is {v}.",
+    "{v} is the {x} of {y}.",
+    "{v} is {p} {x}.",
+    "As for {y}, its {x} is {v}.",
+    "As for {y}, the {x} is {v}.",
+    "The {x} for {y} was set to {v}.",
+    "The {x} for {y} is {v}.",
+    "The {x} of {y}, {aside}, is {v}.",
+    "{aside}, the {x} of {y} is {v}.",
+    "For {y} the {x} is {v}.",
+    "It is known that the {x} of {y} is {v}.",
+    "They say that {p} {x} is {v}.",
+    "The {x} of {y}: {v}.",
+    "{y} has {v} as its {x}.",
+    "{y} has the {x} {v}.",
+    "The {x} of {y} is {v}. Remember it. {v} is the {x} of {y}.",
+    "The {x} of {y} is called {v}.",
+    "We found that the {x} of {y} is {v} and wrote it down.",
+    "The {x} of {y} is {v}, and it will not change.",
+)
+BARE_FORMS = (
+    "The {x} is {v}. Remember it. {v} is the {x}.",
+    "The {x} is {v}. Remember it. {v} is the {x}.",
+    "The {x} is {v}.",
+    "The {x} is {v}.",
+    "{cause}: the {x} is {v}.",
+    "Remember that the {x} is {v}.",
+    "{v} is the {x}.",
+    "The {x}, {aside}, is {v}.",
+    "The {x} was set to {v}.",
+)
+OWNED_QUESTIONS = (
+    *["What is the {x} of {y}?"] * 8,
+    "What is {p} {x}?",
+    "What is {p} {x}?",
+    "What is the {x} for {y}?",
+    "What was the {x} of {y}?",
+    "Tell me the {x} of {y}.",
+)
+BARE_QUESTIONS = (*["What is the {x}?"] * 6, "What was the {x}?", "Tell me the {x}.")
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One statement, the question that asks for its value, and the value."""
+
+    attribute: str
+    owner: str
+    value: str
+    statement: str
+    question: str
+
+
+class FactMaker:
+    """Draws facts from word lists.
+
+    Args:
+        words: lists named ``nouns``, ``rare_nouns``, ``names`` and ``words``.
+        rng: the source of all choices.
+    """
+
+    def __init__(self, words: dict[str, list[str]], rng: random.Random) -> None:
+        self.words = words
+        self.rng = rng
+
+    def syllables(self) -> str:
+        """Return a made-up, capitalised name."""
+        choice = self.rng.choice
+        parts = [
+            choice(ONSETS.split()) + choice(VOWELS.split()) + choice(CODAS)
+            for _ in range(self.rng.choices((1, 2, 3), (1, 6, 3))[0])
+        ]
+        return "".join(parts).capitalize()
+
+    def name(self) -> str:
+        """Return a name of one word, real or made up."""
+        return self.syllables() if self.rng.random() < 0.6 else self.rng.choice(self.words["names"])
+
+    def noun(self) -> str:
+        """Return a common noun, at times a rare one."""
+        return self.rng.choice(self.words["rare_nouns" if self.rng.random() < 0.3 else "nouns"])
+
+    def attribute(self) -> str:
+        """Return an attribute of one or two words."""
+        pick = self.rng.random()
+        if pick < 0.55:
+            return self.rng.choice(ATTRIBUTES)
+        if pick < 0.85:
+            return self.noun()
+        return f"{self.rng.choice(self.words['words'])} {self.noun()}"
+
+    def owner(self) -> str:
+        """Return an owner: a person, a place, a thing; with its article where it needs one."""
+        rng = self.rng
+        kinds: tuple[Callable[[], str], ...] = (
+            self.name,
+            self.name,
+            lambda: f"{self.name()} {self.name()}",
+            lambda: f"{rng.choice(TITLES)} {self.name()}",
+            lambda: f"the {rng.choice(ORDINALS)} {rng.choice(PLACES)}",
+            lambda: f"the {rng.choice(ORDINALS)} {self.noun()}",
+            lambda: f"the {self.noun()}",
+            lambda: f"the {rng.choice(self.words['words'])} {self.noun()}",
+            lambda: f"the {rng.choice(PLACES)} of {self.name()}",
+            lambda: f"the {self.name()} {rng.choice(PLACES)}",
+            lambda: f"{rng.choice(PLACES)} {rng.randint(1, 99)}",
+        )
+        return rng.choice(kinds)()
+
+    def digits(self) -> str:
+        """Return one to seven digits, most often five, at times of few different digits."""
+        length = self.rng.choices(range(1, 8), (1, 2, 3, 4, 8, 3, 2))[0]
+        alphabet = "0123456789"
+        if self.rng.random() < 0.25:
+            alphabet = "".join(self.rng.sample(alphabet, self.rng.randint(2, 4)))
+        return "".join(self.rng.choices(alphabet, k=length))
+
+    def value(self, attribute: str) -> str:
+        """Return a value: digits, words, a name, a quantity, a date or a mixed code."""
+        rng = self.rng
+        if attribute in PEOPLE and rng.random() < 0.6:
+            return self.name() if rng.random() < 0.4 else f"{self.name()} {self.name()}"
+        if "colo" in attribute and rng.random() < 0.6:
+            return rng.choice(COLOURS)
+        pick = rng.random()
+        if pick < 0.5:
+            return self.digits()
+        if pick < 0.62:
+            return self.name()
+        if pick < 0.70:
+            return f"{self.name()} {self.name()}"
+        if pick < 0.80:
+            return self.noun()
+        if pick < 0.88:
+            return f"{rng.choice(self.words['words'])} {self.noun()}"
+        if pick < 0.92:
+            return f"{rng.randint(2, 999)} {rng.choice(UNITS)}"
+        if pick < 0.96:
+            return f"{rng.randint(1, 28)} {rng.choice(MONTHS)} {rng.randint(1500, 2099)}"
+        return "".join(rng.choices("ABCDEFGHJKLMNPQRSTUVWXYZ23456789-", k=rng.randint(3, 6))).strip(
+            "-"
+        ) or "K7"
+
+    def fact(self, attribute: str, owner: str) -> Fact:
+        """Return a fact about an attribute of an owner; no owner (``""``) is a bare fact."""
+        rng = self.rng
+        value = self.value(attribute)
+        fields = {
+            "x": attribute,
+            "y": owner,
+            "p": f"{owner}'" if owner.endswith("s") and rng.random() < 0.3 else f"{owner}'s",
+            "v": value,
+            "aside": rng.choice(ASIDES),
+            "cause": rng.choice(CAUSES),
+        }
+        statement = rng.choice(OWNED_FORMS if owner else BARE_FORMS).format(**fields)
+        question = rng.choice(OWNED_QUESTIONS if owner else BARE_QUESTIONS).format(**fields)
+        if attribute in PEOPLE and rng.random() < 0.5:
+            question = f"Who is the {attribute} of {owner}?" if owner else f"Who is the {attribute}?"
+        return Fact(attribute, owner, value, _sentence_case(statement, value), question)
+
+    def facts(self, count: int) -> list[Fact]:
+        """Return facts of which no two ask the same, many sharing an attribute or an owner."""
+        rng = self.rng
+        keys: list[tuple[str, str]] = []
+        bare: set[str] = set()
+        used: set[str] = set()
+        while len(keys) < count:
+            attribute, owner = self._key_like(rng.choice(keys)) if keys else self._key()
+            if (attribute, owner) in keys or attribute in bare or (not owner and attribute in used):
+                continue
+            used.add(attribute)
+            if not owner:
+                bare.add(attribute)
+            keys.append((attribute, owner))
+        rng.shuffle(keys)
+        return [self.fact(attribute, owner) for attribute, owner in keys]
+
+    def _key(self) -> tuple[str, str]:
+        return self.attribute(), "" if self.rng.random() < 0.12 else self.owner()
+
+    def _key_like(self, key: tuple[str, str]) -> tuple[str, str]:
+        """Return a new key that often shares the attribute, the owner, or a word of the owner."""
+        attribute, owner = key
+        pick = self.rng.random()
+        if pick < 0.3 and owner:
+            return attribute, self.owner()
+        if pick < 0.5 and owner:
+            return self.attribute(), owner
+        if pick < 0.7 and " " in owner:
+            return (attribute if self.rng.random() < 0.6 else self.attribute()), self._near(owner)
+        return self._key()
+
+    def _near(self, owner: str) -> str:
+        """Return an owner with one word of this one exchanged."""
+        parts = owner.split()
+        place = self.rng.randrange(len(parts))
+        old = parts[place]
+        if old in ("the", "of"):
+            return owner
+        if old.isdigit():
+            parts[place] = str(self.rng.randint(1, 99))
+        elif old in ORDINALS:
+            parts[place] = self.rng.choice(ORDINALS)
+        else:
+            parts[place] = self.name() if old[0].isupper() else self.noun()
+        return " ".join(parts)
+
+    def stray_number(self) -> str:
+        """Return a sentence with digits that answers nothing."""
+        return self.rng.choice(
+            (
+                "There were {n} of them.",
+                "See page {n} for more.",
+                "He counted {n} and went on.",
+                "The bill came to {n} in the end.",
+                "In {n} it was built again.",
+                "{n} people saw it.",
+            )
+        ).format(n=self.digits())
+
+
+def _sentence_case(statement: str, value: str) -> str:
+    """Return the statement with a capital at its start, unless the value stands there."""
+    if statement.startswith(value):
+        return statement
+    return statement[0].upper() + statement[1:]

@@ -1,0 +1,255 @@
+"""Training rows: documents with questions, and repeats that teach copying."""
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from training.facts import Fact, FactMaker
+
+PROSE_WEIGHT = 0.1
+
+
+@dataclass(frozen=True)
+class Prose:
+    """Token ids of the training prose, and where its sentences and paragraphs start."""
+
+    ids: np.ndarray
+    sentences: np.ndarray
+    paragraphs: np.ndarray
+
+    @classmethod
+    def load(cls, folder: Path) -> "Prose":
+        """Return what ``training.prepare`` wrote."""
+        return cls(
+            *(np.load(folder / f"{name}.npy") for name in ("prose", "sentences", "paragraphs"))
+        )
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the curriculum."""
+
+    length: int
+    facts: int
+    rows: int
+    repeats: float
+
+
+Row = tuple[list[int], list[int], list[float]]
+
+
+class SampleMaker:
+    """Draws rows of exactly the asked length: input ids, target ids, loss weights."""
+
+    def __init__(
+        self, tokenizer: Tokenizer, prose: Prose, facts: FactMaker, rng: random.Random
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.prose = prose
+        self.facts = facts
+        self.rng = rng
+        self.bos = tokenizer.token_to_id("<bos>")
+        self.eos = tokenizer.token_to_id("<eos>")
+        self.vocabulary_size = tokenizer.get_vocab_size()
+        self.paragraph_starts = set(prose.paragraphs.tolist())
+        self.newlines = frozenset(self.encode("\n"))
+        self.digit_ids = [self.encode(str(d))[0] for d in range(10)]
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text without a start token."""
+        return self.tokenizer.encode(text, add_special_tokens=False).ids
+
+    def row(self, stage: Stage) -> Row:
+        """Return a row of the stage: a repeat or a document with questions."""
+        if self.rng.random() < stage.repeats:
+            return self.repeat(stage.length)
+        return self.lookup(stage)
+
+    # ---- repeats -------------------------------------------------------------------------------
+
+    def _segment(self, length: int) -> list[int]:
+        kind = self.rng.random()
+        if kind < 0.35:
+            return [self.rng.randrange(3, self.vocabulary_size) for _ in range(length)]
+        if kind < 0.5:
+            some = self.rng.sample(self.digit_ids, self.rng.randint(3, 10))
+            return self.rng.choices(some, k=length)
+        if kind < 0.65:
+            words = self.rng.choices(self.facts.words["rare_nouns"], k=length)
+            return self.encode(" " + " ".join(words))[:length]
+        return self._prose_run(length)[0]
+
+    def repeat(self, length: int) -> Row:
+        """Return segments in prose, then again in any order; loss on the second copies."""
+        rng = self.rng
+        ids: list[int] = [self.bos]
+        weights: list[float] = []
+        room = length - 1
+        kinds = rng.choice((1, 1, 2, 3)) if length >= 128 else 1
+        most = max(6, room // (2 * kinds))
+        segments = [self._segment(rng.randint(5, most)) for _ in range(kinds)]
+        copied = sum(map(len, segments))
+        gaps = _split(rng, max(0, room - 2 * copied), kinds + 1)
+        for gap, segment in zip(gaps, segments, strict=False):
+            ids += self._prose_run(gap)[0] + segment
+        ids += self._prose_run(gaps[-1])[0]
+        weights = [PROSE_WEIGHT] * (len(ids) - 1)
+        for segment in rng.sample(segments, kinds):
+            ids += segment
+            known = min(3, len(segment) - 1)
+            weights += [0.0] * known + [1.0] * (len(segment) - known)
+        ids, weights = ids[: length + 1], weights[:length]
+        if len(ids) <= length:  # the copies left some room: prose to the end
+            rest = self._prose_run(length + 1 - len(ids))[0]
+            ids += rest
+            weights += [PROSE_WEIGHT] * len(rest)
+        return ids[:-1], ids[1:], weights
+
+    # ---- lookups -------------------------------------------------------------------------------
+
+    def lookup(self, stage: Stage) -> Row:
+        """Return a document that states facts in prose, and questions about some of them."""
+        rng = self.rng
+        length = stage.length
+        count = rng.randint(1, stage.facts)
+        if rng.random() < 0.2:  # mostly facts, little prose
+            count = max(count, length // 36)
+        facts = self.facts.facts(count)
+        asked = rng.sample(facts, min(count, rng.choice((1, 1, 2, 3, 4)) if count > 1 else 1))
+        tail, targets, weights = self._questions(asked, length)
+        while True:
+            statements = [self.encode(fact.statement) for fact in facts]
+            room = length - 1 - len(tail) - sum(len(s) + 3 for s in statements)
+            if room >= 0 or len(facts) == len(asked):
+                break
+            facts.remove(next(fact for fact in facts if fact not in asked))
+        if room < 0:
+            return self.lookup(stage)
+        body = self._document(facts, length - 1 - len(tail))
+        ids = [self.bos, *body, *tail]
+        prose = len(body) + 1
+        return ids, [*ids[1 : prose + 1], *targets[1:], self.eos], (
+            [PROSE_WEIGHT] * (prose - 1) + [0.0] + weights
+        )
+
+    def _questions(self, asked: list[Fact], length: int) -> Row:
+        """Return ids, targets by place, and weights of what follows the document.
+
+        ``targets[i]`` is what should stand at place i; it is the end token after each answer,
+        also where the input goes on with the next question.
+        """
+        ids: list[int] = []
+        targets: list[int] = []
+        weights: list[float] = []
+        for number, fact in enumerate(asked):
+            prompt = self.encode(f"\n\nQuestion: {fact.question}\nAnswer:")
+            answer = self.encode(f" {fact.value}")
+            if number and len(ids) + len(prompt) + len(answer) > length // 3:
+                break
+            start = len(ids)
+            ids += prompt + answer
+            targets += ids[start:]
+            if number:
+                targets[start] = self.eos  # after the previous answer
+            weights += [0.0] * (len(prompt) - 1) + [1.0] * (len(answer) + 1)
+            if self.rng.random() < 0.3:
+                ids.append(self.eos)
+                targets.append(self.eos)
+                weights.append(0.0)
+        if ids[-1] == self.eos:
+            ids.pop(), targets.pop(), weights.pop()
+        return ids, targets, weights
+
+    def _document(self, facts: list[Fact], length: int) -> list[int]:
+        """Return a document of exactly ``length`` tokens with the facts at random depths."""
+        rng = self.rng
+        pieces = [fact.statement for fact in facts]
+        if rng.random() < 0.4:
+            pieces += [self.facts.stray_number() for _ in range(rng.randint(1, 3))]
+        if length > 200 and rng.random() < 0.3:
+            pieces.append(f"\n\n{self._title()}\n\n")
+        rng.shuffle(pieces)
+        head = self.encode(f"{self._title()}\n\n") if rng.random() < 0.25 else []
+        spread = sorted(rng.random() for _ in pieces)
+        while True:
+            encoded = [self.encode(f" {piece}" if piece[0] != "\n" else piece) for piece in pieces]
+            room = length - len(head) - sum(len(piece) + 3 for piece in encoded)
+            if room >= 0:
+                break
+            if head:
+                head = []
+                continue
+            extras = [p for p in pieces if p not in {fact.statement for fact in facts}]
+            if not extras:
+                break
+            place = pieces.index(extras[0])
+            del pieces[place], spread[place]
+        return self._interleave(pieces, spread, head, length)
+
+    def _interleave(
+        self, pieces: list[str], spread: list[float], head: list[int], length: int
+    ) -> list[int]:
+        """Return prose with the pieces put at borders of its sentences."""
+        rng = self.rng
+        fixed = sum(len(self.encode(f" {piece}")) + 2 for piece in pieces) + len(head)
+        prose, borders, breaks = self._prose_run(max(0, length - fixed + 64))
+        limit = max(0, length - fixed)
+        borders = [b for b in borders if b <= limit] or [0]
+        ids = list(head)
+        done = 0
+        for piece, depth in zip(pieces, spread, strict=True):
+            border = min(borders, key=lambda b: abs(b - depth * limit))
+            ids += prose[done:border]
+            done = max(done, border)
+            if piece[0] == "\n":
+                ids += self.encode(piece)
+            elif border in breaks or not ids or rng.random() < 0.08:
+                at_start = not ids or ids[-1] in self.newlines
+                ids += self.encode(piece if at_start else f"\n\n{piece}")
+                if border in breaks:
+                    ids += self.encode("\n\n")
+            else:
+                ids += self.encode(f" {piece}")
+        missing = length - len(ids)
+        if missing < 0:  # paragraph marks took more than was put by
+            return ids[-missing:] if not pieces else ids[:length]
+        rest = prose[done : done + missing]
+        if len(rest) < missing:
+            rest += self._prose_run(missing - len(rest))[0]
+        return ids + rest
+
+    def _title(self) -> str:
+        words = self.rng.choices(self.facts.words["nouns"], k=self.rng.randint(1, 3))
+        title = " ".join(words).title() if self.rng.random() < 0.6 else self.facts.name()
+        return self.rng.choice(("# {}", "# {}", "## {}", "Document: {}", "{}")).format(title)
+
+    def _prose_run(self, length: int) -> tuple[list[int], list[int], set[int]]:
+        """Return running prose, the places of its sentence borders, and of its paragraphs."""
+        if length <= 0:
+            return [], [0], {0}
+        prose = self.prose
+        first = self.rng.randrange(len(prose.sentences) - length - 1)
+        if self.rng.random() < 0.85:  # from the start of a paragraph
+            while int(prose.sentences[first]) not in self.paragraph_starts:
+                first -= 1
+        start = int(prose.sentences[first])
+        ids = prose.ids[start : start + length].tolist()
+        borders: list[int] = []
+        breaks: set[int] = set()
+        for place in prose.sentences[first : first + length]:
+            offset = int(place) - start
+            if offset > length:
+                break
+            borders.append(offset)
+            if int(place) in self.paragraph_starts:
+                breaks.add(offset)
+        return ids, borders, breaks
+
+
+def _split(rng: random.Random, total: int, parts: int) -> list[int]:
+    """Return ``parts`` random sizes that sum to ``total``."""
+    cuts = sorted(rng.randint(0, total) for _ in range(parts - 1))
+    return [b - a for a, b in zip([0, *cuts], [*cuts, total], strict=True)]

@@ -1,0 +1,215 @@
+"""Train the bundled model; one seeded, resumable command.
+
+    python -m training.train --run runs/bundled
+
+The schedule counts tokens: the curriculum moves on when the present stage is learned (or after
+``--stage-tokens``), the learning rate warms up, stays, and falls to zero over the last part of
+``--tokens``. Started again with the same ``--run`` it goes on from the last checkpoint.
+"""
+
+import argparse
+import json
+import logging
+import multiprocessing as mp
+import random
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+
+from training.model import Decoder, ModelShape, load_checkpoint, save_checkpoint
+from training.samples import FactMaker, Prose, SampleMaker, Stage
+
+log = logging.getLogger("training")
+
+STAGES = (
+    Stage(length=64, facts=1, rows=40, repeats=0.45),
+    Stage(length=128, facts=3, rows=20, repeats=0.40),
+    Stage(length=256, facts=5, rows=10, repeats=0.30),
+    Stage(length=512, facts=8, rows=6, repeats=0.20),
+)
+LEARNED = 0.85  # share of answer tokens right, a running mean, at which a stage ends
+DECAY_PART = 0.5
+WARMUP_STEPS = 300
+Batch = tuple[np.ndarray, np.ndarray, np.ndarray, int, int]
+
+
+@dataclass
+class Progress:
+    """What a resumed run goes on from."""
+
+    step: int = 0
+    tokens: int = 0
+    stage: int = 0
+    stage_tokens: int = 0
+    accuracy: float = 0.0
+
+
+def make_batches(
+    queue: mp.Queue, stage_number: mp.Value, data: Path, tokenizer: Path, seed: int
+) -> None:
+    """Fill the queue with batches of the present stage (runs in a process of its own)."""
+    rng = random.Random(seed)
+    words = json.loads((data / "words.json").read_text())
+    maker = SampleMaker(
+        Tokenizer.from_file(str(tokenizer)), Prose.load(data), FactMaker(words, rng), rng
+    )
+    while True:
+        number = stage_number.value
+        stage = STAGES[number]
+        rows = []
+        answers = 0
+        # Whole batches hold no repeats at all, or all rows of a share; rows are independent.
+        for _ in range(stage.rows):
+            is_repeat = rng.random() < stage.repeats
+            row = maker.repeat(stage.length) if is_repeat else maker.lookup(stage)
+            if is_repeat:
+                rows.append(row)
+            else:
+                rows.insert(0, row)
+                answers += 1
+        ids, targets, weights = zip(*rows, strict=True)
+        queue.put(
+            (
+                np.array(ids, dtype=np.int64),
+                np.array(targets, dtype=np.int64),
+                np.array(weights, dtype=np.float32),
+                number,
+                answers,
+            )
+        )
+
+
+def learning_rate(step: int, tokens: int, total: int, peak: float) -> float:
+    """Return the rate: warm up by steps, stay, then fall linearly to zero by tokens."""
+    warm = min(1.0, (step + 1) / WARMUP_STEPS)
+    left = max(0.0, 1.0 - tokens / total)
+    return peak * warm * min(1.0, left / DECAY_PART)
+
+
+def optimizer_for(model: Decoder) -> torch.optim.Optimizer:
+    """Return AdamW with weight decay on matrices alone."""
+    matrices = [p for p in model.parameters() if p.dim() == 2]
+    others = [p for p in model.parameters() if p.dim() != 2]
+    groups = [{"params": matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), fused=True)
+
+
+def parse() -> argparse.Namespace:
+    """Return the command line's settings."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--run", type=Path, default=Path("runs/bundled"))
+    parser.add_argument("--data", type=Path, default=Path("runs/data"))
+    parser.add_argument(
+        "--tokenizer", type=Path, default=Path("selfextend_rag/bundled/tokenizer.json")
+    )
+    parser.add_argument("--tokens", type=int, default=80_000_000)
+    parser.add_argument("--stage-tokens", type=int, default=8_000_000)
+    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--hidden", type=int, default=256)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--save-seconds", type=float, default=180)
+    return parser.parse_args()
+
+
+def train(args: argparse.Namespace) -> None:
+    """Train to the end of the token budget."""
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    checkpoint = args.run / "checkpoint.pt"
+    if checkpoint.exists():
+        model, state = load_checkpoint(checkpoint)
+        progress = Progress(**state["progress"])
+    else:
+        shape = ModelShape(
+            hidden=args.hidden, heads=args.hidden // 64, intermediate=args.hidden * 8 // 3
+        )
+        model, state, progress = Decoder(shape), {}, Progress()
+    optimizer = optimizer_for(model)
+    if state:
+        optimizer.load_state_dict(state["optimizer"])
+    log.info("%d parameters, %s", sum(p.numel() for p in model.parameters()), progress)
+    loss_of = torch.compile(model.weighted_loss) if args.compile else model.weighted_loss
+    queue: mp.Queue = mp.Queue(maxsize=24)
+    stage_number = mp.Value("i", progress.stage)
+    worker = mp.Process(
+        target=make_batches,
+        args=(queue, stage_number, args.data, args.tokenizer, args.seed + progress.step),
+        daemon=True,
+    )
+    worker.start()
+    loop(args, model, optimizer, progress, loss_of, queue, stage_number)
+    worker.terminate()
+
+
+def loop(args, model, optimizer, progress, loss_of, queue, stage_number) -> None:  # noqa: ANN001
+    """Take steps until the budget is spent; log and save on the way."""
+    losses: list[float] = []
+    since = saved = time.monotonic()
+    tokens_before = progress.tokens
+    while progress.tokens < args.tokens:
+        ids, targets, weights, number, answers = queue.get()
+        if number != progress.stage:
+            continue
+        weights_t = torch.from_numpy(weights)
+        rate = learning_rate(progress.step, progress.tokens, args.tokens, args.lr)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        with torch.autocast("cpu", torch.bfloat16):
+            loss, right = loss_of(torch.from_numpy(ids), torch.from_numpy(targets), weights_t)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        progress.step += 1
+        progress.tokens += ids.size
+        progress.stage_tokens += ids.size
+        asked = weights_t[:answers] == 1
+        if answers:
+            share = float(right[:answers][asked].float().mean())
+            progress.accuracy += 0.01 * (share - progress.accuracy)
+        losses.append(float(loss))
+        if progress.step % 100 == 0:
+            now = time.monotonic()
+            log.info(
+                "step %6d tokens %6.2f M stage %d loss %.4f answers %.3f lr %.2e %6.0f tokens/s",
+                progress.step,
+                progress.tokens / 1e6,
+                progress.stage,
+                sum(losses) / len(losses),
+                progress.accuracy,
+                rate,
+                (progress.tokens - tokens_before) / (now - since),
+            )
+            losses, since, tokens_before = [], now, progress.tokens
+        learned = progress.accuracy > LEARNED or progress.stage_tokens > args.stage_tokens
+        if learned and progress.stage + 1 < len(STAGES):
+            progress.stage += 1
+            progress.stage_tokens, progress.accuracy = 0, 0.0
+            stage_number.value = progress.stage
+            log.info("stage %d begins", progress.stage)
+        if time.monotonic() - saved > args.save_seconds or progress.tokens >= args.tokens:
+            save(args.run / "checkpoint.pt", model, optimizer, progress)
+            saved = time.monotonic()
+
+
+def save(path: Path, model: Decoder, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+    """Write a checkpoint that ``train`` goes on from."""
+    save_checkpoint(path, model, optimizer=optimizer.state_dict(), progress=vars(progress))
+    log.info("saved at step %d", progress.step)
+
+
+if __name__ == "__main__":
+    settings = parse()
+    settings.run.mkdir(parents=True, exist_ok=True)
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(asctime)s %(message)s",
+        handlers=[logging.FileHandler(settings.run / "log.txt"), logging.StreamHandler()],
+    )
+    train(settings)
