@@ -17,7 +17,7 @@ DEMO_DOCUMENT ?= examples/documents/genesis.txt
 DEMO_QUESTION ?= What is the name of the second river?
 
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-SOURCES := pyproject.toml constraints.txt Makefile
+SOURCES := pyproject.toml constraints.txt
 
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false

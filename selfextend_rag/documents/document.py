@@ -1,0 +1,118 @@
+"""The document type."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from selfextend_rag.documents.errors import DocumentError
+from selfextend_rag.documents.files import normalize_newlines, read_file
+
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A whole text to read, and where it comes from; see ``from_file`` and ``from_text``.
+
+    Two documents are equal when their text, title, id and source are; metadata is a remark.
+
+    Args:
+        text: the text, never blank; line ends are ``\\n``.
+        title: a name for people and prompts; may be empty.
+        id: stable name of the content, the same on every machine and run.
+        source: where it was read from, as it was given; None when there was no file.
+        metadata: remarks of whoever made the document, JSON values by preference; copied.
+
+    Raises:
+        DocumentError: the text is blank, or holds a lone surrogate, which no tokenizer accepts.
+    """
+
+    text: str
+    title: str
+    id: str
+    source: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    def __post_init__(self) -> None:
+        name = self.source or self.title or "the document"
+        if not self.text.strip():
+            raise DocumentError(f"{name} has no text; leave it out, or give it some")
+        surrogate = _LONE_SURROGATE.search(self.text)
+        if surrogate:
+            raise DocumentError(
+                f"{name} holds the lone surrogate {surrogate.group()!r} at character "
+                f"{surrogate.start()}, which is no text; decode the original bytes again"
+            )
+        object.__setattr__(self, "metadata", dict(self.metadata))
+
+    @classmethod
+    def from_text(
+        cls,
+        text: str,
+        *,
+        title: str = "",
+        source: str | None = None,
+        id: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Document:
+        """Return a document of this text, with line ends ``\\r\\n`` and ``\\r`` made ``\\n``.
+
+        Args:
+            text: the whole text; nothing but its line ends is changed.
+            title: a name for people and prompts.
+            source: where it comes from, such as a path or an address.
+            id: a name of your own; by default 16 hexadecimal digits of the text's SHA-256, so that
+                equal texts have equal ids, whatever their title.
+            metadata: whatever else should travel with the document.
+
+        Raises:
+            DocumentError: the text is blank, or holds a lone surrogate.
+        """
+        text = normalize_newlines(text)
+        return cls(
+            text=text,
+            title=title,
+            id=content_id(text) if id is None else id,
+            source=source,
+            metadata=metadata or {},
+        )
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str], *, encoding: str | None = None) -> Document:
+        """Return the document in a text, Markdown, HTML or PDF file.
+
+        What the file is, its content says first and its name second. Plain text and Markdown are
+        kept as they are. Of HTML, scripts, styles, navigation and drawings are left out, and
+        headings, lists and table rows are written as in Markdown. Of a PDF, the text of
+        every page is taken; there is no text recognition.
+
+        ``metadata`` has ``format`` (``text``, ``markdown``, ``html``, ``pdf``) and, but for PDF,
+        ``encoding`` and ``encoding_from`` (``given``, ``byte order mark``, ``content``,
+        ``declaration``, ``guess``; a guess is logged as a warning); for HTML also
+        ``removed_elements`` (how many of each); for PDF ``pages``, ``pages_without_text`` (their
+        numbers, from 1; logged as a warning), ``page_offsets`` (where in the text each page
+        starts) and ``unreadable_characters``.
+
+        Args:
+            path: the file.
+            encoding: its character encoding, when you know better than detection does; PDF files
+                have their own and ignore it.
+
+        Raises:
+            DocumentError: there is no such file, it is empty, binary or damaged, its kind is not
+                one of these four, or it has no text.
+        """
+        content = read_file(path, encoding=encoding)
+        return cls.from_text(
+            content.text, title=content.title, source=os.fsdecode(path), metadata=content.metadata
+        )
+
+
+def content_id(text: str) -> str:
+    """Return the first 16 hexadecimal digits of the SHA-256 of the text in UTF-8."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]

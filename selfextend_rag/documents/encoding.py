@@ -1,0 +1,187 @@
+"""From bytes to text, or a clear refusal; never with replacement characters."""
+
+from __future__ import annotations
+
+import codecs
+import re
+import unicodedata
+from typing import NamedTuple
+
+from charset_normalizer import from_bytes
+
+from selfextend_rag.documents.errors import DocumentError
+
+# Longest first: the UTF-32 mark starts with the UTF-16 one.
+_BYTE_ORDER_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+
+# What a guess may answer: the encodings of real files, without the many look-alikes.
+_CANDIDATES = [
+    *("cp1252", "cp1250", "iso8859_2", "cp1251", "koi8_r", "cp1253", "cp1254", "cp1255", "cp1256"),
+    *("cp1257", "cp932", "euc_jp", "gb18030", "big5", "cp949"),
+]
+
+# Declarations that mean a superset of what they say (as web browsers take them).
+_SUPERSETS = {
+    **{"iso8859-1": "cp1252", "ascii": "cp1252", "iso8859-9": "cp1254"},
+    **{"shift_jis": "cp932", "gb2312": "gb18030", "gbk": "gb18030", "euc_kr": "cp949"},
+}
+
+_CONTROL = re.compile("[\x00-\x07\x0e-\x1a\x1c-\x1f\x7f\ufffe\uffff]")
+_CONTROL_SHARE = 0.01
+_CP1252_ONLY = re.compile(rb"[\x80-\x9f]")
+
+
+class Decoded(NamedTuple):
+    """Text, the encoding that it was in, and what said so."""
+
+    text: str
+    encoding: str
+    encoding_from: str
+
+
+def decode(
+    data: bytes, name: str, *, given: str | None = None, declared: str | None = None
+) -> Decoded:
+    """Return the text of these bytes.
+
+    In this order: an encoding that the caller gave, a byte order mark, UTF-16 without a mark,
+    UTF-8, an encoding that the file itself declares, and a guess.
+
+    Args:
+        data: the bytes of the file.
+        name: what to call the file in messages.
+        given: an encoding that overrides everything.
+        declared: the name of an encoding found in the file; ignored where it can't be right.
+
+    Raises:
+        DocumentError: the bytes are no text, or damaged, or not in the encoding given.
+    """
+    text: str | None
+    if given is not None:
+        return Decoded(_decode_given(data, name, given), given, "given")
+    for mark, encoding in _BYTE_ORDER_MARKS:
+        if data.startswith(mark):
+            marked = _decode_marked(data[len(mark) :], name, encoding)
+            return _checked(Decoded(marked, encoding, "byte order mark"), name)
+    if b"\0" in data:
+        return _decode_unmarked_utf16(data, name)
+    if b"\x1b$" in data and (text := _try(data, "iso2022_jp")) is not None:
+        return Decoded(text, "iso2022_jp", "content")
+    if (text := _try(data, "utf-8")) is not None:
+        return _checked(Decoded(text, "utf-8", "content"), name)
+    if declared and (text := _try_declared(data, declared)) is not None:
+        return _checked(Decoded(text, declared.lower(), "declaration"), name)
+    _refuse_damaged_utf8(data, name)
+    return _guess(data, name)
+
+
+def _decode_given(data: bytes, name: str, encoding: str) -> str:
+    try:
+        return data.decode(encoding).removeprefix("\ufeff")
+    except LookupError as error:
+        raise DocumentError(
+            f"{name} can't be read as {encoding!r}, which is no encoding that Python knows; "
+            "leave it out to have the encoding detected"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise DocumentError(
+            f"{name} is not in the encoding {encoding!r} that was given: {error.reason} at byte "
+            f"{error.start}; leave it out to have the encoding detected"
+        ) from error
+
+
+def _decode_marked(data: bytes, name: str, encoding: str) -> str:
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise DocumentError(
+            f"{name} starts with the byte order mark of {encoding} but is damaged at byte "
+            f"{error.start} ({error.reason}); save it again, or pass encoding= to choose another"
+        ) from error
+
+
+def _decode_unmarked_utf16(data: bytes, name: str) -> Decoded:
+    # Text has zero bytes only as the upper halves of UTF-16 code units, so all on one side.
+    even, odd = data[::2], data[1::2]
+    for encoding, lower, upper in (("utf-16-le", even, odd), ("utf-16-be", odd, even)):
+        if b"\0" in lower or b"\0" not in upper:
+            continue
+        text = _try(data, encoding)
+        if text is not None and all(unicodedata.category(c) not in ("Cn", "Co") for c in text):
+            return _checked(Decoded(text, encoding, "content"), name)
+    raise _binary(name, "it holds zero bytes")
+
+
+def _try(data: bytes, encoding: str) -> str | None:
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError:
+        return None
+
+
+def _try_declared(data: bytes, declared: str) -> str | None:
+    try:
+        encoding = codecs.lookup(declared).name
+        return data.decode(_SUPERSETS.get(encoding, encoding))
+    except (LookupError, UnicodeDecodeError):
+        return None
+
+
+def _refuse_damaged_utf8(data: bytes, name: str) -> None:
+    """Refuse text that is UTF-8 but for some places; a guess would make all of it wrong."""
+    text = data.decode("utf-8", "replace")
+    damaged = text.count("\ufffd")
+    if damaged > sum(c > "\x7f" for c in text) - damaged:
+        return
+    first = len(text[: text.index("\ufffd")].encode())
+    raise DocumentError(
+        f"{name} is UTF-8 text with {damaged} damaged place(s), the first at byte {first}; repair "
+        "or save it again as UTF-8, or pass encoding= to choose another encoding"
+    )
+
+
+def _guess(data: bytes, name: str) -> Decoded:
+    if len(_CONTROL.findall(data.decode("latin-1"))) > _CONTROL_SHARE * len(data):
+        raise _binary(name, "many of its bytes are control codes")
+    western = _try(data, "cp1252")
+    encoding = _best_candidate(data)
+    if encoding is not None and (text := _try(data, encoding)) not in (None, western):
+        return _checked(Decoded(text, encoding, "guess"), name)
+    mostly_ascii = sum(byte > 0x7F for byte in data) <= 0.1 * len(data)
+    if western is None or (encoding is None and not mostly_ascii):
+        raise _binary(name, "it is in no encoding that could be recognised")
+    encoding = "cp1252" if _CP1252_ONLY.search(data) else "latin-1"
+    return _checked(Decoded(western, encoding, "guess"), name)
+
+
+def _best_candidate(data: bytes) -> str | None:
+    matches = list(from_bytes(data, cp_isolation=_CANDIDATES))
+    if not matches:
+        return None
+    best = matches[0]
+    for match in matches:
+        # Ties come sorted by name, cp1250 first; the western code page is far more common.
+        as_good = match.chaos <= best.chaos + 0.02 and match.coherence >= best.coherence - 0.03
+        if match.encoding == "cp1252" and as_good:
+            return match.encoding
+    return best.encoding
+
+
+def _checked(decoded: Decoded, name: str) -> Decoded:
+    controls = len(_CONTROL.findall(decoded.text))
+    if "\0" in decoded.text or controls > _CONTROL_SHARE * len(decoded.text):
+        raise _binary(name, f"{controls} of its {len(decoded.text)} characters are control codes")
+    return decoded
+
+
+def _binary(name: str, finding: str) -> DocumentError:
+    return DocumentError(
+        f"{name} is not a text file ({finding}); give a text, Markdown, HTML or PDF file, or pass "
+        "encoding= if it is text in an unusual encoding"
+    )

@@ -1,0 +1,198 @@
+"""What a file is and what it says: bytes in, text and remarks out."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import re
+import stat
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+from selfextend_rag.documents.encoding import decode
+from selfextend_rag.documents.errors import DocumentError
+from selfextend_rag.documents.html import declared_encoding, read_html
+from selfextend_rag.documents.pdf import read_pdf
+
+logger = logging.getLogger(__name__)
+
+_EXTENSIONS = {
+    **{".md": "markdown", ".markdown": "markdown", ".pdf": "pdf"},
+    **{".html": "html", ".htm": "html", ".xhtml": "html"},
+}
+
+# Kinds that are no text, by their first bytes; "zip" and "ole" are looked at more closely.
+_SIGNATURES = (
+    (b"PK\x03\x04", "a ZIP archive"),
+    (b"PK\x05\x06", "an empty ZIP archive"),
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Microsoft Office file (.doc, .xls or .ppt)"),
+    (b"{\\rtf", "a Rich Text file (.rtf)"),
+    (b"%!PS", "a PostScript file"),
+    (b"\x89PNG\r\n", "a PNG image"),
+    (b"\xff\xd8\xff", "a JPEG image"),
+    (b"GIF8", "a GIF image"),
+    (b"II*\0", "a TIFF image"),
+    (b"MM\0*", "a TIFF image"),
+    (b"\x1f\x8b", "a gzip archive"),
+    (b"BZh", "a bzip2 archive"),
+    (b"\xfd7zXZ", "an xz archive"),
+    (b"7z\xbc\xaf", "a 7-Zip archive"),
+    (b"\x7fELF", "a program"),
+    (b"SQLite format 3\0", "an SQLite database"),
+    (b"ID3", "an MP3 recording"),
+)
+_ZIP_MEMBERS = {
+    "word/document.xml": "a Word document (.docx)",
+    "xl/workbook.xml": "an Excel workbook (.xlsx)",
+    "ppt/presentation.xml": "a PowerPoint presentation (.pptx)",
+    "META-INF/container.xml": "an EPUB book (.epub)",
+    "content.xml": "an OpenDocument file (.odt, .ods or .odp)",
+}
+
+_HTML_START = re.compile(
+    r"\s*(?:<\?xml[^>]*>\s*)?(?:<!--(?:(?!-->).)*-->\s*)*<(?:!doctype\s+html|html|head|body|title|meta)\b",
+    re.IGNORECASE | re.DOTALL,
+)
+_TAG = re.compile(r"<(?:[a-z][a-z0-9]*[\s/>]|!--)", re.IGNORECASE)
+_MARKDOWN_FENCE = re.compile(r" {0,3}(```+|~~~+)")
+_MARKDOWN_HEADING = re.compile(r" {0,3}#{1,6}[ \t]+(.+?)(?:[ \t]+#+)?[ \t]*$")
+
+
+class Content(NamedTuple):
+    """What a file says."""
+
+    text: str
+    title: str
+    metadata: dict[str, object]
+
+
+def normalize_newlines(text: str) -> str:
+    """Return the text with every line end, ``\\r\\n`` or ``\\r``, made ``\\n``."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_file(path: str | os.PathLike[str], *, encoding: str | None = None) -> Content:
+    """Return the text, title and remarks of a file; :meth:`Document.from_file` tells which.
+
+    Raises:
+        DocumentError: the file can't be read whole; the message says why and what to do.
+    """
+    name = os.fsdecode(path)
+    data = _read_bytes(name)
+    _refuse_unsupported(data, name)
+    if b"%PDF-" in data[:1024]:
+        pdf = read_pdf(data, name)
+        _remark_on_name(name, "pdf")
+        title = pdf.title or Path(name).stem
+        return Content(pdf.text, title, {"format": "pdf", **pdf.metadata})
+    return _read_text(data, name, encoding)
+
+
+def _read_bytes(name: str) -> bytes:
+    try:
+        mode = os.stat(name).st_mode
+        # Opening a device could wait or read for ever; a pipe is as good as a file.
+        data = Path(name).read_bytes() if stat.S_ISREG(mode) or stat.S_ISFIFO(mode) else None
+    except FileNotFoundError as error:
+        raise DocumentError(f"{name} does not exist; check the path") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DocumentError(f"{name!r} can't be read ({reason}); check the path") from error
+    if data is None:
+        kind = "a folder; name the files in it" if stat.S_ISDIR(mode) else "a device; name a file"
+        raise DocumentError(f"{name} is {kind}")
+    if not data:
+        raise DocumentError(f"{name} is empty (0 bytes); leave it out, or give the full file")
+    return data
+
+
+def _refuse_unsupported(data: bytes, name: str) -> None:
+    kind = next((kind for start, kind in _SIGNATURES if data.startswith(start)), None)
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        kind = "a WebP image"
+    if kind is None:
+        return
+    if kind == "a ZIP archive":
+        kind = _zip_kind(data) or kind
+    raise DocumentError(
+        f"{name} is {kind}, which can't be read; save what it says as PDF, HTML, Markdown or plain "
+        "text and read that"
+    )
+
+
+def _zip_kind(data: bytes) -> str | None:
+    try:
+        members = set(zipfile.ZipFile(io.BytesIO(data)).namelist())
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):
+        return None
+    return next((kind for member, kind in _ZIP_MEMBERS.items() if member in members), None)
+
+
+def _read_text(data: bytes, name: str, encoding: str | None) -> Content:
+    named = _EXTENSIONS.get(Path(name).suffix.lower())
+    may_declare = named == "html" or data.lstrip()[:1] == b"<"
+    declared = declared_encoding(data) if may_declare else None
+    decoded = decode(data, name, given=encoding, declared=declared)
+    if decoded.encoding_from == "guess":
+        logger.warning(
+            "%s is not UTF-8 and was read as %s, which is a guess; pass encoding= to choose",
+            *(name, decoded.encoding),
+        )
+    text = normalize_newlines(decoded.text)
+    if not text.strip():
+        raise DocumentError(f"{name} holds only white space; leave it out, or give the full file")
+    kind = _text_kind(text, named)
+    _remark_on_name(name, kind)
+    metadata: dict[str, object] = {
+        "format": kind,
+        "encoding": decoded.encoding,
+        "encoding_from": decoded.encoding_from,
+    }
+    if kind == "html":
+        return _read_markup(text, name, metadata)
+    title = _markdown_title(text) if kind == "markdown" else ""
+    return Content(text, title or Path(name).stem, metadata)
+
+
+def _read_markup(markup: str, name: str, metadata: dict[str, object]) -> Content:
+    page = read_html(markup)
+    if not page.text.strip():
+        removed = ", ".join(f"{n} {tag}" for tag, n in page.removed_elements.items()) or "nothing"
+        raise DocumentError(
+            f"{name} is an HTML page without text (left out: {removed}); save the page from a "
+            "browser once it shows its text, and read that"
+        )
+    metadata["removed_elements"] = page.removed_elements
+    return Content(page.text, page.title or Path(name).stem, metadata)
+
+
+def _text_kind(text: str, named: str | None) -> str:
+    if _HTML_START.match(text) or (named == "html" and _TAG.search(text)):
+        return "html"
+    return "markdown" if named == "markdown" else "text"
+
+
+def _remark_on_name(name: str, kind: str) -> None:
+    named = _EXTENSIONS.get(Path(name).suffix.lower())
+    if named is not None and named != kind:
+        logger.warning("%s is named like %s but was read as the %s it is", name, named, kind)
+
+
+def _markdown_title(text: str) -> str:
+    """Return the first heading outside code blocks, in either of Markdown's two forms."""
+    fence, previous = "", ""
+    for line in text.splitlines():
+        mark = _MARKDOWN_FENCE.match(line)
+        if fence:
+            fence = "" if mark and mark.group(1).startswith(fence) else fence
+            continue
+        if mark:
+            fence = mark.group(1)
+        elif heading := _MARKDOWN_HEADING.match(line):
+            return heading.group(1).strip()
+        elif previous and re.fullmatch(r" {0,3}=+\s*", line):
+            return previous
+        previous = line.strip()
+    return ""

@@ -1,0 +1,112 @@
+"""From PDF to text, page by page; there is no text recognition."""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+from typing import NamedTuple
+
+from pypdf import PdfReader
+from pypdf.errors import PyPdfError
+
+from selfextend_rag.documents.errors import DocumentError
+
+logger = logging.getLogger(__name__)
+
+_LONE_SURROGATES = re.compile("[\ud800-\udfff]")
+# What pypdf is known to raise on damaged files, besides its own errors.
+_DAMAGE = (
+    *(PyPdfError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError),
+    *(AssertionError, NotImplementedError, RecursionError, OSError, EOFError),
+)
+
+
+class PdfText(NamedTuple):
+    """The text of all pages, the title if the file has one, and the remarks for the metadata."""
+
+    text: str
+    title: str
+    metadata: dict[str, object]
+
+
+def read_pdf(data: bytes, name: str) -> PdfText:
+    """Return the text of a PDF, its pages separated by a blank line.
+
+    Pages without text are counted, named in a log message, and left out; characters that the
+    file's fonts map to nothing valid are written U+FFFD and counted.
+
+    Args:
+        data: the bytes of the file.
+        name: what to call the file in messages.
+
+    Raises:
+        DocumentError: the file is damaged, needs a password, or has no text at all.
+    """
+    try:
+        reader = PdfReader(io.BytesIO(data))
+        locked = reader.is_encrypted and not reader.decrypt("")
+    except _DAMAGE as error:
+        raise _damaged(name, error) from error
+    if locked:
+        raise DocumentError(
+            f"{name} is encrypted with a password; save a copy without one (qpdf --decrypt does "
+            "it) and read that"
+        )
+    try:
+        pages = [page.extract_text() for page in reader.pages]
+        title = str(reader.metadata.title or "") if reader.metadata else ""
+    except _DAMAGE as error:
+        raise _damaged(name, error) from error
+    return _joined(pages, title, name)
+
+
+def _joined(pages: list[str], title: str, name: str) -> PdfText:
+    unreadable = sum(len(_LONE_SURROGATES.findall(page)) for page in pages)
+    pages = [_clean(page) for page in pages]
+    empty = [number for number, page in enumerate(pages, 1) if not page]
+    if len(empty) == len(pages):
+        raise DocumentError(
+            f"{name} has no text on any of its {len(pages)} page(s), as a scan has none; run text "
+            "recognition on it first (ocrmypdf does it) and read the result"
+        )
+    if empty:
+        shown = ", ".join(map(str, empty[:10])) + (", ..." if len(empty) > 10 else "")
+        logger.warning(
+            "%s: %d of %d pages have no text (pictures or blank) and are missing from the "
+            "document: %s",
+            *(name, len(empty), len(pages), shown),
+        )
+    if unreadable:
+        logger.warning(
+            "%s: %d characters could not be read and are written U+FFFD", name, unreadable
+        )
+    parts: list[str] = []
+    offsets, length = [], 0
+    for page in pages:
+        if parts and page:
+            parts.append("\n\n")
+            length += 2
+        offsets.append(length)
+        parts.append(page)
+        length += len(page)
+    metadata: dict[str, object] = {
+        "pages": len(pages),
+        "pages_without_text": empty,
+        "page_offsets": offsets,
+        "unreadable_characters": unreadable,
+    }
+    return PdfText("".join(parts), " ".join(title.split()), metadata)
+
+
+def _clean(page: str) -> str:
+    page = page.replace("\r\n", "\n").replace("\r", "\n")
+    return _LONE_SURROGATES.sub("\ufffd", page).strip()
+
+
+def _damaged(name: str, error: BaseException) -> DocumentError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return DocumentError(
+        f"{name} is a damaged or unusual PDF ({reason[:200]}); open it in a viewer, save it again "
+        "as PDF or text, and read that"
+    )
