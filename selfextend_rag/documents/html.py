@@ -20,7 +20,7 @@ _PARAGRAPHS = frozenset(
     )
 )
 _LINES = frozenset(("br", "dd", "dt", "li", "tr", "option"))
-# A cell that holds one of these lays out a page; any other is a cell of a table.
+# A row that holds one of these lays out a page; any other is a row of a table.
 _LAYOUT = [*_HEADINGS, "ul", "ol", "dl", "table", "pre", "blockquote"]
 _DECLARED = re.compile(
     rb"""<meta[^>]{0,200}?charset\s*=\s*["']?\s*([\w.:-]+)|<\?xml[^>]{0,200}?encoding\s*=\s*["']"""
@@ -51,7 +51,7 @@ def read_html(markup: str) -> Page:
     comments and soft hyphens are no text and leave none.
     """
     # The prolog of XHTML would only make the parser warn.
-    soup = BeautifulSoup(re.sub(r"\A\s*<\?xml[^>]*>", "", markup), "html.parser")
+    soup = BeautifulSoup(re.sub(r"\A\s*<\?xml[^>]*>", "", markup), "lxml")
     title = _title(soup)
     removed: Counter[str] = Counter()
     for element in soup.find_all(_REMOVED):
@@ -175,11 +175,12 @@ class _Writer:
         return f"{indent}{number}. "
 
     def _start_cell(self, cell: Tag) -> None:
-        is_table_cell = cell.find(_LAYOUT) is None
+        row = cell.find_parent("tr") or cell
+        is_table_cell = row.find(_LAYOUT) is None
         if not is_table_cell:
             self._flush(gap=2)
         elif cell.find_previous_sibling(["td", "th"]) is not None:
-            self._line.append(" | ")
+            self._line = ["".join(self._line).rstrip(" "), " | "]
         self._cells.append(is_table_cell)
 
     def _flush(self, gap: int = 0) -> None:
