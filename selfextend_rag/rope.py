@@ -38,7 +38,9 @@ class RotaryLayout:
         """R, how many dimensions of a head are rotated."""
         return 2 * len(self.inv_freq)
 
-    def tables(self, positions: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    def tables(
+        self, positions: Tensor, dtype: torch.dtype = torch.float32
+    ) -> tuple[Tensor, Tensor]:
         """Return (cos, sin), each ``[*positions.shape, R / 2]``, on the device of ``positions``."""
         inv_freq = torch.tensor(self.inv_freq, dtype=torch.float64, device=positions.device)
         angles = positions.to(torch.float64).unsqueeze(-1) * inv_freq

@@ -128,9 +128,7 @@ class _Call:
         end = k.shape[2] - self.settings.neighbor_window
         if end <= min(starts):
             return None
-        buffer = self.grouped_keys.reach(
-            k, end, self.capacity, self.rotary, self.settings, starts
-        )
+        buffer = self.grouped_keys.reach(k, end, self.capacity, self.rotary, self.settings, starts)
         return buffer[:, :, : k.shape[2]]
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, grouped: Tensor | None) -> Tensor:
@@ -158,7 +156,9 @@ def _check(
             f"rotary dimensions {rotary.offset}..{rotary.offset + rotary.rotary_dim} do not fit "
             f"heads of {q.shape[3]}"
         )
-    if key_mask is not None and (key_mask.dtype != torch.bool or key_mask.shape != (len(k), k.shape[2])):
+    if key_mask is not None and (
+        key_mask.dtype != torch.bool or key_mask.shape != (len(k), k.shape[2])
+    ):
         raise ValueError(
             f"key_mask must be bool [{len(k)}, {k.shape[2]}], got {key_mask.dtype} "
             f"{tuple(key_mask.shape)}"

@@ -83,9 +83,7 @@ def _causal(
     )
     if not past:
         return square
-    before = partial_attention(
-        q, k[:, :, :past], v[:, :, :past], scaling=scaling, softcap=softcap
-    )
+    before = partial_attention(q, k[:, :, :past], v[:, :, :past], scaling=scaling, softcap=softcap)
     return merge(*before, *square)
 
 
@@ -157,7 +155,9 @@ def _band(
     length = q.shape[2]
     tile = min(_BAND_TILE, length)
     whole = length - length % tile
-    rows = [_band_row(q[b], k[b], v[b], tile, whole, window, scaling, softcap) for b in range(len(q))]
+    rows = [
+        _band_row(q[b], k[b], v[b], tile, whole, window, scaling, softcap) for b in range(len(q))
+    ]
     if whole < length:
         rest = length - whole
         bias = _band_bias(rest, window, q)

@@ -6,9 +6,7 @@ import torch
 from torch import Tensor
 
 
-def merge(
-    out: Tensor, lse: Tensor, other_out: Tensor, other_lse: Tensor
-) -> tuple[Tensor, Tensor]:
+def merge(out: Tensor, lse: Tensor, other_out: Tensor, other_lse: Tensor) -> tuple[Tensor, Tensor]:
     """Return (out, log-sum-exp) of one softmax over the keys of both parts.
 
     Args:

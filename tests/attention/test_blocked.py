@@ -19,7 +19,11 @@ def layout(dim: int, **kwargs) -> RotaryLayout:
 
 def tensors(seed, batch, heads, kv_heads, length, total, dim, value_dim, dtype=torch.float64):
     make = torch.Generator().manual_seed(seed)
-    shapes = (batch, heads, length, dim), (batch, kv_heads, total, dim), (batch, kv_heads, total, value_dim)
+    shapes = (
+        (batch, heads, length, dim),
+        (batch, kv_heads, total, dim),
+        (batch, kv_heads, total, value_dim),
+    )
     return [torch.randn(shape, generator=make, dtype=torch.float64).to(dtype) for shape in shapes]
 
 
@@ -76,7 +80,9 @@ def run_both(case, dtype):
         case["seed"], case["batch"], case["heads"], case["kv_heads"], case["length"],
         case["total"], case["dim"], case["value_dim"], dtype,
     )  # fmt: skip
-    sinks = torch.linspace(-1, 2, case["heads"], dtype=torch.float64) if case["with_sinks"] else None
+    sinks = (
+        torch.linspace(-1, 2, case["heads"], dtype=torch.float64) if case["with_sinks"] else None
+    )
     options = {name: case[name] for name in ("rotary", "settings", "key_mask", "softcap")}
     options["sinks"] = sinks
     exact = self_extend_attention(q.double(), k.double(), v.double(), impl="reference", **options)
@@ -179,9 +185,7 @@ def test_gradients_take_the_reference_and_blocked_refuses_them():
     out.sum().backward()
     assert q.grad is not None
     with pytest.raises(ValueError, match="no gradients"):
-        self_extend_attention(
-            q, k, v, rotary=layout(8), settings=SelfExtend(2, 4), impl="blocked"
-        )
+        self_extend_attention(q, k, v, rotary=layout(8), settings=SelfExtend(2, 4), impl="blocked")
 
 
 @pytest.mark.parametrize("causal", [False, True])

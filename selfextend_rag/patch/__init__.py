@@ -1,0 +1,22 @@
+"""Extend a transformers model, restore it, and say what can be extended."""
+
+from selfextend_rag.patch.patch import (
+    current_settings,
+    extend,
+    extended,
+    is_extended,
+    restore,
+    support,
+)
+from selfextend_rag.patch.report import LayerReport, SupportReport
+
+__all__ = [
+    "LayerReport",
+    "SupportReport",
+    "current_settings",
+    "extend",
+    "extended",
+    "is_extended",
+    "restore",
+    "support",
+]

@@ -1,0 +1,180 @@
+"""Extend a transformers model in place, give it back as it was, say what can be extended.
+
+Nothing here knows a model by name. One instance is changed: two kinds of pre-hooks, an attribute on
+each attention module, and the attention implementation of its configuration.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from selfextend_rag.attention import Impl
+from selfextend_rag.errors import UnsupportedModelError
+from selfextend_rag.patch.hooks import ConsecutivePositions, RawPositions
+from selfextend_rag.patch.inspect_model import Inspection, inspect_model
+from selfextend_rag.patch.probe import set_implementation
+from selfextend_rag.patch.registry import BINDING, Binding, implementation_name
+from selfextend_rag.patch.report import SupportReport
+from selfextend_rag.patch.verify import difference, logits_of
+from selfextend_rag.positions import SelfExtend
+
+_STATE = "_self_extend_previous"
+_lock = threading.RLock()
+_inspections: WeakKeyDictionary[nn.Module, Inspection] = WeakKeyDictionary()
+
+
+def extend(model: PreTrainedModel, settings: SelfExtend, *, impl: Impl = "auto") -> None:
+    """Switch ``model``, in place, to SelfExtend attention; again, to change its settings.
+
+    Keys reach any cache un-rotated from now on, so a cache filled before, or under other settings,
+    does not belong to the model any more. The weights are not touched.
+
+    Args:
+        model: any decoder of transformers that `support` accepts; it may be dispatched over
+            devices. It should be in evaluation mode.
+        settings: group size and neighbor window.
+        impl: attention implementation, see `selfextend_rag.attention.self_extend_attention`.
+
+    Raises:
+        UnsupportedModelError: the model can't be reproduced exactly; it is left as it was.
+    """
+    with _lock:
+        if is_extended(model):
+            _bind(model, settings, impl)
+            return
+        inspection = _inspect(model)
+        if not inspection.report.supported:
+            raise UnsupportedModelError(
+                f"{inspection.report.model} can't be extended: {inspection.report.reason}"
+            )
+        _apply(model, inspection, settings, impl)
+
+
+def restore(model: PreTrainedModel) -> None:
+    """Give ``model`` back as it was before `extend`; nothing happens if it is not extended."""
+    with _lock:
+        previous = model.__dict__.pop(_STATE, None)
+        if previous is None:
+            return
+        for module in model.modules():
+            module.__dict__.pop(BINDING, None)
+            hooks = module._forward_pre_hooks
+            for key in [k for k, hook in hooks.items() if isinstance(hook, _OURS)]:
+                del hooks[key]
+                module._forward_pre_hooks_with_kwargs.pop(key, None)
+        for config, name in previous:
+            set_implementation(config, name)
+
+
+@contextmanager
+def extended(
+    model: PreTrainedModel, settings: SelfExtend, *, impl: Impl = "auto"
+) -> Iterator[PreTrainedModel]:
+    """Extend ``model`` for the length of a ``with`` block; see `extend`.
+
+    On leaving, the model has the settings it had before, or is restored if it had none.
+    """
+    before = current_settings(model)
+    extend(model, settings, impl=impl)
+    try:
+        yield model
+    finally:
+        if before is None:
+            restore(model)
+        else:
+            extend(model, before[0], impl=before[1])
+
+
+def is_extended(model: nn.Module) -> bool:
+    """Return whether ``model`` is extended now."""
+    return _STATE in model.__dict__
+
+
+def current_settings(model: nn.Module) -> tuple[SelfExtend, Impl] | None:
+    """Return the settings and implementation of an extended model, None for a plain one."""
+    for module in model.modules() if is_extended(model) else ():
+        binding: Binding | None = getattr(module, BINDING, None)
+        if binding is not None:
+            return binding.settings, binding.impl
+    return None
+
+
+def support(model: PreTrainedModel) -> SupportReport:
+    """Return, layer by layer, what `extend` would do with ``model`` and why; changes nothing.
+
+    The answer is measured on this instance, with its weights, by a few forwards of some 30 tokens,
+    and remembered.
+    """
+    with _lock:
+        return _inspect(model).report
+
+
+_OURS = (RawPositions, ConsecutivePositions)
+
+
+def _inspect(model: PreTrainedModel) -> Inspection:
+    if model not in _inspections:
+        if is_extended(model):  # a copy of an extended model
+            before = current_settings(model)
+            assert before is not None
+            restore(model)
+            try:
+                return _inspect(model)
+            finally:
+                extend(model, before[0], impl=before[1])
+        training = model.training
+        model.eval()
+        try:
+            _inspections[model] = _verified(model, inspect_model(model))
+        finally:
+            model.train(training)
+    return _inspections[model]
+
+
+def _verified(model: PreTrainedModel, inspection: Inspection) -> Inspection:
+    """Refuse what passed the probe and yet does not reproduce the stock model's logits."""
+    if not inspection.report.supported:
+        return inspection
+    ids = inspection.input_ids
+    dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
+    try:
+        stock = logits_of(model, ids)
+        _apply(model, inspection, SelfExtend(1, ids.shape[1] // 2), "auto")
+        try:
+            problem = difference(stock, logits_of(model, ids), dtype)
+        finally:
+            restore(model)
+    except (ValueError, TypeError, RuntimeError, IndexError, AttributeError) as error:
+        problem = f"it fails in a check: {type(error).__name__}: {error}"
+    return inspection.refused(problem) if problem else inspection
+
+
+def _apply(
+    model: PreTrainedModel, inspection: Inspection, settings: SelfExtend, impl: Impl
+) -> None:
+    previous = [(config, config._attn_implementation) for config in inspection.configs]
+    for config, name in previous:
+        set_implementation(config, implementation_name(name or "eager"))
+    for layer in inspection.extended:
+        setattr(layer.module, BINDING, Binding(layer.rotary, settings, impl))
+        name = layer.module.config._attn_implementation
+        hook = RawPositions(layer.index, name)
+        layer.module.register_forward_pre_hook(hook, with_kwargs=True)
+    for module in inspection.position_owners:
+        module.register_forward_pre_hook(ConsecutivePositions(), with_kwargs=True)
+    model.__dict__[_STATE] = previous
+
+
+def _bind(model: nn.Module, settings: SelfExtend, impl: Impl) -> None:
+    for module in model.modules():
+        binding: Binding | None = getattr(module, BINDING, None)
+        if binding is not None:
+            setattr(module, BINDING, Binding(binding.rotary, settings, impl))
