@@ -17,6 +17,10 @@ class ModelLoadError(SelfExtendError):
     """A model, tokenizer or configuration that could not be found or read."""
 
 
+class UnknownPretrainingWindow(SelfExtendError, ValueError):
+    """A configuration that does not say how long a sequence its model was trained for."""
+
+
 class CacheMismatchError(SelfExtendError, ValueError):
     """Cached keys that do not belong to this model, these settings or these tokens."""
 

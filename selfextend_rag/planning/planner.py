@@ -1,0 +1,180 @@
+"""Picks group size and neighbor window for a number of tokens; inverts the method's arithmetic.
+
+Two limits hold. The exact one: no relative position may reach P, which ``extended_window`` says.
+The empirical one, of the authors of the method: only the first half to two thirds of P is well
+trained, so a sequence of N tokens should keep ``W + (N - W) / G <= rho * P``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal
+
+from selfextend_rag.errors import ContextBudgetExceeded
+from selfextend_rag.planning.plan import ContextPlan
+from selfextend_rag.positions import SelfExtend
+
+Extension = Literal["auto", "always", "never"]
+
+NEIGHBOR_SHARE = Fraction(1, 4)
+"""Default share of P for the neighbor window: the authors' 1024 of 4096, and 2048 of 8192."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContextBudgetPlanner:
+    """Finds the mildest settings under which a prompt and its answer fit.
+
+    What fits the pretraining window runs plain. Otherwise the smallest group size is taken that
+    keeps the farthest token at a position the model is well trained for; the neighbor window is
+    made a multiple of it.
+
+    Args:
+        pretraining_window: P, tokens the model was trained to see.
+        trained_fraction: rho, the share of P that counts as well trained; the authors found one
+            half to two thirds.
+        neighbor_window: W to keep, whatever the group size; then only group sizes that divide it
+            are tried. By default the largest multiple of the group size within a quarter of P.
+        group_size: G to use when the window must be extended. It is taken as it is: the exact
+            limit alone then bounds the length, not ``trained_fraction``.
+        max_group_size: the largest G to try; coarser positions than that blur what is far away.
+        extension: ``"auto"`` as said above; ``"always"`` extends also what fits; ``"never"`` runs
+            plain at any length, for comparison: nothing is refused, and past the window no sense
+            is to be expected.
+
+    Raises:
+        ValueError: a setting is out of range, or the settings contradict each other.
+    """
+
+    pretraining_window: int
+    trained_fraction: Fraction | float = Fraction(2, 3)
+    neighbor_window: int | None = None
+    group_size: int | None = None
+    max_group_size: int = 64
+    extension: Extension = "auto"
+
+    def __post_init__(self) -> None:
+        if self.pretraining_window < 8:
+            raise ValueError(
+                f"pretraining_window must be at least 8, got {self.pretraining_window}"
+            )
+        if not 0 < self.trained_fraction <= 1:
+            raise ValueError(f"trained_fraction must be in (0, 1], got {self.trained_fraction}")
+        if self.max_group_size < 1:
+            raise ValueError(f"max_group_size must be positive, got {self.max_group_size}")
+        if self.extension not in ("auto", "always", "never"):
+            raise ValueError(
+                f'extension must be "auto", "always" or "never", got {self.extension!r}'
+            )
+        if self.neighbor_window is not None:  # refuses what is out of range, naming it
+            SelfExtend(1, self.neighbor_window).extended_window(self.pretraining_window)
+        largest = self._default_neighbor_window()
+        if self.group_size is not None and not 1 <= self.group_size <= largest:
+            raise ValueError(
+                f"group_size must be from 1 to the neighbor window of {largest}, "
+                f"got {self.group_size}"
+            )
+
+    def plan(
+        self, prompt_tokens: int, max_new_tokens: int, *, reserve_tokens: int = 0
+    ) -> ContextPlan:
+        """Return the plan for a prompt and its answer.
+
+        Args:
+            prompt_tokens: tokens of the prompt that are known now.
+            max_new_tokens: tokens to keep free for the answer.
+            reserve_tokens: tokens to keep free for what the prompt will still get, like questions.
+
+        Raises:
+            ContextBudgetExceeded: no allowed settings make room; the error has the figures.
+            ValueError: a number of tokens is negative.
+        """
+        plain = ContextPlan(prompt_tokens, max_new_tokens, reserve_tokens, self.pretraining_window)
+        fits = plain.total_tokens <= self.pretraining_window
+        if self.extension == "never" or (fits and self.extension == "auto"):
+            return plain
+        for settings in self._candidates():
+            if plain.total_tokens <= self.limit(settings):
+                return ContextPlan(
+                    prompt_tokens,
+                    max_new_tokens,
+                    reserve_tokens,
+                    self.pretraining_window,
+                    settings.group_size,
+                    settings.neighbor_window,
+                )
+        raise self._exceeded(plain)
+
+    def limit(self, settings: SelfExtend) -> int:
+        """Return the longest sequence this planner would run with these settings.
+
+        The exact extended window, or, unless the caller fixed the group size, the shorter one that
+        ``W + (N - W) / G <= rho * P`` leaves.
+        """
+        exact = settings.extended_window(self.pretraining_window)
+        if self.group_size is not None:
+            return exact
+        window, group = settings.neighbor_window, settings.group_size
+        trained = _fraction(self.trained_fraction) * self.pretraining_window
+        return max(0, min(exact, window + int(group * (trained - window))))
+
+    def _candidates(self, max_group_size: int | None = None) -> Iterator[SelfExtend]:
+        """Yield the settings that may be used, mildest first."""
+        if self.group_size is not None:
+            yield self._with_group_size(self.group_size)
+            return
+        first = 1 if self.extension == "always" else 2
+        last = min(max_group_size or self.max_group_size, self._default_neighbor_window())
+        for group in range(first, last + 1):
+            if self.neighbor_window is None or self.neighbor_window % group == 0:
+                yield self._with_group_size(group)
+
+    def _default_neighbor_window(self) -> int:
+        return self.neighbor_window or int(NEIGHBOR_SHARE * self.pretraining_window)
+
+    def _with_group_size(self, group: int) -> SelfExtend:
+        window = self._default_neighbor_window()
+        if self.neighbor_window is None:
+            window = window // group * group
+        return SelfExtend(group, window)
+
+    def _exceeded(self, plan: ContextPlan) -> ContextBudgetExceeded:
+        """Return the error that says by how much, and what would help."""
+        best = max(self._candidates(), key=self.limit, default=None)
+        available = self.limit(best) if best else 0
+        if self.extension == "auto" and available < self.pretraining_window:
+            best, available = None, self.pretraining_window
+        needed = plan.total_tokens
+        remedies = [f"drop {needed - available} tokens"]
+        sufficient = self._sufficient_group_size(needed)
+        if sufficient is not None:
+            remedies.insert(0, f"allow group_size {sufficient}")
+        parts = [f"prompt of {plan.prompt_tokens} tokens"]
+        if plan.reserve_tokens:
+            parts.append(f"{plan.reserve_tokens} kept for questions")
+        parts.append(f"{plan.max_new_tokens} for the answer")
+        group = best.group_size if best else 1
+        return ContextBudgetExceeded(
+            f"{' + '.join(parts)} exceeds the extended window of {available} (group_size {group})",
+            needed=needed,
+            available=available,
+            group_size=group,
+            neighbor_window=best.neighbor_window if best else None,
+            remedies=remedies,
+        )
+
+    def _sufficient_group_size(self, needed: int) -> int | None:
+        """Return the smallest group size beyond the allowed ones that would do, if there is one."""
+        free = ContextBudgetPlanner(
+            self.pretraining_window, self.trained_fraction, self.neighbor_window
+        )
+        for settings in free._candidates(max_group_size=self.pretraining_window):
+            if needed <= free.limit(settings):
+                return settings.group_size
+        return None
+
+
+def _fraction(value: Fraction | float) -> Fraction:
+    """Return the value as a ratio; 0.66 means 66 hundredths, not its binary neighbor."""
+    return value if isinstance(value, Fraction) else Fraction(str(value))

@@ -1,0 +1,82 @@
+"""How long a sequence a model's weights were trained for, read off its configuration.
+
+The configuration is read by attribute names alone, so this needs no model library. The traps:
+
+* multimodal and wrapped models nest the figure in the configuration of their text part;
+* YaRN names the original window and a factor, and some configurations leave
+  ``max_position_embeddings`` at the original (Qwen2.5); for Llama 3.1 and long-rope models the
+  original window is the *start* of the training and ``max_position_embeddings`` its end;
+* where every layer slides (Mistral 7B v0.1: 4096 of 32768), no distance beyond the sliding window
+  was ever attended to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from selfextend_rag.errors import UnknownPretrainingWindow
+
+_WINDOW_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length")
+_TEXT_PART_NAMES = ("text_config", "llm_config", "language_config")
+_SLIDING_TYPES = ("sliding_attention", "chunked_attention")
+
+
+def pretraining_window_of(config: Any) -> int:
+    """Return P, in tokens, for a model configuration.
+
+    Args:
+        config: any object with the attributes of a transformers configuration.
+
+    Raises:
+        UnknownPretrainingWindow: the configuration does not say.
+    """
+    text = _text_part(config)
+    window = _rotary_window(text)
+    sliding = _sliding_window_of_all_layers(text)
+    return window if sliding is None else min(window, sliding)
+
+
+def _text_part(config: Any) -> Any:
+    for name in _TEXT_PART_NAMES:
+        part = getattr(config, name, None)
+        if part is not None and not isinstance(part, Mapping):
+            return _text_part(part)
+    return config
+
+
+def _rotary_window(config: Any) -> int:
+    stated = next((w for w in (_positive(config, name) for name in _WINDOW_NAMES) if w), None)
+    rotary = _rotary_parameters(config)
+    original = rotary.get("original_max_position_embeddings")
+    if rotary.get("rope_type", rotary.get("type")) == "yarn" and original:
+        return max(int(original * rotary.get("factor", 1)), stated or 0)
+    if stated is None:
+        raise UnknownPretrainingWindow(
+            f"{type(config).__name__} does not say how long a sequence the model was trained for "
+            f"(looked for {', '.join(_WINDOW_NAMES)}); pass pretraining_window"
+        )
+    return stated
+
+
+def _rotary_parameters(config: Any) -> Mapping[str, Any]:
+    """Return the rotary parameters of the full-attention layers; empty when there are none."""
+    found = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    per_layer_type = found.get("full_attention")
+    return per_layer_type if isinstance(per_layer_type, Mapping) else found
+
+
+def _sliding_window_of_all_layers(config: Any) -> int | None:
+    """Return the widest sliding window if every attention layer has one, else None."""
+    windows = [_positive(config, name) for name in ("sliding_window", "attention_chunk_size")]
+    widest = max((window for window in windows if window), default=None)
+    types = getattr(config, "layer_types", None)
+    if types:
+        attention = [kind for kind in types if kind.endswith("attention")]
+        return widest if all(kind in _SLIDING_TYPES for kind in attention) else None
+    return widest if getattr(config, "use_sliding_window", True) else None
+
+
+def _positive(config: Any, name: str) -> int | None:
+    value = getattr(config, name, None)
+    return value if isinstance(value, int) and value > 0 else None
