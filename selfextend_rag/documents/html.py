@@ -66,7 +66,7 @@ def read_html(markup: str) -> Page:
 def _title(soup: BeautifulSoup) -> str:
     for name in ("title", "h1"):
         element = soup.find(name)
-        if element and (title := " ".join(element.get_text(" ").split())):
+        if element and (title := " ".join(element.get_text().replace("\u00ad", "").split())):
             return title
     return ""
 
