@@ -1,0 +1,216 @@
+"""One wheel holds three import packages, and importing them does nothing else."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+import tarfile
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import selfextend_rag
+
+ROOT = Path(__file__).parents[1]
+OPTIONAL = ("triton", "langchain_core", "llama_index", "matplotlib")
+
+# Files that a user of the wheel needs although no import statement names them.
+DATA = (
+    "selfextend_rag/py.typed",
+    "langchain_selfextend/py.typed",
+    "llama_index/llms/selfextend/py.typed",
+    "selfextend_rag/bundled/config.json",
+    "selfextend_rag/bundled/model.safetensors",
+    "selfextend_rag/bundled/tokenizer.json",
+    "selfextend_rag/bundled/tokenizer_config.json",
+    "selfextend_rag/evals/data/king-james.txt.gz",
+)
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("wheel")
+    build(out, "wheel")
+    (path,) = out.glob("*.whl")
+    return path
+
+
+def build(out: Path, target: str) -> None:
+    run([sys.executable, "-m", "hatchling", "build", "-t", target, "-d", str(out)], cwd=ROOT)
+
+
+def run(command: list[str], **options) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def python(code: str, folder: Path) -> str:
+    """Run code in a fresh interpreter that finds our packages in this folder alone.
+
+    Third-party packages come from the present environment; its ``.pth`` files, through which an
+    editable install would be found, are not read (``-S``), so its folders are named one by one.
+    """
+    places = [str(folder), *(p for p in sys.path if p.endswith("site-packages"))]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(places), "PYTHONSAFEPATH": "1"}
+    return run([sys.executable, "-S", "-c", code], env=env, cwd=folder)
+
+
+@pytest.fixture(scope="session")
+def installed(wheel, tmp_path_factory) -> Path:
+    """The wheel, installed without its dependencies into an empty folder."""
+    folder = tmp_path_factory.mktemp("installed")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
+    run([*pip, "--disable-pip-version-check", "--target", str(folder), str(wheel)])
+    return folder
+
+
+def test_the_wheel_holds_the_three_packages_with_their_data(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    missing = [name for name in DATA if name not in names]
+    assert not missing
+    packages = {name.split("/")[0] for name in names if ".dist-info/" not in name}
+    assert packages == {"selfextend_rag", "langchain_selfextend", "llama_index"}
+
+
+def test_the_wheel_holds_every_module_of_the_three_packages(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if name.endswith(".py")}
+    sources = {
+        path.relative_to(root).as_posix()
+        for root in (ROOT, ROOT / "integrations")
+        for package in ("selfextend_rag", "langchain_selfextend", "llama_index")
+        for path in (root / package).rglob("*.py")
+    }
+    assert names == sources
+
+
+def test_the_shared_namespaces_of_llama_index_have_no_init(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    assert not names & {"llama_index/__init__.py", "llama_index/llms/__init__.py"}
+
+
+def test_the_wheel_states_licence_command_and_extras(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        info = {Path(n).name: archive.read(n).decode() for n in archive.namelist() if ".dist-" in n}
+    assert "License-Expression: Apache-2.0" in info["METADATA"]
+    assert "Apache License" in info["LICENSE"]
+    assert "selfextend-rag = selfextend_rag.cli:main" in info["entry_points.txt"]
+    for extra in ("langchain", "llama-index", "gpu", "evals", "dev"):
+        assert f"Provides-Extra: {extra}\n" in info["METADATA"]
+
+
+def test_the_source_archive_builds_the_same_wheel(wheel, tmp_path):
+    build(tmp_path, "sdist")
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as tar:
+        tar.extractall(tmp_path, filter="data")
+    (source,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)], cwd=source
+    )
+    (again,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as first, zipfile.ZipFile(again) as second:
+        assert {(i.filename, i.CRC) for i in first.infolist()} == {
+            (i.filename, i.CRC) for i in second.infolist()
+        }
+
+
+def test_the_installed_packages_import_nothing_optional_and_change_nothing(installed):
+    code = f"""
+import logging, sys, warnings
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+
+def state():
+    return [
+        logging.getLogger().handlers[:],
+        warnings.filters[:],
+        sorted(AttentionInterface().valid_keys()),
+        sorted(AttentionMaskInterface().valid_keys()),
+        torch.is_grad_enabled(),
+        torch.get_default_dtype(),
+        torch.get_num_threads(),
+        torch.random.get_rng_state().tolist(),
+    ]
+
+before = state()
+import selfextend_rag
+light = [name for name in sys.modules if name.startswith("selfextend_rag.")]
+for name in selfextend_rag.__all__:
+    getattr(selfextend_rag, name)
+print(selfextend_rag.__file__)
+print([name for name in {OPTIONAL!r} if name in sys.modules])
+print([i for i, (old, new) in enumerate(zip(before, state())) if old != new])
+print(light)
+"""
+    place, optional, changed, light = python(code, installed).splitlines()
+    assert Path(place).is_relative_to(installed)
+    assert optional == "[]"
+    assert changed == "[]"
+    assert light == "[]", "the names are found when they are used"
+
+
+@pytest.mark.parametrize(
+    ("module", "framework"),
+    [
+        ("langchain_selfextend", "langchain_core"),
+        ("llama_index.llms.selfextend", "llama_index.core"),
+    ],
+)
+def test_an_integration_imports_beside_its_framework(installed, module, framework):
+    pytest.importorskip(framework, reason=f"{framework} is an extra and not installed")
+    code = f"import {module}, {framework}; print({module}.__file__); print({module}.__all__)"
+    place, names = python(code, installed).splitlines()
+    assert Path(place).is_relative_to(installed)
+    assert names == "[]"
+
+
+@pytest.mark.parametrize(
+    ("module", "framework", "extra"),
+    [
+        ("langchain_selfextend", "langchain_core", "langchain"),
+        ("llama_index.llms.selfextend", "llama_index.core", "llama-index"),
+    ],
+)
+def test_without_its_framework_an_integration_names_the_extra(installed, module, framework, extra):
+    code = f"""
+import sys
+sys.modules[{framework!r}] = None  # makes its import fail, as if it were not installed
+try:
+    import {module}
+except ImportError as error:
+    print(error)
+"""
+    assert f"pip install 'selfextend-rag[{extra}]'" in python(code, installed)
+
+
+def test_the_tested_set_pins_every_requirement_within_its_range():
+    from packaging.requirements import Requirement
+
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    pinned = {_canonical(pin.name): next(iter(pin.specifier)) for pin in pins}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [project["dependencies"], *project["optional-dependencies"].values()]
+    for requirement in map(Requirement, itertools.chain(*wanted)):
+        pin = pinned[_canonical(requirement.name)]
+        assert pin.operator == "=="
+        assert requirement.specifier.contains(pin.version), requirement.name
+    assert all(not pin.url for pin in pins)
+
+
+def _canonical(name: str) -> str:
+    return name.lower().replace("_", "-")
+
+
+def test_the_version_of_the_wheel_is_that_of_the_project(wheel):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert wheel.name == f"selfextend_rag-{project['version']}-py3-none-any.whl"
+    assert selfextend_rag.__name__ == "selfextend_rag"
