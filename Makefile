@@ -29,7 +29,7 @@ demo: $(VENV)/.installed
 	$(BIN)/selfextend-rag ask $(DEMO_DOCUMENT) -q "$(DEMO_QUESTION)"
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n $(TEST_JOBS) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist worksteal $(PYTEST_ARGS)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check
