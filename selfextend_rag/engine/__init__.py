@@ -1,0 +1,15 @@
+"""Token ids in, token ids out, on one causal language model."""
+
+from selfextend_rag.engine.engine import Engine
+from selfextend_rag.engine.generation import FinishReason, Generation, Usage
+from selfextend_rag.engine.prefix import CachedPrefix
+from selfextend_rag.engine.settings import GenerationSettings
+
+__all__ = [
+    "CachedPrefix",
+    "Engine",
+    "FinishReason",
+    "Generation",
+    "GenerationSettings",
+    "Usage",
+]

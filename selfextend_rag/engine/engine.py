@@ -1,0 +1,273 @@
+"""Prefill in chunks and decode, on one transformers model."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache
+
+from selfextend_rag.cache import SelfExtendCache
+from selfextend_rag.engine.generation import FinishReason, Generation, Tally
+from selfextend_rag.engine.prefix import CachedPrefix
+from selfextend_rag.engine.sampling import Sampler
+from selfextend_rag.engine.settings import GenerationSettings
+from selfextend_rag.engine.turns import attention, turn_of
+from selfextend_rag.errors import CacheMismatchError, GenerationCancelled, UnsupportedModelError
+from selfextend_rag.positions import SelfExtend
+
+Progress = Callable[[int, int], None]
+"""Called with the tokens read so far and the tokens to read, after each chunk."""
+
+Cancelled = threading.Event | Callable[[], bool] | None
+"""Looked at between chunks and tokens: an event, or a function that says whether to stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One call of ``generate``, checked."""
+
+    tokens: tuple[int, ...]
+    settings: GenerationSettings
+    prefix: CachedPrefix | None
+    extension: SelfExtend | None
+    progress: Progress | None
+    is_cancelled: Callable[[], bool]
+
+    @property
+    def cached(self) -> int:
+        """Return how many tokens need not be run."""
+        return 0 if self.prefix is None else len(self.prefix)
+
+
+class Engine:
+    """Runs one causal language model on token ids.
+
+    Calls may come from several threads; they take turns, and so do all engines of one model.
+    The model's attention is switched for the length of a call and then put back.
+
+    Args:
+        model: a causal language model of transformers, in evaluation mode, on any device.
+        chunk_size: tokens of a prompt to run at once; bounds the memory of a prefill.
+
+    Raises:
+        ValueError: ``chunk_size`` is not positive, or the model is in training mode.
+    """
+
+    def __init__(self, model: PreTrainedModel, *, chunk_size: int = 2048) -> None:
+        if chunk_size < 1:
+            raise ValueError(f"chunk_size must be a positive integer, got {chunk_size}")
+        if model.training:
+            raise ValueError("the model is in training mode; call model.eval() first")
+        self.model = model
+        self.chunk_size = chunk_size
+        self._turn = turn_of(model)
+        self._last_logits = _last_logits_option(model)
+
+    def prefill(
+        self,
+        tokens: Sequence[int],
+        *,
+        extension: SelfExtend | None = None,
+        capacity: int = 0,
+        progress: Progress | None = None,
+        cancelled: Cancelled = None,
+    ) -> CachedPrefix:
+        """Read tokens and return them with their cache, to generate from as often as wanted.
+
+        Args:
+            tokens: token ids, the start token included if the model wants one.
+            extension: settings of SelfExtend; None for plain attention.
+            capacity: tokens to make room for at once: these and those to follow.
+            progress: called after each chunk.
+            cancelled: ends the work between two chunks.
+
+        Raises:
+            GenerationCancelled: cancelled before the last chunk was read.
+            UnsupportedModelError: the model can't be extended.
+        """
+        tokens = _checked(tokens)
+        is_cancelled = _as_function(cancelled)
+        with self._turn.hold(is_cancelled) as held:
+            if not held:
+                raise GenerationCancelled(0, len(tokens))
+            with attention(self.model, extension):
+                cache = self._new_cache(max(capacity, len(tokens)))
+                self._feed(tokens, 0, cache, progress, is_cancelled)
+        cache.activate_past_recording()  # sliding layers keep what they need to be wound back
+        return CachedPrefix(tokens, extension, cache)
+
+    def generate(
+        self,
+        tokens: Sequence[int],
+        settings: GenerationSettings | None = None,
+        *,
+        prefix: CachedPrefix | None = None,
+        extension: SelfExtend | None = None,
+        progress: Progress | None = None,
+        cancelled: Cancelled = None,
+    ) -> Generation:
+        """Return the running answer to a prompt; nothing runs before its first token is asked for.
+
+        A cancellation ends the answer with ``finish_reason`` ``"cancelled"``, also while the
+        prompt is being read; it raises nothing.
+
+        Args:
+            tokens: the whole prompt, the part in ``prefix`` included.
+            settings: length, sampling and stop tokens.
+            prefix: what has been read before; it is left as it was found.
+            extension: settings of SelfExtend; with a prefix, they are the prefix's.
+            progress: called after each chunk of the prompt.
+            cancelled: looked at between chunks and tokens.
+
+        Raises:
+            CacheMismatchError: the prompt does not begin with the prefix or ends with it, or other
+                settings of SelfExtend are asked for than those of the prefix.
+        """
+        tokens = _checked(tokens)
+        if prefix is not None:
+            extension = _extension_of(prefix, tokens, extension)
+        job = _Job(
+            tokens,
+            settings or GenerationSettings(),
+            prefix,
+            extension,
+            progress,
+            _as_function(cancelled),
+        )
+        # The tally is apart so that nothing refers in a circle: an abandoned generation is closed
+        # at once, and the model free again.
+        tally = Tally()
+        return Generation(self._run(job, tally), tally, len(tokens), job.cached)
+
+    def end_tokens(self) -> tuple[int, ...]:
+        """Return the tokens that the model's generation configuration names as its end."""
+        named = getattr(self.model.generation_config, "eos_token_id", None)
+        if named is None:
+            return ()
+        return tuple(named) if isinstance(named, list | tuple) else (int(named),)
+
+    def _run(self, job: _Job, tally: Tally) -> Generator[int, None, None]:
+        """Wait for the model, set it up, answer, and put everything back."""
+        with self._turn.hold(job.is_cancelled) as held:
+            if not held:
+                tally.finish("cancelled")
+                return
+            tally.start()
+            with attention(self.model, job.extension), self._cache(job) as cache:
+                yield from self._answer(job, tally, cache)
+
+    def _answer(self, job: _Job, tally: Tally, cache: Cache) -> Iterator[int]:
+        """Read what is not cached and yield tokens until something ends the answer."""
+        ends = job.settings.stop_token_ids
+        ends = self.end_tokens() if ends is None else ends
+        reason: FinishReason = "cancelled"  # as it is when the consumer leaves off
+        try:
+            logits = self._feed(
+                job.tokens[job.cached :], job.cached, cache, job.progress, job.is_cancelled
+            )
+            sampler = Sampler(job.settings, job.tokens, logits.device)
+            for left in reversed(range(job.settings.max_new_tokens)):
+                token = sampler.pick(logits)
+                tally.tick()
+                if token in ends:
+                    reason = "stop"
+                    return
+                tally.completion_tokens += 1
+                reason = "cancelled" if left else "length"
+                yield token
+                if not left or job.is_cancelled():
+                    return
+                logits = self._forward((token,), cache)
+        except GenerationCancelled:
+            pass  # the reason says it
+        finally:
+            tally.finish(reason)
+
+    def _cache(self, job: _Job) -> AbstractContextManager[Cache]:
+        if job.prefix is not None:
+            return job.prefix.lent()
+        return nullcontext(self._new_cache(len(job.tokens) + job.settings.max_new_tokens))
+
+    def _feed(
+        self,
+        tokens: tuple[int, ...],
+        cached: int,
+        cache: Cache,
+        progress: Progress | None,
+        is_cancelled: Callable[[], bool],
+    ) -> Tensor:
+        """Run tokens in chunks after those cached, and return the last one's logits ``[1, V]``."""
+        total = cached + len(tokens)
+        for start in range(0, len(tokens), self.chunk_size):
+            if is_cancelled():
+                raise GenerationCancelled(cached + start, total)
+            chunk = tokens[start : start + self.chunk_size]
+            logits = self._forward(chunk, cache)
+            done = cached + start + len(chunk)
+            if cache.get_seq_length() != done:
+                raise UnsupportedModelError(
+                    f"{type(self.model).__name__} does not keep its keys in the cache it is given "
+                    f"({cache.get_seq_length()} of {done} tokens arrived)"
+                )
+            if progress is not None:
+                progress(done, total)
+        return logits
+
+    @torch.inference_mode()
+    def _forward(self, tokens: tuple[int, ...], cache: Cache) -> Tensor:
+        device = next(self.model.get_input_embeddings().parameters()).device
+        # Offloaded weights are on no device; accelerate's hooks then move what they are given.
+        ids = torch.tensor([tokens], device="cpu" if device.type == "meta" else device)
+        output = self.model(
+            input_ids=ids, past_key_values=cache, use_cache=True, **self._last_logits
+        )
+        return output.logits[:, -1]
+
+    def _new_cache(self, capacity: int) -> SelfExtendCache:
+        return SelfExtendCache(self.model.config, capacity=capacity)
+
+
+def _last_logits_option(model: PreTrainedModel) -> dict[str, int]:
+    """Return what asks a model for the last token's logits alone, where it can be asked."""
+    accepted = inspect.signature(model.forward).parameters
+    return {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
+
+
+def _checked(tokens: Sequence[int]) -> tuple[int, ...]:
+    if not tokens:
+        raise ValueError("there are no tokens to run; a prompt needs at least one")
+    return tuple(tokens)
+
+
+def _as_function(cancelled: Cancelled) -> Callable[[], bool]:
+    if cancelled is None:
+        return lambda: False
+    return cancelled.is_set if isinstance(cancelled, threading.Event) else cancelled
+
+
+def _extension_of(
+    prefix: CachedPrefix, tokens: tuple[int, ...], extension: SelfExtend | None
+) -> SelfExtend | None:
+    """Return the settings of a prefix, once it is known to be one of these tokens."""
+    if extension not in (None, prefix.extension):
+        raise CacheMismatchError(
+            f"the cached tokens were read under {prefix.extension}, not under {extension}; "
+            "read them again"
+        )
+    if tokens[: len(prefix)] != prefix.tokens:
+        raise CacheMismatchError(
+            f"the prompt of {len(tokens)} tokens does not begin with the {len(prefix)} cached ones"
+        )
+    if len(tokens) == len(prefix):
+        raise CacheMismatchError(
+            f"all {len(tokens)} tokens of the prompt are cached; the last must be run, for its "
+            "logits, so leave it out of the prefix"
+        )
+    return prefix.extension
