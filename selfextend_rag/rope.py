@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 Pairing = Literal["half", "interleaved"]
+_AT_ONCE = 1 << 17  # numbers rotated at a time: input and output stay in a core's cache
 
 
 @dataclass(frozen=True)
@@ -66,17 +67,23 @@ class RotaryLayout:
         if positions.ndim == 2:  # [B, T, R/2] -> [B, 1, T, R/2]
             cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
         out = torch.empty_like(x) if out is None else out
+        self._copy_rest(x, out)
+        step = max(1, _AT_ONCE // max(1, x[:, :, :1].numel()))
+        for begin in range(0, x.shape[2], step):
+            part = slice(begin, begin + step)
+            self._turn(x[:, :, part], cos[..., part, :], sin[..., part, :], out[:, :, part])
+        return out
+
+    def _turn(self, x: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> None:
         first, second = self._pairs(x)
         out_first, out_second = self._pairs(out)
-        self._copy_rest(x, out)
-        if x.dtype == compute:
+        if x.dtype == cos.dtype:
             torch.mul(first, cos, out=out_first).addcmul_(second, sin, value=-1)
             torch.mul(second, cos, out=out_second).addcmul_(first, sin)
         else:
-            first, second = first.to(compute), second.to(compute)
+            first, second = first.to(cos.dtype), second.to(cos.dtype)
             out_first.copy_((first * cos).addcmul_(second, sin, value=-1))
             out_second.copy_((second * cos).addcmul_(first, sin))
-        return out
 
     def _pairs(self, x: Tensor) -> tuple[Tensor, Tensor]:
         rotary = x.narrow(-1, self.offset, self.rotary_dim)

@@ -19,7 +19,7 @@ from selfextend_rag.attention.partial import partial_attention
 from selfextend_rag.positions import SelfExtend
 from selfextend_rag.rope import RotaryLayout
 
-_BAND_TILE = 128  # queries of the band that share one mask
+_BAND_TILE = 64  # queries of the band that share one mask
 
 
 def blocked_attention(

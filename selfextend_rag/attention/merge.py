@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def merge(out: Tensor, lse: Tensor, other_out: Tensor, other_lse: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (out, log-sum-exp) of one softmax over the keys of both parts.
+    """Return (out, log-sum-exp) of one softmax over the keys of both parts; overwrites ``out``.
 
     Args:
         out, other_out: ``[B, H, T, Dv]``, each already divided by its own softmax sum.
@@ -15,7 +15,7 @@ def merge(out: Tensor, lse: Tensor, other_out: Tensor, other_lse: Tensor) -> tup
     """
     share = torch.sigmoid(other_lse - lse).unsqueeze(-1)
     if out.dtype == share.dtype:
-        merged = torch.lerp(out, other_out, share)
+        merged = out.lerp_(other_out, share)
     else:
         merged = torch.lerp(out.to(share.dtype), other_out.to(share.dtype), share).to(out.dtype)
     return merged, torch.logaddexp(lse, other_lse)

@@ -97,7 +97,7 @@ def _probe_mask(
 
 
 def _plausible_output(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Some causal attention, ``[B, T, H, Dv]``; any would do, since the second forward replays it."""
+    """Some causal attention, ``[B, T, H, Dv]``; any would do: the second forward replays it."""
     groups = query.shape[1] // key.shape[1]
     key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
     scores = (query.float() @ key.float().mT) * query.shape[-1] ** -0.5
