@@ -1,0 +1,8 @@
+"""The bundled model: a small decoder of this project's own, loadable without any download.
+
+``FOLDER`` holds it in transformers' form; README.md beside this file is its card.
+"""
+
+from pathlib import Path
+
+FOLDER = Path(__file__).parent

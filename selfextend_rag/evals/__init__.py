@@ -1,0 +1,29 @@
+"""Evaluations: passkey and lookups by length and depth, and perplexity by position.
+
+``tasks`` builds prompts of an exact number of tokens, ``access`` lets a model answer them,
+``runner`` measures, ``plots`` draws, ``cli`` is ``python -m selfextend_rag.evals``.
+"""
+
+from selfextend_rag.evals.access import EvaluatedModel, HuggingFaceModel
+from selfextend_rag.evals.metrics import NllByPosition, is_exact_match, nll_by_position, perplexity
+from selfextend_rag.evals.prose import Prose, king_james
+from selfextend_rag.evals.runner import Cell, depths, run_lookups, run_perplexity
+from selfextend_rag.evals.tasks import LookupTask, lookup_task, passkey_task
+
+__all__ = [
+    "Cell",
+    "EvaluatedModel",
+    "HuggingFaceModel",
+    "LookupTask",
+    "NllByPosition",
+    "Prose",
+    "depths",
+    "is_exact_match",
+    "king_james",
+    "lookup_task",
+    "nll_by_position",
+    "passkey_task",
+    "perplexity",
+    "run_lookups",
+    "run_perplexity",
+]

@@ -1,0 +1,83 @@
+"""What an evaluation needs of a model, and that for transformers' models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from selfextend_rag.positions import SelfExtend
+
+_NLL_BLOCK = 1024
+
+
+class EvaluatedModel(Protocol):
+    """A causal model, by token ids."""
+
+    def generate(self, token_ids: Sequence[int], max_new_tokens: int) -> list[int]:
+        """Return the greedy continuation, without the prompt and end token."""
+
+    def token_nll(self, token_ids: Sequence[int]) -> list[float]:
+        """Return the negative log-likelihood of each token but the first, in nats."""
+
+
+class HuggingFaceModel:
+    """A transformers model, plain or under SelfExtend.
+
+    The extension is switched on for each call alone, so plain and extended evaluations of one
+    loaded model can alternate.
+
+    Args:
+        model: a causal model of transformers.
+        settings: SelfExtend's settings; None leaves the model as it is.
+        end_ids: tokens that end an answer; the generation settings' by default.
+    """
+
+    def __init__(
+        self, model: Any, settings: SelfExtend | None = None, *, end_ids: Sequence[int] = ()
+    ) -> None:
+        self.model = model
+        self.settings = settings
+        default = model.generation_config.eos_token_id
+        self.end_ids = list(end_ids) or (
+            [] if default is None else [default] if isinstance(default, int) else list(default)
+        )
+
+    def _attention(self) -> AbstractContextManager[Any]:
+        if self.settings is None:
+            return nullcontext()
+        from selfextend_rag.patch import extended
+
+        return extended(self.model, self.settings)
+
+    @torch.inference_mode()
+    def generate(self, token_ids: Sequence[int], max_new_tokens: int) -> list[int]:
+        """Return the greedy continuation, without the prompt and end token."""
+        ids = torch.tensor([list(token_ids)], device=self.model.device)
+        with self._attention():
+            output = self.model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                eos_token_id=self.end_ids or None,
+            )
+        new: list[int] = output[0, ids.shape[1] :].tolist()
+        return new[:-1] if new and new[-1] in self.end_ids else new
+
+    @torch.inference_mode()
+    def token_nll(self, token_ids: Sequence[int]) -> list[float]:
+        """Return the negative log-likelihood of each token but the first, in nats."""
+        ids = torch.tensor([list(token_ids)], device=self.model.device)
+        with self._attention():
+            logits: Tensor = self.model(ids, use_cache=False).logits[0]
+        values: list[float] = []
+        for start in range(0, ids.shape[1] - 1, _NLL_BLOCK):
+            end = min(start + _NLL_BLOCK, ids.shape[1] - 1)
+            block = logits[start:end].float()
+            target = ids[0, start + 1 : end + 1]
+            values += torch.nn.functional.cross_entropy(block, target, reduction="none").tolist()
+        return values

@@ -1,0 +1,223 @@
+"""``python -m selfextend_rag.evals``: passkey, lookup and perplexity, plain and extended."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import platform
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from selfextend_rag.evals.access import HuggingFaceModel
+from selfextend_rag.evals.plots import heat_maps, nll_curves
+from selfextend_rag.evals.prose import Prose, king_james, leading_tokens
+from selfextend_rag.evals.runner import (
+    MAX_NEW_TOKENS,
+    TASKS,
+    Cell,
+    depths,
+    run_lookups,
+    run_perplexity,
+)
+from selfextend_rag.positions import SelfExtend
+
+log = logging.getLogger(__name__)
+
+TRAINED_PART = 0.8
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the evaluation's arguments to a parser."""
+    parser.add_argument("task", choices=(*TASKS, "perplexity"), help="what to measure")
+    parser.add_argument("--model", help="hub id or folder; the bundled model by default")
+    parser.add_argument(
+        "--lengths", type=int, nargs="+", help="tokens; 1, 2, 4, 8, 16 windows by default"
+    )
+    parser.add_argument("--depths", type=int, default=10, help="places of the fact")
+    parser.add_argument("--samples", type=int, default=20, help="documents in each cell")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--neighbor-window", type=int, help="W; a quarter of the window by default")
+    parser.add_argument("--group-size", type=int, help="G; by default what each length needs")
+    parser.add_argument(
+        "--only", choices=("plain", "selfextend"), help="leave out the other of the two"
+    )
+    parser.add_argument("--prose", type=Path, help="text file; King James Bible by default")
+    parser.add_argument("--bin-size", type=int, default=64, help="positions in a perplexity bin")
+    parser.add_argument("--device", default="cpu", help="torch device")
+    parser.add_argument("--out", type=Path, help="folder for results.json and the picture")
+    parser.add_argument("--no-plot", action="store_true", help="write no picture")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, print a line for each result, write files if asked; return the exit code."""
+    model, tokenizer = load(args.model, args.device)
+    window = int(model.config.get_text_config().max_position_embeddings)
+    text = args.prose.read_text("utf-8") if args.prose else king_james()
+    prose = Prose.tokenize(text, tokenizer)
+    lengths = args.lengths or [window * times for times in (1, 2, 4, 8, 16)]
+    started = time.monotonic()
+    results: dict[str, Any] = {}
+    for label in ("plain", "selfextend"):
+        if args.only not in (None, label):
+            continue
+        measure = _perplexities if args.task == "perplexity" else _lookups
+        results[label] = measure(args, label, model, tokenizer, prose, lengths, window)
+    report = {
+        "task": args.task,
+        "model": args.model or "bundled",
+        "pretraining_window": window,
+        "seed": args.seed,
+        "seconds": time.monotonic() - started,
+        "machine": {**_versions(), "processor": platform.processor() or platform.machine()},
+        "results": results,
+    }
+    if args.out is not None:
+        _write(report, args)
+    return 0
+
+
+def load(name: str | None, device: str) -> tuple[Any, Any]:
+    """Return a model and its tokenizer; None is the bundled model."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from selfextend_rag.bundled import FOLDER
+
+    source = name or str(FOLDER)
+    model = AutoModelForCausalLM.from_pretrained(source).to(device).eval()
+    return model, AutoTokenizer.from_pretrained(source)
+
+
+def settings_for(
+    length: int, window: int, *, group_size: int | None, neighbor_window: int | None
+) -> SelfExtend:
+    """Return the settings for a prompt of ``length`` tokens and its answer.
+
+    Without a group size: the smallest one at which they use at most 0.8 of the pretraining window,
+    since the farthest positions of a window are the least trained.
+    """
+    neighbors = neighbor_window or window // 4
+    if group_size is not None:
+        return SelfExtend(group_size, neighbors)
+    needed = length + MAX_NEW_TOKENS
+    if needed <= window:
+        return SelfExtend(1, neighbors)
+    room = TRAINED_PART * window - neighbors
+    if room < 1:
+        raise ValueError(
+            f"neighbor_window of {neighbors} leaves no grouped positions in a window of {window}"
+        )
+    return SelfExtend(-int(-(needed - neighbors) // room), neighbors)
+
+
+def _adapter(
+    args: argparse.Namespace, label: str, model: Any, length: int, window: int
+) -> HuggingFaceModel:
+    if label == "plain":
+        return HuggingFaceModel(model)
+    settings = settings_for(
+        length, window, group_size=args.group_size, neighbor_window=args.neighbor_window
+    )
+    return HuggingFaceModel(model, settings)
+
+
+def _lookups(
+    args: argparse.Namespace,
+    label: str,
+    model: Any,
+    tokenizer: Any,
+    prose: Prose,
+    lengths: list[int],
+    window: int,
+) -> list[dict[str, Any]]:
+    cells: list[dict[str, Any]] = []
+    for length in lengths:
+        adapter = _adapter(args, label, model, length, window)
+
+        def show(cell: Cell, settings: SelfExtend | None = adapter.settings) -> None:
+            log.info(
+                "%s length %d depth %.2f right %d of %d %s",
+                label,
+                cell.length,
+                cell.depth,
+                cell.right,
+                cell.samples,
+                settings or "",
+            )
+
+        found = run_lookups(
+            adapter,
+            tokenizer,
+            prose,
+            task=args.task,
+            length=length,
+            depths=depths(args.depths),
+            samples=args.samples,
+            seed=args.seed,
+            progress=show,
+        )
+        chosen = asdict(adapter.settings) if adapter.settings else None
+        cells += [{**asdict(cell), "settings": chosen} for cell in found]
+    return cells
+
+
+def _perplexities(
+    args: argparse.Namespace,
+    label: str,
+    model: Any,
+    tokenizer: Any,
+    prose: Prose,
+    lengths: list[int],
+    window: int,
+) -> list[dict[str, Any]]:
+    found = []
+    for length in lengths:
+        adapter = _adapter(args, label, model, length, window)
+        result = run_perplexity(
+            adapter,
+            prose,
+            head=leading_tokens(tokenizer),
+            length=length,
+            samples=args.samples,
+            bin_size=args.bin_size,
+        )
+        log.info("%s length %d perplexity %.3f", label, length, result["perplexity"])
+        chosen = asdict(adapter.settings) if adapter.settings else None
+        found.append({**result, "settings": chosen})
+    return found
+
+
+def _versions() -> dict[str, str]:
+    import torch
+    import transformers
+
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def _write(report: dict[str, Any], args: argparse.Namespace) -> None:
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "results.json").write_text(json.dumps(report, indent=1) + "\n")
+    if args.no_plot:
+        return
+    title = f"{args.task}, {report['model']}, window of {report['pretraining_window']} tokens"
+    if args.task == "perplexity":
+        longest = {label: found[-1] for label, found in report["results"].items()}
+        nll_curves(longest, report["pretraining_window"], title, args.out / "perplexity.png")
+    else:
+        heat_maps(report["results"], title, args.out / f"{args.task}.png")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run ``python -m selfextend_rag.evals``."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    parser = argparse.ArgumentParser(
+        prog="python -m selfextend_rag.evals", description=(__doc__ or "").splitlines()[0]
+    )
+    add_arguments(parser)
+    return run(parser.parse_args(argv))

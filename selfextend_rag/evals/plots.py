@@ -1,0 +1,73 @@
+"""Pictures of results; matplotlib comes with the extra ``evals``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def _pyplot() -> Any:
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise ImportError(
+            "pictures need matplotlib: pip install 'selfextend-rag[evals]'"
+        ) from error
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def heat_maps(cells: Mapping[str, Sequence[Mapping[str, Any]]], title: str, path: Path) -> None:
+    """Write maps of the share of exact answers by length and depth, one for each model.
+
+    Args:
+        cells: for each model's label, its cells as in the JSON results.
+        title: stands above all.
+        path: the PNG.
+    """
+    plt = _pyplot()
+    figure, axes = plt.subplots(
+        1, len(cells), figsize=(1 + 4.2 * len(cells), 4.2), squeeze=False, layout="constrained"
+    )
+    image = None
+    for axis, (label, entries) in zip(axes[0], cells.items(), strict=True):
+        lengths = sorted({entry["length"] for entry in entries})
+        depths = sorted({entry["depth"] for entry in entries})
+        shares = {(e["length"], e["depth"]): e["right"] / e["samples"] for e in entries}
+        grid = [[shares.get((x, y), float("nan")) for x in lengths] for y in depths]
+        image = axis.imshow(grid, vmin=0, vmax=1, cmap="RdYlGn", aspect="auto")
+        axis.set_xticks(range(len(lengths)), [str(x) for x in lengths])
+        axis.set_yticks(range(len(depths)), [f"{y:.2f}" for y in depths])
+        axis.set(title=label, xlabel="prompt, tokens", ylabel="depth of the fact")
+        for row, values in enumerate(grid):
+            for column, value in enumerate(values):
+                axis.text(column, row, f"{value:.0%}", ha="center", va="center", fontsize=7)
+    figure.colorbar(image, ax=axes[0].tolist(), label="exact answers")
+    figure.suptitle(title)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def nll_curves(
+    results: Mapping[str, Mapping[str, Any]], pretraining_window: int, title: str, path: Path
+) -> None:
+    """Write curves of the mean negative log-likelihood by position, one for each model.
+
+    Args:
+        results: for each model's label, what ``run_perplexity`` returned.
+        pretraining_window: drawn as an upright line.
+        title: stands above all.
+        path: the PNG.
+    """
+    plt = _pyplot()
+    figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
+    for label, result in results.items():
+        axis.plot(result["bin_starts"], result["means"], label=label)
+    axis.axvline(pretraining_window, color="grey", linestyle="--", label="pretraining window")
+    axis.set(title=title, xlabel="position, tokens", ylabel="negative log-likelihood, nats a token")
+    axis.legend()
+    figure.savefig(path, dpi=150)
+    plt.close(figure)

@@ -1,0 +1,148 @@
+"""The runner and the command line, on models whose answers are known beforehand."""
+
+import json
+import math
+
+import pytest
+import torch
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from selfextend_rag.bundled import FOLDER
+from selfextend_rag.evals import HuggingFaceModel, Prose, king_james, run_lookups, run_perplexity
+from selfextend_rag.evals.cli import main, settings_for
+from selfextend_rag.evals.runner import MAX_NEW_TOKENS, depths
+from selfextend_rag.positions import SelfExtend, extended_window
+
+
+class Reader:
+    """Answers with the digits it finds in the last tokens it can see."""
+
+    def __init__(self, tokenizer, sight):
+        self.tokenizer = tokenizer
+        self.sight = sight
+
+    def generate(self, token_ids, max_new_tokens):
+        seen = self.tokenizer.decode(list(token_ids)[-self.sight :])
+        digits = "".join(c for c in seen if c.isdigit())[:5]
+        return self.tokenizer(f" {digits}\n\nQuestion:", add_special_tokens=False)["input_ids"]
+
+    def token_nll(self, token_ids):
+        return [math.log(4.0)] * (len(token_ids) - 1)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return AutoTokenizer.from_pretrained(FOLDER)
+
+
+@pytest.fixture(scope="module")
+def prose(tokenizer):
+    return Prose.tokenize(king_james()[:40_000], tokenizer)
+
+
+@pytest.fixture(scope="module")
+def tiny(tokenizer):
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=64,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=2,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def test_a_model_that_sees_half_the_prompt_answers_the_deep_half(tokenizer, prose):
+    cells = run_lookups(
+        Reader(tokenizer, 500),
+        tokenizer,
+        prose,
+        task="passkey",
+        length=1000,
+        depths=depths(3),
+        samples=4,
+    )
+    assert [(cell.depth, cell.right) for cell in cells] == [(0.0, 0), (0.5, cells[1].right), (1, 4)]
+    assert all(cell.samples == 4 for cell in cells)
+    expected, given = cells[0].wrong[0]
+    assert expected.isdigit()
+    assert not given.strip().startswith(expected)
+
+
+def test_a_model_that_knows_one_in_four_has_perplexity_four(tokenizer, prose):
+    result = run_perplexity(
+        Reader(tokenizer, 1), prose, head=[0], length=101, samples=3, bin_size=50
+    )
+    assert result["perplexity"] == pytest.approx(4)
+    assert result["bin_starts"] == (1, 51)
+
+
+def test_token_likelihoods_are_those_of_the_models_own_loss(tiny):
+    ids = torch.randint(0, 2048, (50,), generator=torch.Generator().manual_seed(1))
+    values = HuggingFaceModel(tiny).token_nll(ids.tolist())
+    loss = tiny(ids[None], labels=ids[None]).loss
+    assert len(values) == 49
+    assert sum(values) / 49 == pytest.approx(float(loss), rel=1e-5)
+
+
+def test_extended_likelihoods_differ_beyond_the_neighbor_window_alone(tiny):
+    """And the model is the stock model again afterwards."""
+    ids = list(range(3, 63))
+    plain = HuggingFaceModel(tiny).token_nll(ids)
+    extended = HuggingFaceModel(tiny, SelfExtend(4, 16)).token_nll(ids)
+    assert extended[:16] == pytest.approx(plain[:16], abs=1e-5)
+    assert max(abs(a - b) for a, b in zip(plain[20:], extended[20:], strict=True)) > 1e-6
+    assert HuggingFaceModel(tiny).token_nll(ids) == plain
+
+
+def test_generation_stops_before_the_end_token(tiny):
+    prompt = [0, 5, 6, 7]
+    free = HuggingFaceModel(tiny, end_ids=[2047]).generate(prompt, 6)
+    stopped = HuggingFaceModel(tiny, end_ids=[free[2]]).generate(prompt, 6)
+    assert stopped == free[: free.index(free[2])]
+
+
+@pytest.mark.parametrize("length", [513, 1024, 5000, 8192])
+def test_the_chosen_settings_hold_prompt_and_answer_in_the_trained_part(length):
+    settings = settings_for(length, 512, group_size=None, neighbor_window=None)
+    assert settings.neighbor_window == 128
+    needed = length + MAX_NEW_TOKENS
+    assert extended_window(512, 128, settings.group_size) >= needed
+    assert settings.relative_position(needed - 1, 0) <= 0.8 * 512 + 1
+
+
+def test_a_prompt_inside_the_window_is_not_extended():
+    assert settings_for(400, 512, group_size=None, neighbor_window=None).group_size == 1
+
+
+def test_the_command_line_writes_results_for_both(tiny, tokenizer, tmp_path):
+    tiny.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    arguments = f"--model {tmp_path / 'model'} --depths 2 --samples 1 --no-plot --out {tmp_path}"
+    assert main(["passkey", *arguments.split(), "--lengths", "60", "120"]) == 0
+    report = json.loads((tmp_path / "results.json").read_text())
+    assert report["pretraining_window"] == 64
+    for label in ("plain", "selfextend"):
+        cells = report["results"][label]
+        assert [(c["length"], c["depth"]) for c in cells] == [
+            (60, 0.0),
+            (60, 1.0),
+            (120, 0.0),
+            (120, 1.0),
+        ]
+
+
+def test_pictures_are_written_for_lookups_and_perplexity(tiny, tokenizer, tmp_path):
+    pytest.importorskip("matplotlib")
+    tiny.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    shared = f"--model {tmp_path / 'model'} --samples 1 --out {tmp_path} --lengths 120"
+    assert main(["lookup", *shared.split(), "--depths", "2", "--lengths", "150"]) == 0
+    assert main(["perplexity", *shared.split()]) == 0
+    for name in ("lookup.png", "perplexity.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
