@@ -22,6 +22,6 @@ def merge(out: Tensor, lse: Tensor, other_out: Tensor, other_lse: Tensor) -> tup
 
 
 def add_sinks(out: Tensor, lse: Tensor, sinks: Tensor) -> Tensor:
-    """Return ``out`` as if each head's softmax had one more score, ``sinks`` ``[H]``, of value 0."""
+    """Return ``out`` as if each softmax had one more score, ``sinks`` ``[H]``, of value 0."""
     share = torch.sigmoid(lse - sinks.to(lse.dtype).view(1, -1, 1)).unsqueeze(-1)
     return (out * share).to(out.dtype)

@@ -29,8 +29,7 @@ class GrowingLayer(DynamicLayer):
         super().__init__(**kwargs)
         self.capacity = max(capacity, 0)
         self.grouped_keys = GroupedKeys()
-        self._key_buffer: Tensor | None = None
-        self._value_buffer: Tensor | None = None
+        self._buffers: tuple[Tensor, Tensor] | None = None  # [B, Hkv, capacity, D], and D = Dv
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
@@ -39,17 +38,16 @@ class GrowingLayer(DynamicLayer):
         if not self.is_initialized:
             self.dtype, self.device = key_states.dtype, key_states.device
             self.is_initialized = True
-            self._key_buffer = self._value_buffer = self.keys = self.values = None
+            self._buffers = self.keys = self.values = None
         length = 0 if self.keys is None else self.keys.shape[-2]
         end = length + key_states.shape[-2]
-        self._make_room(key_states, value_states, length, end)
-        self._key_buffer[:, :, length:end] = key_states
-        self._value_buffer[:, :, length:end] = value_states
-        self.keys = self._key_buffer[:, :, :end]
-        self.values = self._value_buffer[:, :, :end]
-        keys = self._key_buffer[:, :, :end]  # a view of its own: self.keys must not point back here
-        keys.cache_layer = self  # type: ignore[attr-defined]
-        return keys, self.values
+        keys, values = self._buffers = self._room(key_states, value_states, length, end)
+        keys[:, :, length:end] = key_states
+        values[:, :, length:end] = value_states
+        self.keys, self.values = keys[:, :, :end], values[:, :, :end]
+        given = keys[:, :, :end]  # a view of its own: self.keys must not point back at the layer
+        given.cache_layer = self  # type: ignore[attr-defined]
+        return given, self.values
 
     def crop(self, tokens_to_remove: int) -> None:
         """Remove the last ``-tokens_to_remove`` tokens; see `transformers.DynamicLayer.crop`."""
@@ -60,27 +58,34 @@ class GrowingLayer(DynamicLayer):
     def reset(self) -> None:
         """Drop everything, the buffers too."""
         self.grouped_keys.clear()
-        self._key_buffer = self._value_buffer = None
+        self._buffers = None
         super().reset()
 
     @property
     def nbytes(self) -> int:
         """Bytes held: keys, values, and grouped keys, free room included."""
-        held = [x.nbytes for x in (self._key_buffer, self._value_buffer) if x is not None]
-        return sum(held) + self.grouped_keys.nbytes
+        return sum(x.nbytes for x in self._buffers or ()) + self.grouped_keys.nbytes
 
-    def _make_room(self, keys: Tensor, values: Tensor, length: int, end: int) -> None:
-        buffer = self._key_buffer
-        if buffer is None or (length and buffer.data_ptr() != self.keys.data_ptr()):
-            # empty, or the rows were rearranged, moved or replaced since the last update
+    def _room(
+        self, new_keys: Tensor, new_values: Tensor, length: int, end: int
+    ) -> tuple[Tensor, Tensor]:
+        """Buffers that hold the first ``length`` tokens and have room for ``end``."""
+        buffers, room = self._buffers, 0
+        held = self.keys
+        if buffers and held is not None and held.data_ptr() != buffers[0].data_ptr():
+            buffers = None  # rows were rearranged, moved or replaced since the last update
+        if buffers is None:
             self.grouped_keys.clear()
-        elif end <= buffer.shape[2] and buffer.shape[0] == keys.shape[0]:
-            return
-        held = length if buffer is None else max(length, int(buffer.shape[2] * _GROWTH))
-        capacity = max(end, self.capacity, held, _FIRST_CAPACITY)
-        self._key_buffer = self._grown(self.keys, keys, length, capacity)
-        self._value_buffer = self._grown(self.values, values, length, capacity)
-        self.capacity = capacity
+        else:
+            room = buffers[0].shape[2]
+            if end <= room and len(buffers[0]) == len(new_keys):
+                return buffers
+        room = max(end, self.capacity, int(room * _GROWTH), _FIRST_CAPACITY)
+        self.capacity = room
+        return (
+            self._grown(self.keys, new_keys, length, room),
+            self._grown(self.values, new_values, length, room),
+        )
 
     @staticmethod
     def _grown(old: Tensor | None, like: Tensor, length: int, capacity: int) -> Tensor:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from selfextend_rag.patch.probe import (
-    NAME,
     Layer,
     find_layout,
     probe_layers,
@@ -28,6 +27,7 @@ class ExtendedLayer:
     """An attention module to extend."""
 
     module: nn.Module
+    config: Any
     index: int | None
     rotary: RotaryLayout
 
@@ -80,7 +80,7 @@ def _decide(
     if not report.supported:
         return Inspection(report, ids)
     extended = tuple(
-        ExtendedLayer(layer.module, layer.index, row.rotary)
+        ExtendedLayer(layer.module, layer.module.config, layer.index, row.rotary)
         for layer, row in zip(layers, reports, strict=True)
         if row.rotary is not None
     )
@@ -178,6 +178,3 @@ def _input_ids(model: nn.Module, length: int = 32) -> Tensor:
     )
     chosen = [ordinary[(7 + 37 * i) % len(ordinary)] for i in range(length)]
     return torch.tensor([chosen], device=embeddings.weight.device)
-
-
-__all__ = ["NAME", "ExtendedLayer", "Inspection", "inspect_model"]

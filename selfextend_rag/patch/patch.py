@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 from weakref import WeakKeyDictionary
 
 from torch import nn
@@ -164,7 +163,7 @@ def _apply(
         set_implementation(config, implementation_name(name or "eager"))
     for layer in inspection.extended:
         setattr(layer.module, BINDING, Binding(layer.rotary, settings, impl))
-        name = layer.module.config._attn_implementation
+        name = layer.config._attn_implementation
         hook = RawPositions(layer.index, name)
         layer.module.register_forward_pre_hook(hook, with_kwargs=True)
     for module in inspection.position_owners:

@@ -25,6 +25,7 @@ from selfextend_rag.rope import RotaryLayout
 
 NAME = "self_extend_probe"
 _TOKENS = 32
+_MOST_ROUNDINGS = 16.0  # a layout may be off by this many roundings of the model's dtype
 _FARTHEST = 2048  # no probed position lies at or beyond this
 
 
@@ -200,11 +201,6 @@ def _argument_index(module: nn.Module) -> int | None:
     return names.index("position_embeddings") if "position_embeddings" in names else None
 
 
-def takes_position_embeddings(layer: Layer) -> bool:
-    """Return whether the layer is handed its rotation from outside, where it can be replaced."""
-    return layer.index is not None
-
-
 def unrotated(layer: Layer) -> bool:
     """Return whether the layer sees the same queries and keys with and without rotation."""
     return all(
@@ -248,11 +244,7 @@ def find_layout(
                     error = _error(layer, layout, positions)
                     if error < best[1]:
                         best = layout, error
-    layout, error = best
-    return (layout if error <= _MOST_ROUNDINGS else None), error
-
-
-_MOST_ROUNDINGS = 16.0
+    return best if best[1] <= _MOST_ROUNDINGS else (None, best[1])
 
 
 def _error(layer: Layer, layout: RotaryLayout, positions: Tensor) -> float:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
 
 _PADDING = 5
@@ -15,7 +16,7 @@ _LOW_PRECISION_TOLERANCE = 0.15
 
 
 @torch.no_grad()
-def logits_of(model: nn.Module, input_ids: Tensor) -> dict[str, Tensor]:
+def logits_of(model: PreTrainedModel, input_ids: Tensor) -> dict[str, Tensor]:
     """Return the logits ``[T, V]`` of ``input_ids`` ``[1, T]``, computed in three ways.
 
     Whole; as the left-padded row of a batch; and in two pieces and a single token with a cache.
@@ -34,7 +35,7 @@ def logits_of(model: nn.Module, input_ids: Tensor) -> dict[str, Tensor]:
     return {name: x.float().cpu() for name, x in found.items()}
 
 
-def _padded(model: nn.Module, input_ids: Tensor) -> Tensor:
+def _padded(model: PreTrainedModel, input_ids: Tensor) -> Tensor:
     longer = torch.cat([input_ids[:, :_PADDING], input_ids], dim=1)
     batch = torch.cat([longer, longer.flip(1)])
     mask = torch.ones_like(batch)

@@ -105,8 +105,8 @@ def test_grouped_keys_are_kept_by_an_extended_model_alone():
     cache = SelfExtendCache(config=model.config)
     with extended(model, METHOD):
         model(ids(), past_key_values=cache)
-    assert cache.layers[0].grouped_keys.nbytes == cache.layers[0]._key_buffer.nbytes
-    assert cache.nbytes == 3 * 3 * cache.layers[0]._key_buffer.nbytes
+    assert cache.layers[0].grouped_keys.nbytes == cache.layers[0]._buffers[0].nbytes
+    assert cache.nbytes == 3 * 3 * cache.layers[0]._buffers[0].nbytes
 
 
 def test_a_cropped_cache_does_not_reuse_the_grouped_keys_of_what_was_cropped():
