@@ -87,7 +87,7 @@ def test_token_likelihoods_are_those_of_the_models_own_loss(tiny):
     values = HuggingFaceModel(tiny).token_nll(ids.tolist())
     loss = tiny(ids[None], labels=ids[None]).loss
     assert len(values) == 49
-    assert sum(values) / 49 == pytest.approx(float(loss), rel=1e-5)
+    assert sum(values) / 49 == pytest.approx(loss.item(), rel=1e-5)
 
 
 def test_extended_likelihoods_differ_beyond_the_neighbor_window_alone(tiny):

@@ -17,7 +17,8 @@ def test_the_statement_holds_the_value_and_the_question_does_not(maker):
     for _ in range(300):
         fact = maker.facts(1)[0]
         assert fact.value in fact.statement
-        assert f" {fact.value}" not in fact.question or len(fact.value) < 3
+        if fact.value.isdigit() and len(fact.value) > 2:
+            assert fact.value not in fact.question
         assert fact.attribute in fact.question
 
 
