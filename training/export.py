@@ -1,6 +1,6 @@
 """Write a checkpoint's weights as the bundled model, and check that nothing was lost.
 
-    python -m training.export --run runs/bundled
+python -m training.export --run runs/bundled
 """
 
 import argparse
@@ -21,7 +21,6 @@ log = logging.getLogger(__name__)
 
 BUNDLED = Path("selfextend_rag/bundled")
 MEBIBYTES = 16
-CARD_NUMBERS = "training.json"
 
 
 def export(model: Decoder, folder: Path, dtype: torch.dtype) -> LlamaForCausalLM:
@@ -53,9 +52,8 @@ def stored(folder: Path) -> dict[str, torch.Tensor]:
 def largest_difference(model: Decoder, folder: Path) -> float:
     """Return how far the stored model's logits are from the training model's, in float32."""
     llama: nn.Module = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    ids = torch.randint(
-        0, model.shape.vocabulary, (2, model.shape.window), generator=torch.Generator().manual_seed(0)
-    )
+    seeded = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, model.shape.vocabulary, (2, model.shape.window), generator=seeded)
     return float((llama(ids).logits - model(ids)).abs().max())
 
 

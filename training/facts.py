@@ -8,7 +8,12 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-ATTRIBUTES = (
+
+def _words(text: str) -> list[str]:
+    return text.split("|")
+
+
+ATTRIBUTES = _words(
     "code|access code|pass key|pass key|password|secret number|colour|color|favourite colour|owner"
     "|capital|number|price|height|keeper|name|motto|age|weight|address|phone number|serial number"
     "|leader|author|title|captain|founder|symbol|language|currency|temperature|distance|length"
@@ -17,29 +22,33 @@ ATTRIBUTES = (
     "|version|size|year|date|cost|fee|limit|rank|score|population|area|code name|code word|origin"
     "|destination|material|shape|flavour|brand|model|type|category|grade|level|guardian|teacher"
     "|winner|location|purpose|sign|seal|banner|ruler|river|mountain|song|flower|animal|metal|stone"
-).split("|")
-PEOPLE = frozenset(
-    "owner keeper leader author captain founder director manager inventor guardian teacher winner"
-    " ruler".split()
 )
-ORDINALS = (
+PEOPLE = frozenset(
+    _words(
+        "owner|keeper|leader|author|captain|founder|director|manager|inventor|guardian|teacher"
+        "|winner|ruler"
+    )
+)
+ORDINALS = _words(
     "first|second|third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|last|old|new|great|little"
     "|northern|southern|eastern|western|red|blue|green|white|black|golden|silver|lost|hidden"
-).split("|")
-PLACES = (
+)
+PLACES = _words(
     "river|harbor|bridge|tower|garden|castle|village|city|valley|island|mountain|road|gate|room"
     "|house|ship|school|library|station|museum|project|machine|server|book|temple|king|prophet"
     "|well|field|lake|forest|market|mill|chapel|office|warehouse|vault|lamp|door|train|engine"
-).split("|")
+)
 TITLES = ("Dr.", "Mr.", "Mrs.", "Captain", "King", "Queen", "Professor", "Agent", "Sister", "Lord")
-COLOURS = "red|blue|green|yellow|purple|orange|crimson|amber|black|white|grey|violet|teal".split("|")
-UNITS = "metres|miles|feet|kilograms|pounds|days|years|hours|dollars|euros|degrees|pages".split("|")
-MONTHS = (
+COLOURS = _words("red|blue|green|yellow|purple|orange|crimson|amber|black|white|grey|violet|teal")
+UNITS = _words("metres|miles|feet|kilograms|pounds|days|years|hours|dollars|euros|degrees|pages")
+MONTHS = _words(
     "January|February|March|April|May|June|July|August|September|October|November|December"
-).split("|")
-ONSETS = "b c d f g h j k l m n p r s t v w z br cr dr fr gr kr pr tr bl cl fl gl pl sl st th sh ch"
-VOWELS = "a e i o u a e i o u ai ea ee oo ou ia"
-CODAS = ["", "", "", *"n r l s t m k x d th nd rn st".split()]
+)
+ONSETS = _words(
+    "b|c|d|f|g|h|j|k|l|m|n|p|r|s|t|v|w|z|br|cr|dr|fr|gr|kr|pr|tr|bl|cl|fl|gl|pl|sl|st|th|sh|ch"
+)
+VOWELS = _words("a|e|i|o|u|a|e|i|o|u|ai|ea|ee|oo|ou|ia")
+CODAS = _words("|||n|r|l|s|t|m|k|x|d|th|nd|rn|st")
 
 ASIDES = ("as everyone knows", "it turns out", "according to the record", "by the way", "of course")
 CAUSES = ("Remember", "Note", "Remember this", "Important", "Keep in mind", "For the record")
@@ -122,7 +131,7 @@ class FactMaker:
         """Return a made-up, capitalised name."""
         choice = self.rng.choice
         parts = [
-            choice(ONSETS.split()) + choice(VOWELS.split()) + choice(CODAS)
+            choice(ONSETS) + choice(VOWELS) + choice(CODAS)
             for _ in range(self.rng.choices((1, 2, 3), (1, 6, 3))[0])
         ]
         return "".join(parts).capitalize()
@@ -192,9 +201,8 @@ class FactMaker:
             return f"{rng.randint(2, 999)} {rng.choice(UNITS)}"
         if pick < 0.96:
             return f"{rng.randint(1, 28)} {rng.choice(MONTHS)} {rng.randint(1500, 2099)}"
-        return "".join(rng.choices("ABCDEFGHJKLMNPQRSTUVWXYZ23456789-", k=rng.randint(3, 6))).strip(
-            "-"
-        ) or "K7"
+        mixed = "".join(rng.choices("ABCDEFGHJKLMNPQRSTUVWXYZ23456789-", k=rng.randint(3, 6)))
+        return mixed.strip("-") or "K7"
 
     def fact(self, attribute: str, owner: str) -> Fact:
         """Return a fact about an attribute of an owner; no owner (``""``) is a bare fact."""
@@ -211,7 +219,7 @@ class FactMaker:
         statement = rng.choice(OWNED_FORMS if owner else BARE_FORMS).format(**fields)
         question = rng.choice(OWNED_QUESTIONS if owner else BARE_QUESTIONS).format(**fields)
         if attribute in PEOPLE and rng.random() < 0.5:
-            question = f"Who is the {attribute} of {owner}?" if owner else f"Who is the {attribute}?"
+            question = f"Who is the {attribute}{f' of {owner}' if owner else ''}?"
         return Fact(attribute, owner, value, _sentence_case(statement, value), question)
 
     def facts(self, count: int) -> list[Fact]:

@@ -169,7 +169,7 @@ def main() -> None:
     (DATA / "words.json").write_text(json.dumps(words))
     log.info("%s", {name: len(entries) for name, entries in words.items()})
     tokenizer = train_tokenizer(
-        prose + [" ".join(words["names"]), " ".join(words["nouns"])], PROSE_VOCABULARY
+        [*prose, " ".join(words["names"]), " ".join(words["nouns"])], PROSE_VOCABULARY
     )
     save_tokenizer(tokenizer, BUNDLED)
     random.Random(1).shuffle(prose)  # paragraphs of all sources mixed, in runs of one

@@ -11,6 +11,7 @@ import json
 import logging
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoTokenizer
@@ -26,14 +27,12 @@ WINDOW = 512
 
 
 def answered(
-    model: Decoder, tokenizer, task: LookupTask, group_size: int, neighbor_window: int  # noqa: ANN001
+    model: Decoder, tokenizer: Any, task: LookupTask, group_size: int, neighbor_window: int
 ) -> bool:
     """Return whether greedy decoding gives the answer and then stops."""
     answer = [*encode(tokenizer, f" {task.answer}"), tokenizer.eos_token_id]
     ids = torch.tensor([*task.prompt_ids, *answer[:-1]])
-    scores = logits(
-        model, ids, group_size=group_size, window=neighbor_window, last=len(answer)
-    )
+    scores = logits(model, ids, group_size=group_size, window=neighbor_window, last=len(answer))
     return scores.argmax(-1).tolist() == answer
 
 
@@ -45,7 +44,9 @@ def smallest_group(length: int, neighbor_window: int, share: float) -> int:
     return group
 
 
-def probe(model: Decoder, tokenizer, prose: Prose, args: argparse.Namespace) -> list[dict]:  # noqa: ANN001
+def probe(
+    model: Decoder, tokenizer: Any, prose: Prose, args: argparse.Namespace
+) -> list[dict[str, Any]]:
     """Return and log the share of right answers for each task, length and group size."""
     results = []
     for length in args.lengths:

@@ -131,9 +131,8 @@ class SampleMaker:
         body = self._document(facts, length - 1 - len(tail))
         ids = [self.bos, *body, *tail]
         prose = len(body) + 1
-        return ids, [*ids[1 : prose + 1], *targets[1:], self.eos], (
-            [PROSE_WEIGHT] * (prose - 1) + [0.0] + weights
-        )
+        weights = [PROSE_WEIGHT] * (prose - 1) + [0.0] + weights
+        return ids, [*ids[1 : prose + 1], *targets[1:], self.eos], weights
 
     def _questions(self, asked: list[Fact], length: int) -> Row:
         """Return ids, targets by place, and weights of what follows the document.

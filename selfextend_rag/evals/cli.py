@@ -86,8 +86,8 @@ def load(name: str | None, device: str) -> tuple[Any, Any]:
     from selfextend_rag.bundled import FOLDER
 
     source = name or str(FOLDER)
-    model = AutoModelForCausalLM.from_pretrained(source).to(device).eval()
-    return model, AutoTokenizer.from_pretrained(source)
+    model: Any = AutoModelForCausalLM.from_pretrained(source)
+    return model.to(device).eval(), AutoTokenizer.from_pretrained(source)
 
 
 def settings_for(

@@ -1,7 +1,7 @@
 """Questions about a fact in long prose, as token ids of an exact length.
 
-Every prompt is ``<bos>`` + document + ``\\n\\nQuestion: ...\\nAnswer:``; the answer follows. The same
-seed gives the same prompt. Wordings, names and numbers are drawn here, apart from the training
+Every prompt is ``<bos>`` + document + ``\\n\\nQuestion: ...\\nAnswer:``; the answer follows. The
+same seed gives the same prompt. Wordings, names and numbers are drawn here, apart from the training
 data's generator.
 """
 
@@ -13,27 +13,32 @@ from typing import Any
 
 from selfextend_rag.evals.prose import Prose, encode, leading_tokens
 
-_GIVEN = (
-    "Alaric Bettina Cosmo Delphine Edmund Fiona Gideon Hester Ivor Jocasta Kenelm Lavinia Magnus"
-    " Nerissa Osbert Petra Quentin Rosalind Silas Tabitha Ulric Verity Wilfred Yolanda"
-).split()
-_FAMILY = (
-    "Ashdown Barlow Crowther Dunmore Ellery Farnham Gresham Hallam Ingram Jessop Kirkby Langley"
-    " Mowbray Norland Oakes Penrose Quill Ramsden Selwyn Thornby Upton Wexford Yardley"
-).split()
-_PLACE_STARTS = "Bram Cor Dun Elm Fen Glen Har Kel Lor Mar Nor Ost Pen Rav Sel Tor Val Win".split()
-_PLACE_ENDS = "holt wick dale mere stead ford burn gate moor worth by ley combe fell".split()
-_NOUNS = (
-    "anchor barrel candle desk engine fiddle granary hammer island kettle ladder mirror needle"
-    " orchard pillar quarry rudder saddle telescope umbrella violin wagon"
-).split()
-_ORDINALS = "first second third fourth fifth sixth seventh eighth".split()
-_THINGS = "river harbor tower bridge garden library vault station mill lighthouse".split()
-_NUMBER_ATTRIBUTES = (
+
+def _words(text: str) -> list[str]:
+    return text.split("|")
+
+
+_GIVEN = _words(
+    "Alaric|Bettina|Cosmo|Delphine|Edmund|Fiona|Gideon|Hester|Ivor|Jocasta|Kenelm|Lavinia|Magnus"
+    "|Nerissa|Osbert|Petra|Quentin|Rosalind|Silas|Tabitha|Ulric|Verity|Wilfred|Yolanda"
+)
+_FAMILY = _words(
+    "Ashdown|Barlow|Crowther|Dunmore|Ellery|Farnham|Gresham|Hallam|Ingram|Jessop|Kirkby|Langley"
+    "|Mowbray|Norland|Oakes|Penrose|Quill|Ramsden|Selwyn|Thornby|Upton|Wexford|Yardley"
+)
+_PLACE_STARTS = _words("Bram|Cor|Dun|Elm|Fen|Glen|Har|Kel|Lor|Mar|Nor|Ost|Pen|Rav|Sel|Tor|Val|Win")
+_PLACE_ENDS = _words("holt|wick|dale|mere|stead|ford|burn|gate|moor|worth|by|ley|combe|fell")
+_NOUNS = _words(
+    "anchor|barrel|candle|desk|engine|fiddle|granary|hammer|island|kettle|ladder|mirror|needle"
+    "|orchard|pillar|quarry|rudder|saddle|telescope|umbrella|violin|wagon"
+)
+_ORDINALS = _words("first|second|third|fourth|fifth|sixth|seventh|eighth")
+_THINGS = _words("river|harbor|tower|bridge|garden|library|vault|station|mill|lighthouse")
+_NUMBER_ATTRIBUTES = _words(
     "access code|serial number|price|height|room number|secret number|weight|reference number"
-).split("|")
-_NAME_ATTRIBUTES = "owner keeper founder captain name capital guardian".split()
-_WORD_ATTRIBUTES = "symbol|favourite food|password|emblem|cargo".split("|")
+)
+_NAME_ATTRIBUTES = _words("owner|keeper|founder|captain|name|capital|guardian")
+_WORD_ATTRIBUTES = _words("symbol|favourite food|password|emblem|cargo")
 _STATEMENTS = (
     "The {x} of {y} is {v}.",
     "{p} {x} is {v}.",
@@ -110,8 +115,11 @@ def lookup_task(
     value = _value(rng, attribute)
     statements = [(depth, _state(form, attribute, owner, value))]
     for number in range(distractors):
+        same_attribute = number % 2 == 0
         key = (
-            (attribute, other_owners[number]) if number % 2 == 0 else (other_attributes[number], owner)
+            (attribute, other_owners[number])
+            if same_attribute
+            else (other_attributes[number], owner)
         )
         other = _value(rng, key[0])
         while other == value:

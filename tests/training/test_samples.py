@@ -6,11 +6,11 @@ import random
 import numpy as np
 import pytest
 from tokenizers import Tokenizer
+from training_words import WORDS
 
 from selfextend_rag.bundled import FOLDER
 from training.facts import FactMaker
 from training.samples import PROSE_WEIGHT, Prose, SampleMaker, Stage
-from training_words import WORDS
 
 TEXT = "The river ran low in summer. Nobody knew why. The mill stood still, and bread grew dear. "
 
@@ -86,9 +86,7 @@ def test_the_weighted_part_of_a_repeat_stood_there_before(maker):
         assert places
         for place in places:  # the target follows an earlier copy of the two tokens before it
             pair, target = ids[place - 1 : place + 1], targets[place]
-            earlier = [
-                ids[i + 2] for i in range(place - 2) if ids[i : i + 2] == pair
-            ]
+            earlier = [ids[i + 2] for i in range(place - 2) if ids[i : i + 2] == pair]
             assert target in earlier
 
 
