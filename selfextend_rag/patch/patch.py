@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from weakref import WeakKeyDictionary
 
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from selfextend_rag.attention import Impl
 from selfextend_rag.errors import UnsupportedModelError
@@ -21,6 +21,7 @@ from selfextend_rag.patch.inspect_model import Inspection, inspect_model
 from selfextend_rag.patch.probe import set_implementation
 from selfextend_rag.patch.registry import BINDING, Binding, implementation_name
 from selfextend_rag.patch.report import SupportReport
+from selfextend_rag.patch.sketch import sketch
 from selfextend_rag.patch.verify import difference, logits_of
 from selfextend_rag.positions import SelfExtend
 
@@ -105,14 +106,20 @@ def current_settings(model: nn.Module) -> tuple[SelfExtend, Impl] | None:
     return None
 
 
-def support(model: PreTrainedModel) -> SupportReport:
-    """Return, layer by layer, what `extend` would do with ``model`` and why; changes nothing.
+def support(model_or_config: PreTrainedModel | PreTrainedConfig) -> SupportReport:
+    """Return, layer by layer, what `extend` would do with a model and why; changes nothing.
 
-    The answer is measured on this instance, with its weights, by a few forwards of some 30 tokens,
-    and remembered.
+    For a model the answer is measured on this instance, with its weights, by a few forwards of some
+    30 tokens, and remembered. For a configuration it is measured on a narrow copy with random
+    weights; `extend` measures again on the model itself.
+
+    Raises:
+        UnsupportedModelError: a configuration from which no copy can be built.
     """
+    if isinstance(model_or_config, PreTrainedConfig):
+        return _inspect(sketch(model_or_config)).report
     with _lock:
-        return _inspect(model).report
+        return _inspect(model_or_config).report
 
 
 _OURS = (RawPositions, ConsecutivePositions)

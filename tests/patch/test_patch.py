@@ -326,3 +326,30 @@ def test_llama_config_default_is_untouched_by_a_probe():
     before = model.config._attn_implementation
     support(model)
     assert model.config._attn_implementation == before
+
+
+@pytest.mark.parametrize("make", [llama, neox, gemma], ids=lambda f: f.__name__)
+def test_a_configuration_is_judged_as_its_model(make):
+    by_config, by_model = support(make().config), support(make())
+    assert by_config.supported
+    kinds = [(x.name, x.status, x.describe_rotary()) for x in by_model.layers]
+    assert [(x.name, x.status, x.describe_rotary()) for x in by_config.layers] == kinds
+
+
+def test_a_configuration_of_a_large_model_is_judged_without_its_weights():
+    config = LlamaConfig(hidden_size=8192, intermediate_size=28672, num_hidden_layers=8,
+                         num_attention_heads=64, num_key_value_heads=8)  # fmt: skip
+    report = support(config)
+    assert report.supported
+    assert report.layers[0].describe_rotary() == "half/first 128"
+    assert config.hidden_size == 8192
+
+
+def test_a_norm_after_the_rotation_is_not_hidden_by_even_weights():
+    """HunYuan norms queries after rotating them: exact only while all norm weights are equal."""
+    from transformers import HunYuanDenseV1Config
+
+    from tests.patch.models import SIZES
+
+    config = HunYuanDenseV1Config(num_hidden_layers=2, num_key_value_heads=2, head_dim=16, **SIZES)
+    assert not support(config).supported

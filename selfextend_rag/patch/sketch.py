@@ -1,0 +1,81 @@
+"""A small model of random weights with the attention of a given configuration.
+
+What `support` measures does not depend on how wide the model is, so a configuration alone can be
+judged by a narrow copy: same layers, heads and rotary embedding, fewer of everything else.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+
+from selfextend_rag.errors import UnsupportedModelError
+
+_WIDTH = 64
+_VOCABULARY = 512
+_NARROW = (
+    "intermediate_size",
+    "moe_intermediate_size",
+    "shared_expert_intermediate_size",
+    "dense_intermediate_size",
+    "ffn_hidden_size",
+    "hidden_size_per_layer_input",
+    "n_inner",
+)
+_FEW = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+_MOST_PARAMETERS = 200_000_000
+
+
+def sketch(config: PreTrainedConfig) -> PreTrainedModel:
+    """Return a narrow random model, in float32 on the CPU, for ``config``; no weights are read.
+
+    Raises:
+        UnsupportedModelError: no such model can be built from the configuration alone.
+    """
+    text = copy.deepcopy(config.get_text_config(decoder=True))
+    _narrow(text)
+    name = type(text).__name__
+    try:
+        with torch.device("meta"):
+            size = sum(p.numel() for p in AutoModelForCausalLM.from_config(text).parameters())
+        if size > _MOST_PARAMETERS:
+            raise ValueError(f"its narrow copy would still have {size:,} parameters")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = AutoModelForCausalLM.from_config(text, dtype=torch.float32)
+            _roughen(model)
+    except (ValueError, TypeError, RuntimeError, AttributeError, KeyError, IndexError) as error:
+        raise UnsupportedModelError(
+            f"{name} can't be judged by its configuration alone ({error}); load the model and "
+            "call support(model)"
+        ) from error
+    return model.eval()
+
+
+def _narrow(config: Any) -> None:
+    heads = getattr(config, "num_attention_heads", None)
+    if hasattr(config, "head_dim") and heads:
+        config.head_dim = config.head_dim or config.hidden_size // heads
+        config.hidden_size = _WIDTH
+    for name in _NARROW:
+        if isinstance(getattr(config, name, None), int):
+            setattr(config, name, min(_WIDTH, getattr(config, name)))
+    chosen = max(int(getattr(config, name, None) or 1) for name in ("num_experts_per_tok", "moe_k"))
+    for name in _FEW:
+        if isinstance(getattr(config, name, None), int):
+            setattr(config, name, min(getattr(config, name), max(4, chosen)))
+    config.vocab_size = min(_VOCABULARY, config.vocab_size)
+    for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+        if getattr(config, name, None) is not None:
+            setattr(config, name, 0)
+
+
+def _roughen(model: PreTrainedModel) -> None:
+    """Make vectors (norms, biases) uneven: even ones hide a norm that follows the rotation."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(torch.randn_like(parameter) * 0.2)
