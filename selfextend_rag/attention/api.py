@@ -15,6 +15,7 @@ from selfextend_rag.positions import SelfExtend
 from selfextend_rag.rope import RotaryLayout
 
 Impl = Literal["auto", "reference", "blocked"]
+_SHORT = 256  # queries up to which a call is worth keeping grouped keys for
 IMPLEMENTATIONS: tuple[Impl, ...] = ("auto", "reference", "blocked")
 
 
@@ -51,8 +52,8 @@ def self_extend_attention(
         sinks: ``[H]``, one more score per head with a value of zero, as in GPT-OSS.
         impl: ``"blocked"`` (memory linear in S, inference only), ``"reference"`` (dense,
             differentiable), or ``"auto"``: blocked, unless a gradient is asked for.
-        grouped_keys: a cache layer's store of grouped, rotated keys, filled and used by
-            ``"blocked"``; it must have been told of every change to the cached keys.
+        grouped_keys: a cache layer's store of grouped, rotated keys, used by ``"blocked"`` and
+            filled at short calls; it must have been told of every change to the cached keys.
         capacity: tokens to make room for when ``grouped_keys`` has to grow.
 
     Raises:
@@ -91,7 +92,7 @@ class _Call:
         self.sinks, self.grouped_keys, self.capacity = sinks, grouped_keys, capacity
 
     def whole(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return self._attend(q, k, v, self._grouped(k, (0,) * len(k)))
+        return self._attend(q, k, v, self._grouped(k, q.shape[2], (0,) * len(k)))
 
     def rows(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor) -> Tensor:
         """Each row without its padding, rows of equal padding together."""
@@ -101,10 +102,10 @@ class _Call:
         packed = (counts == total - torch.tensor(starts, device=counts.device)).tolist()
         if all(packed) and len(set(starts)) == 1 and starts[0] <= total - length:
             start = starts[0]
-            grouped = self._grouped(k, starts)
+            grouped = self._grouped(k, length, starts)
             grouped = None if grouped is None else grouped[:, :, start:]
             return self._attend(q, k[:, :, start:], v[:, :, start:], grouped)
-        grouped = self._grouped(k, starts) if all(packed) else None
+        grouped = self._grouped(k, length, starts) if all(packed) else None
         out = v.new_zeros((len(q), length, q.shape[1], v.shape[3])).transpose(1, 2)
         for row, (start, is_packed) in enumerate(zip(starts, packed, strict=True)):
             one = slice(row, row + 1)
@@ -121,14 +122,18 @@ class _Call:
                 out[one, :, asked] = self._attend(q[one, :, asked], keys, values, None)
         return out
 
-    def _grouped(self, k: Tensor, starts: tuple[int, ...]) -> Tensor | None:
-        """The kept grouped keys of all slots that are no query's neighbor, if they are kept."""
-        if self.grouped_keys is None or self.settings.group_size == 1:
+    def _grouped(self, k: Tensor, length: int, starts: tuple[int, ...]) -> Tensor | None:
+        """The kept grouped keys of all slots that are no query's neighbor, if they are kept.
+
+        A long prefill uses each rotated key for many queries, so it keeps none: the store is
+        filled when the first short call (a question, a decode step) asks for it.
+        """
+        store, end = self.grouped_keys, k.shape[2] - self.settings.neighbor_window
+        if store is None or self.settings.group_size == 1 or end <= min(starts):
             return None
-        end = k.shape[2] - self.settings.neighbor_window
-        if end <= min(starts):
+        if length > _SHORT and not store.nbytes:
             return None
-        buffer = self.grouped_keys.reach(k, end, self.capacity, self.rotary, self.settings, starts)
+        buffer = store.reach(k, end, self.capacity, self.rotary, self.settings, starts)
         return buffer[:, :, : k.shape[2]]
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, grouped: Tensor | None) -> Tensor:

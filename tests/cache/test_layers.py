@@ -109,6 +109,19 @@ def test_grouped_keys_are_kept_by_an_extended_model_alone():
     assert cache.nbytes == 3 * 3 * cache.layers[0]._buffers[0].nbytes
 
 
+def test_a_long_prefill_keeps_no_grouped_keys_until_they_are_asked_for():
+    model = llama()
+    cache = SelfExtendCache(config=model.config)
+    with extended(model, METHOD):
+        model(ids(length=400), past_key_values=cache)
+        assert cache.layers[0].grouped_keys.nbytes == 0
+        out = model(ids(1, length=1), past_key_values=cache).logits
+        assert cache.layers[0].grouped_keys.nbytes > 0
+        whole = torch.cat([ids(length=400), ids(1, length=1)], dim=1)
+        expected = model(whole, use_cache=False).logits[:, -1:]
+    torch.testing.assert_close(out, expected, rtol=0, atol=2e-4)
+
+
 def test_a_cropped_cache_does_not_reuse_the_grouped_keys_of_what_was_cropped():
     """After a crop, other tokens may stand where grouped keys were already kept."""
     model = llama()
