@@ -37,7 +37,9 @@ check: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 bench: $(VENV)/.installed-dev
-	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+	$(BIN)/python benchmarks/cpu.py prefill
+	$(BIN)/python benchmarks/cpu.py decode
+	$(BIN)/python benchmarks/cpu.py memory
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("Python 3.11 or later is needed, %s is %d.%d; name another with: make PYTHON=python3.11" % (sys.executable, v[0], v[1]))'
