@@ -48,13 +48,15 @@ def blocked_attention(
     if length == 1:
         return _decode(q, k, v, rotary, settings, scaling, softcap, grouped_keys)
     near = max(0, window - (total - length))  # queries without grouped pairs
-    if not near:
-        return _extended(q, k, v, rotary, settings, scaling, softcap, grouped_keys)
-    out, lse = _plain(q[:, :, :near], k, v, window, rotary, scaling, softcap)
-    far_out, far_lse = _extended(
-        q[:, :, near:], k, v, rotary, settings, scaling, softcap, grouped_keys
+    out = v.new_empty(len(q), length, q.shape[1], v.shape[3]).transpose(1, 2)
+    far_lse = _extended(
+        q[:, :, near:], k, v, rotary, settings, scaling, softcap, grouped_keys, out[:, :, near:]
     )
-    return torch.cat([out, far_out], dim=2), torch.cat([lse, far_lse], dim=2)
+    if not near:
+        return out, far_lse
+    near_out, near_lse = _plain(q[:, :, :near], k, v, window, rotary, scaling, softcap)
+    out[:, :, :near] = near_out
+    return out, torch.cat([near_lse, far_lse], dim=2)
 
 
 def _plain(
@@ -123,22 +125,27 @@ def _extended(
     scaling: float,
     softcap: float | None,
     grouped_keys: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    """Queries that all have grouped pairs: grouped part and neighbor band, merged."""
+    out: Tensor,
+) -> Tensor:
+    """Queries that all have grouped pairs: grouped part and neighbor band, merged into ``out``."""
     length, total, window = q.shape[2], k.shape[2], settings.neighbor_window
     far = total - window
-    if grouped_keys is None:
-        grouped_keys = torch.empty_like(k[:, :, :far])
-        _rotate_grouped(k, grouped_keys, 0, far, rotary, settings)
-    positions = torch.arange(total - length, total, device=q.device)
-    grouped_q = rotary.rotate(q, settings.query_position(positions))
-    grouped = _causal(grouped_q, grouped_keys[:, :, :far], v[:, :, :far], scaling, softcap)
-
     first = far - length + 1  # the oldest neighbor of the first query
-    neighbor_k = rotary.rotate(k[:, :, first:], torch.arange(first, total, device=q.device))
-    neighbor_q = rotary.rotate(q, positions, out=grouped_q)
-    band = _band(neighbor_q, neighbor_k, v[:, :, first:], window, scaling, softcap)
-    return merge(*grouped, *band)
+    keys = grouped_keys
+    if keys is None:
+        keys = torch.empty_like(k[:, :, : max(far, total - first)])
+        _rotate_grouped(k, keys, 0, far, rotary, settings)
+    positions = torch.arange(total - length, total, device=q.device)
+    turned = rotary.rotate(q, settings.query_position(positions))
+    grouped = _causal(turned, keys[:, :, :far], v[:, :, :far], scaling, softcap)
+
+    # the grouped keys and queries have done their work: what was made here is written over
+    room = keys[:, :, : total - first] if grouped_keys is None else None
+    near = torch.arange(first, total, device=q.device)
+    neighbor_keys = rotary.rotate(k[:, :, first:], near, out=room)
+    turned = rotary.rotate(q, positions, out=turned)
+    band = _band(turned, neighbor_keys, v[:, :, first:], window, scaling, softcap)
+    return merge(*grouped, *band, into=out)[1]
 
 
 def _rotate_grouped(

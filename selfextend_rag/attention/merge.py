@@ -6,19 +6,23 @@ import torch
 from torch import Tensor
 
 
-def merge(out: Tensor, lse: Tensor, other_out: Tensor, other_lse: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (out, log-sum-exp) of one softmax over the keys of both parts; overwrites ``out``.
+def merge(
+    out: Tensor, lse: Tensor, other_out: Tensor, other_lse: Tensor, into: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return (out, log-sum-exp) of one softmax over the keys of both parts.
 
     Args:
         out, other_out: ``[B, H, T, Dv]``, each already divided by its own softmax sum.
         lse, other_lse: ``[B, H, T]``, finite; float32, or float64 with float64 outputs.
+        into: where to write the merged output; by default over ``out``.
     """
+    into = out if into is None else into
     share = torch.sigmoid(other_lse - lse).unsqueeze(-1)
     if out.dtype == share.dtype:
-        merged = out.lerp_(other_out, share)
+        torch.lerp(out, other_out, share, out=into)
     else:
-        merged = torch.lerp(out.to(share.dtype), other_out.to(share.dtype), share).to(out.dtype)
-    return merged, torch.logaddexp(lse, other_lse)
+        into.copy_(torch.lerp(out.to(share.dtype), other_out.to(share.dtype), share))
+    return into, torch.logaddexp(lse, other_lse)
 
 
 def add_sinks(out: Tensor, lse: Tensor, sinks: Tensor) -> Tensor:
