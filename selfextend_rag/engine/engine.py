@@ -93,7 +93,7 @@ class Engine:
             UnsupportedModelError: the model can't be extended.
         """
         tokens = _checked(tokens)
-        is_cancelled = _as_function(cancelled)
+        is_cancelled = as_function(cancelled)
         with self._turn.hold(is_cancelled) as held:
             if not held:
                 raise GenerationCancelled(0, len(tokens))
@@ -139,7 +139,7 @@ class Engine:
             prefix,
             extension,
             progress,
-            _as_function(cancelled),
+            as_function(cancelled),
         )
         # The tally is apart so that nothing refers in a circle: an abandoned generation is closed
         # at once, and the model free again.
@@ -246,7 +246,8 @@ def _checked(tokens: Sequence[int]) -> tuple[int, ...]:
     return tuple(tokens)
 
 
-def _as_function(cancelled: Cancelled) -> Callable[[], bool]:
+def as_function(cancelled: Cancelled) -> Callable[[], bool]:
+    """Return a way to ask whether to stop, whichever form it was given in."""
     if cancelled is None:
         return lambda: False
     return cancelled.is_set if isinstance(cancelled, threading.Event) else cancelled

@@ -8,7 +8,7 @@ trained, so a sequence of N tokens should keep ``W + (N - W) / G <= rho * P``.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from typing import Literal
 
@@ -96,15 +96,37 @@ class ContextBudgetPlanner:
             return plain
         for settings in self._candidates():
             if plain.total_tokens <= self.limit(settings):
-                return ContextPlan(
-                    prompt_tokens,
-                    max_new_tokens,
-                    reserve_tokens,
-                    self.pretraining_window,
-                    settings.group_size,
-                    settings.neighbor_window,
-                )
+                return replace(plain, **asdict(settings))
         raise self._exceeded(plain)
+
+    def plan_within(
+        self, earlier: ContextPlan, prompt_tokens: int, max_new_tokens: int
+    ) -> ContextPlan:
+        """Return the plan of a prompt whose beginning was read under an earlier plan.
+
+        Its settings are those of the earlier plan, so the exact window alone bounds it.
+
+        Raises:
+            ContextBudgetExceeded: prompt and answer do not fit the window they began in.
+        """
+        plan = replace(
+            earlier, prompt_tokens=prompt_tokens, max_new_tokens=max_new_tokens, reserve_tokens=0
+        )
+        if plan.free_tokens >= 0 or self.extension == "never":
+            return plan
+        raise ContextBudgetExceeded(
+            f"prompt of {prompt_tokens} tokens + {max_new_tokens} for the answer exceeds the "
+            f"extended window of {plan.extended_window} (group_size {plan.group_size}) under which "
+            f"its first {earlier.prompt_tokens} tokens were read",
+            needed=plan.total_tokens,
+            available=plan.extended_window,
+            group_size=plan.group_size,
+            neighbor_window=plan.neighbor_window,
+            remedies=(
+                f"drop {-plan.free_tokens} tokens of question and answer",
+                "read again with more room for them",
+            ),
+        )
 
     def limit(self, settings: SelfExtend) -> int:
         """Return the longest sequence this planner would run with these settings.
@@ -118,6 +140,23 @@ class ContextBudgetPlanner:
         window, group = settings.neighbor_window, settings.group_size
         trained = _fraction(self.trained_fraction) * self.pretraining_window
         return max(0, min(exact, window + int(group * (trained - window))))
+
+    @property
+    def extended_window(self) -> int:
+        """Return the longest sequence that any allowed settings make room for.
+
+        With ``extension="never"``, the pretraining window: nothing beyond it makes sense.
+        """
+        return self._best()[1]
+
+    def _best(self) -> tuple[SelfExtend | None, int]:
+        """Return the settings that reach farthest, None for plain attention, and how far."""
+        best = max(self._candidates(), key=self.limit, default=None)
+        window = self.limit(best) if best else 0
+        plain = self.pretraining_window
+        if self.extension == "never" or (self.extension == "auto" and window < plain):
+            return None, plain
+        return best, window
 
     def _candidates(self, max_group_size: int | None = None) -> Iterator[SelfExtend]:
         """Yield the settings that may be used, mildest first."""
@@ -141,10 +180,7 @@ class ContextBudgetPlanner:
 
     def _exceeded(self, plan: ContextPlan) -> ContextBudgetExceeded:
         """Return the error that says by how much, and what would help."""
-        best = max(self._candidates(), key=self.limit, default=None)
-        available = self.limit(best) if best else 0
-        if self.extension == "auto" and available < self.pretraining_window:
-            best, available = None, self.pretraining_window
+        best, available = self._best()
         needed = plan.total_tokens
         remedies = [f"drop {needed - available} tokens"]
         sufficient = self._sufficient_group_size(needed)

@@ -165,6 +165,31 @@ def test_the_message_has_the_figures_and_the_remedies():
     assert isinstance(error, ValueError)
 
 
+def test_a_continued_prompt_is_bounded_by_the_window_it_began_in():
+    planner = ContextBudgetPlanner(512)
+    earlier = planner.plan(2000, 32, reserve_tokens=48)
+    window = earlier.extended_window
+    later = planner.plan_within(earlier, window - 10, 10)
+    assert later.settings == earlier.settings
+    assert (later.total_tokens, later.reserve_tokens) == (window, 0)
+    with pytest.raises(ContextBudgetExceeded, match="first 2000 tokens were read") as caught:
+        planner.plan_within(earlier, window - 10, 13)
+    assert caught.value.excess == 3
+    assert "drop 3 tokens of question and answer" in str(caught.value)
+    plain = ContextBudgetPlanner(512, extension="never")
+    assert plain.plan_within(plain.plan(900, 1), 1000, 1).settings is None
+
+
+@given(windows, st.sampled_from(["auto", "always"]), st.integers(1, 16))
+@settings(max_examples=50, deadline=None)
+def test_the_extended_window_is_the_longest_that_is_planned(P, extension, largest):
+    planner = ContextBudgetPlanner(P, extension=extension, max_group_size=largest)
+    window = planner.extended_window
+    assert planner.plan(window, 0).total_tokens == window
+    with pytest.raises(ContextBudgetExceeded):
+        planner.plan(window + 1, 0)
+
+
 def test_explanations_name_every_figure():
     plan = ContextBudgetPlanner(512).plan(2000, 32, reserve_tokens=48)
     words = plan.explain()

@@ -1,0 +1,8 @@
+"""Text in, text out: whole documents are read once and asked many times."""
+
+from selfextend_rag.llm.llm import LongContextLLM
+from selfextend_rag.llm.prompts import PromptBuilder
+from selfextend_rag.llm.reading import Reading
+from selfextend_rag.llm.stream import Answer, TextStream
+
+__all__ = ["Answer", "LongContextLLM", "PromptBuilder", "Reading", "TextStream"]

@@ -1,0 +1,274 @@
+"""The front door: a model and its tokenizer that read whole documents and answer."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from selfextend_rag.bundled import FOLDER as BUNDLED
+from selfextend_rag.documents import Document
+from selfextend_rag.engine import Engine
+from selfextend_rag.engine.engine import Cancelled, Progress
+from selfextend_rag.llm.loading import load_model, load_tokenizer
+from selfextend_rag.llm.prompts import INSTRUCTION, Message, PromptBuilder, PromptForm
+from selfextend_rag.llm.reading import Reading
+from selfextend_rag.llm.runner import TextRunner
+from selfextend_rag.llm.stream import Answer, TextStream
+from selfextend_rag.planning import ContextBudgetPlanner, ContextPlan, pretraining_window_of
+from selfextend_rag.planning.planner import Extension
+
+Documents = str | Document | Sequence[str | Document]
+
+
+class LongContextLLM:
+    """A causal language model whose context window is stretched to what a prompt needs.
+
+    What fits the pretraining window runs plain and is the stock model's answer. What does not runs
+    by SelfExtend, with settings chosen for its length. What can't fit is refused before the model
+    does any work; nothing is ever truncated. The model is switched for each call and then put back.
+    Calls may come from several threads, and take turns.
+
+    Args:
+        model: a causal language model of transformers, in evaluation mode.
+        tokenizer: its tokenizer.
+        pretraining_window: P; by default what the model's configuration says.
+        group_size: G for all that must be extended; by default the smallest sufficient one.
+        neighbor_window: W; by default a quarter of P, rounded down to a multiple of G.
+        max_group_size: the largest G to choose.
+        trained_fraction: share of P that counts as well trained, see `ContextBudgetPlanner`.
+        extension: ``"auto"``, ``"always"`` or ``"never"``, see `ContextBudgetPlanner`.
+        prompt_form: ``"chat"``, ``"plain"`` or ``"auto"``, see `PromptBuilder`.
+        instruction: stands between documents and question in the chat form.
+        template_options: variables for the chat template, such as ``enable_thinking``.
+        chunk_size: tokens of a prompt to run at once; bounds the memory of a prefill.
+
+    Raises:
+        UnknownPretrainingWindow: the configuration does not say P, and it was not given.
+        ValueError: an option is out of range.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: Any,
+        *,
+        pretraining_window: int | None = None,
+        group_size: int | None = None,
+        neighbor_window: int | None = None,
+        max_group_size: int = 64,
+        trained_fraction: Fraction | float = Fraction(2, 3),
+        extension: Extension = "auto",
+        prompt_form: PromptForm = "auto",
+        instruction: str = INSTRUCTION,
+        template_options: Mapping[str, Any] | None = None,
+        chunk_size: int = 2048,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.planner = ContextBudgetPlanner(
+            pretraining_window or pretraining_window_of(model.config),
+            trained_fraction=trained_fraction,
+            neighbor_window=neighbor_window,
+            group_size=group_size,
+            max_group_size=max_group_size,
+            extension=extension,
+        )
+        self.prompts = PromptBuilder(
+            tokenizer,
+            form=prompt_form,
+            instruction=instruction,
+            template_options=template_options,
+        )
+        self.engine = Engine(model, chunk_size=chunk_size)
+        self._runner = TextRunner(self.engine, self.prompts)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | os.PathLike[str],
+        *,
+        device_map: Any = None,
+        dtype: Any = "auto",
+        model_options: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> LongContextLLM:
+        """Return a model with its tokenizer, from a hub id or a folder.
+
+        Args:
+            source: hub id or folder.
+            device_map: where the weights go, such as ``"auto"``; needs accelerate.
+            dtype: precision of the weights; as they are stored by default.
+            model_options: more for transformers' ``from_pretrained``, such as ``revision``,
+                ``attn_implementation`` or ``trust_remote_code``.
+            options: of `LongContextLLM`.
+
+        Raises:
+            ModelLoadError: model or tokenizer can't be found or read.
+        """
+        more = dict(model_options or {})
+        tokenizer = load_tokenizer(source, **more)
+        model = load_model(source, device_map=device_map, dtype=dtype, **more)
+        return cls(model, tokenizer, **options)
+
+    @classmethod
+    def bundled(cls, **options: Any) -> LongContextLLM:
+        """Return the small model that comes with this package; no download.
+
+        It is a demonstrator that looks facts up in English text, and no assistant.
+        """
+        return cls.from_pretrained(BUNDLED, **options)
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """Return the model."""
+        return self.engine.model
+
+    @property
+    def default_max_new_tokens(self) -> int:
+        """Return the length of answers when none is asked for.
+
+        What the model's generation configuration says, or an eighth of P and at most 256.
+        """
+        stated = getattr(self.model.generation_config, "max_new_tokens", None)
+        return stated or min(256, self.planner.pretraining_window // 8)
+
+    @property
+    def default_question_reserve(self) -> int:
+        """Return the tokens kept free for a question: an eighth of P, from 16 to 512."""
+        return max(16, min(512, self.planner.pretraining_window // 8))
+
+    def count_tokens(self, text: str) -> int:
+        """Return the number of tokens of a text, without a start token."""
+        return len(self.prompts.codec.text(text))
+
+    def plan(
+        self,
+        documents: Documents,
+        *,
+        question: str | None = None,
+        max_new_tokens: int | None = None,
+        question_reserve: int | None = None,
+    ) -> ContextPlan:
+        """Return how documents would be read; the model does not run.
+
+        Args:
+            documents: one or several, each a `Document` or a text.
+            question: the only question to come; by default room is reserved for any.
+            max_new_tokens: tokens to keep free for an answer.
+            question_reserve: tokens to keep free for the question and its frame; by default those
+                of ``question``, or ``default_question_reserve``.
+
+        Raises:
+            ContextBudgetExceeded: they do not fit.
+        """
+        read = self.prompts.documents(_as_documents(documents))
+        return self._plan_reading(len(read), question, max_new_tokens, question_reserve)
+
+    def read(
+        self,
+        documents: Documents,
+        *,
+        max_new_tokens: int | None = None,
+        question_reserve: int | None = None,
+        progress: Progress | None = None,
+        cancelled: Cancelled = None,
+    ) -> Reading:
+        """Read documents once, to be asked as often as wanted.
+
+        Args:
+            documents: one or several, each a `Document` or a text.
+            max_new_tokens: the longest answer to keep room for.
+            question_reserve: tokens to keep free for each question and its frame.
+            progress: called with tokens done and tokens to do, after each chunk.
+            cancelled: an event or function that ends the reading between two chunks.
+
+        Raises:
+            ContextBudgetExceeded: they do not fit; the model has not run.
+            UnsupportedModelError: they need SelfExtend, and the model can't be extended.
+            GenerationCancelled: it was cancelled.
+        """
+        kept = _as_documents(documents)
+        tokens = self.prompts.documents(kept)
+        plan = self._plan_reading(len(tokens), None, max_new_tokens, question_reserve)
+        started = time.perf_counter()
+        prefix = self.engine.prefill(
+            tokens,
+            extension=plan.settings,
+            capacity=plan.total_tokens,
+            progress=progress,
+            cancelled=cancelled,
+        )
+        return Reading(
+            self._runner, self.planner, kept, plan, prefix, time.perf_counter() - started
+        )
+
+    def generate(
+        self,
+        prompt: str | Sequence[Message],
+        *,
+        progress: Progress | None = None,
+        cancelled: Cancelled = None,
+        **options: Any,
+    ) -> Answer:
+        """Return the answer to a text or a conversation.
+
+        Args:
+            prompt: a text, or messages with ``role`` and ``content``.
+            progress: called after each chunk of the prompt, from another thread.
+            cancelled: ends the answer where it is.
+            options: fields of `GenerationSettings`. In the plain form, of models without a chat
+                template, a conversation's ``stop`` is a line end by default.
+
+        Raises:
+            ContextBudgetExceeded: prompt and answer do not fit; the model has not run.
+        """
+        with self.stream(prompt, progress=progress, cancelled=cancelled, **options) as stream:
+            return stream.answer
+
+    def stream(
+        self,
+        prompt: str | Sequence[Message],
+        *,
+        progress: Progress | None = None,
+        cancelled: Cancelled = None,
+        **options: Any,
+    ) -> TextStream:
+        """Return the answer as pieces of text that come as it is generated; see ``generate``."""
+        framed = not isinstance(prompt, str)
+        settings = self._runner.settings(
+            {"max_new_tokens": self.default_max_new_tokens, **options}, framed=framed
+        )
+        tokens = self.prompts.prompt(prompt)
+        plan = self.planner.plan(len(tokens), settings.max_new_tokens)
+        return self._runner.stream(
+            tokens, settings, plan, framed=framed, progress=progress, cancelled=cancelled
+        )
+
+    def _plan_reading(
+        self,
+        read: int,
+        question: str | None,
+        max_new_tokens: int | None,
+        question_reserve: int | None,
+    ) -> ContextPlan:
+        if max_new_tokens is None:
+            max_new_tokens = self.default_max_new_tokens
+        if question_reserve is None and question is not None:
+            question_reserve = len(self.prompts.question(question))
+        if question_reserve is None:
+            question_reserve = self.default_question_reserve
+        return self.planner.plan(read, max_new_tokens, reserve_tokens=question_reserve)
+
+
+def _as_documents(documents: Documents) -> list[Document]:
+    """Return a list of documents, whatever was given."""
+    if isinstance(documents, str | Document):
+        documents = [documents]
+    return [
+        Document.from_text(document) if isinstance(document, str) else document
+        for document in documents
+    ]

@@ -1,0 +1,63 @@
+"""Models and tokenizers from a hub id or a folder, with errors of one kind."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from selfextend_rag.errors import ModelLoadError
+
+_LOADING_ERRORS = (OSError, ValueError, ImportError, RuntimeError, KeyError, SafetensorError)
+_SHARED_OPTIONS = frozenset(
+    ("cache_dir", "code_revision", "force_download", "local_files_only", "revision", "subfolder")
+) | {"token", "trust_remote_code"}
+
+_T = TypeVar("_T")
+
+
+def load_model(source: str | os.PathLike[str], **options: Any) -> PreTrainedModel:
+    """Return a causal language model with its weights, in evaluation mode.
+
+    Args:
+        source: hub id or folder.
+        options: for ``AutoModelForCausalLM.from_pretrained``.
+
+    Raises:
+        ModelLoadError: it can't be found or read, or weights of it are missing.
+    """
+    loader: Any = AutoModelForCausalLM
+    model, info = _loaded(
+        source,
+        "model",
+        lambda name: loader.from_pretrained(name, output_loading_info=True, **options),
+    )
+    missing = sorted(info["missing_keys"]) or sorted(str(key) for key in info["mismatched_keys"])
+    if missing:
+        raise ModelLoadError(
+            f"the model {os.fspath(source)} lacks {len(missing)} of its weights, such as "
+            f"{missing[0]}; is it a causal language model, and whole?"
+        )
+    return model.eval()
+
+
+def load_tokenizer(source: str | os.PathLike[str], **options: Any) -> Any:
+    """Return the tokenizer of a model; of the options, those that concern both are used.
+
+    Raises:
+        ModelLoadError: it can't be found or read.
+    """
+    shared = {name: value for name, value in options.items() if name in _SHARED_OPTIONS}
+    return _loaded(source, "tokenizer", lambda name: AutoTokenizer.from_pretrained(name, **shared))
+
+
+def _loaded(source: str | os.PathLike[str], what: str, load: Callable[[str], _T]) -> _T:
+    name = os.fspath(source)
+    try:
+        return load(name)
+    except _LOADING_ERRORS as error:
+        reason = " ".join(str(error).split())
+        raise ModelLoadError(f"can't load the {what} {name}: {reason}") from error

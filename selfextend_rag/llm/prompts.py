@@ -1,0 +1,246 @@
+"""How documents, questions and conversations become token ids; the one place that says so.
+
+A prompt over documents has two parts with a fixed border: the documents, read once, and what asks
+the question. Each part is always tokenized by itself, so a question put to a reading runs on the
+very tokens of a fresh run.
+
+Plain form, for models without a chat template::
+
+    {start token}{documents}
+
+    Question: {question}
+    Answer:
+
+Chat form: one user message, ``{documents}``, the instruction and ``Question: {question}``, blank
+lines between them, rendered by the model's own template.
+
+Several documents are joined by blank lines, each with ``# {title}`` above it; a single document
+stands without its title. White space at the end of a document is left out.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from selfextend_rag.documents import Document
+from selfextend_rag.llm.codec import TextCodec
+
+PromptForm = Literal["auto", "chat", "plain"]
+Message = Mapping[str, Any]
+"""A chat message with ``role`` and ``content``: text, or a list of text parts."""
+
+INSTRUCTION = "Answer the question from the text above. If the text does not say, say that."
+
+_BREAK = "\n\n"
+
+
+class PromptBuilder:
+    """Builds every prompt for one tokenizer.
+
+    Args:
+        tokenizer: a tokenizer of transformers.
+        form: ``"chat"`` uses its chat template, ``"plain"`` does not, ``"auto"`` does if there is
+            one.
+        instruction: stands between documents and question in the chat form; may be empty.
+        template_options: variables for the chat template, such as ``enable_thinking``.
+
+    Raises:
+        ValueError: the chat form is asked for and the tokenizer has no chat template.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        form: PromptForm = "auto",
+        instruction: str = INSTRUCTION,
+        template_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        if form not in ("auto", "chat", "plain"):
+            raise ValueError(f'form must be "auto", "chat" or "plain", got {form!r}')
+        if form == "chat" and not tokenizer.chat_template:
+            raise ValueError('the tokenizer has no chat template; use form="plain"')
+        self.codec = TextCodec(tokenizer)
+        self.chat = bool(tokenizer.chat_template) if form == "auto" else form == "chat"
+        self._instruction = instruction
+        self._template_options = dict(template_options or {})
+        self._border = _Border.measured(self.codec)
+        self._controls = list(self.codec.control_ids)
+        # Not to be guessed, so that no document can hold it.
+        self._mark = f"[{secrets.token_hex(16)}"
+        self._marks = re.compile(re.escape(self._mark) + r":(\d+)\]")
+
+    @property
+    def answer_stops(self) -> tuple[str, ...]:
+        """Return what ends an answer to a question, beside the end token.
+
+        A line end in the plain form, in which models go on with further questions of their own.
+        """
+        return () if self.chat else ("\n",)
+
+    def documents(self, documents: Sequence[Document]) -> list[int]:
+        """Return the tokens of all that comes before a question and does not depend on it."""
+        text = _joined(documents)
+        if not self.chat:
+            return [*self.codec.start(), *self.codec.text(text + self._border.left)]
+        return self._rendered_halves(text, "")[0]
+
+    def question(self, question: str) -> list[int]:
+        """Return the tokens that follow those of ``documents``.
+
+        Raises:
+            ValueError: the question is blank.
+        """
+        if not question.strip():
+            raise ValueError("the question is empty")
+        if not self.chat:
+            asked = f"{self._border.right}Question: {question}\nAnswer:"
+            return self.codec.text(asked, after=self._border.after)
+        return self._rendered_halves("", question)[1]
+
+    def prompt(self, prompt: str | Sequence[Message]) -> list[int]:
+        """Return the tokens of a text or a conversation.
+
+        A text is one user message to a chat model; in the plain form it is continued as it stands.
+        In the plain form a conversation is written as the system's text and then, for each user
+        message and its reply, ``Question: ...`` and ``Answer: ...``.
+
+        Raises:
+            ValueError: it is empty, or a message is not of a kind that can be written.
+        """
+        given = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        messages = [{**message, "content": _text_of(message)} for message in given]
+        if not any(message["content"] for message in messages):
+            raise ValueError("the prompt is empty")
+        if not self.chat:
+            text = prompt if isinstance(prompt, str) else _conversation(messages)
+            return [*self.codec.start(), *self.codec.text(text)]
+        guarded = [{**message, "content": self._guard(message["content"])} for message in messages]
+        return self._tokens(self._render(guarded))
+
+    def _rendered_halves(self, documents: str, question: str) -> tuple[list[int], list[int]]:
+        """Return the tokens before and after the border in a chat about documents."""
+        parts = [documents, *([self._instruction] if self._instruction else [])]
+        left = self._guard(_BREAK.join(parts)) + self._border.left
+        right = f"{self._border.right}Question: {self._guard(question)}"
+        border = f"{self._mark}:border]"
+        rendered = self._render([{"role": "user", "content": f"{left}{border}{right}"}])
+        before, found, after = rendered.partition(border)
+        if not found or border in after:
+            raise ValueError("the chat template does not write a user message once and as it is")
+        return self._tokens(before), self._tokens(after, after=self._border.after)
+
+    def _render(self, messages: Sequence[Message]) -> str:
+        return self.codec.tokenizer.apply_chat_template(
+            list(messages), tokenize=False, add_generation_prompt=True, **self._template_options
+        )
+
+    def _guard(self, text: str) -> str:
+        """Return the text with a mark in place of every control token's text."""
+        return self.codec.control.sub(
+            lambda found: f"{self._mark}:{self._controls.index(found[0])}]", text
+        )
+
+    def _tokens(self, rendered: str, *, after: str = "") -> list[int]:
+        """Return the tokens of what the template wrote; marked texts are text again."""
+        if not self._marks.search(rendered):
+            return self.codec.written(rendered, after=after)
+        ids: list[int] = []
+        for piece, is_control in _pieces(rendered, self.codec.control):
+            if is_control:
+                ids.append(self.codec.control_ids[piece])
+            else:
+                text = self._marks.sub(lambda found: self._controls[int(found[1])], piece)
+                ids += self.codec.text(text, after="" if ids else after)
+        return ids
+
+
+@dataclass(frozen=True, slots=True)
+class _Border:
+    """Where the blank line before a question belongs, and how to tokenize what follows.
+
+    Vocabularies differ in what they join across it: some a full stop and the line ends after it,
+    some all line ends in a row. Which way gives the tokens of the undivided text is measured.
+    """
+
+    left: str
+    right: str
+    after: str
+
+    @classmethod
+    def measured(cls, codec: TextCodec) -> _Border:
+        choices = [
+            cls("", _BREAK, ""),
+            cls(_BREAK, "", ""),
+            cls("", _BREAK, "a"),
+            cls(_BREAK, "", "\n"),
+        ]
+        head, tail = "That is the end.", "Question: Who?\nAnswer:"
+        whole = codec.text(head + _BREAK + tail)
+        for choice in choices:
+            before = codec.text(head + choice.left)
+            if before + codec.text(choice.right + tail, after=choice.after) == whole:
+                return choice
+        return choices[0]
+
+
+def _joined(documents: Sequence[Document]) -> str:
+    if not documents:
+        raise ValueError("there are no documents; a reading needs at least one")
+    if len(documents) == 1:
+        return documents[0].text.rstrip()
+    return _BREAK.join(
+        f"# {document.title}{_BREAK}{document.text.rstrip()}"
+        if document.title
+        else document.text.rstrip()
+        for document in documents
+    )
+
+
+def _text_of(message: Message) -> str:
+    content = message.get("content")
+    if content is None or isinstance(content, str):
+        return content or ""
+    if isinstance(content, Sequence) and all(
+        isinstance(part, Mapping) and part.get("type") == "text" for part in content
+    ):
+        return "".join(str(part.get("text", "")) for part in content)
+    raise ValueError(f"the content of a message must be text, got {content!r}")
+
+
+def _conversation(messages: Sequence[Message]) -> str:
+    """Return a conversation in the plain form."""
+    parts: list[str] = []
+    asked = False
+    for message in messages:
+        role, text = message.get("role"), message["content"]
+        if role == "user":
+            parts.append(f"Question: {text}\nAnswer:")
+            asked = True
+        elif role == "assistant" and asked:
+            parts[-1] += f" {text}"
+            asked = False
+        elif role == "system":
+            parts.append(text)
+        else:
+            raise ValueError(
+                f"the plain form has no place for a message of role {role!r} here; "
+                "use a model with a chat template"
+            )
+    if not asked:
+        raise ValueError("the last message must be the user's")
+    return _BREAK.join(parts)
+
+
+def _pieces(text: str, control: re.Pattern[str]) -> list[tuple[str, bool]]:
+    """Return the text between control tokens, and those, in order; empty ones left out."""
+    pieces: list[tuple[str, bool]] = []
+    start = 0
+    for found in control.finditer(text):
+        pieces += [(text[start : found.start()], False), (found[0], True)]
+        start = found.end()
+    return [(piece, is_control) for piece, is_control in [*pieces, (text[start:], False)] if piece]

@@ -1,0 +1,95 @@
+"""Documents that were read once, to be asked many times."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from selfextend_rag.documents import Document
+from selfextend_rag.engine import CachedPrefix
+from selfextend_rag.engine.engine import Cancelled, Progress
+from selfextend_rag.llm.runner import TextRunner
+from selfextend_rag.llm.stream import Answer, TextStream
+from selfextend_rag.planning import ContextBudgetPlanner, ContextPlan
+
+
+class Reading:
+    """Documents as a model has read them; made by ``LongContextLLM.read``.
+
+    It may be asked from several threads; each question starts from the documents alone.
+
+    Attributes:
+        documents: what was read.
+        plan: the settings it was read under, and the room left for questions.
+        seconds: how long the reading took.
+    """
+
+    def __init__(
+        self,
+        runner: TextRunner,
+        planner: ContextBudgetPlanner,
+        documents: Sequence[Document],
+        plan: ContextPlan,
+        prefix: CachedPrefix,
+        seconds: float,
+    ) -> None:
+        self.documents = tuple(documents)
+        self.plan = plan
+        self.seconds = seconds
+        self._runner = runner
+        self._planner = planner
+        self._prefix = prefix
+
+    @property
+    def nbytes(self) -> int:
+        """Return the bytes of memory that its keys and values take."""
+        return self._prefix.cache.nbytes
+
+    def ask(
+        self,
+        question: str,
+        *,
+        progress: Progress | None = None,
+        cancelled: Cancelled = None,
+        **options: Any,
+    ) -> Answer:
+        """Return the answer to a question about the documents.
+
+        Args:
+            question: the question alone; the prompt around it is made here.
+            progress: called after each chunk of the question, from another thread.
+            cancelled: ends the answer where it is.
+            options: fields of `GenerationSettings`. By default ``max_new_tokens`` are those of the
+                plan, and in the plain form, of models without a chat template, ``stop`` is a line
+                end.
+
+        Raises:
+            ContextBudgetExceeded: question and answer need more room than the plan left.
+        """
+        with self.stream(question, progress=progress, cancelled=cancelled, **options) as stream:
+            return stream.answer
+
+    def stream(
+        self,
+        question: str,
+        *,
+        progress: Progress | None = None,
+        cancelled: Cancelled = None,
+        **options: Any,
+    ) -> TextStream:
+        """Return the answer as pieces of text that come as it is generated; see ``ask``."""
+        settings = self._runner.settings(
+            {"max_new_tokens": self.plan.max_new_tokens, **options}, framed=True
+        )
+        asked = self._runner.prompts.question(question)
+        tokens = (*self._prefix.tokens, *asked)
+        plan = self._planner.plan_within(self.plan, len(tokens), settings.max_new_tokens)
+        return self._runner.stream(
+            tokens,
+            settings,
+            plan,
+            framed=True,
+            prefix=self._prefix,
+            progress=progress,
+            cancelled=cancelled,
+        )

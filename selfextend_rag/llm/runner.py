@@ -1,0 +1,119 @@
+"""From token ids to a stream of text: what every way of asking goes through."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from selfextend_rag.engine import CachedPrefix, Engine, GenerationSettings
+from selfextend_rag.engine.engine import Cancelled, Progress, as_function
+from selfextend_rag.llm.detokenizer import Detokenizer
+from selfextend_rag.llm.prompts import PromptBuilder
+from selfextend_rag.llm.stream import Answer, TextStream
+from selfextend_rag.planning import ContextPlan
+
+
+class TextRunner:
+    """Runs prompts on an engine and gives their answers as text.
+
+    Args:
+        engine: the model.
+        prompts: its prompts and their tokens.
+    """
+
+    def __init__(self, engine: Engine, prompts: PromptBuilder) -> None:
+        self.engine = engine
+        self.prompts = prompts
+
+    def settings(self, options: Mapping[str, Any], *, framed: bool) -> GenerationSettings:
+        """Return generation settings, with the model's own end tokens and stop texts by default.
+
+        Args:
+            options: fields of `GenerationSettings`.
+            framed: the prompt puts a question in the form of ``prompts``, whose answers end in
+                that form's way.
+
+        Raises:
+            TypeError: an option is none of `GenerationSettings`.
+            ValueError: an option is out of range.
+        """
+        default_stop = self.prompts.answer_stops if framed else ()
+        settings = GenerationSettings(**{"stop": default_stop, **options})
+        if settings.stop_token_ids is not None:
+            return settings
+        end = self.prompts.codec.tokenizer.eos_token_id
+        ends = dict.fromkeys((*self.engine.end_tokens(), *(() if end is None else (end,))))
+        return replace(settings, stop_token_ids=tuple(ends))
+
+    def stream(
+        self,
+        tokens: Sequence[int],
+        settings: GenerationSettings,
+        plan: ContextPlan,
+        *,
+        framed: bool,
+        prefix: CachedPrefix | None = None,
+        progress: Progress | None = None,
+        cancelled: Cancelled = None,
+    ) -> TextStream:
+        """Start answering and return the text as it comes."""
+        also_cancelled = as_function(cancelled)
+
+        def work(closed: threading.Event) -> Generator[str, None, Answer]:
+            return self._answer(
+                tokens,
+                settings,
+                plan,
+                framed=framed,
+                prefix=prefix,
+                progress=progress,
+                cancelled=lambda: closed.is_set() or also_cancelled(),
+            )
+
+        return TextStream(work)
+
+    def _answer(
+        self,
+        tokens: Sequence[int],
+        settings: GenerationSettings,
+        plan: ContextPlan,
+        *,
+        framed: bool,
+        prefix: CachedPrefix | None,
+        progress: Progress | None,
+        cancelled: Callable[[], bool],
+    ) -> Generator[str, None, Answer]:
+        detokenizer = Detokenizer(
+            self.prompts.codec.decode,
+            settings.stop,
+            skip_leading_space=framed and not self.prompts.chat,
+        )
+        pieces: list[str] = []
+        generation = self.engine.generate(
+            tokens,
+            settings,
+            prefix=prefix,
+            extension=plan.settings,
+            progress=progress,
+            cancelled=cancelled,
+        )
+        with generation:
+            for token in generation:
+                pieces.append(detokenizer.push(token))
+                if pieces[-1]:
+                    yield pieces[-1]
+                if detokenizer.stopped:
+                    break
+        pieces.append(detokenizer.finish())
+        if pieces[-1]:
+            yield pieces[-1]
+        reason = generation.finish_reason
+        assert reason is not None
+        return Answer(
+            text="".join(pieces),
+            finish_reason="stop" if detokenizer.stopped else reason,
+            usage=generation.usage,
+            plan=plan,
+        )

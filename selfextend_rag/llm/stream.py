@@ -1,0 +1,151 @@
+"""Text while it is generated, from a thread of its own, and the answer when it is whole."""
+
+from __future__ import annotations
+
+import atexit
+import queue
+import threading
+import weakref
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from selfextend_rag.engine import FinishReason, Usage
+from selfextend_rag.planning import ContextPlan
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the model said, and what it took.
+
+    Args:
+        text: the answer; the pieces of its stream, joined.
+        finish_reason: ``"stop"`` at its own end or a stop text, ``"length"`` when
+            ``max_new_tokens`` were not enough, ``"cancelled"``.
+        usage: tokens and seconds.
+        plan: the settings it ran under.
+    """
+
+    text: str
+    finish_reason: FinishReason
+    usage: Usage
+    plan: ContextPlan
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the answer as JSON values."""
+        return {
+            "text": self.text,
+            "finish_reason": self.finish_reason,
+            "usage": self.usage.to_dict(),
+            "plan": self.plan.to_dict(),
+        }
+
+
+Work = Callable[[threading.Event], Generator[str, None, Answer]]
+"""Yields pieces and returns the answer; ends early, and well, once the event is set."""
+
+
+class TextStream(Iterator[str]):
+    """Pieces of text as they come; they never end within a character or a stop text.
+
+    The work runs in a thread from the start, whether or not the pieces are taken. What goes wrong
+    there is raised here, by the next piece or by ``answer``. There is no time limit: a long prefill
+    simply takes long. Closing the stream, leaving its ``with`` block or dropping it ends the work
+    between two chunks or tokens.
+    """
+
+    def __init__(self, work: Work) -> None:
+        self._worker = _Worker(work)
+        weakref.finalize(self, self._worker.cancelled.set).atexit = False
+        self._worker.start()
+
+    def __next__(self) -> str:
+        piece = self._worker.pieces.get()
+        if piece is not None:
+            return piece
+        self._worker.pieces.put(None)  # asked again, it ends again
+        if self._worker.error is not None and not self._worker.reported:
+            self._worker.reported = True
+            raise self._worker.error
+        raise StopIteration
+
+    @property
+    def answer(self) -> Answer:
+        """Return the whole answer, waiting for its end; the pieces can still be taken.
+
+        Raises:
+            Exception: what ended the work, if it failed.
+        """
+        self._worker.ended.wait()
+        if self._worker.answer is None:
+            assert self._worker.error is not None
+            raise self._worker.error
+        return self._worker.answer
+
+    def close(self) -> None:
+        """End the work and wait until the model is free; ``answer`` has what there is."""
+        self._worker.stop()
+
+    def __enter__(self) -> TextStream:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+class _Worker:
+    """The thread and what it shares with the stream; it does not know the stream."""
+
+    def __init__(self, work: Work) -> None:
+        self.cancelled = threading.Event()
+        self.ended = threading.Event()
+        self.pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self.answer: Answer | None = None
+        self.error: BaseException | None = None
+        self.reported = False
+        self._work: Work | None = work
+        # A daemon, or a stream that nobody closed would keep the program from ending; it is told
+        # to end at exit instead, because torch must not be torn down under it.
+        self._thread = threading.Thread(target=self._run, name="selfextend-rag", daemon=True)
+
+    def start(self) -> None:
+        _stop_running_at_exit()
+        _running.add(self)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self.cancelled.set()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            assert self._work is not None
+            self.answer = self._collect(self._work(self.cancelled))
+        except BaseException as error:  # noqa: BLE001 - raised in the thread that reads
+            self.error = error
+        finally:
+            self._work = None
+            _running.discard(self)
+            self.ended.set()
+            self.pieces.put(None)
+
+    def _collect(self, pieces: Generator[str, None, Answer]) -> Answer:
+        while True:
+            try:
+                self.pieces.put(next(pieces))
+            except StopIteration as end:
+                return end.value
+
+
+_running: set[_Worker] = set()
+
+
+@cache
+def _stop_running_at_exit() -> None:
+    def stop_all() -> None:
+        for worker in tuple(_running):
+            worker.stop()
+
+    atexit.register(stop_all)
