@@ -11,9 +11,9 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from selfextend_rag.bundled import FOLDER as BUNDLED
-from selfextend_rag.documents import Document
 from selfextend_rag.engine import Engine
 from selfextend_rag.engine.engine import Cancelled, Progress
+from selfextend_rag.llm.budget import Documents, ReadingBudget, as_documents
 from selfextend_rag.llm.loading import load_model, load_tokenizer
 from selfextend_rag.llm.prompts import INSTRUCTION, Message, PromptBuilder, PromptForm
 from selfextend_rag.llm.reading import Reading
@@ -21,8 +21,6 @@ from selfextend_rag.llm.runner import TextRunner
 from selfextend_rag.llm.stream import Answer, TextStream
 from selfextend_rag.planning import ContextBudgetPlanner, ContextPlan, pretraining_window_of
 from selfextend_rag.planning.planner import Extension
-
-Documents = str | Document | Sequence[str | Document]
 
 
 class LongContextLLM:
@@ -84,6 +82,8 @@ class LongContextLLM:
             template_options=template_options,
         )
         self.engine = Engine(model, chunk_size=chunk_size)
+        stated = getattr(model.generation_config, "max_new_tokens", None)
+        self.budget = ReadingBudget(self.prompts, self.planner, stated)
         self._runner = TextRunner(self.engine, self.prompts)
 
     @classmethod
@@ -127,20 +127,6 @@ class LongContextLLM:
         """Return the model."""
         return self.engine.model
 
-    @property
-    def default_max_new_tokens(self) -> int:
-        """Return the length of answers when none is asked for.
-
-        What the model's generation configuration says, or an eighth of P and at most 256.
-        """
-        stated = getattr(self.model.generation_config, "max_new_tokens", None)
-        return stated or min(256, self.planner.pretraining_window // 8)
-
-    @property
-    def default_question_reserve(self) -> int:
-        """Return the tokens kept free for a question: an eighth of P, from 16 to 512."""
-        return max(16, min(512, self.planner.pretraining_window // 8))
-
     def count_tokens(self, text: str) -> int:
         """Return the number of tokens of a text, without a start token."""
         return len(self.prompts.codec.text(text))
@@ -149,7 +135,7 @@ class LongContextLLM:
         self,
         documents: Documents,
         *,
-        question: str | None = None,
+        question: str | Sequence[str] = (),
         max_new_tokens: int | None = None,
         question_reserve: int | None = None,
     ) -> ContextPlan:
@@ -157,16 +143,21 @@ class LongContextLLM:
 
         Args:
             documents: one or several, each a `Document` or a text.
-            question: the only question to come; by default room is reserved for any.
-            max_new_tokens: tokens to keep free for an answer.
-            question_reserve: tokens to keep free for the question and its frame; by default those
-                of ``question``, or ``default_question_reserve``.
+            question: the question to come, or several; by default room is kept for any.
+            max_new_tokens: tokens to keep free for an answer; by default those that the model's
+                generation configuration names, or an eighth of P and at most 256.
+            question_reserve: tokens to keep free for a question and its frame; by default those of
+                the longest ``question``, or an eighth of P, from 16 to 512.
 
         Raises:
             ContextBudgetExceeded: they do not fit.
         """
-        read = self.prompts.documents(_as_documents(documents))
-        return self._plan_reading(len(read), question, max_new_tokens, question_reserve)
+        return self.budget.plan(
+            documents,
+            questions=[question] if isinstance(question, str) else question,
+            max_new_tokens=max_new_tokens,
+            question_reserve=question_reserve,
+        )
 
     def read(
         self,
@@ -181,7 +172,7 @@ class LongContextLLM:
 
         Args:
             documents: one or several, each a `Document` or a text.
-            max_new_tokens: the longest answer to keep room for.
+            max_new_tokens: the longest answer to keep room for; default as for ``plan``.
             question_reserve: tokens to keep free for each question and its frame.
             progress: called with tokens done and tokens to do, after each chunk.
             cancelled: an event or function that ends the reading between two chunks.
@@ -191,9 +182,9 @@ class LongContextLLM:
             UnsupportedModelError: they need SelfExtend, and the model can't be extended.
             GenerationCancelled: it was cancelled.
         """
-        kept = _as_documents(documents)
+        kept = as_documents(documents)
         tokens = self.prompts.documents(kept)
-        plan = self._plan_reading(len(tokens), None, max_new_tokens, question_reserve)
+        plan = self.budget.plan_tokens(len(tokens), max_new_tokens, question_reserve)
         started = time.perf_counter()
         prefix = self.engine.prefill(
             tokens,
@@ -240,35 +231,10 @@ class LongContextLLM:
         """Return the answer as pieces of text that come as it is generated; see ``generate``."""
         framed = not isinstance(prompt, str)
         settings = self._runner.settings(
-            {"max_new_tokens": self.default_max_new_tokens, **options}, framed=framed
+            {"max_new_tokens": self.budget.max_new_tokens, **options}, framed=framed
         )
         tokens = self.prompts.prompt(prompt)
         plan = self.planner.plan(len(tokens), settings.max_new_tokens)
         return self._runner.stream(
             tokens, settings, plan, framed=framed, progress=progress, cancelled=cancelled
         )
-
-    def _plan_reading(
-        self,
-        read: int,
-        question: str | None,
-        max_new_tokens: int | None,
-        question_reserve: int | None,
-    ) -> ContextPlan:
-        if max_new_tokens is None:
-            max_new_tokens = self.default_max_new_tokens
-        if question_reserve is None and question is not None:
-            question_reserve = len(self.prompts.question(question))
-        if question_reserve is None:
-            question_reserve = self.default_question_reserve
-        return self.planner.plan(read, max_new_tokens, reserve_tokens=question_reserve)
-
-
-def _as_documents(documents: Documents) -> list[Document]:
-    """Return a list of documents, whatever was given."""
-    if isinstance(documents, str | Document):
-        documents = [documents]
-    return [
-        Document.from_text(document) if isinstance(document, str) else document
-        for document in documents
-    ]

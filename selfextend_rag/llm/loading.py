@@ -7,7 +7,14 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from selfextend_rag.errors import ModelLoadError
 
@@ -45,13 +52,37 @@ def load_model(source: str | os.PathLike[str], **options: Any) -> PreTrainedMode
 
 
 def load_tokenizer(source: str | os.PathLike[str], **options: Any) -> Any:
-    """Return the tokenizer of a model; of the options, those that concern both are used.
+    """Return the tokenizer of a model; of the options, those that concern all files are used.
 
     Raises:
         ModelLoadError: it can't be found or read.
     """
     shared = {name: value for name, value in options.items() if name in _SHARED_OPTIONS}
     return _loaded(source, "tokenizer", lambda name: AutoTokenizer.from_pretrained(name, **shared))
+
+
+def load_config(source: str | os.PathLike[str], **options: Any) -> PreTrainedConfig:
+    """Return the configuration of a model; of the options, those that concern all files are used.
+
+    Raises:
+        ModelLoadError: it can't be found or read.
+    """
+    return _loaded(
+        source, "configuration", lambda name: AutoConfig.from_pretrained(name, **_shared(options))
+    )
+
+
+def stated_max_new_tokens(source: str | os.PathLike[str], **options: Any) -> int | None:
+    """Return the length of answers that a model's generation configuration names, if it does."""
+    try:
+        config = GenerationConfig.from_pretrained(os.fspath(source), **_shared(options))
+    except OSError:  # many models have none
+        return None
+    return config.max_new_tokens
+
+
+def _shared(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name in _SHARED_OPTIONS}
 
 
 def _loaded(source: str | os.PathLike[str], what: str, load: Callable[[str], _T]) -> _T:

@@ -177,7 +177,8 @@ def test_the_plan_says_what_reading_would_do(llm, forwards):
     assert plan.prompt_tokens == 1 + len(LONG.rstrip())
     only = llm.plan(LONG, question=QUESTION)
     assert only.reserve_tokens == len(f"\n\nQuestion: {QUESTION}\nAnswer:")
-    assert only.max_new_tokens == llm.default_max_new_tokens == 16
+    assert llm.plan(LONG, question=["Why?", QUESTION]) == only
+    assert only.max_new_tokens == llm.budget.max_new_tokens == 16
 
 
 def test_several_documents_and_texts_are_read_together(llm):
@@ -240,7 +241,7 @@ def test_settings_of_the_caller_are_used(model):
 
 def test_a_model_that_does_not_say_its_window_needs_to_be_told():
     model = tiny_llama()
-    model.config.max_position_embeddings = None
+    model.config.max_position_embeddings = 0
     with pytest.raises(UnknownPretrainingWindow, match="pass pretraining_window"):
         LongContextLLM(model, byte_tokenizer())
     assert LongContextLLM(model, byte_tokenizer(), pretraining_window=64).plan(SHORT)
