@@ -1,0 +1,202 @@
+"""Every decoder family of the installed transformers: equal to the oracle, or refused by name.
+
+One tiny random model of each family runs through what users do with it. Where the stock model
+itself does not agree with its own whole forward (some hybrids lose their state between chunks, some
+caches are not accepted), there is nothing to compare with, and the test says so by skipping.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import DynamicCache, GenerationConfig, PreTrainedModel, StaticCache
+
+from selfextend_rag.errors import UnsupportedModelError
+from selfextend_rag.patch import extend, extended, restore, support
+from selfextend_rag.positions import SelfExtend
+from tests import oracle, zoo
+
+NAMES = [name for name in (*zoo.families(), *zoo.variants()) if name not in zoo.NOT_BUILT]
+SETTINGS = SelfExtend(4, 7)
+LENGTH = 64
+# Largest error over largest logit. Stock models differ by up to 1.7e-6 between their eager and SDPA
+# attention; we differ from the oracle by up to 1.9e-6, and a wrong position by 6e-2 and more.
+TOLERANCE = 1e-5
+
+
+@dataclass
+class Tiny:
+    """A stock model of one family, and what was measured on it."""
+
+    name: str
+    model: PreTrainedModel
+    tokens: Tensor
+
+    @cached_property
+    def stock(self) -> Tensor:
+        return whole(self.model, self.tokens)
+
+    @cached_property
+    def extended(self) -> Tensor:
+        with extended(self.model, SETTINGS):
+            return whole(self.model, self.tokens)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Tiny models run no faster on more threads, which then only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def tiny(request: pytest.FixtureRequest) -> Tiny:
+    """One model at a time: pytest runs all tests of a family before it builds the next."""
+    return Tiny(request.param, zoo.build(request.param), zoo.tokens(LENGTH))
+
+
+@pytest.fixture
+def supported(tiny: Tiny) -> Tiny:
+    """A family that is extended; the tests of a refused one are skipped with its reason."""
+    report = support(tiny.model)
+    if not report.supported:
+        pytest.skip(f"refused: {report.reason}")
+    return tiny
+
+
+def test_a_refused_model_is_named_and_stays_as_it_was(tiny: Tiny) -> None:
+    before = whole(tiny.model, tiny.tokens)
+    report = support(tiny.model)
+    if report.supported:
+        pytest.skip("it is extended")
+    with pytest.raises(UnsupportedModelError, match=type(tiny.model).__name__) as error:
+        extend(tiny.model, SETTINGS)
+    assert len(report.reason) > 10
+    assert report.reason in str(error.value)
+    assert torch.equal(whole(tiny.model, tiny.tokens), before)
+
+
+def test_the_extended_layers_are_those_that_see_all_the_past_by_rotation(supported: Tiny) -> None:
+    found = oracle.rotary_layers(supported.model, supported.tokens)
+    report = support(supported.model)
+    assert set(report.extended_layers) == {name for name, sees_all in found.items() if sees_all}
+    assert not [layer for layer in report.layers if layer.status == "refused"]
+
+
+def test_extended_logits_equal_the_oracle(supported: Tiny) -> None:
+    layers = support(supported.model).extended_layers
+    expected = oracle.oracle_logits(supported.model, supported.tokens, 4, 7, layers)
+    assert_close(supported.extended, expected)
+    assert relative_error(supported.extended, supported.stock) > 1e-2  # it does something
+
+
+@pytest.mark.parametrize("settings", [SelfExtend(1, 7), SelfExtend(4, LENGTH)])
+def test_no_grouping_is_the_stock_model(supported: Tiny, settings: SelfExtend) -> None:
+    with extended(supported.model, settings):
+        assert_close(whole(supported.model, supported.tokens), supported.stock)
+
+
+def test_chunks_and_decode_equal_one_forward(supported: Tiny) -> None:
+    def run(model: PreTrainedModel, tokens: Tensor) -> Tensor:
+        return in_pieces(model, tokens, DynamicCache(config=model.config), [29, 61, 62, 63, 64])
+
+    compare_ways(supported, run)
+
+
+def test_static_cache_decode_equals_one_forward(supported: Tiny) -> None:
+    def run(model: PreTrainedModel, tokens: Tensor) -> Tensor:
+        cache = StaticCache(config=model.config, max_cache_len=LENGTH + 5)
+        return in_pieces(model, tokens, cache, [61, 62, 63, 64])
+
+    compare_ways(supported, run)
+
+
+def test_a_left_padded_row_equals_the_row_alone(supported: Tiny) -> None:
+    padding = 9
+
+    def run(model: PreTrainedModel, tokens: Tensor) -> Tensor:
+        other = zoo.tokens(LENGTH + padding, seed=1)
+        row = torch.cat([torch.zeros(1, padding, dtype=tokens.dtype), tokens], dim=1)
+        mask = torch.ones(2, LENGTH + padding, dtype=torch.long)
+        mask[0, :padding] = 0
+        return model(
+            input_ids=torch.cat([row, other]),
+            attention_mask=mask,
+            position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+            use_cache=False,
+        ).logits[:1, padding:]
+
+    compare_ways(supported, run)
+
+
+def test_greedy_generation_is_the_argmax_of_whole_forwards(supported: Tiny) -> None:
+    prompt, new = supported.tokens[:, :40], 3
+    settings = GenerationConfig(max_new_tokens=new, do_sample=False, pad_token_id=0)
+    model = supported.model
+    with extended(model, SETTINGS):
+        generated = model.generate(
+            prompt, attention_mask=torch.ones_like(prompt), generation_config=settings
+        )
+        expected = prompt
+        for _ in range(generated.shape[1] - prompt.shape[1]):
+            best = whole(model, expected)[:, -1:].argmax(-1)
+            expected = torch.cat([expected, best], dim=1)
+    assert generated.shape[1] > prompt.shape[1]
+    assert torch.equal(generated, expected)
+
+
+def test_restore_gives_the_untouched_model_back(supported: Tiny) -> None:
+    before = whole(supported.model, supported.tokens)
+    extend(supported.model, SETTINGS)
+    restore(supported.model)
+    assert torch.equal(whole(supported.model, supported.tokens), before)
+
+
+def test_at_least_85_families_are_extended() -> None:
+    names = {name.split(":")[0] for name in NAMES if support(zoo.build(name)).supported}
+    assert len(names) >= 85
+
+
+@torch.no_grad()
+def whole(model: PreTrainedModel, tokens: Tensor) -> Tensor:
+    return model(input_ids=tokens, use_cache=False).logits
+
+
+@torch.no_grad()
+def in_pieces(
+    model: PreTrainedModel, tokens: Tensor, cache: DynamicCache, ends: list[int]
+) -> Tensor:
+    pieces, begin = [], 0
+    for end in ends:
+        piece = tokens[:, begin:end]
+        pieces.append(model(input_ids=piece, past_key_values=cache, use_cache=True).logits)
+        begin = end
+    return torch.cat(pieces, dim=1)
+
+
+@torch.no_grad()
+def compare_ways(tiny: Tiny, run: Callable[[PreTrainedModel, Tensor], Tensor]) -> None:
+    """Check that another way to run the extended model agrees with its whole forward."""
+    try:
+        stock = run(tiny.model, tiny.tokens)
+    except Exception as error:  # noqa: BLE001  (whatever a family raises, it raises un-extended too)
+        pytest.skip(f"the stock model refuses: {type(error).__name__}: {error}")
+    if relative_error(stock, tiny.stock) > TOLERANCE:
+        pytest.skip("the stock model disagrees with its own whole forward")
+    with extended(tiny.model, SETTINGS):
+        assert_close(run(tiny.model, tiny.tokens), tiny.extended)
+
+
+def relative_error(actual: Tensor, expected: Tensor) -> float:
+    return float((actual - expected).abs().max() / expected.abs().max())
+
+
+def assert_close(actual: Tensor, expected: Tensor) -> None:
+    assert relative_error(actual, expected) <= TOLERANCE
