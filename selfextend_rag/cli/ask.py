@@ -1,0 +1,99 @@
+"""``selfextend-rag ask``: read documents once, answer questions about them."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from selfextend_rag.cli.console import Console, silence_transformers
+from selfextend_rag.cli.options import model_name, planner_options, read_files, user_mistakes
+
+
+def run(args: argparse.Namespace) -> int:
+    """Read, ask, and write the answers; return the exit code."""
+    console = Console(quiet=args.json)
+    options = planner_options(args)
+    documents = read_files(args)
+    with user_mistakes():
+        answering = _generation_options(args)
+        llm = _load(args, options)
+        plan = llm.plan(documents, question=args.questions, max_new_tokens=args.max_new_tokens)
+    console.say(f"{plan.explain()}\n")
+    with console.progress("reading") as progress:
+        reading = llm.read(
+            documents,
+            max_new_tokens=plan.max_new_tokens,
+            question_reserve=plan.reserve_tokens,
+            progress=progress,
+        )
+    answers = [_answer(console, args, reading, question, answering) for question in args.questions]
+    if args.json:
+        console.write_json(
+            {
+                "model": model_name(args),
+                "documents": [
+                    {"title": d.title, "source": d.source, "id": d.id, "metadata": d.metadata}
+                    for d in reading.documents
+                ],
+                "plan": reading.plan.to_dict(),
+                "read_seconds": reading.seconds,
+                "answers": answers,
+            }
+        )
+    else:
+        speed = reading.plan.prompt_tokens / reading.seconds
+        console.say(
+            f"\nRead {reading.plan.prompt_tokens} tokens in {reading.seconds:.1f} s "
+            f"({speed:.0f} a second)."
+        )
+    return 0
+
+
+def _generation_options(args: argparse.Namespace) -> dict[str, Any]:
+    from selfextend_rag.engine import GenerationSettings
+
+    options = {"temperature": args.temperature, "seed": args.seed}
+    GenerationSettings(**options)  # refuses what is out of range before anything is loaded
+    return options
+
+
+def _load(args: argparse.Namespace, options: dict[str, Any]) -> Any:
+    silence_transformers()
+    from selfextend_rag.llm import LongContextLLM
+
+    options = {**options, "pretraining_window": args.pretraining_window, "dtype": args.dtype}
+    options["device_map"] = None if args.device == "cpu" else args.device
+    if args.model is None:
+        return LongContextLLM.bundled(**options)
+    return LongContextLLM.from_pretrained(args.model, **options)
+
+
+def _answer(
+    console: Console,
+    args: argparse.Namespace,
+    reading: Any,
+    question: str,
+    options: dict[str, Any],
+) -> dict[str, Any]:
+    """Ask, write the answer as it comes unless all is to be JSON, and return it as such."""
+    several = len(args.questions) > 1
+    if several and not args.json:
+        console.write(f"Q: {question}\nA: ")
+    with reading.stream(question, **options) as stream:
+        for piece in stream:
+            if not args.json:
+                console.write(piece)
+        answer = stream.answer
+    if not args.json:
+        console.write("\n\n" if several else "\n")
+    if answer.finish_reason == "length":
+        console.say(
+            f"(cut off after {answer.usage.completion_tokens} tokens; "
+            "--max-new-tokens makes room for more)"
+        )
+    return {
+        "question": question,
+        "text": answer.text,
+        "finish_reason": answer.finish_reason,
+        "usage": answer.usage.to_dict(),
+    }

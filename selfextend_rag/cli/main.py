@@ -1,0 +1,49 @@
+"""Parse, run a command, and turn what goes wrong into one line and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from selfextend_rag.cli.console import complain, own_voice
+from selfextend_rag.cli.parser import build_parser
+from selfextend_rag.errors import SelfExtendError
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+OUTPUT_CLOSED = 141
+
+_COMMANDS = {
+    "ask": "selfextend_rag.cli.ask",
+    "plan": "selfextend_rag.cli.plan",
+    "support": "selfextend_rag.cli.support",
+    "eval": "selfextend_rag.cli.evaluate",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code.
+
+    0 is success; 2 is bad input, with one line on standard error; 130 is Ctrl-C.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        with own_voice():
+            return _run(build_parser(arguments).parse_args(arguments))
+    except SelfExtendError as error:
+        complain(error)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        complain("interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read the output has enough. Python would complain once more when it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OUTPUT_CLOSED
+
+
+def _run(args: argparse.Namespace) -> int:
+    return import_module(_COMMANDS[args.command]).run(args)

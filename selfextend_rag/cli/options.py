@@ -1,0 +1,62 @@
+"""From arguments to what the package takes; an option out of range is the user's mistake."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from selfextend_rag.documents import Document
+from selfextend_rag.errors import SelfExtendError
+
+
+class BadOption(SelfExtendError):
+    """An option that is out of range, or options that contradict each other."""
+
+
+@contextmanager
+def user_mistakes() -> Iterator[None]:
+    """Turn ValueError, raised by checks of what the user gave, into `BadOption`."""
+    try:
+        yield
+    except SelfExtendError:
+        raise
+    except ValueError as error:
+        raise BadOption(str(error)) from error
+
+
+def read_files(args: argparse.Namespace) -> list[Document]:
+    """Return the documents in the files.
+
+    Raises:
+        DocumentError: one of them can't be read whole.
+        BadOption: there is no such encoding.
+    """
+    if args.encoding is not None:
+        try:
+            "".encode(args.encoding)
+        except LookupError as error:
+            raise BadOption(f"{error}; --encoding takes names such as utf-8 or cp1252") from error
+    return [Document.from_file(path, encoding=args.encoding) for path in args.files]
+
+
+def planner_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of `ContextBudgetPlanner` but for the pretraining window."""
+    if args.plain and (args.group_size or args.neighbor_window):
+        raise BadOption("--plain goes without --group-size and --neighbor-window")
+    if args.max_new_tokens is not None and args.max_new_tokens < 1:
+        raise BadOption(f"--max-new-tokens must be positive, got {args.max_new_tokens}")
+    if any(not question.strip() for question in args.questions):
+        raise BadOption("a question is empty")
+    return {
+        "group_size": args.group_size,
+        "neighbor_window": args.neighbor_window,
+        "max_group_size": args.max_group_size,
+        "extension": "never" if args.plain else "auto",
+    }
+
+
+def model_name(args: argparse.Namespace) -> str:
+    """Return what to call the model."""
+    return args.model or "bundled"

@@ -1,0 +1,119 @@
+"""The arguments of the command line."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from importlib import import_module, metadata
+
+
+def build_parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    """Return the parser for these arguments; the evaluation's own are added if they ask for it."""
+    parser = argparse.ArgumentParser(
+        prog="selfextend-rag",
+        description="Answer questions over whole documents with a local model, its context window "
+        "stretched at inference time by SelfExtend.",
+    )
+    parser.add_argument("--version", action="version", version=_version())
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    _add_ask(commands.add_parser("ask", help="read documents and answer questions about them"))
+    _add_plan(commands.add_parser("plan", help="say how documents would be read; runs no model"))
+    _add_support(commands.add_parser("support", help="say which layers of a model are extended"))
+    evaluation = commands.add_parser("eval", help="measure lookups by length and depth")
+    if "eval" in arguments:  # heavy to import, so only for itself
+        import_module("selfextend_rag.evals.cli").add_arguments(evaluation)
+    return parser
+
+
+def _version() -> str:
+    return f"selfextend-rag {metadata.version('selfextend-rag')}"
+
+
+def _add_ask(parser: argparse.ArgumentParser) -> None:
+    _add_documents(parser)
+    parser.add_argument(
+        "-q", "--question", action="append", required=True, dest="questions", metavar="Q",
+        help="a question; give several to ask the same reading again",
+    )  # fmt: skip
+    _add_model(parser)
+    _add_budget(parser)
+    answer = parser.add_argument_group("answer")
+    answer.add_argument(
+        "--temperature", type=float, default=0.0, metavar="T",
+        help="0, the default, takes the likeliest token each time",
+    )  # fmt: skip
+    answer.add_argument("--seed", type=int, metavar="N", help="makes sampling repeatable")
+    answer.add_argument(
+        "--device", default="cpu", metavar="D",
+        help='where the model runs: cpu, the default; "cuda" or "auto" need accelerate',
+    )  # fmt: skip
+    answer.add_argument(
+        "--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"),
+        help="precision of the weights; as they are stored by default",
+    )  # fmt: skip
+    _add_json(parser)
+
+
+def _add_plan(parser: argparse.ArgumentParser) -> None:
+    _add_documents(parser)
+    parser.add_argument(
+        "-q", "--question", action="append", default=[], dest="questions", metavar="Q",
+        help="a question that is to come; by default room is kept for any",
+    )  # fmt: skip
+    _add_model(parser)
+    _add_budget(parser)
+    _add_json(parser)
+
+
+def _add_support(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Exit code 0 when the model can be extended, 1 when it can't. By default its configuration "
+        "alone is judged, by a narrow copy with random weights."
+    )
+    parser.add_argument("model", metavar="MODEL", help="hub id or folder")
+    parser.add_argument("--weights", action="store_true", help="load the model and judge itself")
+    _add_json(parser)
+
+
+def _add_documents(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("files", nargs="+", metavar="FILE", help="text, Markdown, HTML or PDF")
+    parser.add_argument(
+        "--encoding", metavar="E", help="character encoding of the files; found out by default"
+    )
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model", metavar="ID", help="hub id or folder; the bundled model by default"
+    )
+    parser.add_argument(
+        "--pretraining-window", type=int, metavar="P",
+        help="tokens the model was trained to see; what its configuration says by default",
+    )  # fmt: skip
+
+
+def _add_budget(parser: argparse.ArgumentParser) -> None:
+    budget = parser.add_argument_group("budget")
+    budget.add_argument(
+        "--max-new-tokens", type=int, metavar="N", help="the longest answer to keep room for"
+    )
+    budget.add_argument(
+        "--group-size", type=int, metavar="G",
+        help="positions that share one; the smallest sufficient by default",
+    )  # fmt: skip
+    budget.add_argument(
+        "--neighbor-window", type=int, metavar="W",
+        help="latest tokens at exact distance; a quarter of the model's window by default",
+    )  # fmt: skip
+    budget.add_argument(
+        "--max-group-size", type=int, default=64, metavar="G",
+        help="the largest group size to choose (default: 64)",
+    )  # fmt: skip
+    budget.add_argument(
+        "--plain", action="store_true",
+        help="never extend, whatever the length; past its window a model makes no sense",
+    )  # fmt: skip
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="write one JSON object and no more")

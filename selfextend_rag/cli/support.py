@@ -1,0 +1,30 @@
+"""``selfextend-rag support``: which layers of a model are extended, and why not the others."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from selfextend_rag.cli.console import Console, silence_transformers
+
+NOT_SUPPORTED = 1
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the report; return the exit code."""
+    silence_transformers()
+    from selfextend_rag.patch import support
+
+    report = support(_subject(args))
+    console = Console()
+    if args.json:
+        console.write_json(report.to_dict())
+    else:
+        console.write(f"{report}\n")
+    return 0 if report.supported else NOT_SUPPORTED
+
+
+def _subject(args: argparse.Namespace) -> Any:
+    from selfextend_rag.llm.loading import load_config, load_model
+
+    return load_model(args.model) if args.weights else load_config(args.model)

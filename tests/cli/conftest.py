@@ -1,0 +1,30 @@
+"""A folder with a tiny model, and documents to read with it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.tiny import byte_tokenizer, tiny_llama
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    tiny_llama(window=128, dtype=torch.float32).save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def short(tmp_path):
+    path = tmp_path / "short.txt"
+    path.write_text("The sky is blue.")
+    return str(path)
+
+
+@pytest.fixture
+def long(tmp_path):
+    path = tmp_path / "long.md"
+    path.write_text("".join(f"Fact {i} is {i * i % 97}. " for i in range(14)))
+    return str(path)

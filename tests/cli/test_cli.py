@@ -1,0 +1,314 @@
+"""The command line as a person uses it: what is written where, and the exit code."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import textwrap
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import transformers
+
+from selfextend_rag.cli import main
+from selfextend_rag.llm import LongContextLLM
+from selfextend_rag.planning import ContextPlan
+from tests.tiny import byte_tokenizer
+
+
+@pytest.fixture
+def run(capsys):
+    """Run the command line; return its exit code, standard output and standard error."""
+
+    def call(*arguments):
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as end:  # argparse
+            code = end.code
+        return (code, *capsys.readouterr())
+
+    return call
+
+
+@pytest.mark.parametrize("name", ["short", "long"])
+def test_ask_writes_the_answer_and_nothing_else_to_standard_output(
+    run, request, model_folder, name
+):
+    file = Path(request.getfixturevalue(name))
+    code, out, err = run("ask", file, "-q", "Why?", "--model", model_folder)
+    assert code == 0
+    llm = LongContextLLM.from_pretrained(model_folder)
+    text = file.read_text()
+    expected = llm.read(text).ask("Why?").text
+    assert out == f"{expected}\n"
+    assert ("SelfExtend with group_size 4 and neighbor_window 32" in err) == (name == "long")
+    assert ("attention runs plain" in err) == (name == "short")
+    assert "trained on 128" in err or "the 128 the model was trained on" in err
+    assert f"Read {llm.plan(text).prompt_tokens} tokens in" in err
+
+
+def test_several_questions_are_asked_of_one_reading(run, model_folder, long):
+    code, out, err = run("ask", long, "-q", "Why?", "-q", "Who?", "--model", model_folder)
+    assert code == 0
+    questions = [line for line in out.split("\n") if line.startswith("Q: ")]
+    assert questions == ["Q: Why?", "Q: Who?"]
+    assert out.count("\nA: ") == 2
+    assert err.count("Read ") == 1
+
+
+def test_json_is_one_object_and_nothing_else(run, model_folder, long, short):
+    code, out, err = run(
+        "ask", long, short, "-q", "Why?", "-q", "Who?", "--model", model_folder, "--json",
+        "--max-new-tokens", 7,
+    )  # fmt: skip
+    assert (code, err) == (0, "")
+    values = json.loads(out)
+    assert values["model"] == model_folder
+    assert [document["source"] for document in values["documents"]] == [long, short]
+    plan = ContextPlan.from_dict(values["plan"])
+    assert plan.extended
+    assert plan.max_new_tokens == 7
+    assert plan.reserve_tokens == len("\n\nQuestion: Why?\nAnswer:")
+    assert [answer["question"] for answer in values["answers"]] == ["Why?", "Who?"]
+    for answer in values["answers"]:
+        assert answer["usage"]["cached_tokens"] == plan.prompt_tokens
+        assert answer["usage"]["completion_tokens"] <= 7
+    assert values["read_seconds"] > 0
+
+
+def test_an_answer_that_was_cut_off_is_said_to_be(run, model_folder, short):
+    _, _, err = run("ask", short, "-q", "?", "--model", model_folder, "--max-new-tokens", 1)
+    assert "cut off after 1 tokens" in err
+
+
+def test_settings_are_passed_on(run, model_folder, long):
+    def ask(*options):
+        code, out, _ = run("ask", long, "-q", "?", "--model", model_folder, "--json", *options)
+        assert code == 0
+        return json.loads(out)
+
+    fixed = ask("--group-size", 5, "--neighbor-window", 30)["plan"]
+    assert (fixed["group_size"], fixed["neighbor_window"]) == (5, 30)
+    assert not ask("--plain")["plan"]["extended"]
+    assert not ask("--pretraining-window", 1000)["plan"]["extended"]
+    draws = {ask("--temperature", 5, "--seed", seed)["answers"][0]["text"] for seed in (1, 1, 2, 3)}
+    assert 1 < len(draws) <= 3
+
+
+def test_the_precision_is_passed_on(run, model_folder, short, monkeypatch):
+    loaded = []
+    plain = LongContextLLM.from_pretrained.__func__
+
+    def load(cls, source, **options):
+        loaded.append(plain(cls, source, **options))
+        return loaded[-1]
+
+    monkeypatch.setattr(LongContextLLM, "from_pretrained", classmethod(load))
+    assert run("ask", short, "-q", "?", "--model", model_folder, "--dtype", "bfloat16")[0] == 0
+    assert str(loaded[0].model.dtype) == "torch.bfloat16"
+
+
+def test_the_bundled_model_is_the_default(run, short):
+    code, out, err = run("plan", short, "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["model"] == "bundled"
+    assert json.loads(out)["plan"]["pretraining_window"] == 512
+
+
+def test_plan_says_what_ask_would_do_without_loading_weights(run, model_folder, long, monkeypatch):
+    _, out, _ = run("ask", long, "-q", "Why?", "--model", model_folder, "--json")
+    asked = json.loads(out)["plan"]
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", None)
+    code, out, err = run("plan", long, "-q", "Why?", "--model", model_folder, "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["plan"] == asked
+    code, out, err = run("plan", long, "--model", model_folder)
+    assert (code, err) == (0, "")
+    assert f"{asked['prompt_tokens']} tokens of prompt" in out
+
+
+@pytest.mark.parametrize("weights", [[], ["--weights"]], ids=["configuration", "weights"])
+def test_support_goes_layer_by_layer(run, model_folder, weights):
+    code, out, err = run("support", model_folder, *weights)
+    assert (code, err) == (0, "")
+    assert "LlamaForCausalLM: supported" in out
+    assert out.count(": extended") == 2
+    code, out, _ = run("support", model_folder, "--json", *weights)
+    assert json.loads(out)["supported"] is True
+
+
+def test_support_of_a_model_that_can_not_be_extended_is_exit_code_1(run, tmp_path):
+    transformers.GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=300).save_pretrained(tmp_path)
+    code, out, err = run("support", tmp_path)
+    assert (code, err) == (1, "")
+    assert "refused" in out
+
+
+@pytest.fixture
+def bad_files(tmp_path):
+    (tmp_path / "empty.txt").write_bytes(b"")
+    (tmp_path / "junk.bin").write_bytes(bytes(range(256)) * 8)
+    (tmp_path / "latin.txt").write_bytes("déjà vu".encode("cp1252"))
+    (tmp_path / "huge.txt").write_text("word " * 1000)
+    (tmp_path / "good.txt").write_text("Good.")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["missing.txt", "-q", "?"], "missing.txt"),
+        (["empty.txt", "-q", "?"], "empty.txt"),
+        (["junk.bin", "-q", "?"], "junk.bin"),
+        (["latin.txt", "-q", "?", "--encoding", "utf-8"], "latin.txt"),
+        (["good.txt", "-q", "?", "--encoding", "klingon"], "klingon"),
+        (["good.txt", "empty.txt", "-q", "?"], "empty.txt"),
+        (["good.txt", "-q", " "], "question is empty"),
+        (["huge.txt", "-q", "?"], "exceeds the extended window"),
+        (["good.txt", "-q", "?", "--model", "nobody/no-such-model"], "nobody/no-such-model"),
+        (["good.txt", "-q", "?", "--model", "."], "can't load the tokenizer"),
+        (["good.txt", "-q", "?", "--group-size", "99"], "group_size must be"),
+        (["good.txt", "-q", "?", "--neighbor-window", "500"], "neighbor_window must be"),
+        (["good.txt", "-q", "?", "--max-new-tokens", "0"], "--max-new-tokens must be"),
+        (["good.txt", "-q", "?", "--temperature", "-1"], "temperature must be"),
+        (["good.txt", "-q", "?", "--plain", "--group-size", "4"], "--plain goes without"),
+        (["good.txt", "-q", "?", "--pretraining-window", "3"], "pretraining_window must be"),
+        (["good.txt", "-q", "?", "--device", "warp9"], "warp9"),
+    ],
+)
+@pytest.mark.parametrize("as_json", [False, True], ids=["", "json"])
+def test_bad_input_is_one_line_and_exit_code_2(
+    run, bad_files, monkeypatch, model_folder, arguments, said, as_json
+):
+    monkeypatch.chdir(bad_files)
+    if "--model" not in arguments:
+        arguments = [*arguments, "--model", model_folder]
+    code, out, err = run("ask", *arguments, *(["--json"] if as_json else []))
+    assert code == 2
+    assert out == ""
+    assert err.startswith("selfextend-rag: error: ")
+    assert said in err
+    assert err.count("\n") == 1
+
+
+def test_a_model_that_can_not_be_extended_is_bad_input_for_a_long_document(run, tmp_path, long):
+    config = transformers.GPT2Config(
+        n_layer=1, n_head=2, n_embd=8, vocab_size=300, n_positions=128, bos_token_id=0,
+        eos_token_id=1,
+    )  # fmt: skip
+    transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    code, out, err = run("ask", long, "-q", "?", "--model", tmp_path, "--json")
+    assert (code, out) == (2, "")
+    assert "GPT2LMHeadModel can't be extended" in err
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["ask"], ["ask", "x.txt"], ["nonsense"], ["plan"], ["support"]]
+)
+def test_missing_arguments_are_exit_code_2_with_the_usage(run, arguments):
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert "usage: selfextend-rag" in err
+
+
+def test_version(run):
+    assert run("--version")[:2] == (0, f"selfextend-rag {metadata.version('selfextend-rag')}\n")
+
+
+def test_ctrl_c_while_reading_is_exit_code_130_without_a_traceback(
+    run, model_folder, short, monkeypatch
+):
+    """A real signal, in the middle of a forward."""
+
+    def interrupt(*_):
+        signal.raise_signal(signal.SIGINT)
+
+    plain = LongContextLLM.from_pretrained.__func__
+
+    def load(cls, source, **options):
+        llm = plain(cls, source, **options)
+        llm.model.register_forward_pre_hook(interrupt)
+        return llm
+
+    monkeypatch.setattr(LongContextLLM, "from_pretrained", classmethod(load))
+    code, out, err = run("ask", short, "-q", "?", "--model", model_folder)
+    assert (code, out) == (130, "")
+    assert err.endswith("selfextend-rag: error: interrupted\n")
+    assert "Traceback" not in err
+
+
+def test_ctrl_c_while_answering_ends_the_answer(run, model_folder, short, monkeypatch):
+    from selfextend_rag.cli import console
+
+    def write(self, text):
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(console.Console, "write", write)
+    code, out, err = run("ask", short, "-q", "?", "--model", model_folder)
+    assert (code, out) == (130, "")
+    assert err.endswith("interrupted\n")
+
+
+def test_warnings_are_one_line_each(run, tmp_path, model_folder):
+    """The encoding of this file can only be guessed, which is worth a remark."""
+    path = tmp_path / "latin.txt"
+    path.write_bytes("Le café est fermé à midi, déjà. ".encode("cp1252"))
+    code, out, err = run("plan", path, "--model", model_folder)
+    assert (code, bool(out)) == (0, True)
+    assert err.startswith("selfextend-rag: warning: ")
+    assert err.count("\n") == 1
+
+
+def test_progress_is_shown_on_a_terminal_alone(run, model_folder, long, monkeypatch):
+    assert "reading" not in run("ask", long, "-q", "?", "--model", model_folder)[2]
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    assert "reading" in run("ask", long, "-q", "?", "--model", model_folder)[2]
+
+
+def test_eval_is_passed_on_with_its_own_arguments(run, monkeypatch):
+    from selfextend_rag.evals import cli
+
+    seen = []
+    monkeypatch.setattr(cli, "run", lambda args: seen.append(args) or 0)
+    assert run("eval", "passkey", "--lengths", 64)[0] == 0
+    assert (seen[0].task, seen[0].lengths) == ("passkey", [64])
+
+    def fail(args):
+        raise OSError("no such model")
+
+    monkeypatch.setattr(cli, "run", fail)
+    code, _, err = run("eval", "passkey")
+    assert (code, err) == (2, "selfextend-rag: error: no such model\n")
+
+
+def test_help_and_version_load_nothing_heavy():
+    program = """
+        import sys
+        from selfextend_rag.cli import main
+        for arguments in (["--help"], ["ask", "--help"], ["--version"]):
+            try:
+                main(arguments)
+            except SystemExit as end:
+                assert end.code == 0
+        heavy = {"torch", "transformers", "numpy", "tqdm", "pypdf", "bs4"} & set(sys.modules)
+        assert not heavy, heavy
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True, timeout=60,
+                   capture_output=True)  # fmt: skip
+
+
+def test_the_program_runs_as_such(model_folder, short, run):
+    """In an interpreter of its own, with nothing of transformers on standard error."""
+    command = [sys.executable, "-m", "selfextend_rag", "ask", short, "-q", "Why?"]
+    done = subprocess.run(
+        [*command, "--model", model_folder], capture_output=True, text=True, timeout=300,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == run("ask", short, "-q", "Why?", "--model", model_folder)[1]
+    lines = [line for line in done.stderr.split("\n") if line]
+    assert [line.split()[0] for line in lines if line[0] != "("] == ["17", "They", "Read"]
