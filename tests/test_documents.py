@@ -322,6 +322,34 @@ def test_a_pdf_cut_anywhere_is_read_whole_or_refused(tmp_path):
             assert text == "Anna approves travel.\n\nBert approves leave."
 
 
+def test_a_pdf_that_states_more_pages_than_it_has_is_refused(tmp_path):
+    """A damaged page tree once lost its first page in silence."""
+    data = pdf_bytes("Anna approves travel.", "Bert approves leave.")
+    assert data.count(b"/Count 2") == 1
+    path = written(tmp_path, "a.pdf", data.replace(b"/Count 2", b"/Count 3"))
+    with pytest.raises(DocumentError, match="states 3 pages, and 2 can be found"):
+        Document.from_file(path)
+
+
+def test_a_damaged_pdf_is_read_or_refused_and_lost_text_is_said_aloud(tmp_path, caplog):
+    """pypdf raises errors of many kinds, some of no common base, and repairs others with a log."""
+    pages = ["Anna approves travel.", "Bert approves leave.", "Cora approves nothing."]
+    data, rng, refused = pdf_bytes(*pages), random.Random(1), 0
+    for _ in range(150):
+        damaged = bytearray(data)
+        for _ in range(rng.choice((1, 5, 30))):
+            damaged[rng.randrange(len(data))] = rng.randrange(256)
+        caplog.clear()
+        try:
+            document = Document.from_file(written(tmp_path, "a.pdf", bytes(damaged)))
+        except DocumentError:
+            refused += 1
+            continue
+        lost = len(document.text) < 0.9 * len("\n\n".join(pages))
+        assert not lost or caplog.records
+    assert 0 < refused < 150
+
+
 # ---- refusals ------------------------------------------------------------------------------------
 
 

@@ -8,18 +8,13 @@ import re
 from typing import NamedTuple
 
 from pypdf import PdfReader
-from pypdf.errors import PyPdfError
+from pypdf.generic import DictionaryObject
 
 from selfextend_rag.documents.errors import DocumentError
 
 logger = logging.getLogger(__name__)
 
 _LONE_SURROGATES = re.compile("[\ud800-\udfff]")
-# What pypdf is known to raise on damaged files, besides its own errors.
-_DAMAGE = (
-    *(PyPdfError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError),
-    *(AssertionError, NotImplementedError, RecursionError, OSError, EOFError),
-)
 
 
 class PdfText(NamedTuple):
@@ -44,21 +39,28 @@ def read_pdf(data: bytes, name: str) -> PdfText:
         DocumentError: the file is damaged, needs a password, or has no text at all.
     """
     try:
-        reader = PdfReader(io.BytesIO(data))
-        locked = reader.is_encrypted and not reader.decrypt("")
-    except _DAMAGE as error:
-        raise _damaged(name, error) from error
-    if locked:
+        pages, title = _extract(data, name)
+    except (DocumentError, MemoryError):
+        raise
+    except Exception as error:  # on damaged files pypdf raises nearly anything
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise _damaged(name, reason[:200]) from error
+    return _joined(pages, title, name)
+
+
+def _extract(data: bytes, name: str) -> tuple[list[str], str]:
+    reader = PdfReader(io.BytesIO(data))
+    if reader.is_encrypted and not reader.decrypt(""):
         raise DocumentError(
             f"{name} is encrypted with a password; save a copy without one (qpdf --decrypt does "
             "it) and read that"
         )
-    try:
-        pages = [page.extract_text() for page in reader.pages]
-        title = str(reader.metadata.title or "") if reader.metadata else ""
-    except _DAMAGE as error:
-        raise _damaged(name, error) from error
-    return _joined(pages, title, name)
+    pages = [page.extract_text() for page in reader.pages]
+    tree = reader.root_object["/Pages"].get_object()
+    stated = tree.get("/Count") if isinstance(tree, DictionaryObject) else None
+    if str(stated) != str(len(pages)):
+        raise _damaged(name, f"it states {stated} pages, and {len(pages)} can be found")
+    return pages, str(reader.metadata.title or "") if reader.metadata else ""
 
 
 def _joined(pages: list[str], title: str, name: str) -> PdfText:
@@ -104,9 +106,8 @@ def _clean(page: str) -> str:
     return _LONE_SURROGATES.sub("\ufffd", page).strip()
 
 
-def _damaged(name: str, error: BaseException) -> DocumentError:
-    reason = " ".join(str(error).split()) or type(error).__name__
+def _damaged(name: str, reason: str) -> DocumentError:
     return DocumentError(
-        f"{name} is a damaged or unusual PDF ({reason[:200]}); open it in a viewer, save it again "
-        "as PDF or text, and read that"
+        f"{name} is a damaged or unusual PDF ({reason}); open it in a viewer, save it again as PDF "
+        "or text, and read that"
     )
