@@ -251,6 +251,8 @@ def _error(layer: Layer, layout: RotaryLayout, positions: Tensor) -> float:
     worst = 0.0
     for rotated, raw in zip(layer.rotated, layer.raw, strict=True):
         for there, here in ((rotated.query, raw.query), (rotated.key, raw.key)):
+            if here.shape[2] != len(positions):  # it attends over something other than the tokens
+                return float("inf")
             turned = layout.rotate(here.double(), positions.to(here.device))
             unit = _rounding(there.dtype, int(positions.max())) * there.abs().max().double()
             worst = max(worst, float((turned - there.double()).abs().max() / unit))
