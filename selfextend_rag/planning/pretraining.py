@@ -4,8 +4,11 @@ The configuration is read by attribute names alone, so this needs no model libra
 
 * multimodal and wrapped models nest the figure in the configuration of their text part;
 * YaRN names the original window and a factor, and some configurations leave
-  ``max_position_embeddings`` at the original (Qwen2.5); for Llama 3.1 and long-rope models the
-  original window is the *start* of the training and ``max_position_embeddings`` its end;
+  ``max_position_embeddings`` at the original (Qwen2.5); for Llama 3.1 the original window is the
+  *start* of the training and ``max_position_embeddings`` its end;
+* LongRoPE (Phi 3) has two sets of frequencies and changes to the second when a forward goes beyond
+  the original window, so keys read before and after would not match. Within the original window
+  the first set holds throughout, and it is the one that is extended;
 * where every layer slides (Mistral 7B v0.1: 4096 of 32768), no distance beyond the sliding window
   was ever attended to.
 """
@@ -49,7 +52,10 @@ def _rotary_window(config: Any) -> int:
     stated = next((w for w in (_positive(config, name) for name in _WINDOW_NAMES) if w), None)
     rotary = _rotary_parameters(config)
     original = rotary.get("original_max_position_embeddings")
-    if rotary.get("rope_type", rotary.get("type")) == "yarn" and original:
+    kind = rotary.get("rope_type", rotary.get("type"))
+    if kind == "longrope" and original:
+        return min(int(original), stated or int(original))
+    if kind == "yarn" and original:
         return max(int(original * rotary.get("factor", 1)), stated or 0)
     if stated is None:
         raise UnknownPretrainingWindow(

@@ -39,6 +39,17 @@ def test_yarn_multiplies_the_original_window_wherever_the_stated_one_stands(stat
     assert pretraining_window_of(config) == 131_072
 
 
+def test_longrope_is_counted_to_where_its_frequencies_change():
+    """Beyond it, keys of earlier chunks would be rotated by other frequencies than later ones."""
+    scaling = {"rope_type": "longrope", "short_factor": [1.0] * 48, "long_factor": [2.0] * 48}
+    config = transformers.Phi3Config(
+        rope_scaling=scaling,
+        max_position_embeddings=131_072,
+        original_max_position_embeddings=4096,
+    )
+    assert pretraining_window_of(config) == 4096
+
+
 def test_a_model_whose_layers_all_slide_never_saw_farther_than_they_do():
     config = transformers.MistralConfig(max_position_embeddings=32_768, sliding_window=4096)
     assert pretraining_window_of(config) == 4096
