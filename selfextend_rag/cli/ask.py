@@ -28,25 +28,27 @@ def run(args: argparse.Namespace) -> int:
         )
     answers = [_answer(console, args, reading, question, answering) for question in args.questions]
     if args.json:
-        console.write_json(
-            {
-                "model": model_name(args),
-                "documents": [
-                    {"title": d.title, "source": d.source, "id": d.id, "metadata": d.metadata}
-                    for d in reading.documents
-                ],
-                "plan": reading.plan.to_dict(),
-                "read_seconds": reading.seconds,
-                "answers": answers,
-            }
-        )
-    else:
-        speed = reading.plan.prompt_tokens / reading.seconds
-        console.say(
-            f"\nRead {reading.plan.prompt_tokens} tokens in {reading.seconds:.1f} s "
-            f"({speed:.0f} a second)."
-        )
+        console.write_json(_report(args, reading, answers))
+        return 0
+    tokens = reading.plan.prompt_tokens
+    console.say(
+        f"\nRead {tokens} tokens in {reading.seconds:.1f} s "
+        f"({tokens / reading.seconds:.0f} a second)."
+    )
     return 0
+
+
+def _report(args: argparse.Namespace, reading: Any, answers: list[dict[str, Any]]) -> Any:
+    return {
+        "model": model_name(args),
+        "documents": [
+            {"title": d.title, "source": d.source, "id": d.id, "metadata": d.metadata}
+            for d in reading.documents
+        ],
+        "plan": reading.plan.to_dict(),
+        "read_seconds": reading.seconds,
+        "answers": answers,
+    }
 
 
 def _generation_options(args: argparse.Namespace) -> dict[str, Any]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from selfextend_rag.engine import CachedPrefix, Engine, GenerationSettings
+from selfextend_rag.engine import CachedPrefix, Engine, Generation, GenerationSettings
 from selfextend_rag.engine.engine import Cancelled, Progress, as_function
 from selfextend_rag.llm.detokenizer import Detokenizer
 from selfextend_rag.llm.prompts import PromptBuilder
@@ -62,58 +62,44 @@ class TextRunner:
         also_cancelled = as_function(cancelled)
 
         def work(closed: threading.Event) -> Generator[str, None, Answer]:
-            return self._answer(
+            generation = self.engine.generate(
                 tokens,
                 settings,
-                plan,
-                framed=framed,
                 prefix=prefix,
+                extension=plan.settings,
                 progress=progress,
                 cancelled=lambda: closed.is_set() or also_cancelled(),
             )
+            detokenizer = Detokenizer(
+                self.prompts.codec.decode,
+                settings.stop,
+                skip_leading_space=framed and not self.prompts.chat,
+            )
+            return _answer(generation, detokenizer, plan)
 
         return TextStream(work)
 
-    def _answer(
-        self,
-        tokens: Sequence[int],
-        settings: GenerationSettings,
-        plan: ContextPlan,
-        *,
-        framed: bool,
-        prefix: CachedPrefix | None,
-        progress: Progress | None,
-        cancelled: Callable[[], bool],
-    ) -> Generator[str, None, Answer]:
-        detokenizer = Detokenizer(
-            self.prompts.codec.decode,
-            settings.stop,
-            skip_leading_space=framed and not self.prompts.chat,
-        )
-        pieces: list[str] = []
-        generation = self.engine.generate(
-            tokens,
-            settings,
-            prefix=prefix,
-            extension=plan.settings,
-            progress=progress,
-            cancelled=cancelled,
-        )
-        with generation:
-            for token in generation:
-                pieces.append(detokenizer.push(token))
-                if pieces[-1]:
-                    yield pieces[-1]
-                if detokenizer.stopped:
-                    break
-        pieces.append(detokenizer.finish())
-        if pieces[-1]:
-            yield pieces[-1]
-        reason = generation.finish_reason
-        assert reason is not None
-        return Answer(
-            text="".join(pieces),
-            finish_reason="stop" if detokenizer.stopped else reason,
-            usage=generation.usage,
-            plan=plan,
-        )
+
+def _answer(
+    generation: Generation, detokenizer: Detokenizer, plan: ContextPlan
+) -> Generator[str, None, Answer]:
+    """Yield text until the tokens end or a stop text does; return all of it."""
+    pieces: list[str] = []
+    with generation:
+        for token in generation:
+            pieces.append(detokenizer.push(token))
+            if pieces[-1]:
+                yield pieces[-1]
+            if detokenizer.stopped:
+                break
+    pieces.append(detokenizer.finish())
+    if pieces[-1]:
+        yield pieces[-1]
+    reason = generation.finish_reason
+    assert reason is not None
+    return Answer(
+        text="".join(pieces),
+        finish_reason="stop" if detokenizer.stopped else reason,
+        usage=generation.usage,
+        plan=plan,
+    )
