@@ -10,18 +10,67 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from selfextend_rag.documents import Document, DocumentError
+    from selfextend_rag.engine import Engine, GenerationSettings, Usage
+    from selfextend_rag.errors import (
+        CacheMismatchError,
+        ContextBudgetExceeded,
+        GenerationCancelled,
+        ModelLoadError,
+        SelfExtendError,
+        UnknownPretrainingWindow,
+        UnsupportedModelError,
+    )
+    from selfextend_rag.llm import Answer, LongContextLLM, Reading, TextStream
     from selfextend_rag.patch import extend, extended, restore, support
+    from selfextend_rag.planning import ContextBudgetPlanner, ContextPlan, pretraining_window_of
     from selfextend_rag.positions import SelfExtend
 
-_HOMES = {
-    "SelfExtend": "positions",
-    "extend": "patch",
-    "extended": "patch",
-    "restore": "patch",
-    "support": "patch",
+_NAMES = {
+    "documents": ("Document", "DocumentError"),
+    "engine": ("Engine", "GenerationSettings", "Usage"),
+    "errors": (
+        "CacheMismatchError",
+        "ContextBudgetExceeded",
+        "GenerationCancelled",
+        "ModelLoadError",
+        "SelfExtendError",
+        "UnknownPretrainingWindow",
+        "UnsupportedModelError",
+    ),
+    "llm": ("Answer", "LongContextLLM", "Reading", "TextStream"),
+    "patch": ("extend", "extended", "restore", "support"),
+    "planning": ("ContextBudgetPlanner", "ContextPlan", "pretraining_window_of"),
+    "positions": ("SelfExtend",),
 }
+_HOMES = {name: home for home, names in _NAMES.items() for name in names}
 
-__all__ = ["SelfExtend", "extend", "extended", "restore", "support"]
+__all__ = [
+    "Answer",
+    "CacheMismatchError",
+    "ContextBudgetExceeded",
+    "ContextBudgetPlanner",
+    "ContextPlan",
+    "Document",
+    "DocumentError",
+    "Engine",
+    "GenerationCancelled",
+    "GenerationSettings",
+    "LongContextLLM",
+    "ModelLoadError",
+    "Reading",
+    "SelfExtend",
+    "SelfExtendError",
+    "TextStream",
+    "UnknownPretrainingWindow",
+    "UnsupportedModelError",
+    "Usage",
+    "extend",
+    "extended",
+    "pretraining_window_of",
+    "restore",
+    "support",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -56,7 +56,7 @@ class GroupedKeys:
                 settings.key_position(positions),
                 out=self._buffer[:, :, self._done : end],
             )
-            self._done = end
+        self._done = end  # the caller may write over all slots from here on
         return self._buffer
 
     def forget(self, length: int) -> None:

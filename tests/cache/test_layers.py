@@ -135,6 +135,21 @@ def test_a_cropped_cache_does_not_reuse_the_grouped_keys_of_what_was_cropped():
     torch.testing.assert_close(out, expected, rtol=0, atol=2e-4)
 
 
+def test_a_reading_asked_again_does_not_keep_the_scratch_of_the_first_question():
+    """A shorter question after a crop wrote its neighbors over slots that counted as grouped."""
+    model = llama()
+    with extended(model, METHOD):
+        cache = SelfExtendCache(config=model.config)
+        model(ids(1), past_key_values=cache)
+        for length in (20, 3, 9, 1, 15):
+            question = ids(length, length=length)
+            out = [model(x, past_key_values=cache).logits for x in question.split([1] * length, 1)]
+            whole = torch.cat([ids(1), question], dim=1)
+            expected = model(whole, use_cache=False).logits[:, 40:]
+            torch.testing.assert_close(torch.cat(out, dim=1), expected, rtol=0, atol=2e-4)
+            cache.crop(-length)
+
+
 def test_a_dropped_cache_frees_its_memory_at_once():
     import weakref
 
