@@ -1,0 +1,67 @@
+"""What the documentation tells people to type is typed here."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from selfextend_rag.cli import main
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("selfextend_rag/**/*.md")])
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\((?!https?://|#)([^)#]+)")
+# What takes minutes, or sets up the machine: run by CI itself, or by who measures anew.
+ELSEWHERE = ("make ", "python benchmarks/", "python -m training", "sh training/", "git ", "pip ")
+
+
+def blocks(language):
+    for page in PAGES:
+        for number, found in enumerate(BLOCK.finditer(page.read_text("utf-8"))):
+            if found[1] == language:
+                yield pytest.param(found[2], id=f"{page.relative_to(ROOT)}-{number}")
+
+
+def commands():
+    for page in PAGES:
+        for found in BLOCK.finditer(page.read_text("utf-8")):
+            if found[1] in ("console", "sh", "bash"):
+                for line in found[2].replace("\\\n", " ").splitlines():
+                    if line.startswith("$ "):
+                        yield pytest.param(line[2:], id=f"{page.name}: {line[2:50]}")
+
+
+@pytest.fixture(autouse=True)
+def _in_the_repository(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.mark.parametrize("source", list(blocks("python")))
+def test_python_snippets_run_as_written(source):
+    exec(compile(source, "snippet", "exec"), {"__name__": "snippet"})
+
+
+@pytest.mark.parametrize("command", list(commands()))
+def test_commands_run_as_written(command, capsys):
+    if command.startswith(ELSEWHERE):
+        target = shlex.split(command)[1]
+        if command.startswith("make "):
+            assert f"\n{target}:" in (ROOT / "Makefile").read_text("utf-8")
+        return
+    program, *arguments = shlex.split(command)
+    if program == "python":
+        assert arguments[:2] == ["-m", "selfextend_rag"], command
+        arguments = arguments[2:]
+    else:
+        assert program == "selfextend-rag", command
+    assert main(arguments) == 0
+    assert capsys.readouterr().out
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_within_the_repository_lead_somewhere(page):
+    for target in LINK.findall(page.read_text("utf-8")):
+        assert (page.parent / target).exists(), f"{page.name} links to {target}"
