@@ -54,15 +54,17 @@ ASIDES = ("as everyone knows", "it turns out", "according to the record", "by th
 CAUSES = ("Remember", "Note", "Remember this", "Important", "Keep in mind", "For the record")
 
 # {x} attribute, {y} owner ("Anna" or "the old mill"), {p} its possessive, {v} value.
+PLAIN_FORMS = (
+    "The {x} of {y} is {v}.",
+    "The {x} of {y} is {v}.",
+    "{p} {x} is {v}.",
+)
 OWNED_FORMS = (
-    "The {x} of {y} is {v}.",
-    "The {x} of {y} is {v}.",
-    "The {x} of {y} is {v}.",
+    *[*PLAIN_FORMS] * 3,
     "The {x} of {y} was {v}.",
-    "{p} {x} is {v}.",
-    "{p} {x} is {v}.",
     "{cause}: the {x} of {y} is {v}.",
     "{cause}: {p} {x} is {v}.",
+    "{v} is the {x} of {y}.",
     "{v} is the {x} of {y}.",
     "{v} is {p} {x}.",
     "As for {y}, its {x} is {v}.",
@@ -75,12 +77,22 @@ OWNED_FORMS = (
     "It is known that the {x} of {y} is {v}.",
     "They say that {p} {x} is {v}.",
     "The {x} of {y}: {v}.",
-    "{y} has {v} as its {x}.",
-    "{y} has the {x} {v}.",
     "The {x} of {y} is {v}. Remember it. {v} is the {x} of {y}.",
     "The {x} of {y} is called {v}.",
     "We found that the {x} of {y} is {v} and wrote it down.",
     "The {x} of {y} is {v}, and it will not change.",
+)
+# The value stands at the end, so that what comes before it asks for it.
+RESTATED_FORMS = (
+    "The {x} of {y} is {v}.",
+    "{p} {x} is {v}.",
+    "The {x} for {y} is {v}.",
+    "As for {y}, the {x} is {v}.",
+    "For {y} the {x} is {v}.",
+)
+SHORT_NAMES = _words(
+    "Anna|Bob|Clara|Dan|Emma|Frank|Grace|Henry|Ida|Jack|Kate|Leo|Mary|Ned|Olga|Paul|Rose|Sam|Tina"
+    "|Victor|Paris|Rome|London|Berlin|Texas|China|Peter|John|Martin|Alice|David|George"
 )
 BARE_FORMS = (
     "The {x} is {v}. Remember it. {v} is the {x}.",
@@ -204,8 +216,11 @@ class FactMaker:
         mixed = "".join(rng.choices("ABCDEFGHJKLMNPQRSTUVWXYZ23456789-", k=rng.randint(3, 6)))
         return mixed.strip("-") or "K7"
 
-    def fact(self, attribute: str, owner: str) -> Fact:
-        """Return a fact about an attribute of an owner; no owner (``""``) is a bare fact."""
+    def fact(self, attribute: str, owner: str, *, plain: bool = False) -> Fact:
+        """Return a fact about an attribute of an owner; no owner (``""``) is a bare fact.
+
+        ``plain`` keeps to the plainest wordings.
+        """
         rng = self.rng
         value = self.value(attribute)
         fields = {
@@ -216,13 +231,17 @@ class FactMaker:
             "aside": rng.choice(ASIDES),
             "cause": rng.choice(CAUSES),
         }
+        if plain and owner:
+            statement = rng.choice(PLAIN_FORMS).format(**fields)
+            question = OWNED_QUESTIONS[0].format(**fields)
+            return Fact(attribute, owner, value, _sentence_case(statement, value), question)
         statement = rng.choice(OWNED_FORMS if owner else BARE_FORMS).format(**fields)
         question = rng.choice(OWNED_QUESTIONS if owner else BARE_QUESTIONS).format(**fields)
         if attribute in PEOPLE and rng.random() < 0.5:
             question = f"Who is the {attribute}{f' of {owner}' if owner else ''}?"
         return Fact(attribute, owner, value, _sentence_case(statement, value), question)
 
-    def facts(self, count: int) -> list[Fact]:
+    def facts(self, count: int, *, plain: bool = False) -> list[Fact]:
         """Return facts of which no two ask the same, many sharing an attribute or an owner."""
         rng = self.rng
         keys: list[tuple[str, str]] = []
@@ -237,7 +256,38 @@ class FactMaker:
                 bare.add(attribute)
             keys.append((attribute, owner))
         rng.shuffle(keys)
-        return [self.fact(attribute, owner) for attribute, owner in keys]
+        return [self.fact(attribute, owner, plain=plain) for attribute, owner in keys]
+
+    def passkey(self) -> Fact:
+        """Return the one fact of the passkey test: five digits, stated twice."""
+        key = "".join(self.rng.choices("0123456789", k=5))
+        statement = BARE_FORMS[0].format(x="pass key", v=key)
+        return Fact("pass key", "", key, statement, "What is the pass key?")
+
+    def short_facts(self, count: int) -> list[Fact]:
+        """Return plain facts of short owners and attributes, with values of a few digits."""
+        rng = self.rng
+        keys: dict[tuple[str, str], None] = {}
+        attributes = rng.sample(ATTRIBUTES, min(count, rng.randint(1, 4)))
+        owners = rng.sample(SHORT_NAMES, count)
+        while len(keys) < count:
+            keys[rng.choice(attributes), rng.choice(owners)] = None
+        facts = []
+        for attribute, owner in keys:
+            value = "".join(rng.choices("0123456789", k=rng.choice((1, 2, 2, 3, 5))))
+            fields = {"x": attribute, "y": owner, "p": f"{owner}'s", "v": value}
+            statement = _sentence_case(rng.choice(PLAIN_FORMS).format(**fields), value)
+            question = OWNED_QUESTIONS[0].format(**fields)
+            facts.append(Fact(attribute, owner, value, statement, question))
+        return facts
+
+    def restated(self, fact: Fact) -> str:
+        """Return the beginning of another statement of the fact, up to its value."""
+        if not fact.owner:
+            return f"The {fact.attribute} is"
+        form = self.rng.choice(RESTATED_FORMS)
+        text = form.format(x=fact.attribute, y=fact.owner, p=f"{fact.owner}'s", v="")
+        return _sentence_case(text.removesuffix(" ."), "\0")
 
     def _key(self) -> tuple[str, str]:
         return self.attribute(), "" if self.rng.random() < 0.12 else self.owner()

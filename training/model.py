@@ -67,22 +67,28 @@ class Decoder(nn.Module):
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """Return logits [B, T, vocabulary] for ids [B, T]."""
+    def forward(self, ids: Tensor, places: Tensor | None = None) -> Tensor:
+        """Return logits [B, T, vocabulary] for ids [B, T], or [N, vocabulary] at some places."""
         length = ids.shape[1]
         x = self.embedding(ids)
         cos, sin = self.cos[:length], self.sin[:length]
         for layer in self.layers:
             x = layer(x, cos, sin)
+        if places is not None:
+            x = x.flatten(0, 1)[places]
         x = F.rms_norm(x, (self.shape.hidden,), self.norm, self.shape.norm_eps)
         return F.linear(x, self.embedding.weight)
 
-    def weighted_loss(self, ids: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the weighted mean loss, and per token whether the best guess is the target."""
-        logits = self(ids).float()
-        losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
-        flat = weights.flatten()
-        return (losses * flat).sum() / flat.sum(), logits.detach().argmax(-1) == targets
+    def weighted_loss(
+        self, ids: Tensor, places: Tensor, targets: Tensor, weights: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the weighted mean loss at some places, and where the best guess is the target.
+
+        ``places`` [N] counts tokens over the whole batch; targets and weights are [N].
+        """
+        logits = self(ids, places).float()
+        losses = F.cross_entropy(logits, targets, reduction="none")
+        return (losses * weights).sum() / weights.sum(), logits.detach().argmax(-1) == targets
 
 
 def rotary_tables(shape: ModelShape) -> tuple[Tensor, Tensor]:

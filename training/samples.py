@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from tokenizers import Tokenizer
 from training.facts import Fact, FactMaker
 
 PROSE_WEIGHT = 0.1
+CHOICE_WEIGHT = 2.0  # of the first token that tells one value from another
 
 
 @dataclass(frozen=True)
@@ -30,12 +32,29 @@ class Prose:
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of the curriculum."""
+    """One step of the curriculum.
+
+    Attributes:
+        length: tokens of a row.
+        facts: the most facts in a document of prose.
+        rows: rows of a batch.
+        repeats: share of rows that are repeats.
+        passkeys: share of the documents whose one fact is a pass key.
+        associations: share of rows that pair random keys with random values, twice.
+        restated: share of rows that state facts and then state or ask them again.
+        dense: share of the documents that hold facts and hardly any prose.
+        plain: whether facts keep to the plainest wordings.
+    """
 
     length: int
     facts: int
     rows: int
     repeats: float
+    dense: float
+    passkeys: float = 0.0
+    associations: float = 0.0
+    restated: float = 0.0
+    plain: bool = False
 
 
 Row = tuple[list[int], list[int], list[float]]
@@ -55,17 +74,26 @@ class SampleMaker:
         self.eos = tokenizer.token_to_id("<eos>")
         self.vocabulary_size = tokenizer.get_vocab_size()
         self.paragraph_starts = set(prose.paragraphs.tolist())
+        self._encode = lru_cache(maxsize=4096)(
+            lambda text: tokenizer.encode(text, add_special_tokens=False).ids
+        )
+        self.space = self.encode(" ")[0]
         self.newlines = frozenset(self.encode("\n"))
         self.digit_ids = [self.encode(str(d))[0] for d in range(10)]
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text without a start token."""
-        return self.tokenizer.encode(text, add_special_tokens=False).ids
+        return list(self._encode(text))
 
     def row(self, stage: Stage) -> Row:
-        """Return a row of the stage: a repeat or a document with questions."""
-        if self.rng.random() < stage.repeats:
+        """Return a row of the stage: a repeat, facts restated, or a document with questions."""
+        pick = self.rng.random()
+        if pick < stage.repeats:
             return self.repeat(stage.length)
+        if pick < stage.repeats + stage.associations:
+            return self.associations(stage.length)
+        if pick < stage.repeats + stage.associations + stage.restated:
+            return self.restated(stage)
         return self.lookup(stage)
 
     # ---- repeats -------------------------------------------------------------------------------
@@ -108,6 +136,88 @@ class SampleMaker:
             weights += [PROSE_WEIGHT] * len(rest)
         return ids[:-1], ids[1:], weights
 
+    # ---- associations --------------------------------------------------------------------------
+
+    def _tokens(self, least: int, most: int) -> list[int]:
+        return [
+            self.rng.randrange(3, self.vocabulary_size)
+            for _ in range(self.rng.randint(least, most))
+        ]
+
+    def associations(self, length: int) -> Row:
+        """Return "a of b is v" in random tokens, each stated and then stated again.
+
+        Between key and value stand random tokens that are the same in all statements of a row,
+        none at first and up to four: copying after the token before is what repeats teach, and the
+        longer the gap, the more a model has to gather and match.
+        """
+        rng = self.rng
+        gap = rng.choice((0, 1, 1, 1, 2, 2, 2, 2, 3, 3, 4))
+        template = [self._tokens(0, 2), self._tokens(0, 1), self._tokens(gap, gap)]
+        again = template
+        swapped = False
+        if rng.random() < 0.4:  # other words the second time, at times in another order
+            again = [self._tokens(0, 2), self._tokens(0, 1), self._tokens(gap, gap)]
+            swapped = rng.random() < 0.5
+        key_size = rng.choice((1, 1, 1, 2, 3))
+        two_parts = rng.random() < 0.5
+        firsts = [self._tokens(1, key_size) for _ in range(6)]
+        seconds = [self._tokens(1, key_size) if two_parts else [] for _ in range(3)]
+        if two_parts:
+            firsts = firsts[:3]
+        keys = [(a, b) for a in firsts for b in seconds[: 3 if two_parts else 1]]
+        digits = rng.random() < 0.6
+        pairs = []
+        for a, b in rng.sample(keys, min(len(keys), rng.randint(2, 6))):
+            value = (
+                rng.choices(self.digit_ids, k=rng.randint(1, 3)) if digits else self._tokens(1, 3)
+            )
+            pairs.append((a, b, [self.space, *value] if digits else value))
+        stop = self.encode(".")
+        ids, weights = [self.bos], [0.0]
+        for a, b, value in pairs:
+            ids += template[0] + a + template[1] + b + template[2] + value + stop
+        weights = [0.0] * len(ids)
+        order: list[tuple[list[int], list[int], list[int]]] = []
+        while len(ids) <= length:
+            order = order or rng.sample(pairs, len(pairs))
+            a, b, value = order.pop()
+            parts = (b, a) if swapped else (a, b)
+            before = again[0] + parts[0] + again[1] + parts[1] + again[2]
+            ids += before + value + stop
+            weights += [0.0] * len(before) + [1.0] * (len(value) + 1)
+            weights[-1 - len(value) + (value[0] == self.space)] = CHOICE_WEIGHT
+        return ids[:length], ids[1 : length + 1], weights[1 : length + 1]
+
+    # ---- facts restated ------------------------------------------------------------------------
+
+    def restated(self, stage: Stage) -> Row:
+        """Return facts, then the same facts again as statements or questions; loss on values.
+
+        Most of such a row's second half is values to choose, so it teaches the choice fastest.
+        """
+        rng = self.rng
+        most = max(2, min(stage.facts, stage.length // 32))
+        count = rng.randint(2, most)
+        short = rng.random() < 0.6
+        facts = self.facts.short_facts(count) if short else self.facts.facts(count, plain=True)
+        ids = [self.bos, *self.encode(" ".join(fact.statement for fact in facts))]
+        weights = [0.0] * len(ids)  # of each token as a target
+        order: list[Fact] = []
+        while len(ids) <= stage.length:
+            order = order or rng.sample(facts, count)
+            fact = order.pop()
+            asks = rng.random() < 0.4
+            prompt = f"\n\nQuestion: {fact.question}\nAnswer:" if asks else ""
+            before = self.encode(prompt or f" {self.facts.restated(fact)}")
+            answer = self.encode(f" {fact.value}")
+            end = [self.eos] if asks else self.encode(".")
+            ids += before + answer + end
+            weights += [0.0] * len(before) + [1.0] * (len(answer) + 1)
+            weights[-1 - len(answer) + (answer[0] == self.space)] = CHOICE_WEIGHT
+        length = stage.length
+        return ids[:length], ids[1 : length + 1], weights[1 : length + 1]
+
     # ---- lookups -------------------------------------------------------------------------------
 
     def lookup(self, stage: Stage) -> Row:
@@ -115,11 +225,15 @@ class SampleMaker:
         rng = self.rng
         length = stage.length
         count = rng.randint(1, stage.facts)
-        if rng.random() < 0.2:  # mostly facts, little prose
-            count = max(count, length // 36)
-        facts = self.facts.facts(count)
-        asked = rng.sample(facts, min(count, rng.choice((1, 1, 2, 3, 4)) if count > 1 else 1))
-        tail, targets, weights = self._questions(asked, length)
+        questions = rng.choice((1, 1, 2, 3, 4))
+        if dense := rng.random() < stage.dense:
+            count = max(2, length // 36)
+            questions = count
+        facts = self.facts.facts(count, plain=stage.plain)
+        if rng.random() < stage.passkeys:
+            facts = [self.facts.passkey()]
+        asked = rng.sample(facts, min(len(facts), questions))
+        tail, targets, weights = self._questions(asked, int(length * (0.65 if dense else 0.34)))
         while True:
             statements = [self.encode(fact.statement) for fact in facts]
             room = length - 1 - len(tail) - sum(len(s) + 3 for s in statements)
@@ -134,7 +248,7 @@ class SampleMaker:
         weights = [PROSE_WEIGHT] * (prose - 1) + [0.0] + weights
         return ids, [*ids[1 : prose + 1], *targets[1:], self.eos], weights
 
-    def _questions(self, asked: list[Fact], length: int) -> Row:
+    def _questions(self, asked: list[Fact], room: int) -> Row:
         """Return ids, targets by place, and weights of what follows the document.
 
         ``targets[i]`` is what should stand at place i; it is the end token after each answer,
@@ -146,7 +260,7 @@ class SampleMaker:
         for number, fact in enumerate(asked):
             prompt = self.encode(f"\n\nQuestion: {fact.question}\nAnswer:")
             answer = self.encode(f" {fact.value}")
-            if number and len(ids) + len(prompt) + len(answer) > length // 3:
+            if number and len(ids) + len(prompt) + len(answer) > room:
                 break
             start = len(ids)
             ids += prompt + answer
@@ -154,6 +268,7 @@ class SampleMaker:
             if number:
                 targets[start] = self.eos  # after the previous answer
             weights += [0.0] * (len(prompt) - 1) + [1.0] * (len(answer) + 1)
+            weights[start + len(prompt) - 1 + (answer[0] == self.space)] = CHOICE_WEIGHT
             if self.rng.random() < 0.3:
                 ids.append(self.eos)
                 targets.append(self.eos)
@@ -199,8 +314,15 @@ class SampleMaker:
         borders = [b for b in borders if b <= limit] or [0]
         ids = list(head)
         done = 0
+        placed: dict[int, str] = {}
         for piece, depth in zip(pieces, spread, strict=True):
             border = min(borders, key=lambda b: abs(b - depth * limit))
+            before = placed.get(border, "")
+            joint = "" if not before or before[-1] == "\n" or piece[0] == "\n" else " "
+            if joint and rng.random() < 0.3:
+                joint = "\n\n"
+            placed[border] = before + joint + piece
+        for border, piece in sorted(placed.items()):
             ids += prose[done:border]
             done = max(done, border)
             if piece[0] == "\n":

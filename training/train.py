@@ -20,21 +20,42 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
+from training.facts import FactMaker
 from training.model import Decoder, ModelShape, load_checkpoint, save_checkpoint
-from training.samples import FactMaker, Prose, SampleMaker, Stage
+from training.samples import CHOICE_WEIGHT, PROSE_WEIGHT, Prose, SampleMaker, Stage
 
 log = logging.getLogger("training")
 
 STAGES = (
-    Stage(length=64, facts=1, rows=40, repeats=0.45),
-    Stage(length=128, facts=3, rows=20, repeats=0.40),
-    Stage(length=256, facts=5, rows=10, repeats=0.30),
-    Stage(length=512, facts=8, rows=6, repeats=0.20),
+    Stage(length=64, facts=1, rows=40, repeats=0.45, dense=0.0),
+    Stage(length=96, facts=3, rows=26, repeats=0.05, associations=0.6, restated=0.35, dense=0.0),
+    Stage(
+        length=128,
+        facts=3,
+        rows=20,
+        repeats=0.05,
+        associations=0.2,
+        restated=0.5,
+        dense=0.9,
+        plain=True,
+    ),
+    Stage(length=256, facts=6, rows=10, repeats=0.1, restated=0.3, dense=0.5),
+    Stage(
+        length=512,
+        facts=4,
+        rows=6,
+        repeats=0.1,
+        passkeys=0.15,
+        associations=0.05,
+        restated=0.05,
+        dense=0.2,
+    ),
 )
-LEARNED = 0.85  # share of answer tokens right, a running mean, at which a stage ends
-DECAY_PART = 0.5
+SHORT_BATCHES = 0.45  # share of the last stage's batches that are drawn as in stage 1
+LEARNED = 0.9  # share of answers whose choice is right, a running mean, at which a stage ends
+LOSS_PLACES = 0.4  # share of the tokens at which the loss is taken: all answers, and some prose
+DECAY_PART = 0.25
 WARMUP_STEPS = 300
-Batch = tuple[np.ndarray, np.ndarray, np.ndarray, int, int]
 
 
 @dataclass
@@ -59,28 +80,23 @@ def make_batches(
     )
     while True:
         number = stage_number.value
-        stage = STAGES[number]
-        rows = []
-        answers = 0
-        # Whole batches hold no repeats at all, or all rows of a share; rows are independent.
-        for _ in range(stage.rows):
-            is_repeat = rng.random() < stage.repeats
-            row = maker.repeat(stage.length) if is_repeat else maker.lookup(stage)
-            if is_repeat:
-                rows.append(row)
-            else:
-                rows.insert(0, row)
-                answers += 1
-        ids, targets, weights = zip(*rows, strict=True)
-        queue.put(
-            (
-                np.array(ids, dtype=np.int64),
-                np.array(targets, dtype=np.int64),
-                np.array(weights, dtype=np.float32),
-                number,
-                answers,
-            )
-        )
+        last = number == len(STAGES) - 1
+        stage = STAGES[1 if last and rng.random() < SHORT_BATCHES else number]
+        queue.put((number, *make_batch(maker, stage, rng)))
+
+
+def make_batch(maker: SampleMaker, stage: Stage, rng: random.Random) -> tuple[np.ndarray, ...]:
+    """Return ids [rows, length], and places, targets and weights of the loss, each [N].
+
+    N is the same for all batches of a stage: the answers and a random part of the prose.
+    """
+    rows = [maker.row(stage) for _ in range(stage.rows)]
+    noise = np.random.default_rng(rng.getrandbits(32))
+    ids, targets, weights = (np.array(part) for part in zip(*rows, strict=True))
+    order = weights.ravel() + noise.random(weights.size) * PROSE_WEIGHT
+    order[weights.ravel() == 0] = -1
+    places = np.sort(np.argsort(-order)[: int(weights.size * LOSS_PLACES)])
+    return ids, places, targets.ravel()[places], weights.ravel()[places].astype(np.float32)
 
 
 def learning_rate(step: int, tokens: int, total: int, peak: float) -> float:
@@ -134,7 +150,9 @@ def train(args: argparse.Namespace) -> None:
     if state:
         optimizer.load_state_dict(state["optimizer"])
     log.info("%d parameters, %s", sum(p.numel() for p in model.parameters()), progress)
-    loss_of = torch.compile(model.weighted_loss) if args.compile else model.weighted_loss
+    loss_of = (
+        torch.compile(model.weighted_loss, dynamic=False) if args.compile else model.weighted_loss
+    )
     queue: mp.Queue = mp.Queue(maxsize=24)
     stage_number = mp.Value("i", progress.stage)
     worker = mp.Process(
@@ -153,31 +171,30 @@ def loop(args, model, optimizer, progress, loss_of, queue, stage_number) -> None
     since = saved = time.monotonic()
     tokens_before = progress.tokens
     while progress.tokens < args.tokens:
-        ids, targets, weights, number, answers = queue.get()
+        number, *arrays = queue.get()
         if number != progress.stage:
             continue
-        weights_t = torch.from_numpy(weights)
+        ids, places, targets, weights = map(torch.from_numpy, arrays)
         rate = learning_rate(progress.step, progress.tokens, args.tokens, args.lr)
         for group in optimizer.param_groups:
             group["lr"] = rate
         with torch.autocast("cpu", torch.bfloat16):
-            loss, right = loss_of(torch.from_numpy(ids), torch.from_numpy(targets), weights_t)
+            loss, right = loss_of(ids, places, targets, weights)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         progress.step += 1
-        progress.tokens += ids.size
-        progress.stage_tokens += ids.size
-        asked = weights_t[:answers] == 1
-        if answers:
-            share = float(right[:answers][asked].float().mean())
+        progress.tokens += ids.numel()
+        progress.stage_tokens += ids.numel()
+        if (choices := weights == CHOICE_WEIGHT).any():
+            share = float(right[choices].float().mean())
             progress.accuracy += 0.01 * (share - progress.accuracy)
-        losses.append(float(loss))
+        losses.append(loss.item())
         if progress.step % 100 == 0:
             now = time.monotonic()
             log.info(
-                "step %6d tokens %6.2f M stage %d loss %.4f answers %.3f lr %.2e %6.0f tokens/s",
+                "step %6d tokens %6.2f M stage %d loss %.4f choices %.3f lr %.2e %6.0f tokens/s",
                 progress.step,
                 progress.tokens / 1e6,
                 progress.stage,

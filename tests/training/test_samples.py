@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from training_words import WORDS
 
 from selfextend_rag.bundled import FOLDER
 from training.facts import FactMaker
-from training.samples import PROSE_WEIGHT, Prose, SampleMaker, Stage
+from training.samples import CHOICE_WEIGHT, PROSE_WEIGHT, Prose, SampleMaker, Stage
+from training.train import make_batch
 
 TEXT = "The river ran low in summer. Nobody knew why. The mill stood still, and bread grew dear. "
 
@@ -35,7 +37,12 @@ def maker(tokenizer):
     return SampleMaker(tokenizer, prose, FactMaker(WORDS, rng), rng)
 
 
-STAGES = [Stage(64, 1, 4, 0.5), Stage(256, 4, 4, 0.5), Stage(512, 8, 4, 0.5)]
+STAGES = [
+    Stage(length=64, facts=1, rows=4, repeats=0.5, dense=0.0, plain=True),
+    Stage(length=256, facts=4, rows=4, repeats=0.5, dense=0.5),
+    Stage(length=512, facts=8, rows=4, repeats=0.5, dense=0.3),
+]
+PROSE_ONLY = replace(STAGES[1], dense=0.0)
 
 
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: str(stage.length))
@@ -55,26 +62,56 @@ def test_targets_are_the_next_tokens_but_for_the_end_of_answers(maker, stage):
             if target != ids[place + 1]:
                 assert target == maker.eos
                 # After an answer, or after an end token already there, where nothing is learned.
-                assert weights[place] == 1 or (ids[place] == maker.eos and weights[place] == 0)
+                assert weights[place] >= 1 or (ids[place] == maker.eos and weights[place] == 0)
         assert targets[-1] == maker.eos
 
 
 def test_the_weighted_targets_are_answers_that_the_document_states(maker, tokenizer):
     for _ in range(100):
-        ids, targets, weights = maker.lookup(Stage(256, 4, 1, 0))
-        answers = [t for t, w in zip(targets, weights, strict=True) if w == 1]
+        ids, targets, weights = maker.lookup(PROSE_ONLY)
+        answers = [t for t, w in zip(targets, weights, strict=True) if w >= 1]
         text = tokenizer.decode(ids, skip_special_tokens=True)
         document = text.split("\n\nQuestion:")[0]
-        assert set(weights) <= {0.0, PROSE_WEIGHT, 1.0}
+        assert set(weights) <= {0.0, PROSE_WEIGHT, 1.0, CHOICE_WEIGHT}
         given = tokenizer.decode(answers, skip_special_tokens=False).split("<eos>")
         assert given[-1] == ""
         assert all(answer.strip() in document for answer in given[:-1])
 
 
+def test_each_answer_has_one_choice_and_it_is_no_lone_space(maker, tokenizer):
+    for _ in range(100):
+        _, targets, weights = maker.lookup(PROSE_ONLY)
+        choices = [t for t, w in zip(targets, weights, strict=True) if w == CHOICE_WEIGHT]
+        ends = [t for t, w in zip(targets, weights, strict=True) if w == 1 and t == maker.eos]
+        assert len(choices) == len(ends)
+        assert maker.space not in choices
+
+
+def test_plain_facts_keep_to_the_plainest_wordings(maker, tokenizer):
+    for _ in range(40):
+        ids, _, _ = maker.lookup(STAGES[0])
+        text = tokenizer.decode(ids)
+        assert "As for" not in text
+        assert "they say" not in text.lower()
+
+
+def test_a_batch_takes_the_loss_at_every_answer_and_some_prose(maker):
+    stage = STAGES[1]
+    for _ in range(20):
+        ids, places, targets, weights = make_batch(maker, stage, maker.rng)
+        assert ids.shape == (stage.rows, stage.length)
+        assert len(places) == len(targets) == len(weights) == int(0.4 * ids.size)
+        assert len(set(places.tolist())) == len(places)
+        following = np.append(ids.ravel(), 0)[places + 1]
+        assert np.all((targets == following) | (targets == maker.eos) | (weights == PROSE_WEIGHT))
+        assert (weights >= 1).any()
+        assert (weights == np.float32(PROSE_WEIGHT)).any()
+
+
 def test_later_questions_follow_in_one_document(maker, tokenizer):
     counts = set()
     for _ in range(60):
-        ids, _, _ = maker.lookup(Stage(512, 8, 1, 0))
+        ids, _, _ = maker.lookup(STAGES[2])
         counts.add(tokenizer.decode(ids).count("\n\nQuestion:"))
     assert {1, 2, 3} <= counts
 
