@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from selfextend_rag.cache import SelfExtendCache
 from selfextend_rag.positions import SelfExtend
 
 _NLL_BLOCK = 1024
@@ -61,6 +62,7 @@ class HuggingFaceModel:
             output = self.model.generate(
                 ids,
                 attention_mask=torch.ones_like(ids),
+                past_key_values=SelfExtendCache(config=self.model.config),
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
                 eos_token_id=self.end_ids or None,

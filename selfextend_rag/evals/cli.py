@@ -22,11 +22,10 @@ from selfextend_rag.evals.runner import (
     run_lookups,
     run_perplexity,
 )
+from selfextend_rag.planning import ContextBudgetPlanner
 from selfextend_rag.positions import SelfExtend
 
 log = logging.getLogger(__name__)
-
-TRAINED_PART = 0.8
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--samples", type=int, default=20, help="documents in each cell")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--neighbor-window", type=int, help="W; a quarter of the window by default")
-    parser.add_argument("--group-size", type=int, help="G; by default what each length needs")
+    parser.add_argument(
+        "--group-size", type=int, help="G, also inside the window; by default what a length needs"
+    )
+    parser.add_argument(
+        "--trained-fraction", type=float, default=2 / 3, help="share of the window to use"
+    )
     parser.add_argument(
         "--only", choices=("plain", "selfextend"), help="leave out the other of the two"
     )
@@ -90,37 +94,26 @@ def load(name: str | None, device: str) -> tuple[Any, Any]:
     return model.to(device).eval(), AutoTokenizer.from_pretrained(source)
 
 
-def settings_for(
-    length: int, window: int, *, group_size: int | None, neighbor_window: int | None
-) -> SelfExtend:
-    """Return the settings for a prompt of ``length`` tokens and its answer.
+def settings_for(args: argparse.Namespace, length: int, window: int) -> SelfExtend | None:
+    """Return what the planner chooses for a prompt of ``length`` tokens and its answer.
 
-    Without a group size: the smallest one at which they use at most 0.8 of the pretraining window,
-    since the farthest positions of a window are the least trained.
+    A group size that was asked for is used inside the window too; otherwise what fits runs plain,
+    which is None.
     """
-    neighbors = neighbor_window or window // 4
-    if group_size is not None:
-        return SelfExtend(group_size, neighbors)
-    needed = length + MAX_NEW_TOKENS
-    if needed <= window:
-        return SelfExtend(1, neighbors)
-    room = TRAINED_PART * window - neighbors
-    if room < 1:
-        raise ValueError(
-            f"neighbor_window of {neighbors} leaves no grouped positions in a window of {window}"
-        )
-    return SelfExtend(-int(-(needed - neighbors) // room), neighbors)
+    planner = ContextBudgetPlanner(
+        window,
+        trained_fraction=args.trained_fraction,
+        neighbor_window=args.neighbor_window,
+        group_size=args.group_size,
+        extension="auto" if args.group_size is None else "always",
+    )
+    return planner.plan(length, MAX_NEW_TOKENS).settings
 
 
 def _adapter(
     args: argparse.Namespace, label: str, model: Any, length: int, window: int
 ) -> HuggingFaceModel:
-    if label == "plain":
-        return HuggingFaceModel(model)
-    settings = settings_for(
-        length, window, group_size=args.group_size, neighbor_window=args.neighbor_window
-    )
-    return HuggingFaceModel(model, settings)
+    return HuggingFaceModel(model, None if label == "plain" else settings_for(args, length, window))
 
 
 def _lookups(

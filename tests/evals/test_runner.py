@@ -1,5 +1,6 @@
 """The runner and the command line, on models whose answers are known beforehand."""
 
+import argparse
 import json
 import math
 
@@ -9,9 +10,10 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from selfextend_rag.bundled import FOLDER
 from selfextend_rag.evals import HuggingFaceModel, Prose, king_james, run_lookups, run_perplexity
-from selfextend_rag.evals.cli import main, settings_for
+from selfextend_rag.evals.cli import add_arguments, main, settings_for
 from selfextend_rag.evals.runner import MAX_NEW_TOKENS, depths
-from selfextend_rag.positions import SelfExtend, extended_window
+from selfextend_rag.planning import ContextBudgetPlanner
+from selfextend_rag.positions import SelfExtend
 
 
 class Reader:
@@ -107,17 +109,22 @@ def test_generation_stops_before_the_end_token(tiny):
     assert stopped == free[: free.index(free[2])]
 
 
+def arguments(*options):
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return parser.parse_args(["passkey", *options])
+
+
 @pytest.mark.parametrize("length", [513, 1024, 5000, 8192])
-def test_the_chosen_settings_hold_prompt_and_answer_in_the_trained_part(length):
-    settings = settings_for(length, 512, group_size=None, neighbor_window=None)
-    assert settings.neighbor_window == 128
-    needed = length + MAX_NEW_TOKENS
-    assert extended_window(512, 128, settings.group_size) >= needed
-    assert settings.relative_position(needed - 1, 0) <= 0.8 * 512 + 1
+def test_the_chosen_settings_are_those_a_user_gets(length):
+    settings = settings_for(arguments(), length, 512)
+    assert settings == ContextBudgetPlanner(512).plan(length, MAX_NEW_TOKENS).settings
+    assert settings.extended_window(512) >= length + MAX_NEW_TOKENS
 
 
-def test_a_prompt_inside_the_window_is_not_extended():
-    assert settings_for(400, 512, group_size=None, neighbor_window=None).group_size == 1
+def test_a_prompt_inside_the_window_is_extended_on_request_alone():
+    assert settings_for(arguments(), 400, 512) is None
+    assert settings_for(arguments("--group-size", "4"), 400, 512) == SelfExtend(4, 128)
 
 
 def test_the_command_line_writes_results_for_both(tiny, tokenizer, tmp_path):
