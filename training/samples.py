@@ -41,6 +41,7 @@ class Stage:
         repeats: share of rows that are repeats.
         passkeys: share of the documents whose one fact is a pass key.
         associations: share of rows that pair random keys with random values, twice.
+        gap: the most tokens between key and value in them.
         restated: share of rows that state facts and then state or ask them again.
         dense: share of the documents that hold facts and hardly any prose.
         plain: whether facts keep to the plainest wordings.
@@ -53,6 +54,7 @@ class Stage:
     dense: float
     passkeys: float = 0.0
     associations: float = 0.0
+    gap: int = 4
     restated: float = 0.0
     plain: bool = False
 
@@ -91,7 +93,7 @@ class SampleMaker:
         if pick < stage.repeats:
             return self.repeat(stage.length)
         if pick < stage.repeats + stage.associations:
-            return self.associations(stage.length)
+            return self.associations(stage)
         if pick < stage.repeats + stage.associations + stage.restated:
             return self.restated(stage)
         return self.lookup(stage)
@@ -144,15 +146,16 @@ class SampleMaker:
             for _ in range(self.rng.randint(least, most))
         ]
 
-    def associations(self, length: int) -> Row:
+    def associations(self, stage: Stage) -> Row:
         """Return "a of b is v" in random tokens, each stated and then stated again.
 
         Between key and value stand random tokens that are the same in all statements of a row,
-        none at first and up to four: copying after the token before is what repeats teach, and the
-        longer the gap, the more a model has to gather and match.
+        from none up to the stage's gap: copying after the token before is what repeats teach, and
+        the longer the gap, the more a model has to gather and match.
         """
         rng = self.rng
-        gap = rng.choice((0, 1, 1, 1, 2, 2, 2, 2, 3, 3, 4))
+        length = stage.length
+        gap = max(rng.randint(0, stage.gap), rng.randint(0, stage.gap))
         template = [self._tokens(0, 2), self._tokens(0, 1), self._tokens(gap, gap)]
         again = template
         swapped = False
@@ -160,7 +163,7 @@ class SampleMaker:
             again = [self._tokens(0, 2), self._tokens(0, 1), self._tokens(gap, gap)]
             swapped = rng.random() < 0.5
         key_size = rng.choice((1, 1, 1, 2, 3))
-        two_parts = rng.random() < 0.5
+        two_parts = rng.random() < 0.3
         firsts = [self._tokens(1, key_size) for _ in range(6)]
         seconds = [self._tokens(1, key_size) if two_parts else [] for _ in range(3)]
         if two_parts:

@@ -1,5 +1,7 @@
 """The training model is a Llama model: exported, it computes the same; the probe is SelfExtend."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -80,7 +82,7 @@ def test_the_learning_rate_warms_up_stays_and_ends_at_zero():
     rates = [learning_rate(step, step * 10, 10_000, 1.0) for step in range(1001)]
     assert rates[0] < 0.01
     assert rates[400] == 1.0
-    fall = [a - b for a, b in zip(rates[900:], rates[901:], strict=False)]
+    fall = [a - b for a, b in pairwise(rates[900:])]
     assert fall == pytest.approx([fall[0]] * 100)
     assert fall[0] > 0
     assert rates[1000] == 0
