@@ -200,7 +200,7 @@ def _run(model: nn.Module, input_ids: Tensor, repeated: list[_Repeated]) -> Tens
 
     with ExitStack() as stack:
         for module, layer in by_module.items():
-            module.forward = layer.forward  # type: ignore[method-assign]
+            module.forward = layer.forward
             stack.callback(module.__dict__.pop, "forward")
         stack.enter_context(_attention(model, attend))
         return _forward(model, input_ids, torch.arange(input_ids.shape[1])[None])

@@ -159,9 +159,12 @@ def test_restore_gives_the_untouched_model_back(supported: Tiny) -> None:
     assert torch.equal(whole(supported.model, supported.tokens), before)
 
 
-def test_at_least_85_families_are_extended() -> None:
-    names = {name.split(":")[0] for name in NAMES if support(zoo.build(name)).supported}
-    assert len(names) >= 85
+@pytest.mark.parametrize("name", [name for name in NAMES if ":many-" in name])
+def test_layers_that_select_keys_are_refused_even_where_a_short_prompt_selects_all(
+    name: str,
+) -> None:
+    """Such a layer attends to everything in the probe's few tokens, and not beyond them."""
+    assert not support(zoo.build(name)).supported
 
 
 @torch.no_grad()
@@ -175,8 +178,9 @@ def in_pieces(
 ) -> Tensor:
     pieces, begin = [], 0
     for end in ends:
-        piece = tokens[:, begin:end]
-        pieces.append(model(input_ids=piece, past_key_values=cache, use_cache=True).logits)
+        # Positions are given: the stock Bamba restarts at 0 with each piece if it may count.
+        piece = {"input_ids": tokens[:, begin:end], "position_ids": torch.arange(begin, end)[None]}
+        pieces.append(model(**piece, past_key_values=cache, use_cache=True).logits)
         begin = end
     return torch.cat(pieces, dim=1)
 
@@ -188,15 +192,16 @@ def compare_ways(tiny: Tiny, run: Callable[[PreTrainedModel, Tensor], Tensor]) -
         stock = run(tiny.model, tiny.tokens)
     except Exception as error:  # noqa: BLE001  (whatever a family raises, it raises un-extended too)
         pytest.skip(f"the stock model refuses: {type(error).__name__}: {error}")
-    if relative_error(stock, tiny.stock) > TOLERANCE:
-        pytest.skip("the stock model disagrees with its own whole forward")
+    noise = relative_error(stock, tiny.stock)  # recurrent layers sum in another order
+    if noise > 1e-3:
+        pytest.skip(f"the stock model disagrees with its own whole forward by {noise:.1g}")
     with extended(tiny.model, SETTINGS):
-        assert_close(run(tiny.model, tiny.tokens), tiny.extended)
+        assert_close(run(tiny.model, tiny.tokens), tiny.extended, max(TOLERANCE, 4 * noise))
 
 
 def relative_error(actual: Tensor, expected: Tensor) -> float:
     return float((actual - expected).abs().max() / expected.abs().max())
 
 
-def assert_close(actual: Tensor, expected: Tensor) -> None:
-    assert relative_error(actual, expected) <= TOLERANCE
+def assert_close(actual: Tensor, expected: Tensor, tolerance: float = TOLERANCE) -> None:
+    assert relative_error(actual, expected) <= tolerance

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from transformers import PreTrainedModel
 
 
 @torch.no_grad()
-def randomize(model: nn.Module, seed: int) -> nn.Module:
+def randomize(model: PreTrainedModel, seed: int) -> PreTrainedModel:
     """Draw matrices at unit gain, and move biases, norms and sinks off their neutral values.
 
     Vectors are nudged, not redrawn: a state-space layer's decay rates must keep their sign.
