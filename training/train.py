@@ -28,7 +28,7 @@ log = logging.getLogger("training")
 
 STAGES = (
     Stage(length=64, facts=1, rows=40, repeats=0.45, dense=0.0),
-    Stage(length=96, facts=3, rows=26, repeats=0.05, associations=0.6, restated=0.35, dense=0.0),
+    Stage(length=96, facts=3, rows=26, repeats=0.05, associations=0.35, restated=0.6, dense=0.0),
     Stage(
         length=128,
         facts=3,
@@ -54,7 +54,7 @@ STAGES = (
 SHORT_BATCHES = 0.45  # share of the last stage's batches that are drawn as in stage 1
 LEARNED = 0.9  # share of answers whose choice is right, a running mean, at which a stage ends
 LOSS_PLACES = 0.4  # share of the tokens at which the loss is taken: all answers, and some prose
-DECAY_PART = 0.25
+DECAY_PART = 0.12
 WARMUP_STEPS = 300
 
 
