@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -217,14 +217,20 @@ def _attention(model: nn.Module, attend: Attend) -> Iterator[None]:
     configs = {id(config): config for config in owners if isinstance(config, PretrainedConfig)}
     files = {sys.modules[type(module).__module__] for module in model.modules()}
     with ExitStack() as stack:
-        for config in configs.values():
-            stack.callback(setattr, config, "_attn_implementation", config._attn_implementation)
-            config._attn_implementation = "eager"
+        before = [config._attn_implementation for config in configs.values()]
+        stack.callback(_set_implementations, configs.values(), before)
+        _set_implementations(configs.values(), ["eager"] * len(configs))
         for file in files:
             if eager := getattr(file, _EAGER, None):
                 stack.callback(setattr, file, _EAGER, eager)
                 setattr(file, _EAGER, partial(_observed, attend, eager))
         yield
+
+
+def _set_implementations(configs: Iterable[Any], names: Iterable[str | None]) -> None:
+    """Set them from the outermost in, since a configuration passes its own on to nested ones."""
+    for config, name in zip(configs, names, strict=True):
+        config._attn_implementation = name
 
 
 def _observed(

@@ -36,10 +36,17 @@ class Tiny:
     name: str
     model: PreTrainedModel
     tokens: Tensor
+    stock: Tensor
 
     @cached_property
-    def stock(self) -> Tensor:
-        return whole(self.model, self.tokens)
+    def tolerance(self) -> float:
+        """Room for what the stock model's attention differs from the family's eager one.
+
+        That is rounding, or more: older releases run Gemma 2's softcap in eager attention alone.
+        """
+        noise = relative_error(self.stock, oracle.eager_logits(self.model, self.tokens))
+        assert noise < 5e-3
+        return max(TOLERANCE, 4 * noise)
 
     @cached_property
     def extended(self) -> Tensor:
@@ -59,7 +66,8 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture(scope="module", params=NAMES)
 def tiny(request: pytest.FixtureRequest) -> Tiny:
     """One model at a time: pytest runs all tests of a family before it builds the next."""
-    return Tiny(request.param, zoo.build(request.param), zoo.tokens(LENGTH))
+    model, tokens = zoo.build(request.param), zoo.tokens(LENGTH)
+    return Tiny(request.param, model, tokens, whole(model, tokens))
 
 
 @pytest.fixture
@@ -72,7 +80,6 @@ def supported(tiny: Tiny) -> Tiny:
 
 
 def test_a_refused_model_is_named_and_stays_as_it_was(tiny: Tiny) -> None:
-    before = whole(tiny.model, tiny.tokens)
     report = support(tiny.model)
     if report.supported:
         pytest.skip("it is extended")
@@ -80,7 +87,7 @@ def test_a_refused_model_is_named_and_stays_as_it_was(tiny: Tiny) -> None:
         extend(tiny.model, SETTINGS)
     assert len(report.reason) > 10
     assert report.reason in str(error.value)
-    assert torch.equal(whole(tiny.model, tiny.tokens), before)
+    assert torch.equal(whole(tiny.model, tiny.tokens), tiny.stock)
 
 
 def test_the_extended_layers_are_those_that_see_all_the_past_by_rotation(supported: Tiny) -> None:
@@ -93,14 +100,15 @@ def test_the_extended_layers_are_those_that_see_all_the_past_by_rotation(support
 def test_extended_logits_equal_the_oracle(supported: Tiny) -> None:
     layers = support(supported.model).extended_layers
     expected = oracle.oracle_logits(supported.model, supported.tokens, 4, 7, layers)
-    assert_close(supported.extended, expected)
+    assert_close(supported.extended, expected, supported.tolerance)
     assert relative_error(supported.extended, supported.stock) > 1e-2  # it does something
 
 
 @pytest.mark.parametrize("settings", [SelfExtend(1, 7), SelfExtend(4, LENGTH)])
 def test_no_grouping_is_the_stock_model(supported: Tiny, settings: SelfExtend) -> None:
+    tolerance = supported.tolerance
     with extended(supported.model, settings):
-        assert_close(whole(supported.model, supported.tokens), supported.stock)
+        assert_close(whole(supported.model, supported.tokens), supported.stock, tolerance)
 
 
 def test_chunks_and_decode_equal_one_forward(supported: Tiny) -> None:
@@ -153,10 +161,9 @@ def test_greedy_generation_is_the_argmax_of_whole_forwards(supported: Tiny) -> N
 
 
 def test_restore_gives_the_untouched_model_back(supported: Tiny) -> None:
-    before = whole(supported.model, supported.tokens)
     extend(supported.model, SETTINGS)
     restore(supported.model)
-    assert torch.equal(whole(supported.model, supported.tokens), before)
+    assert torch.equal(whole(supported.model, supported.tokens), supported.stock)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if ":many-" in name])
