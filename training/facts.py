@@ -260,7 +260,8 @@ class FactMaker:
 
     def passkey(self) -> Fact:
         """Return the one fact of the passkey test: five digits, stated twice."""
-        key = "".join(self.rng.choices("0123456789", k=5))
+        few = self.rng.sample("0123456789", self.rng.randint(2, 5))  # digits come again: harder
+        key = "".join(self.rng.choices(few if self.rng.random() < 0.4 else "0123456789", k=5))
         statement = BARE_FORMS[0].format(x="pass key", v=key)
         return Fact("pass key", "", key, statement, "What is the pass key?")
 

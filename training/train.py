@@ -35,23 +35,22 @@ STAGES = (
         rows=20,
         repeats=0.05,
         associations=0.2,
-        restated=0.5,
+        restated=0.4,
         dense=0.9,
-        plain=True,
     ),
     Stage(length=256, facts=6, rows=10, repeats=0.1, restated=0.3, dense=0.5),
     Stage(
         length=512,
-        facts=4,
+        facts=6,
         rows=6,
         repeats=0.1,
         passkeys=0.15,
         associations=0.05,
         restated=0.05,
-        dense=0.2,
+        dense=0.3,
     ),
 )
-SHORT_BATCHES = 0.45  # share of the last stage's batches that are drawn as in stage 1
+SHORT_BATCHES = 0.45  # share of the last stage's batches that are drawn as in stages 1 and 2
 LEARNED = 0.9  # share of answers whose choice is right, a running mean, at which a stage ends
 LOSS_PLACES = 0.4  # share of the tokens at which the loss is taken: all answers, and some prose
 DECAY_PART = 0.12
@@ -81,7 +80,7 @@ def make_batches(
     while True:
         number = stage_number.value
         last = number == len(STAGES) - 1
-        stage = STAGES[1 if last and rng.random() < SHORT_BATCHES else number]
+        stage = STAGES[rng.choice((1, 2)) if last and rng.random() < SHORT_BATCHES else number]
         queue.put((number, *make_batch(maker, stage, rng)))
 
 
