@@ -174,6 +174,14 @@ def test_layers_that_select_keys_are_refused_even_where_a_short_prompt_selects_a
     assert not support(zoo.build(name)).supported
 
 
+@pytest.mark.parametrize("name", ["llama:dynamic", "phi3:longrope"])
+def test_a_long_prompt_before_does_not_change_what_is_measured(name: str) -> None:
+    """Some rotary modules change their frequencies with the last prompt, here past their window."""
+    model, fresh = zoo.build(name), zoo.build(name)
+    whole(model, zoo.tokens(600))
+    assert support(model) == support(fresh)
+
+
 @torch.no_grad()
 def whole(model: PreTrainedModel, tokens: Tensor) -> Tensor:
     return model(input_ids=tokens, use_cache=False).logits
