@@ -13,7 +13,7 @@ class GroupedKeys:
     """A buffer of grouped, rotated keys beside a cache layer's un-rotated ones.
 
     A key's grouped position never changes, so each key is rotated once. The owner of the keys
-    calls `forget` or `select` when cached keys are dropped or rows are rearranged; a change of
+    calls `forget` or `clear` when cached keys are dropped or rows are rearranged; a change of
     rotation, settings or padding is noticed here and starts the buffer anew.
     """
 
@@ -62,10 +62,6 @@ class GroupedKeys:
     def forget(self, length: int) -> None:
         """Drop everything from slot ``length`` on."""
         self._done = min(self._done, length)
-
-    def select(self, rows: Tensor) -> None:
-        """Rearrange batch rows; paddings are read again at the next `reach`."""
-        self.clear()
 
     def clear(self) -> None:
         """Free the buffer."""

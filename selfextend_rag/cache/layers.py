@@ -9,6 +9,8 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from selfextend_rag.attention import GroupedKeys
+from selfextend_rag.errors import CacheMismatchError
+from selfextend_rag.positions import SelfExtend
 
 _FIRST_CAPACITY = 256
 _GROWTH = 1.5
@@ -29,6 +31,7 @@ class GrowingLayer(DynamicLayer):
         super().__init__(**kwargs)
         self.capacity = max(capacity, 0)
         self.grouped_keys = GroupedKeys()
+        self._filled_under: SelfExtend | None = None
         self._buffers: tuple[Tensor, Tensor] | None = None  # [B, Hkv, capacity, D], and D = Dv
 
     def update(
@@ -48,6 +51,21 @@ class GrowingLayer(DynamicLayer):
         given = keys[:, :, :end]  # a view of its own: self.keys must not point back at the layer
         given.cache_layer = self  # type: ignore[attr-defined]
         return given, self.values
+
+    def belong_to(self, settings: SelfExtend, new_tokens: int) -> None:
+        """Take note of the settings under which keys come; the last ``new_tokens`` just came.
+
+        Raises:
+            CacheMismatchError: the keys before were cached plain, or under other settings.
+        """
+        before = self.get_seq_length() - new_tokens
+        if before > 0 and self._filled_under != settings:
+            how = "plain attention" if self._filled_under is None else f"{self._filled_under}"
+            raise CacheMismatchError(
+                f"{before} tokens were cached under {how}, and can't be continued under {settings};"
+                " read them again with a new cache"
+            )
+        self._filled_under = settings
 
     def crop(self, tokens_to_remove: int) -> None:
         """Remove the last ``-tokens_to_remove`` tokens; see `transformers.DynamicLayer.crop`."""

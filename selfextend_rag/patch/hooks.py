@@ -29,12 +29,18 @@ class RawPositions:
                 f"the attention implementation of an extended model was switched to {current!r}; "
                 "call selfextend_rag.restore(model) first"
             )
-        if kwargs.get("position_embeddings") is not None:
-            kwargs = {**kwargs, "position_embeddings": identity(kwargs["position_embeddings"])}
-        elif self.index is not None and self.index < len(args):
-            replaced = identity(args[self.index])
-            args = (*args[: self.index], replaced, *args[self.index + 1 :])
-        return args, kwargs
+        return unrotated_arguments(self.index, args, kwargs)
+
+
+def unrotated_arguments(
+    index: int | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return an attention module's arguments with the identity for its rotation."""
+    if kwargs.get("position_embeddings") is not None:
+        kwargs = {**kwargs, "position_embeddings": identity(kwargs["position_embeddings"])}
+    elif index is not None and index < len(args):
+        args = (*args[:index], identity(args[index]), *args[index + 1 :])
+    return args, kwargs
 
 
 def identity(embeddings: Any) -> Any:
@@ -49,7 +55,7 @@ def identity(embeddings: Any) -> Any:
 
 
 class ConsecutivePositions:
-    """Refuses position ids that do not count the tokens of each row one by one.
+    """Refuses position ids that do not count the unmasked tokens of each row one by one.
 
     An extended layer counts positions by the attention mask; other ids would be ignored, and the
     answer would silently be that of other positions.
@@ -57,20 +63,33 @@ class ConsecutivePositions:
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         positions = kwargs.get("position_ids")
-        if not isinstance(positions, Tensor) or positions.shape[-1] < 2:
+        if not isinstance(positions, Tensor) or positions.ndim not in (2, 3):
             return
         if positions.ndim == 3 and bool((positions != positions[:1]).any()):
             raise ValueError(
                 "multimodal position ids (rows that differ between the axes) can't be extended"
             )
         flat = positions[0] if positions.ndim == 3 else positions
-        steps = flat[..., 1:] - flat[..., :-1]
-        mask = kwargs.get("attention_mask")
-        if isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[-1] >= flat.shape[-1]:
-            seen = mask[:, -flat.shape[-1] :].bool().to(flat.device)
-            steps = steps.where(seen[:, 1:] & seen[:, :-1], torch.ones_like(steps))
-        if bool((steps != 1).any()):
+        cache = kwargs.get("past_key_values")
+        past = int(cache.get_seq_length()) if cache is not None else 0
+        counted, seen = _counted(flat, past, kwargs.get("attention_mask"))
+        offset = torch.where(seen, flat - counted, 0)
+        if past == 0:  # a row may begin anywhere, as long as it goes on from there
+            first = seen.int().argmax(-1, keepdim=True)
+            offset = torch.where(seen, offset - offset.gather(-1, first), 0)
+        if bool(offset.any()):
             raise ValueError(
-                "position_ids of an extended model must count the tokens of each row one by one; "
-                "leave them out, or restore the model first"
+                "position_ids of an extended model must count the unmasked tokens of each row one "
+                "by one; leave them out, or restore the model first"
             )
+
+
+def _counted(positions: Tensor, past: int, mask: Any) -> tuple[Tensor, Tensor]:
+    """Positions by the attention mask for the tokens of this call, ``[B, T]``, and the mask."""
+    rows, length = positions.shape
+    end = past + length
+    if isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] >= end:
+        seen = mask[:, :end].bool().to(positions.device)
+        return (seen.cumsum(-1) - 1)[:, past:].expand(rows, -1), seen[:, past:].expand(rows, -1)
+    counted = torch.arange(past, end, device=positions.device).expand(rows, -1)
+    return counted, torch.ones_like(positions, dtype=torch.bool)

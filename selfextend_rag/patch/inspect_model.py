@@ -53,7 +53,6 @@ def inspect_model(model: nn.Module) -> Inspection:
     ids = _input_ids(model)
     spread = torch.tensor([spread_positions(_trained_positions(model), ids.shape[1])])
     counted = torch.arange(ids.shape[1])[None]
-    candidates = rotary_candidates(model)
     found: Inspection | None = None
     for positions, passed in ((spread, spread.to(ids.device)), (counted, None)):
         try:
@@ -65,6 +64,8 @@ def inspect_model(model: nn.Module) -> Inspection:
             )
             found = found or Inspection(SupportReport(name, (), reason), ids)
             continue
+        # read after the forward: some rotary modules change with the longest prompt they saw
+        candidates = rotary_candidates(model)
         found = _decide(model, layers, candidates, positions[0], ids)
         if found.report.supported:
             return found
@@ -177,4 +178,5 @@ def _input_ids(model: nn.Module, length: int = 32) -> Tensor:
         else [i for i in range(100, 4096) if i not in special]
     )
     chosen = [ordinary[(7 + 37 * i) % len(ordinary)] for i in range(length)]
-    return torch.tensor([chosen], device=embeddings.weight.device)
+    device = embeddings.weight.device  # of offloaded weights "meta": accelerate moves the ids
+    return torch.tensor([chosen], device="cpu" if device.type == "meta" else device)

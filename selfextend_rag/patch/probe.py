@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,12 +21,12 @@ from torch import Tensor, nn
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, causal_mask_function, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from selfextend_rag.patch.hooks import identity
+from selfextend_rag.patch.hooks import unrotated_arguments
 from selfextend_rag.rope import RotaryLayout
 
 NAME = "self_extend_probe"
 _TOKENS = 32
-_MOST_ROUNDINGS = 16.0  # a layout may be off by this many roundings of the model's dtype
+_MOST_ROUNDINGS = 4.0  # a layout may be off by this many roundings of the model's dtype
 _FARTHEST = 2048  # no probed position lies at or beyond this
 
 
@@ -156,7 +157,9 @@ def probe_layers(model: nn.Module, input_ids: Tensor, positions: Tensor | None) 
                 layers[call.module] = Layer(call.module, name, index)
             layers[call.module].rotated.append(call)
         hooks = [
-            layer.module.register_forward_pre_hook(_Identity(layer.index), with_kwargs=True)
+            layer.module.register_forward_pre_hook(
+                partial(_without_rotation, layer.index), with_kwargs=True
+            )
             for layer in layers.values()
         ]
         try:
@@ -184,16 +187,10 @@ def _record(
     return recorder.calls
 
 
-class _Identity:
-    def __init__(self, index: int | None) -> None:
-        self.index = index
-
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if kwargs.get("position_embeddings") is not None:
-            kwargs = {**kwargs, "position_embeddings": identity(kwargs["position_embeddings"])}
-        elif self.index is not None and self.index < len(args):
-            args = (*args[: self.index], identity(args[self.index]), *args[self.index + 1 :])
-        return args, kwargs
+def _without_rotation(
+    index: int | None, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return unrotated_arguments(index, args, kwargs)
 
 
 def _argument_index(module: nn.Module) -> int | None:

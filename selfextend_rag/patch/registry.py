@@ -89,13 +89,13 @@ def attention_forward(
         raise ValueError("an extended model has no attention dropout; call model.eval()")
     if kwargs.get("position_bias") is not None or kwargs.get("is_causal") is False:
         raise ValueError("an extended layer was asked for a position bias or bidirectional scores")
+    layer = getattr(key, "cache_layer", None)
+    kept = layer if isinstance(layer, GrowingLayer) else None
+    if kept is not None:
+        kept.belong_to(binding.settings, new_tokens=query.shape[2])
     if attention_mask is not None:  # a static cache hands over its whole buffer
         end = attention_mask.shape[1]
-        layer = getattr(key, "cache_layer", None)
         key, value = key[:, :, :end], value[:, :, :end]
-    else:
-        layer = getattr(key, "cache_layer", None)
-    kept = layer if isinstance(layer, GrowingLayer) else None
     out = self_extend_attention(
         query, key, value, rotary=binding.rotary, settings=binding.settings, scaling=scaling,
         key_mask=attention_mask, softcap=softcap, sinks=s_aux, impl=binding.impl,

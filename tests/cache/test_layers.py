@@ -10,6 +10,7 @@ from transformers import DynamicCache
 
 from selfextend_rag import SelfExtend, extended
 from selfextend_rag.cache import GrowingLayer, SelfExtendCache
+from selfextend_rag.errors import CacheMismatchError
 from tests.patch.models import gemma, llama
 
 METHOD = SelfExtend(4, 9)
@@ -148,6 +149,19 @@ def test_a_reading_asked_again_does_not_keep_the_scratch_of_the_first_question()
             expected = model(whole, use_cache=False).logits[:, 40:]
             torch.testing.assert_close(torch.cat(out, dim=1), expected, rtol=0, atol=2e-4)
             cache.crop(-length)
+
+
+@pytest.mark.parametrize("first", [None, SelfExtend(2, 9)])
+def test_a_cache_filled_under_other_settings_is_refused(first):
+    model = llama()
+    cache = SelfExtendCache(config=model.config)
+    if first is None:
+        model(ids(), past_key_values=cache)
+    else:
+        with extended(model, first):
+            model(ids(), past_key_values=cache)
+    with extended(model, METHOD), pytest.raises(CacheMismatchError, match="40 tokens were cached"):
+        model(ids(length=2), past_key_values=cache)
 
 
 def test_a_dropped_cache_frees_its_memory_at_once():

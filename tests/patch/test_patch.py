@@ -218,6 +218,22 @@ def test_positions_that_do_not_count_the_tokens_are_refused(positions):
         model(ids(), position_ids=positions)
 
 
+def test_positions_that_skip_a_hole_in_the_mask_or_the_cached_tokens_are_refused():
+    model = llama()
+    mask = torch.ones(1, LENGTH, dtype=torch.long)
+    mask[0, 10:20] = 0
+    with extended(model, METHOD):
+        with pytest.raises(ValueError, match="position_ids"):
+            model(ids(), attention_mask=mask, position_ids=torch.arange(LENGTH)[None])
+        model(ids(), attention_mask=mask, position_ids=(mask.cumsum(-1) - 1).clamp(min=0))
+        for there in (100, 100 + torch.arange(3)):
+            cache = DynamicCache(config=model.config)
+            model(ids(), past_key_values=cache)
+            there = torch.as_tensor(there).reshape(1, -1)
+            with pytest.raises(ValueError, match="position_ids"):
+                model(ids(length=there.shape[1]), past_key_values=cache, position_ids=there)
+
+
 def test_masks_of_ones_own_are_refused():
     model = llama()
     own = torch.ones(1, 1, LENGTH, LENGTH, dtype=torch.bool).tril()
@@ -298,6 +314,31 @@ def test_the_previous_implementation_goes_on_in_the_layers_left_alone(implementa
 def test_low_precision_models_are_recognised(dtype):
     model = llama().to(dtype)
     assert support(model).supported
+
+
+def test_low_precision_does_not_hide_a_norm_after_the_rotation():
+    """Uneven weights of 2 % were within the tolerance of bfloat16."""
+    from transformers import HunYuanDenseV1Config
+
+    from tests.patch.models import SIZES, build
+
+    config = HunYuanDenseV1Config(num_hidden_layers=2, num_key_value_heads=2, head_dim=16, **SIZES)
+    model = build(config)
+    for name, weight in model.named_parameters():
+        if "layernorm" in name and "self_attn" in name:
+            weight.copy_(1 + 0.02 * torch.randn_like(weight))
+    assert not support(model.to(torch.bfloat16)).supported
+
+
+def test_offloaded_models_are_extended():
+    from accelerate import cpu_offload
+
+    model = llama()
+    with extended(model, METHOD):
+        expected = model(ids()).logits
+    moved = cpu_offload(llama(), execution_device="cpu")
+    with extended(moved, METHOD):
+        close(moved(ids()).logits, expected)
 
 
 def test_scaled_rotary_embeddings_are_measured():
