@@ -72,7 +72,11 @@ class ConsecutivePositions:
         flat = positions[0] if positions.ndim == 3 else positions
         cache = kwargs.get("past_key_values")
         past = int(cache.get_seq_length()) if cache is not None else 0
-        counted, seen = _counted(flat, past, kwargs.get("attention_mask"))
+        mask = kwargs.get("attention_mask")
+        if isinstance(mask, dict):  # one for each kind of layer, made by an outer module
+            made = (m for m in mask.values() if isinstance(m, Tensor) and m.shape[1:3] == (1, 1))
+            mask = next((m[:, 0, 0] for m in made), None)
+        counted, seen = _counted(flat, past, mask)
         offset = torch.where(seen, flat - counted, 0)
         if past == 0:  # a row may begin anywhere, as long as it goes on from there
             first = seen.int().argmax(-1, keepdim=True)

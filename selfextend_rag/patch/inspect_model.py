@@ -100,6 +100,8 @@ def _judge(layer: Layer, candidates: _Candidates, positions: Tensor) -> LayerRep
         if layer.index is None:
             return LayerReport(layer.name, "left alone", "no rotary embedding from outside")
         return LayerReport(layer.name, "left alone", "no rotary embedding")
+    if "foreign" in kinds:
+        return LayerReport(layer.name, "refused", "scores depend on more than positions")
     if kinds != {"causal"}:
         return LayerReport(layer.name, "refused", "attention mask made by the model")
     layout, error = find_layout(layer, candidates, positions)

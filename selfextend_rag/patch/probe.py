@@ -57,6 +57,7 @@ class _Recorder:
         self.calls: list[Call] = []
         self.replay = replay
         self.local_masks: list[Tensor] = []
+        self.foreign: dict[nn.Module, str] = {}
 
     def attention(
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any
@@ -65,11 +66,12 @@ class _Recorder:
             output = _plausible_output(query, key, value)
         else:
             output = self.replay[len(self.calls)].output
-        self.calls.append(Call(module, query, key, output, self._kind(mask)))
+        kind = "foreign" if module in self.foreign else self._kind(mask)
+        self.calls.append(Call(module, query, key, output, kind))
         return output, None
 
     def _kind(self, mask: Any) -> str:
-        if isinstance(mask, Tensor) and mask.ndim == 2:
+        if isinstance(mask, Tensor) and mask.ndim == 4 and mask.shape[1:3] == (1, 1):
             return "causal"
         if any(mask is local for local in self.local_masks):
             return "local"
@@ -81,16 +83,22 @@ _recorder: ContextVar[_Recorder] = ContextVar("selfextend_rag_probe")
 
 
 def _probe_attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **_: Any
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **more: Any
 ) -> tuple[Tensor, None]:
-    return _recorder.get().attention(module, query, key, value, attention_mask)
+    recorder = _recorder.get()
+    extra = foreign_tensors(more)
+    if extra:
+        recorder.foreign[module] = extra
+    return recorder.attention(module, query, key, value, attention_mask)
 
 
 def _probe_mask(
     batch_size: int, q_length: int, kv_length: int, *args: Any, **kwargs: Any
 ) -> Tensor | None:
     if kwargs.get("mask_function", causal_mask_function) is causal_mask_function:
-        return torch.ones(batch_size, kv_length, dtype=torch.bool, device=kwargs.get("device"))
+        return torch.ones(
+            batch_size, 1, 1, kv_length, dtype=torch.bool, device=kwargs.get("device")
+        )
     kwargs["allow_is_causal_skip"] = False
     mask = sdpa_mask(batch_size, q_length, kv_length, *args, **kwargs)
     if mask is not None:
@@ -106,6 +114,18 @@ def _plausible_output(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     unseen = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
     weights = scores.masked_fill(unseen, -torch.inf).softmax(-1).to(value.dtype)
     return (weights @ value).transpose(1, 2).contiguous()
+
+
+_KNOWN = frozenset({"position_ids", "s_aux"})
+
+
+def foreign_tensors(arguments: dict[str, Any]) -> str:
+    """Name the tensors handed to an attention function beyond the ones it knows."""
+    return ", ".join(
+        name
+        for name, x in arguments.items()
+        if isinstance(x, Tensor) and x.numel() > 1 and name not in _KNOWN
+    )
 
 
 @contextmanager

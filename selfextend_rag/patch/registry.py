@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -79,7 +79,7 @@ def attention_forward(
             module, query, key, value, attention_mask, previous=previous, scaling=scaling,
             dropout=dropout, softcap=softcap, s_aux=s_aux, **kwargs,
         )  # fmt: skip
-    if attention_mask is not None and attention_mask.ndim != 2:
+    if attention_mask is not None and not _is_padding(attention_mask):
         raise ValueError(
             "an extended layer was given a mask of its own, of shape "
             f"{tuple(attention_mask.shape)}; only causal attention with 2-D padding masks is "
@@ -94,6 +94,7 @@ def attention_forward(
     if kept is not None:
         kept.belong_to(binding.settings, new_tokens=query.shape[2])
     if attention_mask is not None:  # a static cache hands over its whole buffer
+        attention_mask = attention_mask[:, 0, 0]
         end = attention_mask.shape[1]
         key, value = key[:, :, :end], value[:, :, :end]
     out = self_extend_attention(
@@ -119,7 +120,8 @@ def mask_for_layers(
 ) -> Any:
     """Return the mask for one kind of layers.
 
-    Plain causal layers get the padding alone: bool ``[B, tokens so far]``, or None without padding.
+    Plain causal layers get the padding alone: bool ``[B, 1, 1, tokens so far]``, or None without
+    padding; a mask that a model narrows for itself is told from it by its third dimension.
     Sliding, chunked and other layers get what the previous implementation would.
     """
     if mask_function is not causal_mask_function or kv_offset != 0:
@@ -133,11 +135,11 @@ def mask_for_layers(
         if kv_length == end:
             return None
         device = kwargs.get("device", "cpu")
-        return torch.ones(batch_size, end, dtype=torch.bool, device=device)
+        return torch.ones(batch_size, 1, 1, end, dtype=torch.bool, device=device)
     seen = attention_mask[:, :end].bool()
     if seen.shape[1] < end:  # as transformers does: what the mask does not mention is masked
         seen = torch.nn.functional.pad(seen, (0, end - seen.shape[1]))
-    return None if kv_length == end and bool(seen.all()) else seen
+    return None if kv_length == end and bool(seen.all()) else seen[:, None, None]
 
 
 def _previous_mask(previous: str) -> Callable[..., Any]:
@@ -155,11 +157,17 @@ def _previous_attention(
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """The implementation this layer had before, with the mask it would have been given."""
+    if _is_padding(attention_mask):  # or the mask of a single query, which hides the same keys
+        attention_mask = attention_mask[:, 0, 0]
     if attention_mask is None or attention_mask.ndim == 2:  # a causal layer without rotary
         attention_mask = _causal_mask(query, key, attention_mask, previous)
     kwargs = {name: x for name, x in kwargs.items() if x is not None}
     function = previous_function(module, previous)
     return function(module, query, key, value, attention_mask, **kwargs)
+
+
+def _is_padding(mask: Tensor | None) -> TypeGuard[Tensor]:
+    return mask is not None and mask.dtype == torch.bool and mask.shape[1:3] == (1, 1)
 
 
 def _causal_mask(query: Tensor, key: Tensor, padding: Tensor | None, previous: str) -> Any:

@@ -29,7 +29,12 @@ def logits_of(model: PreTrainedModel, input_ids: Tensor) -> dict[str, Tensor]:
     pieces, begin = [], 0
     for end in (length // 2, length - 1, length):
         piece = input_ids[:, begin:end]
-        pieces.append(model(input_ids=piece, past_key_values=cache, use_cache=True).logits[0])
+        positions = torch.arange(begin, end, device=piece.device)[None]
+        pieces.append(
+            model(
+                input_ids=piece, position_ids=positions, past_key_values=cache, use_cache=True
+            ).logits[0]
+        )
         begin = end
     found["cached"] = torch.cat(pieces)
     return {name: x.float().cpu() for name, x in found.items()}
