@@ -91,8 +91,10 @@ class _OneLine(logging.Formatter):
 def silence_transformers() -> None:
     """Turn off the log and the progress bars of transformers; its downloads show on a terminal."""
     from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging as transformers_logging
 
+    hub_logging.set_verbosity_error()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     if not sys.stderr.isatty():

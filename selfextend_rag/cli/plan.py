@@ -22,7 +22,9 @@ def run(args: argparse.Namespace) -> int:
     source = args.model or FOLDER
     with user_mistakes():
         tokenizer = load_tokenizer(source)
-        window = args.pretraining_window or pretraining_window_of(load_config(source))
+        window = args.pretraining_window
+        if window is None:
+            window = pretraining_window_of(load_config(source))
         budget = ReadingBudget(
             PromptBuilder(tokenizer),
             ContextBudgetPlanner(window, **options),

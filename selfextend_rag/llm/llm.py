@@ -67,8 +67,10 @@ class LongContextLLM:
         chunk_size: int = 2048,
     ) -> None:
         self.tokenizer = tokenizer
+        if pretraining_window is None:
+            pretraining_window = pretraining_window_of(model.config)
         self.planner = ContextBudgetPlanner(
-            pretraining_window or pretraining_window_of(model.config),
+            pretraining_window,
             trained_fraction=trained_fraction,
             neighbor_window=neighbor_window,
             group_size=group_size,

@@ -18,7 +18,15 @@ from transformers import (
 
 from selfextend_rag.errors import ModelLoadError
 
-_LOADING_ERRORS = (OSError, ValueError, ImportError, RuntimeError, KeyError, SafetensorError)
+_LOADING_ERRORS = (
+    OSError,
+    ValueError,
+    ImportError,
+    RuntimeError,
+    KeyError,
+    SafetensorError,
+    AssertionError,  # torch, asked for a device that it was not built for
+)
 _SHARED_OPTIONS = frozenset(
     ("cache_dir", "code_revision", "force_download", "local_files_only", "revision", "subfolder")
 ) | {"token", "trust_remote_code"}

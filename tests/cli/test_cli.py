@@ -176,6 +176,7 @@ def bad_files(tmp_path):
         (["good.txt", "-q", "?", "--temperature", "-1"], "temperature must be"),
         (["good.txt", "-q", "?", "--plain", "--group-size", "4"], "--plain goes without"),
         (["good.txt", "-q", "?", "--pretraining-window", "3"], "pretraining_window must be"),
+        (["good.txt", "-q", "?", "--pretraining-window", "0"], "pretraining_window must be"),
         (["good.txt", "-q", "?", "--device", "warp9"], "warp9"),
     ],
 )
