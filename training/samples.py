@@ -170,11 +170,12 @@ class SampleMaker:
             firsts = firsts[:3]
         keys = [(a, b) for a in firsts for b in seconds[: 3 if two_parts else 1]]
         digits = rng.random() < 0.6
+        few = rng.random() < 0.25  # digits that come again: the token before does not tell the next
+        alphabet = rng.sample(self.digit_ids, rng.randint(2, 4)) if few else self.digit_ids
+        most = rng.choice((3, 3, 5))
         pairs = []
         for a, b in rng.sample(keys, min(len(keys), rng.randint(2, 6))):
-            value = (
-                rng.choices(self.digit_ids, k=rng.randint(1, 3)) if digits else self._tokens(1, 3)
-            )
+            value = rng.choices(alphabet, k=rng.randint(1, most)) if digits else self._tokens(1, 3)
             pairs.append((a, b, [self.space, *value] if digits else value))
         stop = self.encode(".")
         ids, weights = [self.bos], [0.0]

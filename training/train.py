@@ -44,7 +44,7 @@ STAGES = (
         facts=6,
         rows=6,
         repeats=0.1,
-        passkeys=0.15,
+        passkeys=0.2,
         associations=0.05,
         restated=0.05,
         dense=0.3,
@@ -53,7 +53,7 @@ STAGES = (
 SHORT_BATCHES = 0.45  # share of the last stage's batches that are drawn as in stages 1 and 2
 LEARNED = 0.9  # share of answers whose choice is right, a running mean, at which a stage ends
 LOSS_PLACES = 0.4  # share of the tokens at which the loss is taken: all answers, and some prose
-DECAY_PART = 0.12
+DECAY_PART = 0.2
 WARMUP_STEPS = 300
 
 
@@ -121,12 +121,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--tokenizer", type=Path, default=Path("selfextend_rag/bundled/tokenizer.json")
     )
-    parser.add_argument("--tokens", type=int, default=80_000_000)
-    parser.add_argument("--stage-tokens", type=int, default=8_000_000)
+    parser.add_argument("--tokens", type=int, default=60_000_000)
+    parser.add_argument("--stage-tokens", type=int, default=6_000_000)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--hidden", type=int, default=256)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--save-seconds", type=float, default=180)
     return parser.parse_args()
