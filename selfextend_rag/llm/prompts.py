@@ -14,8 +14,8 @@ Plain form, for models without a chat template::
 Chat form: one user message, ``{documents}``, the instruction and ``Question: {question}``, blank
 lines between them, rendered by the model's own template.
 
-Several documents are joined by blank lines, each with ``# {title}`` above it; a single document
-stands without its title. White space at the end of a document is left out.
+Several documents are joined by blank lines, each with ``# {title}`` above it; see ``packing``. A
+single document stands without its title. White space at the end of a document is left out.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from selfextend_rag.documents import Document
-from selfextend_rag.llm.codec import TextCodec
+from selfextend_rag.llm.codec import Encoded, TextCodec
+from selfextend_rag.llm.packing import BREAK as _BREAK
+from selfextend_rag.llm.packing import PackedDocuments, joined_documents
 
 PromptForm = Literal["auto", "chat", "plain"]
 Message = Mapping[str, Any]
 """A chat message with ``role`` and ``content``: text, or a list of text parts."""
 
 INSTRUCTION = "Answer the question from the text above. If the text does not say, say that."
-
-_BREAK = "\n\n"
 
 
 class PromptBuilder:
@@ -84,10 +84,26 @@ class PromptBuilder:
 
     def documents(self, documents: Sequence[Document]) -> list[int]:
         """Return the tokens of all that comes before a question and does not depend on it."""
-        text = _joined(documents)
+        return list(self.packed(documents, ranges=False).tokens)
+
+    def packed(self, documents: Sequence[Document], *, ranges: bool = True) -> PackedDocuments:
+        """Return the tokens of ``documents`` with the part of a document that each one holds."""
+        joined = joined_documents(documents)
         if not self.chat:
-            return [*self.codec.start(), *self.codec.text(text + self._border.left)]
-        return self._rendered_halves(text, "")[0]
+            start = self.codec.start()
+            encoded = Encoded(start, [0] * len(start))
+            encoded.append(self.codec.encoded(joined.text + self._border.left, ends=ranges), 0)
+            return joined.packed(encoded, after="")
+        before = self._rendered_halves(joined.text, "")[0]
+        encoded = self._encoded(before, ends=ranges)
+        content = self._left(joined.text)
+        written = self._unguarded(before)
+        # A template may trim a message; its end is at the border, so only its beginning can go.
+        for trimmed in (content, content.lstrip()):
+            if written.endswith(trimmed):
+                after = written[: len(written) - len(trimmed)]
+                return joined.packed(encoded, after, trimmed=len(content) - len(trimmed))
+        return PackedDocuments(tuple(encoded.ids))
 
     def question(self, question: str) -> list[int]:
         """Return the tokens that follow those of ``documents``.
@@ -100,7 +116,8 @@ class PromptBuilder:
         if not self.chat:
             asked = f"{self._border.right}Question: {question}\nAnswer:"
             return self.codec.text(asked, after=self._border.after)
-        return self._rendered_halves("", question)[1]
+        asked = self._rendered_halves("", question)[1]
+        return self._encoded(asked, after=self._border.after).ids
 
     def prompt(self, prompt: str | Sequence[Message]) -> list[int]:
         """Return the tokens of a text or a conversation.
@@ -120,19 +137,23 @@ class PromptBuilder:
             text = prompt if isinstance(prompt, str) else _conversation(messages)
             return [*self.codec.start(), *self.codec.text(text)]
         guarded = [{**message, "content": self._guard(message["content"])} for message in messages]
-        return self._tokens(self._render(guarded))
+        return self._encoded(self._render(guarded)).ids
 
-    def _rendered_halves(self, documents: str, question: str) -> tuple[list[int], list[int]]:
-        """Return the tokens before and after the border in a chat about documents."""
+    def _left(self, documents: str) -> str:
+        """Return what a chat's user message holds before the border."""
         parts = [documents, *([self._instruction] if self._instruction else [])]
-        left = self._guard(_BREAK.join(parts)) + self._border.left
+        return _BREAK.join(parts) + self._border.left
+
+    def _rendered_halves(self, documents: str, question: str) -> tuple[str, str]:
+        """Return what the template writes before and after the border in a chat on documents."""
+        left = self._guard(self._left(documents))
         right = f"{self._border.right}Question: {self._guard(question)}"
         border = f"{self._mark}:border]"
         rendered = self._render([{"role": "user", "content": f"{left}{border}{right}"}])
         before, found, after = rendered.partition(border)
         if not found or border in after:
             raise ValueError("the chat template does not write a user message once and as it is")
-        return self._tokens(before), self._tokens(after, after=self._border.after)
+        return before, after
 
     def _render(self, messages: Sequence[Message]) -> str:
         return self.codec.tokenizer.apply_chat_template(
@@ -145,18 +166,25 @@ class PromptBuilder:
             lambda found: f"{self._mark}:{self._controls.index(found[0])}]", text
         )
 
-    def _tokens(self, rendered: str, *, after: str = "") -> list[int]:
+    def _unguarded(self, text: str) -> str:
+        """Return the text with the control tokens' texts back in place of their marks."""
+        return self._marks.sub(lambda found: self._controls[int(found[1])], text)
+
+    def _encoded(self, rendered: str, *, after: str = "", ends: bool = False) -> Encoded:
         """Return the tokens of what the template wrote; marked texts are text again."""
         if not self._marks.search(rendered):
-            return self.codec.written(rendered, after=after)
-        ids: list[int] = []
+            return self.codec.encoded(rendered, after=after, as_text=False, ends=ends)
+        encoded = Encoded()
+        start = 0
         for piece, is_control in _pieces(rendered, self.codec.control):
+            text = piece if is_control else self._unguarded(piece)
             if is_control:
-                ids.append(self.codec.control_ids[piece])
+                part = Encoded([self.codec.control_ids[piece]], [len(piece)])
             else:
-                text = self._marks.sub(lambda found: self._controls[int(found[1])], piece)
-                ids += self.codec.text(text, after="" if ids else after)
-        return ids
+                part = self.codec.encoded(text, after="" if encoded.ids else after, ends=ends)
+            encoded.append(part, start)
+            start += len(text)
+        return encoded
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,19 +214,6 @@ class _Border:
             if before + codec.text(choice.right + tail, after=choice.after) == whole:
                 return choice
         return choices[0]
-
-
-def _joined(documents: Sequence[Document]) -> str:
-    if not documents:
-        raise ValueError("there are no documents; a reading needs at least one")
-    if len(documents) == 1:
-        return documents[0].text.rstrip()
-    return _BREAK.join(
-        f"# {document.title}{_BREAK}{document.text.rstrip()}"
-        if document.title
-        else document.text.rstrip()
-        for document in documents
-    )
 
 
 def _text_of(message: Message) -> str:

@@ -185,7 +185,8 @@ def test_several_documents_and_texts_are_read_together(llm):
     documents = [Document.from_text(SHORT, title="Sky"), "Grass is green."]
     reading = llm.read(documents)
     assert [d.text for d in reading.documents] == [SHORT, "Grass is green."]
-    assert reading.plan.prompt_tokens == 1 + len(f"# Sky\n\n{SHORT}\n\nGrass is green.")
+    whole = f"# Sky\n\n{SHORT}\n\n# Document 2\n\nGrass is green."
+    assert reading.plan.prompt_tokens == 1 + len(whole)
     assert reading.nbytes > 0
     assert reading.seconds > 0
 
