@@ -7,13 +7,20 @@ and applied in float32 at least, whatever the precision of the model.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 Pairing = Literal["half", "interleaved"]
 _AT_ONCE = 1 << 17  # numbers rotated at a time: input and output stay in a core's cache
+
+
+class RotaryTables(NamedTuple):
+    """Cosines ``[..., T, R]``, one for each rotary dimension, and sines ``[..., T, R / 2]``."""
+
+    cos: Tensor
+    sin: Tensor
 
 
 @dataclass(frozen=True)
@@ -39,22 +46,29 @@ class RotaryLayout:
         """R, how many dimensions of a head are rotated."""
         return 2 * len(self.inv_freq)
 
-    def tables(
-        self, positions: Tensor, dtype: torch.dtype = torch.float32
-    ) -> tuple[Tensor, Tensor]:
-        """Return (cos, sin), each ``[*positions.shape, R / 2]``, on the device of ``positions``."""
+    def tables(self, positions: Tensor, dtype: torch.dtype = torch.float32) -> RotaryTables:
+        """Return what `rotate` needs for these positions, to be used for several tensors.
+
+        Args:
+            positions: ``[T]`` or ``[B, T]``; integers.
+            dtype: the precision to rotate in.
+        """
         inv_freq = torch.tensor(self.inv_freq, dtype=torch.float64, device=positions.device)
         angles = positions.to(torch.float64).unsqueeze(-1) * inv_freq
-        cos = angles.cos() * self.scale
-        sin = angles.sin() * (self.scale * self.sign)
-        return cos.to(dtype), sin.to(dtype)
+        cos = (angles.cos() * self.scale).to(dtype)
+        sin = (angles.sin() * (self.scale * self.sign)).to(dtype)
+        both = torch.cat([cos, cos], -1) if self.pairing == "half" else cos.repeat_interleave(2, -1)
+        return RotaryTables(both, sin)
 
-    def rotate(self, x: Tensor, positions: Tensor, out: Tensor | None = None) -> Tensor:
+    def rotate(
+        self, x: Tensor, positions: Tensor | RotaryTables, out: Tensor | None = None
+    ) -> Tensor:
         """Return ``x`` rotated to ``positions``.
 
         Args:
             x: ``[B, H, T, D]``; a float64 tensor is rotated in float64, any other in float32.
-            positions: ``[T]``, or ``[B, T]`` where rows stand at different positions; integers.
+            positions: ``[T]``, or ``[B, T]`` where rows stand at different positions; integers; or
+                their tables.
             out: where to write the result, shaped as ``x``; may not overlap it.
         """
         if x.shape[-1] < self.offset + self.rotary_dim:
@@ -62,31 +76,34 @@ class RotaryLayout:
                 f"rotary dimensions {self.offset}..{self.offset + self.rotary_dim} do not fit a "
                 f"head of {x.shape[-1]}"
             )
-        compute = torch.float64 if x.dtype == torch.float64 else torch.float32
-        cos, sin = self.tables(positions, compute)
-        if positions.ndim == 2:  # [B, T, R/2] -> [B, 1, T, R/2]
+        if isinstance(positions, Tensor):
+            positions = self.tables(positions, rotation_dtype(x))
+        cos, sin = positions
+        if cos.ndim == 3:  # [B, T, R] -> [B, 1, T, R]
             cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
         out = torch.empty_like(x) if out is None else out
         self._copy_rest(x, out)
         step = max(1, _AT_ONCE // max(1, x[:, :, :1].numel()))
         for begin in range(0, x.shape[2], step):
-            part = slice(begin, begin + step)
-            self._turn(x[:, :, part], cos[..., part, :], sin[..., part, :], out[:, :, part])
+            part = (..., slice(begin, begin + step), slice(None))
+            self._turn(x[part], cos[part], sin[part], out[part])
         return out
 
     def _turn(self, x: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> None:
-        first, second = self._pairs(x)
-        out_first, out_second = self._pairs(out)
-        if x.dtype == cos.dtype:
-            torch.mul(first, cos, out=out_first).addcmul_(second, sin, value=-1)
-            torch.mul(second, cos, out=out_second).addcmul_(first, sin)
-        else:
-            first, second = first.to(cos.dtype), second.to(cos.dtype)
-            out_first.copy_((first * cos).addcmul_(second, sin, value=-1))
-            out_second.copy_((second * cos).addcmul_(first, sin))
+        """Rotate into ``out``; ``cos`` has both dimensions of each pair, ``sin`` has one."""
+        x, out = self._rotary(x).to(cos.dtype), self._rotary(out)
+        same = out.dtype == cos.dtype
+        turned = torch.mul(x, cos, out=out) if same else x * cos  # all dimensions in one pass
+        (first, second), (to_first, to_second) = self._pairs(x), self._pairs(turned)
+        to_first.addcmul_(second, sin, value=-1)
+        to_second.addcmul_(first, sin)
+        if not same:
+            out.copy_(turned)
 
-    def _pairs(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        rotary = x.narrow(-1, self.offset, self.rotary_dim)
+    def _rotary(self, x: Tensor) -> Tensor:
+        return x.narrow(-1, self.offset, self.rotary_dim)
+
+    def _pairs(self, rotary: Tensor) -> tuple[Tensor, Tensor]:
         if self.pairing == "half":
             half = self.rotary_dim // 2
             return rotary[..., :half], rotary[..., half:]
@@ -98,3 +115,8 @@ class RotaryLayout:
             out[..., : self.offset] = x[..., : self.offset]
         if end < x.shape[-1]:
             out[..., end:] = x[..., end:]
+
+
+def rotation_dtype(x: Tensor) -> torch.dtype:
+    """Return the precision that a tensor is rotated in: float64 as it is, else float32."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32

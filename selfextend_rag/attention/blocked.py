@@ -11,15 +11,18 @@ The two parts of a query are merged by their log-sum-exp into one softmax.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
+from selfextend_rag.attention.band import band_attention, unused_keys
 from selfextend_rag.attention.merge import merge
 from selfextend_rag.attention.partial import partial_attention
 from selfextend_rag.positions import SelfExtend
-from selfextend_rag.rope import RotaryLayout
+from selfextend_rag.rope import RotaryLayout, RotaryTables, rotation_dtype
 
-_BAND_TILE = 64  # queries of the band that share one mask
+_WORTH_SPLITTING = 1 << 18  # numbers of a tensor from which heads are done a few at a time
 
 
 def blocked_attention(
@@ -128,23 +131,105 @@ def _extended(
     out: Tensor,
 ) -> Tensor:
     """Queries that all have grouped pairs: grouped part and neighbor band, merged into ``out``."""
-    length, total, window = q.shape[2], k.shape[2], settings.neighbor_window
-    far = total - window
-    first = far - length + 1  # the oldest neighbor of the first query
-    keys = grouped_keys
-    if keys is None:
-        keys = torch.empty_like(k[:, :, : max(far, total - first)])
-        _rotate_grouped(k, keys, 0, far, rotary, settings)
-    positions = torch.arange(total - length, total, device=q.device)
-    turned = rotary.rotate(q, settings.query_position(positions))
-    grouped = _causal(turned, keys[:, :, :far], v[:, :, :far], scaling, softcap)
+    tables = _Tables.made(q, k, rotary, settings, grouped_keys is None)
+    share = q.shape[1] // k.shape[1]
+    step = _heads_at_once(k)
+    turned = torch.empty_like(q[:, : step * share])
+    made = k[:, :step, : max(tables.far, k.shape[2] - tables.start)]
+    keys = torch.empty_like(made) if grouped_keys is None else None
+    lses = []
+    for head in range(0, k.shape[1], step):
+        own, others = slice(head, head + step), slice(head * share, (head + step) * share)
+        given = None if grouped_keys is None else grouped_keys[:, own]
+        lses.append(
+            _extended_heads(
+                q[:, others], k[:, own], v[:, own], rotary, tables, scaling, softcap,
+                given, keys, turned, out[:, others],
+            )
+        )  # fmt: skip
+    return lses[0] if len(lses) == 1 else torch.cat(lses, dim=1)
+
+
+def _heads_at_once(k: Tensor) -> int:
+    """Return how many kv heads to attend to at a time.
+
+    On a CPU, as many as there are threads: what is made for a few heads stays in the cache, and
+    memory that is used again needs no new pages. They divide the heads, so all calls are alike.
+    """
+    heads = k.shape[1]
+    threads = torch.get_num_threads()
+    if k.device.type != "cpu" or heads % threads or k[:, :threads].numel() < _WORTH_SPLITTING:
+        return heads
+    return threads
+
+
+class _Tables(NamedTuple):
+    """Where the queries and keys of one call stand, for all heads."""
+
+    far: int  # keys that some query sees as grouped
+    start: int  # the first key that the band touches
+    skip: int  # keys of the band before the oldest neighbor of the first query
+    window: int
+    grouped_queries: RotaryTables
+    grouped_keys: RotaryTables | None
+    near: RotaryTables  # of keys ``start`` and later; the queries are the last of them
+
+    @classmethod
+    def made(
+        cls, q: Tensor, k: Tensor, rotary: RotaryLayout, settings: SelfExtend, keys_too: bool
+    ) -> _Tables:
+        length, total, window = q.shape[2], k.shape[2], settings.neighbor_window
+        far = total - window
+        first = far - length + 1  # the oldest neighbor of the first query
+        skip = min(first, unused_keys(length, window))
+        positions = torch.arange(total, device=q.device)
+        dtype = rotation_dtype(q)
+        # grouped positions come again and again: far fewer angles than tokens
+        angles = rotary.tables(positions[: settings.query_position(total - 1) + 1], dtype)
+        queries = settings.query_position(positions[total - length :])
+        keys = settings.key_position(positions[:far])
+        return cls(
+            far=far,
+            start=first - skip,
+            skip=skip,
+            window=window,
+            grouped_queries=RotaryTables(angles.cos[queries], angles.sin[queries]),
+            grouped_keys=RotaryTables(angles.cos[keys], angles.sin[keys]) if keys_too else None,
+            near=rotary.tables(positions[first - skip :], dtype),
+        )
+
+
+def _extended_heads(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rotary: RotaryLayout,
+    tables: _Tables,
+    scaling: float,
+    softcap: float | None,
+    grouped_keys: Tensor | None,
+    scratch: Tensor | None,
+    turned: Tensor,
+    out: Tensor,
+) -> Tensor:
+    """Some heads of `_extended`; ``turned`` and ``scratch`` are room for queries and keys."""
+    far, start, length = tables.far, tables.start, q.shape[2]
+    room = None
+    if grouped_keys is None:
+        assert scratch is not None
+        assert tables.grouped_keys is not None
+        room = scratch[:, :, : k.shape[2] - start]
+        grouped_keys = rotary.rotate(k[:, :, :far], tables.grouped_keys, out=scratch[:, :, :far])
+    rotary.rotate(q, tables.grouped_queries, out=turned)
+    grouped = _causal(turned, grouped_keys[:, :, :far], v[:, :, :far], scaling, softcap)
 
     # the grouped keys and queries have done their work: what was made here is written over
-    room = keys[:, :, : total - first] if grouped_keys is None else None
-    near = torch.arange(first, total, device=q.device)
-    neighbor_keys = rotary.rotate(k[:, :, first:], near, out=room)
-    turned = rotary.rotate(q, positions, out=turned)
-    band = _band(turned, neighbor_keys, v[:, :, first:], window, scaling, softcap)
+    neighbor_keys = rotary.rotate(k[:, :, start:], tables.near, out=room)
+    here = RotaryTables(*(table[-length:] for table in tables.near))
+    rotary.rotate(q, here, out=turned)
+    band = band_attention(
+        turned, neighbor_keys, v[:, :, start:], tables.window, tables.skip, scaling, softcap
+    )
     return merge(*grouped, *band, into=out)[1]
 
 
@@ -153,68 +238,3 @@ def _rotate_grouped(
 ) -> None:
     positions = torch.arange(begin, end, device=k.device)
     rotary.rotate(k[:, :, begin:end], settings.key_position(positions), out=out[:, :, begin:end])
-
-
-def _band(
-    q: Tensor, k: Tensor, v: Tensor, window: int, scaling: float, softcap: float | None
-) -> tuple[Tensor, Tensor]:
-    """Query i of T sees keys i..i+W-1 of T + W - 1."""
-    length = q.shape[2]
-    tile = min(_BAND_TILE, length)
-    whole = length - length % tile
-    rows = [
-        _band_row(q[b], k[b], v[b], tile, whole, window, scaling, softcap) for b in range(len(q))
-    ]
-    if whole < length:
-        rest = length - whole
-        bias = _band_bias(rest, window, q)
-        parts = partial_attention(
-            q[:, :, whole:], k[:, :, whole:], v[:, :, whole:],
-            scaling=scaling, softcap=softcap, bias=bias,
-        )  # fmt: skip
-        rows = [
-            (torch.cat([out, tail], 1), torch.cat([lse, tail_lse], 1))
-            for (out, lse), tail, tail_lse in zip(rows, *parts, strict=True)
-        ]
-    outs, lses = zip(*rows, strict=True)
-    if len(rows) == 1:
-        return outs[0][None], lses[0][None]
-    return torch.stack(outs), torch.stack(lses)
-
-
-def _band_row(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    tile: int,
-    whole: int,
-    window: int,
-    scaling: float,
-    softcap: float | None,
-) -> tuple[Tensor, Tensor]:
-    """The whole tiles of one batch row, folded into the batch dimension without a copy."""
-    count = whole // tile
-    width = tile + window - 1
-    tiles_q = q[:, :whole].unflatten(1, (count, tile)).transpose(0, 1)  # [n, H, t, D]
-    tiles_k, tiles_v = (
-        x.as_strided(
-            (count, x.shape[0], width, x.shape[2]),
-            (tile * x.stride(1), x.stride(0), x.stride(1), x.stride(2)),
-            x.storage_offset(),
-        )
-        for x in (k, v)
-    )  # overlapping views, [n, Hkv, t + W - 1, D]
-    out, lse = partial_attention(
-        tiles_q, tiles_k, tiles_v,
-        scaling=scaling, softcap=softcap, bias=_band_bias(tile, window, q),
-    )  # fmt: skip
-    return out.transpose(0, 1).flatten(1, 2), lse.transpose(0, 1).flatten(1, 2)
-
-
-def _band_bias(tile: int, window: int, like: Tensor) -> Tensor:
-    rows = torch.arange(tile, device=like.device)[:, None]
-    columns = torch.arange(tile + window - 1, device=like.device)
-    seen = (columns >= rows) & (columns < rows + window)
-    return torch.zeros(seen.shape, dtype=like.dtype, device=like.device).masked_fill_(
-        ~seen, -torch.inf
-    )

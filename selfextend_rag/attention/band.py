@@ -1,0 +1,82 @@
+"""The neighbor part of a long prefill: a band of the scores, in tiles that share one mask."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from selfextend_rag.attention.partial import partial_attention
+
+_TILE = 64  # queries that share one mask
+_ALIGNED = 16  # the width of a mask is a multiple of this; others cost up to a tenth more
+
+
+def unused_keys(length: int, window: int) -> int:
+    """Return how many keys before the first neighbor make the mask of a tile well aligned."""
+    return -(min(_TILE, length) + window - 1) % _ALIGNED
+
+
+def band_attention(
+    q: Tensor, k: Tensor, v: Tensor, window: int, skip: int, scaling: float, softcap: float | None
+) -> tuple[Tensor, Tensor]:
+    """Query i of T sees W keys from ``skip + i`` on, of ``skip + T + W - 1``."""
+    length = q.shape[2]
+    tile = min(_TILE, length)
+    whole = length - length % tile
+    rows = [
+        _row(q[b], k[b], v[b], tile, whole, window, skip, scaling, softcap) for b in range(len(q))
+    ]
+    if whole < length:
+        rest = length - whole
+        bias = _bias(rest, window, skip, q)
+        parts = partial_attention(
+            q[:, :, whole:], k[:, :, whole:], v[:, :, whole:],
+            scaling=scaling, softcap=softcap, bias=bias,
+        )  # fmt: skip
+        rows = [
+            (torch.cat([out, tail], 1), torch.cat([lse, tail_lse], 1))
+            for (out, lse), tail, tail_lse in zip(rows, *parts, strict=True)
+        ]
+    outs, lses = zip(*rows, strict=True)
+    if len(rows) == 1:
+        return outs[0][None], lses[0][None]
+    return torch.stack(outs), torch.stack(lses)
+
+
+def _row(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    tile: int,
+    whole: int,
+    window: int,
+    skip: int,
+    scaling: float,
+    softcap: float | None,
+) -> tuple[Tensor, Tensor]:
+    """The whole tiles of one batch row, folded into the batch dimension without a copy."""
+    count = whole // tile
+    width = skip + tile + window - 1
+    tiles_q = q[:, :whole].unflatten(1, (count, tile)).transpose(0, 1)  # [n, H, t, D]
+    tiles_k, tiles_v = (
+        x.as_strided(
+            (count, x.shape[0], width, x.shape[2]),
+            (tile * x.stride(1), x.stride(0), x.stride(1), x.stride(2)),
+            x.storage_offset(),
+        )
+        for x in (k, v)
+    )  # overlapping views, [n, Hkv, t + W - 1, D]
+    out, lse = partial_attention(
+        tiles_q, tiles_k, tiles_v,
+        scaling=scaling, softcap=softcap, bias=_bias(tile, window, skip, q),
+    )  # fmt: skip
+    return out.transpose(0, 1).flatten(1, 2), lse.transpose(0, 1).flatten(1, 2)
+
+
+def _bias(tile: int, window: int, skip: int, like: Tensor) -> Tensor:
+    rows = torch.arange(tile, device=like.device)[:, None]
+    distance = torch.arange(skip + tile + window - 1, device=like.device) - skip - rows
+    unseen = (distance < 0) | (distance >= window)
+    return torch.zeros(unseen.shape, dtype=like.dtype, device=like.device).masked_fill_(
+        unseen, -torch.inf
+    )
