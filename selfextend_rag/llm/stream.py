@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import queue
 import threading
 import weakref
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from selfextend_rag.engine import FinishReason, Usage
+from selfextend_rag.llm.waiters import Waiters
 from selfextend_rag.planning import ContextPlan
 
 
@@ -46,13 +48,17 @@ Work = Callable[[threading.Event], Generator[str, None, Answer]]
 """Yields pieces and returns the answer; ends early, and well, once the event is set."""
 
 
-class TextStream(Iterator[str]):
+class TextStream(Iterator[str], AsyncIterator[str]):
     """Pieces of text as they come; they never end within a character or a stop text.
 
     The work runs in a thread from the start, whether or not the pieces are taken. What goes wrong
     there is raised here, by the next piece or by ``answer``. There is no time limit: a long prefill
     simply takes long. Closing the stream, leaving its ``with`` block or dropping it ends the work
     between two chunks or tokens.
+
+    ``async for``, ``await aanswer()``, ``await aclose()`` and ``async with`` do the same while the
+    event loop stays free. A task that is cancelled while it waits here ends the work, as it ends an
+    asynchronous generator.
     """
 
     def __init__(self, work: Work) -> None:
@@ -62,13 +68,22 @@ class TextStream(Iterator[str]):
 
     def __next__(self) -> str:
         piece = self._worker.pieces.get()
-        if piece is not None:
+        if piece is None:
+            self._worker.at_end()
+            raise StopIteration
+        return piece
+
+    async def __anext__(self) -> str:
+        while True:
+            await self._until(lambda: not self._worker.pieces.empty())
+            try:
+                piece = self._worker.pieces.get_nowait()
+            except queue.Empty:  # somebody else took it
+                continue
+            if piece is None:
+                self._worker.at_end()
+                raise StopAsyncIteration
             return piece
-        self._worker.pieces.put(None)  # asked again, it ends again
-        if self._worker.error is not None and not self._worker.reported:
-            self._worker.reported = True
-            raise self._worker.error
-        raise StopIteration
 
     @property
     def answer(self) -> Answer:
@@ -83,15 +98,38 @@ class TextStream(Iterator[str]):
             raise self._worker.error
         return self._worker.answer
 
+    async def aanswer(self) -> Answer:
+        """Return ``answer`` once it is there."""
+        await self._until(self._worker.ended.is_set)
+        return self.answer
+
     def close(self) -> None:
         """End the work and wait until the model is free; ``answer`` has what there is."""
         self._worker.stop()
+
+    async def aclose(self) -> None:
+        """Do as ``close``; the wait may be cancelled, the end of the work may not."""
+        self._worker.cancelled.set()
+        await self._until(self._worker.ended.is_set)
+
+    async def _until(self, ready: Callable[[], bool]) -> None:
+        try:
+            await self._worker.waiters.until(ready)
+        except asyncio.CancelledError:
+            self._worker.cancelled.set()
+            raise
 
     def __enter__(self) -> TextStream:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    async def __aenter__(self) -> TextStream:
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.aclose()
 
 
 class _Worker:
@@ -103,7 +141,8 @@ class _Worker:
         self.pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self.answer: Answer | None = None
         self.error: BaseException | None = None
-        self.reported = False
+        self.waiters = Waiters()
+        self._reported = False
         self._work: Work | None = work
         # A daemon, or a stream that nobody closed would keep the program from ending; it is told
         # to end at exit instead, because torch must not be torn down under it.
@@ -119,6 +158,13 @@ class _Worker:
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
+    def at_end(self) -> None:
+        """Leave the end in place for who asks again, and raise what went wrong, once."""
+        self.pieces.put(None)
+        if self.error is not None and not self._reported:
+            self._reported = True
+            raise self.error
+
     def _run(self) -> None:
         try:
             assert self._work is not None
@@ -130,6 +176,7 @@ class _Worker:
             _running.discard(self)
             self.ended.set()
             self.pieces.put(None)
+            self.waiters.wake()
 
     def _collect(self, pieces: Generator[str, None, Answer]) -> Answer:
         while True:
@@ -137,6 +184,7 @@ class _Worker:
                 self.pieces.put(next(pieces))
             except StopIteration as end:
                 return end.value
+            self.waiters.wake()
 
 
 _running: set[_Worker] = set()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import subprocess
 import sys
 import textwrap
 import threading
+import time
 
 import pytest
 
@@ -130,3 +133,150 @@ def test_a_stream_nobody_closed_does_not_keep_the_program_from_ending():
     assert done.returncode == 0, done.stderr
     assert done.stdout.split("\n")[:2] == ["a", "told to end"]
     assert done.stderr == ""
+
+
+async def collected(stream):
+    return [piece async for piece in stream]
+
+
+def test_asynchronous_pieces_then_the_answer():
+    def work(cancelled):
+        yield "a"
+        yield "b"
+        return ANSWER
+
+    async def main():
+        async with TextStream(work) as stream:
+            assert await stream.aanswer() is ANSWER
+            assert await collected(stream) == ["a", "b"]
+            assert await collected(stream) == []
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("error", [MemoryError("no room"), ValueError("no")])
+def test_an_error_in_the_thread_reaches_the_task_that_waits(error):
+    go_on = threading.Event()
+
+    def work(cancelled):
+        yield "a"
+        go_on.wait(30)
+        raise error
+
+    async def main():
+        stream = TextStream(work)
+        assert await anext(stream) == "a"
+        asyncio.get_running_loop().call_later(0.05, go_on.set)
+        with pytest.raises(type(error)) as caught:
+            await anext(stream)
+        assert caught.value is error
+        assert await collected(stream) == []
+        with pytest.raises(type(error)):
+            await stream.aanswer()
+
+    asyncio.run(main())
+
+
+def test_one_stream_serves_several_loops_one_after_the_other():
+    steps = [threading.Event() for _ in range(3)]
+
+    def work(cancelled):
+        for number, step in enumerate(steps):
+            step.wait(30)
+            yield str(number)
+        return ANSWER
+
+    stream = TextStream(work)
+
+    async def step(number):
+        asyncio.get_running_loop().call_later(0.02, steps[number].set)
+        return await anext(stream)
+
+    assert [asyncio.run(step(number)) for number in range(3)] == ["0", "1", "2"]
+    assert asyncio.run(stream.aanswer()) is ANSWER
+
+
+def test_a_loop_that_is_gone_does_not_disturb_the_work():
+    go_on = threading.Event()
+
+    def work(cancelled):
+        go_on.wait(30)
+        yield "a"
+        return ANSWER
+
+    stream = TextStream(work)
+    loop = asyncio.new_event_loop()
+    waiting = anext(stream)
+    task = loop.create_task(waiting)
+    loop.run_until_complete(asyncio.sleep(0.02))
+    loop.close()  # with the task still waiting, as in a program that is broken off
+    go_on.set()
+    assert stream.answer is ANSWER
+    task._log_destroy_pending = False
+    del task, waiting
+    gc.collect()
+
+
+@pytest.mark.parametrize("wait_for", [anext, lambda stream: stream.aanswer()])
+def test_cancelling_the_task_ends_the_work(wait_for):
+    started, ended = threading.Event(), threading.Event()
+
+    async def main():
+        stream = TextStream(endless(started, ended))
+        assert await anext(stream) == "a"
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(wait_for(stream), 0.05)
+        await stream.aclose()
+        assert ended.is_set()
+
+    asyncio.run(main())
+    assert not worker_threads()
+
+
+def test_leaving_async_with_ends_the_work():
+    started, ended = threading.Event(), threading.Event()
+
+    async def main():
+        async with TextStream(endless(started, ended)) as stream:
+            assert await anext(stream) == "a"
+        assert ended.is_set()
+        assert stream.answer is ANSWER
+
+    asyncio.run(main())
+
+
+def test_threads_that_take_pieces_beside_a_task_leave_none_out():
+    def work(cancelled):
+        for number in range(400):
+            yield str(number)
+            time.sleep(0.0001)
+        return ANSWER
+
+    stream = TextStream(work)
+    taken = []
+    thread = threading.Thread(target=lambda: taken.extend(stream))
+    thread.start()
+    taken += asyncio.run(collected(stream))
+    thread.join(30)
+    assert sorted(map(int, taken)) == list(range(400))
+
+
+def test_two_hundred_waiting_tasks_take_no_threads():
+    started = threading.Event()
+
+    def work(cancelled):
+        yield "a"
+        started.wait(30)
+        return ANSWER
+
+    async def main():
+        stream = TextStream(work)
+        waiting = [asyncio.create_task(stream.aanswer()) for _ in range(200)]
+        await asyncio.sleep(0.05)
+        assert len(worker_threads()) == 1
+        assert threading.active_count() - before == 1
+        started.set()
+        assert await asyncio.gather(*waiting) == [ANSWER] * 200
+
+    before = threading.active_count()
+    asyncio.run(main())
