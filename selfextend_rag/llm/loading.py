@@ -65,8 +65,9 @@ def load_tokenizer(source: str | os.PathLike[str], **options: Any) -> Any:
     Raises:
         ModelLoadError: it can't be found or read.
     """
-    shared = {name: value for name, value in options.items() if name in _SHARED_OPTIONS}
-    return _loaded(source, "tokenizer", lambda name: AutoTokenizer.from_pretrained(name, **shared))
+    return _loaded(
+        source, "tokenizer", lambda name: AutoTokenizer.from_pretrained(name, **_shared(options))
+    )
 
 
 def load_config(source: str | os.PathLike[str], **options: Any) -> PreTrainedConfig:
@@ -95,8 +96,15 @@ def _shared(options: dict[str, Any]) -> dict[str, Any]:
 
 def _loaded(source: str | os.PathLike[str], what: str, load: Callable[[str], _T]) -> _T:
     name = os.fspath(source)
+    if _is_path(name) and not os.path.isdir(name):
+        raise ModelLoadError(f"can't load the {what} {name}: there is no such folder")
     try:
         return load(name)
     except _LOADING_ERRORS as error:
         reason = " ".join(str(error).split())
         raise ModelLoadError(f"can't load the {what} {name}: {reason}") from error
+
+
+def _is_path(name: str) -> bool:
+    """Return whether a name can only be a folder's; hub ids are ``name`` or ``owner/name``."""
+    return os.path.isabs(name) or name.startswith((".", "~")) or name.count("/") > 1

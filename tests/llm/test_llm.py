@@ -263,6 +263,8 @@ def test_saved_models_are_loaded_with_their_tokenizer(tmp_path, model, llm):
 
 
 def test_models_that_can_not_be_had_are_one_kind_of_error(tmp_path, model):
+    with pytest.raises(ModelLoadError, match="missing: there is no such folder"):
+        LongContextLLM.from_pretrained(tmp_path / "missing")
     with pytest.raises(ModelLoadError, match="can't load the tokenizer"):
         LongContextLLM.from_pretrained("nobody/no-such-model")
     with pytest.raises(ModelLoadError, match="can't load"):
