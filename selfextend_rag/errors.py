@@ -25,6 +25,14 @@ class CacheMismatchError(SelfExtendError, ValueError):
     """Cached keys that do not belong to this model, these settings or these tokens."""
 
 
+class ReadingFileError(SelfExtendError):
+    """The file of a saved reading that could not be found, read or written."""
+
+
+class CorruptReadingError(ReadingFileError, ValueError):
+    """A file that is no saved reading, or was damaged since it was saved."""
+
+
 class GenerationCancelled(SelfExtendError):
     """Work was cancelled before there was anything to hand back (during a prefill).
 

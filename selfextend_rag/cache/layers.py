@@ -80,6 +80,32 @@ class GrowingLayer(DynamicLayer):
         super().reset()
 
     @property
+    def filled_under(self) -> SelfExtend | None:
+        """The settings under which the cached keys came; None for plain attention."""
+        return self._filled_under
+
+    def begin(
+        self, keys: Tensor, values: Tensor, length: int, filled_under: SelfExtend | None
+    ) -> None:
+        """Start anew with ``length`` tokens, whose keys and values are still to be written.
+
+        Args:
+            keys, values: tensors of the shapes, types and devices to have, of any length.
+            length: tokens; ``self.keys`` and ``self.values`` are views of so many.
+            filled_under: the settings under which they came.
+        """
+        self.reset()
+        self.dtype, self.device = keys.dtype, keys.device
+        self.is_initialized = True
+        room = self.capacity = max(length, self.capacity, 1)
+        self._buffers = (
+            self._grown(None, keys, 0, room),
+            self._grown(None, values, 0, room),
+        )
+        self.keys, self.values = (buffer[:, :, :length] for buffer in self._buffers)
+        self._filled_under = filled_under
+
+    @property
     def nbytes(self) -> int:
         """Bytes held: keys, values, and grouped keys, free room included."""
         return sum(x.nbytes for x in self._buffers or ()) + self.grouped_keys.nbytes
@@ -134,6 +160,13 @@ class SelfExtendCache(DynamicCache):
         if self.layer_class_to_replicate is not None:
             self.layer_class_to_replicate = GrowingLayer
 
+    def set_capacity(self, capacity: int) -> None:
+        """Set the tokens to make room for when a layer next needs other buffers."""
+        self.capacity = capacity
+        for layer in self.layers:
+            if isinstance(layer, GrowingLayer):
+                layer.capacity = capacity
+
     @property
     def nbytes(self) -> int:
         """Bytes held by all layers, free room included."""
@@ -143,5 +176,7 @@ class SelfExtendCache(DynamicCache):
 def _layer_nbytes(layer: Any) -> int:
     if isinstance(layer, GrowingLayer):
         return layer.nbytes
-    tensors = (getattr(layer, "keys", None), getattr(layer, "values", None))
-    return sum(x.nbytes for x in tensors if isinstance(x, torch.Tensor))
+    states = (getattr(layer, name, None) or {} for name in ("conv_states", "recurrent_states"))
+    tensors = [getattr(layer, "keys", None), getattr(layer, "values", None)]
+    tensors += [x for by_index in states for x in by_index.values()]
+    return sum(x.untyped_storage().nbytes() for x in tensors if isinstance(x, torch.Tensor))

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
 from selfextend_rag.cache import SelfExtendCache
+from selfextend_rag.cache.contents import Snapshot, snapshot
 from selfextend_rag.engine.generation import FinishReason, Generation, Tally
 from selfextend_rag.engine.prefix import CachedPrefix
 from selfextend_rag.engine.sampling import Sampler
@@ -102,6 +103,15 @@ class Engine:
                 self._feed(tokens, 0, cache, progress, is_cancelled)
         cache.activate_past_recording()  # sliding layers keep what they need to be wound back
         return CachedPrefix(tokens, extension, cache)
+
+    def snapshot(self, prefix: CachedPrefix) -> Snapshot:
+        """Return what a prefix holds, to be saved; waits until nobody is adding to it.
+
+        Raises:
+            CacheMismatchError: its layers are of a kind that can't be saved.
+        """
+        with self._turn.hold(lambda: False):
+            return snapshot(prefix.cache)
 
     def generate(
         self,

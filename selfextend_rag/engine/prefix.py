@@ -6,11 +6,11 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
-from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.cache_utils import Cache
 
 from selfextend_rag.cache import SelfExtendCache
+from selfextend_rag.cache.cutting import can_rewind, rewind
 from selfextend_rag.positions import SelfExtend
 
 
@@ -39,26 +39,10 @@ class CachedPrefix:
 
         Layers with a recurrent state can't be wound back, so a copy is lent where there are any.
         """
-        if not _can_rewind(self.cache):
+        if not can_rewind(self.cache):
             yield copy.deepcopy(self.cache)
             return
         try:
             yield self.cache
         finally:
             rewind(self.cache, len(self.tokens))
-
-
-def rewind(cache: Cache, length: int) -> None:
-    """Cut a cache back to its first ``length`` tokens.
-
-    Layer by layer, because a forward that was broken off leaves the later layers shorter.
-    """
-    layers: list[Any] = list(cache.layers)
-    for layer in layers:
-        filled = isinstance(layer, CacheLayerMixin) and layer.is_initialized
-        if filled:
-            layer.crop(min(0, length - layer.get_seq_length()))
-
-
-def _can_rewind(cache: Cache) -> bool:
-    return cache.is_croppable and not any(cache.is_linear)

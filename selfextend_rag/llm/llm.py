@@ -18,6 +18,7 @@ from selfextend_rag.llm.loading import load_model, load_tokenizer
 from selfextend_rag.llm.prompts import INSTRUCTION, Message, PromptBuilder, PromptForm
 from selfextend_rag.llm.reading import Reading
 from selfextend_rag.llm.runner import TextRunner
+from selfextend_rag.llm.saved import load_saved
 from selfextend_rag.llm.stream import Answer, TextStream
 from selfextend_rag.planning import ContextBudgetPlanner, ContextPlan, pretraining_window_of
 from selfextend_rag.planning.planner import Extension
@@ -197,6 +198,28 @@ class LongContextLLM:
         )
         return Reading(
             self._runner, self.planner, kept, plan, prefix, time.perf_counter() - started
+        )
+
+    def load(
+        self, path: str | os.PathLike[str], *, documents: Documents | None = None
+    ) -> Reading:
+        """Return a reading that ``Reading.save`` wrote; the model reads nothing again.
+
+        Args:
+            path: the file.
+            documents: what is expected to have been read; by default whatever was.
+
+        Raises:
+            CacheMismatchError: it was read by other weights, another tokenizer, prompt form or
+                pretraining window, or under other settings than this model would choose now, or it
+                is of other documents; the message says which.
+            CorruptReadingError: the file is damaged, or no reading.
+            ReadingFileError: it can't be found or read.
+        """
+        expected = None if documents is None else as_documents(documents)
+        saved = load_saved(path, self.engine, self.prompts, self.planner, expected)
+        return Reading(
+            self._runner, self.planner, saved.documents, saved.plan, saved.prefix, saved.seconds
         )
 
     def generate(

@@ -82,6 +82,21 @@ class PromptBuilder:
         """
         return () if self.chat else ("\n",)
 
+    def identity(self) -> dict[str, Any]:
+        """Return all that decides how documents and questions become tokens, as JSON values.
+
+        Two builders of equal identity, on equal tokenizers, can go on with each other's documents.
+        """
+        samples = [Document.from_text("One.", title="A"), Document.from_text("Two.")]
+        return {
+            "chat": self.chat,
+            "instruction": self._instruction if self.chat else "",
+            "template": self.codec.tokenizer.chat_template if self.chat else "",
+            "template_options": self._template_options if self.chat else {},
+            "documents": _joined(samples),
+            "question": self.question("Q?"),
+        }
+
     def documents(self, documents: Sequence[Document]) -> list[int]:
         """Return the tokens of all that comes before a question and does not depend on it."""
         return list(self.packed(documents, ranges=False).tokens)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from selfextend_rag.cache import store
 from selfextend_rag.documents import Document
 from selfextend_rag.engine import CachedPrefix
 from selfextend_rag.engine.engine import Cancelled, Progress
+from selfextend_rag.llm.fingerprint import reading_fingerprint
 from selfextend_rag.llm.runner import TextRunner
+from selfextend_rag.llm.saved import attachment_of
 from selfextend_rag.llm.stream import Answer, TextStream
 from selfextend_rag.planning import ContextBudgetPlanner, ContextPlan
 
@@ -44,6 +49,32 @@ class Reading:
     def nbytes(self) -> int:
         """Return the bytes of memory that its keys and values take."""
         return self._prefix.cache.nbytes
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the reading to a file, for ``LongContextLLM.load``, in this process or another.
+
+        The file is safetensors, no pickle, and holds the documents too. It appears whole or not at
+        all: a crash leaves what was there before.
+
+        Args:
+            path: the file; one that is there is replaced.
+
+        Raises:
+            ReadingFileError: it can't be written.
+            CacheMismatchError: the model keeps its keys in a way that can't be saved.
+            TypeError: metadata of a document are no JSON values.
+        """
+        runner = self._runner
+        store.save(
+            Path(path),
+            runner.engine.snapshot(self._prefix),
+            self._prefix.tokens,
+            self._prefix.extension,
+            fingerprint=reading_fingerprint(
+                runner.engine, runner.prompts, self.plan.pretraining_window
+            ),
+            attachment=attachment_of(self.documents, self.plan, self.seconds),
+        )
 
     def ask(
         self,

@@ -1,0 +1,178 @@
+"""What a cache holds, as named tensors, and a cache filled with them again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import (
+    DummyLayer,
+    DynamicSlidingWindowLayer,
+    LinearAttentionAndFullAttentionLayer,
+    LinearAttentionAndSlidingWindowAttentionLayer,
+    LinearAttentionLayer,
+)
+
+from selfextend_rag.cache.layers import GrowingLayer, SelfExtendCache
+from selfextend_rag.errors import CacheMismatchError, CorruptReadingError
+from selfextend_rag.positions import SelfExtend
+
+DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.uint8: "U8",
+}
+_KINDS = (
+    GrowingLayer,
+    DynamicSlidingWindowLayer,
+    LinearAttentionLayer,
+    LinearAttentionAndFullAttentionLayer,
+    LinearAttentionAndSlidingWindowAttentionLayer,
+    DummyLayer,
+)
+_STATES = ("conv_states", "recurrent_states")
+
+Shapes = Mapping[str, tuple[str, tuple[int, ...]]]
+"""Type and shape of stored tensors by their names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Views of all that a cache holds now; appending to the cache does not change them."""
+
+    kinds: Sequence[str]
+    tensors: Mapping[str, Tensor]
+
+
+def snapshot(cache: SelfExtendCache) -> Snapshot:
+    """Return what a cache holds; grouped keys are left out, because they can be made again.
+
+    Raises:
+        CacheMismatchError: a layer or tensor of a kind that can't be saved.
+    """
+    return Snapshot(kinds(cache), tensors(cache))
+
+
+def kinds(cache: SelfExtendCache) -> list[str]:
+    """Return the names of the kinds of layers.
+
+    Raises:
+        CacheMismatchError: a layer of a kind that is not understood, such as a quantised one.
+    """
+    for index, layer in enumerate(cache.layers):
+        if type(layer) not in _KINDS:
+            raise CacheMismatchError(
+                f"layer {index} keeps its keys in a {type(layer).__name__}, which can't be saved; "
+                f"these can: {', '.join(kind.__name__ for kind in _KINDS)}"
+            )
+    return [type(layer).__name__ for layer in cache.layers]
+
+
+def tensors(cache: SelfExtendCache) -> dict[str, Tensor]:
+    """Return all tensors of a cache by name, as views.
+
+    Raises:
+        CacheMismatchError: one of a type that can't be saved.
+    """
+    found = {
+        f"layers.{index}.{name}": tensor
+        for index, layer in enumerate(cache.layers)
+        for name, tensor in _tensors_of(layer)
+    }
+    for name, tensor in found.items():
+        if tensor.dtype not in DTYPES:
+            raise CacheMismatchError(f"{name} is of type {tensor.dtype}, which can't be saved")
+    return found
+
+
+def _tensors_of(layer: Any) -> Iterator[tuple[str, Tensor]]:
+    for name in ("keys", "values"):
+        tensor = getattr(layer, name, None)
+        if tensor is not None and tensor.numel():
+            yield name, tensor
+    for name in _STATES:
+        for index, tensor in getattr(layer, name, {}).items():
+            if tensor is not None:
+                yield f"{name}.{index}", tensor
+
+
+def slabs(tensor: Tensor) -> Iterator[Tensor]:
+    """Yield a tensor in contiguous pieces, in the order of its elements, without a copy."""
+    if tensor.is_contiguous() or tensor.ndim == 0:
+        yield tensor
+    else:
+        for part in tensor.unbind():
+            yield from slabs(part)
+
+
+def refill(
+    cache: SelfExtendCache, stored: Shapes, tokens: int, extension: SelfExtend | None
+) -> dict[str, Tensor]:
+    """Make room in a cache for stored tensors and return the places to write them to, by name.
+
+    Args:
+        cache: one that the model has filled with any tokens; shows kinds, shapes, types, devices.
+        stored: what there is to come.
+        tokens: how many they are.
+        extension: the settings under which they were read.
+
+    Raises:
+        CacheMismatchError: the model's own cache is of other layers, shapes or types.
+    """
+    own = tensors(cache)
+    ours = {name: x for name, x in stored.items() if name.startswith("layers.")}
+    if own.keys() != ours.keys():
+        odd = sorted(own.keys() ^ ours.keys())[0]
+        where = "in the file" if odd in ours else "in this model's cache"
+        raise CacheMismatchError(f"{odd} is {where} alone; it was read by another model")
+    for name, (dtype, shape) in ours.items():
+        like = own[name]
+        if DTYPES[like.dtype] != dtype or not _fits(name, shape, like):
+            raise CacheMismatchError(
+                f"{name} is {dtype} {list(shape)} in the file, and this model makes "
+                f"{DTYPES[like.dtype]} {list(like.shape)} (of another number of tokens)"
+            )
+    places: dict[str, Tensor] = {}
+    for index, layer in enumerate(cache.layers):
+        prefix = f"layers.{index}."
+        shapes = {n.removeprefix(prefix): s for n, (_, s) in ours.items() if n.startswith(prefix)}
+        for name, place in _refill_layer(layer, shapes, tokens, extension):
+            places[prefix + name] = place
+    return places
+
+
+def _fits(name: str, shape: Sequence[int], like: Tensor) -> bool:
+    """Keys and values may differ in their number of tokens, states in nothing."""
+    if name.endswith((".keys", ".values")):
+        return len(shape) == 4 and [*shape[:2], shape[3]] == [*like.shape[:2], like.shape[3]]
+    return tuple(shape) == tuple(like.shape)
+
+
+def _refill_layer(
+    layer: Any, shapes: Mapping[str, tuple[int, ...]], tokens: int, extension: SelfExtend | None
+) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(layer, GrowingLayer) and shapes:
+        if shapes["keys"][2] != tokens:
+            raise CorruptReadingError(f"a layer has {shapes['keys'][2]} keys for {tokens} tokens")
+        assert layer.keys is not None and layer.values is not None
+        layer.begin(layer.keys, layer.values, tokens, extension)
+        assert layer.keys is not None and layer.values is not None
+        yield from (("keys", layer.keys), ("values", layer.values))
+        return
+    for name, shape in shapes.items():
+        if name in ("keys", "values"):
+            place = getattr(layer, name).new_empty(shape)
+            setattr(layer, name, place)
+        else:
+            states, index = name.split(".")
+            place = getattr(layer, states)[int(index)].new_empty(shape)
+            getattr(layer, states)[int(index)] = place
+        yield name, place
+    if hasattr(layer, "cumulative_length"):
+        layer.cumulative_length = tokens

@@ -1,0 +1,91 @@
+"""Caches cut back to fewer tokens, and copies of their beginnings."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from transformers.cache_utils import (
+    Cache,
+    CacheLayerMixin,
+    DynamicSlidingWindowLayer,
+    LinearAttentionCacheLayerMixin,
+)
+
+from selfextend_rag.cache.layers import GrowingLayer, SelfExtendCache
+
+
+def rewind(cache: Cache, length: int) -> None:
+    """Cut a cache back to its first ``length`` tokens.
+
+    Layer by layer, because a forward that was broken off leaves the later layers shorter.
+    """
+    layers: list[Any] = list(cache.layers)
+    for layer in layers:
+        filled = isinstance(layer, CacheLayerMixin) and layer.is_initialized
+        if filled:
+            layer.crop(min(0, length - layer.get_seq_length()))
+
+
+def can_rewind(cache: Cache) -> bool:
+    """Return whether `rewind` leaves no trace; recurrent and convolution states can't go back."""
+    return cache.is_croppable and not has_state(cache)
+
+
+def has_state(cache: Cache) -> bool:
+    """Return whether any layer has a state that belongs to the last token alone."""
+    return any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in cache.layers)
+
+
+def shortest(cache: Cache) -> int:
+    """Return the smallest number of tokens that the cache can be cut back to, and work.
+
+    Sliding layers have dropped what lies behind their window, and can go back only as far as they
+    have kept more than that.
+    """
+    if not can_rewind(cache):
+        return cache.get_seq_length()
+    return max((_shortest_of(layer) for layer in cache.layers), default=0)
+
+
+def _shortest_of(layer: Any) -> int:
+    if not isinstance(layer, DynamicSlidingWindowLayer) or not layer.is_initialized:
+        return 0
+    assert layer.keys is not None
+    kept, seen = layer.keys.shape[-2], layer.cumulative_length
+    if kept == seen and seen < layer.sliding_window:
+        return 0
+    if not layer.record_past:
+        return seen
+    return 0 if kept == seen else seen - (kept - (layer.sliding_window - 1))
+
+
+@torch.inference_mode()
+def copied(cache: SelfExtendCache, length: int, capacity: int) -> SelfExtendCache:
+    """Return a copy of the first ``length`` tokens, with room for ``capacity``.
+
+    ``length`` is at least ``shortest(cache)``. Grouped keys are left to be made again.
+    """
+    new = copy.copy(cache)
+    new.capacity = capacity
+    new.layers = [_copied_layer(layer, length, capacity) for layer in cache.layers]
+    return new
+
+
+def _copied_layer(layer: Any, length: int, capacity: int) -> Any:
+    if isinstance(layer, GrowingLayer):
+        new = GrowingLayer(capacity)
+        if layer.is_initialized:
+            assert layer.keys is not None and layer.values is not None
+            new.begin(layer.keys, layer.values, length, layer.filled_under)
+            assert new.keys is not None and new.values is not None
+            new.keys.copy_(layer.keys[:, :, :length])
+            new.values.copy_(layer.values[:, :, :length])
+        return new
+    other = copy.deepcopy(layer)
+    if isinstance(other, CacheLayerMixin) and other.is_initialized:
+        surplus = other.get_seq_length() - length
+        if surplus or getattr(other, "record_past", False):
+            other.crop(-surplus)
+    return other
