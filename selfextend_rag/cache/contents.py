@@ -142,8 +142,13 @@ def refill(
     for index, layer in enumerate(cache.layers):
         prefix = f"layers.{index}."
         shapes = {n.removeprefix(prefix): s for n, (_, s) in ours.items() if n.startswith(prefix)}
-        for name, place in _refill_layer(layer, shapes, tokens, extension):
-            places[prefix + name] = place
+        if isinstance(layer, GrowingLayer):
+            if shapes and shapes["keys"][2] != tokens:
+                raise CorruptReadingError(f"{shapes['keys'][2]} keys are for {tokens} tokens")
+            layer = cache.layers[index] = layer.emptied(tokens, extension, cache.capacity)
+            places |= {prefix + name: x for name, x in _tensors_of(layer)}
+        else:
+            places |= {prefix + name: x for name, x in _refill_others(layer, shapes, tokens)}
     return places
 
 
@@ -154,17 +159,9 @@ def _fits(name: str, shape: Sequence[int], like: Tensor) -> bool:
     return tuple(shape) == tuple(like.shape)
 
 
-def _refill_layer(
-    layer: Any, shapes: Mapping[str, tuple[int, ...]], tokens: int, extension: SelfExtend | None
+def _refill_others(
+    layer: Any, shapes: Mapping[str, tuple[int, ...]], tokens: int
 ) -> Iterator[tuple[str, Tensor]]:
-    if isinstance(layer, GrowingLayer) and shapes:
-        if shapes["keys"][2] != tokens:
-            raise CorruptReadingError(f"a layer has {shapes['keys'][2]} keys for {tokens} tokens")
-        assert layer.keys is not None and layer.values is not None
-        layer.begin(layer.keys, layer.values, tokens, extension)
-        assert layer.keys is not None and layer.values is not None
-        yield from (("keys", layer.keys), ("values", layer.values))
-        return
     for name, shape in shapes.items():
         if name in ("keys", "values"):
             place = getattr(layer, name).new_empty(shape)

@@ -75,16 +75,9 @@ def copied(cache: SelfExtendCache, length: int, capacity: int) -> SelfExtendCach
 
 def _copied_layer(layer: Any, length: int, capacity: int) -> Any:
     if isinstance(layer, GrowingLayer):
-        new = GrowingLayer(capacity)
-        if layer.is_initialized:
-            assert layer.keys is not None and layer.values is not None
-            new.begin(layer.keys, layer.values, length, layer.filled_under)
-            assert new.keys is not None and new.values is not None
-            new.keys.copy_(layer.keys[:, :, :length])
-            new.values.copy_(layer.values[:, :, :length])
-        return new
-    other = copy.deepcopy(layer)
-    if isinstance(other, CacheLayerMixin) and other.is_initialized:
+        return layer.start_of(length, capacity)
+    other: Any = copy.deepcopy(layer)
+    if isinstance(layer, CacheLayerMixin) and layer.is_initialized:
         surplus = other.get_seq_length() - length
         if surplus or getattr(other, "record_past", False):
             other.crop(-surplus)

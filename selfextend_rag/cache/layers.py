@@ -84,26 +84,33 @@ class GrowingLayer(DynamicLayer):
         """The settings under which the cached keys came; None for plain attention."""
         return self._filled_under
 
-    def begin(
-        self, keys: Tensor, values: Tensor, length: int, filled_under: SelfExtend | None
-    ) -> None:
-        """Start anew with ``length`` tokens, whose keys and values are still to be written.
+    def emptied(self, length: int, filled_under: SelfExtend | None, capacity: int) -> GrowingLayer:
+        """Return a layer of the same shapes, whose ``length`` keys and values are to be written.
 
         Args:
-            keys, values: tensors of the shapes, types and devices to have, of any length.
-            length: tokens; ``self.keys`` and ``self.values`` are views of so many.
+            length: tokens; ``keys`` and ``values`` of the new layer are views of so many.
             filled_under: the settings under which they came.
+            capacity: tokens to make room for.
         """
-        self.reset()
-        self.dtype, self.device = keys.dtype, keys.device
-        self.is_initialized = True
-        room = self.capacity = max(length, self.capacity, 1)
-        self._buffers = (
-            self._grown(None, keys, 0, room),
-            self._grown(None, values, 0, room),
+        new = GrowingLayer(max(capacity, length))
+        if self.keys is None or self.values is None:
+            return new
+        new.dtype, new.device, new.is_initialized = self.dtype, self.device, True
+        keys, values = new._buffers = (
+            self._grown(None, self.keys, 0, new.capacity),
+            self._grown(None, self.values, 0, new.capacity),
         )
-        self.keys, self.values = (buffer[:, :, :length] for buffer in self._buffers)
-        self._filled_under = filled_under
+        new.keys, new.values = keys[:, :, :length], values[:, :, :length]
+        new._filled_under = filled_under
+        return new
+
+    def start_of(self, length: int, capacity: int) -> GrowingLayer:
+        """Return a copy of the first ``length`` tokens, with room for ``capacity``."""
+        new = self.emptied(length, self._filled_under, capacity)
+        for mine, copied in ((self.keys, new.keys), (self.values, new.values)):
+            if mine is not None and copied is not None:
+                copied.copy_(mine[:, :, :length])
+        return new
 
     @property
     def nbytes(self) -> int:

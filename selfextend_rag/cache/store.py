@@ -64,6 +64,7 @@ def save(
     extension: SelfExtend | None,
     *,
     fingerprint: Mapping[str, str],
+    capacity: int = 0,
     attachment: bytes = b"",
 ) -> None:
     """Write a cache to a file, which is there whole or not at all.
@@ -74,6 +75,7 @@ def save(
         tokens: the token ids.
         extension: the settings they were read under; None for plain attention.
         fingerprint: what the cache belongs to, in named parts.
+        capacity: tokens to make room for when it is loaded.
         attachment: bytes to keep with it.
 
     Raises:
@@ -84,6 +86,7 @@ def save(
         "extension": extension and [extension.group_size, extension.neighbor_window],
         "kinds": list(snapshot.kinds),
         "tokens": len(tokens),
+        "capacity": max(capacity, len(tokens)),
     }
     content = {
         "tokens": torch.tensor(tokens, dtype=torch.int64),
@@ -117,7 +120,6 @@ def load(
     blank: Callable[[SelfExtend | None], SelfExtendCache],
     *,
     fingerprint: Mapping[str, str],
-    capacity: int = 0,
 ) -> Saved:
     """Return what was saved, every byte of it verified.
 
@@ -126,7 +128,6 @@ def load(
         blank: given the settings, returns a cache that the model has filled with any tokens; it is
             filled anew.
         fingerprint: what the cache has to belong to.
-        capacity: tokens to make room for at once.
 
     Raises:
         CacheMismatchError: it belongs to something else; the message says what differs.
@@ -139,7 +140,7 @@ def load(
         try:
             extension = _extension(header)
             cache = blank(extension)
-            cache.set_capacity(max(capacity, header.about["tokens"]))
+            cache.set_capacity(header.about["capacity"])
             if kinds(cache) != header.about["kinds"]:
                 raise CacheMismatchError("its layers are of other kinds than this model's")
             stored = {name: (e.dtype, e.shape) for name, e in header.entries.items()}
@@ -264,7 +265,8 @@ def _extension(header: Header) -> SelfExtend | None:
 
 def _bytes_of(tensor: Tensor) -> memoryview:
     """Return the bytes of a contiguous tensor in memory, without a copy."""
-    return memoryview(tensor.detach().reshape(-1).view(torch.uint8).numpy())
+    array: Any = tensor.detach().reshape(-1).view(torch.uint8).numpy()
+    return memoryview(array)
 
 
 def _read_into(file: BinaryIO, slab: Tensor) -> memoryview:

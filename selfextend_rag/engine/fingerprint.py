@@ -34,9 +34,9 @@ def model_fingerprint(model: PreTrainedModel) -> dict[str, str]:
     return {"weights": _weights(model), "configuration": _configuration(model)}
 
 
-def digest(content: bytes | str) -> str:
-    """Return 32 hexadecimal digits that stand for a content."""
-    return xxhash.xxh3_128_hexdigest(content)
+def digest(text: str) -> str:
+    """Return 32 hexadecimal digits that stand for a text."""
+    return xxhash.xxh3_128_hexdigest(text.encode("utf-8", "surrogatepass"))
 
 
 def _configuration(model: PreTrainedModel) -> str:
@@ -77,5 +77,5 @@ def _tensor(name: str, tensor: Tensor) -> str:
     flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
     hashed = xxhash.xxh3_128()
     for piece in flat.split(_AT_ONCE):
-        hashed.update(memoryview(piece.cpu().numpy()))
+        hashed.update(piece.cpu().numpy().data)
     return hashed.hexdigest()

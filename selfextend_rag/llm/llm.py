@@ -200,9 +200,7 @@ class LongContextLLM:
             self._runner, self.planner, kept, plan, prefix, time.perf_counter() - started
         )
 
-    def load(
-        self, path: str | os.PathLike[str], *, documents: Documents | None = None
-    ) -> Reading:
+    def load(self, path: str | os.PathLike[str], *, documents: Documents | None = None) -> Reading:
         """Return a reading that ``Reading.save`` wrote; the model reads nothing again.
 
         Args:

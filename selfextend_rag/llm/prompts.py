@@ -93,7 +93,7 @@ class PromptBuilder:
             "instruction": self._instruction if self.chat else "",
             "template": self.codec.tokenizer.chat_template if self.chat else "",
             "template_options": self._template_options if self.chat else {},
-            "documents": _joined(samples),
+            "documents": joined_documents(samples).text,
             "question": self.question("Q?"),
         }
 

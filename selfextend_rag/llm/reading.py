@@ -73,6 +73,7 @@ class Reading:
             fingerprint=reading_fingerprint(
                 runner.engine, runner.prompts, self.plan.pretraining_window
             ),
+            capacity=self.plan.total_tokens,
             attachment=attachment_of(self.documents, self.plan, self.seconds),
         )
 

@@ -54,7 +54,6 @@ def load_saved(
             "read them again"
         )
     _check_settings(path, planner, plan, saved.extension)
-    saved.cache.set_capacity(plan.total_tokens)
     prefix = CachedPrefix(saved.tokens, saved.extension, saved.cache)
     return SavedReading(kept, plan, prefix, seconds)
 
