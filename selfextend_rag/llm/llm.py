@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from selfextend_rag.bundled import FOLDER as BUNDLED
 from selfextend_rag.engine import Engine
 from selfextend_rag.engine.engine import Cancelled, Progress
+from selfextend_rag.llm.asynchronous import AsyncCalls
 from selfextend_rag.llm.budget import Documents, ReadingBudget, as_documents
 from selfextend_rag.llm.loading import load_model, load_tokenizer
 from selfextend_rag.llm.prompts import INSTRUCTION, Message, PromptBuilder, PromptForm
@@ -24,13 +25,14 @@ from selfextend_rag.planning import ContextBudgetPlanner, ContextPlan, pretraini
 from selfextend_rag.planning.planner import Extension
 
 
-class LongContextLLM:
+class LongContextLLM(AsyncCalls):
     """A causal language model whose context window is stretched to what a prompt needs.
 
     What fits the pretraining window runs plain and is the stock model's answer. What does not runs
     by SelfExtend, with settings chosen for its length. What can't fit is refused before the model
     does any work; nothing is ever truncated. The model is switched for each call and then put back.
-    Calls may come from several threads, and take turns.
+    Calls may come from several threads, and take turns; ``aread``, ``astream`` and ``agenerate``
+    leave an event loop free.
 
     Args:
         model: a causal language model of transformers, in evaluation mode.
