@@ -20,6 +20,7 @@ _COMMANDS = {
     "ask": "selfextend_rag.cli.ask",
     "plan": "selfextend_rag.cli.plan",
     "support": "selfextend_rag.cli.support",
+    "calibrate": "selfextend_rag.cli.calibrate",
     "eval": "selfextend_rag.cli.evaluate",
 }
 

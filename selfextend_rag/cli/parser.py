@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from importlib import import_module, metadata
+from pathlib import Path
+
+_WINDOW_HELP = "tokens the model was trained to see; what its configuration says by default"
 
 
 def build_parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
@@ -19,6 +22,7 @@ def build_parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     _add_ask(commands.add_parser("ask", help="read documents and answer questions about them"))
     _add_plan(commands.add_parser("plan", help="say how documents would be read; runs no model"))
     _add_support(commands.add_parser("support", help="say which layers of a model are extended"))
+    _add_calibrate(commands.add_parser("calibrate", help="measure how much of its window to use"))
     evaluation = commands.add_parser("eval", help="measure lookups by length and depth")
     if "eval" in arguments:  # heavy to import, so only for itself
         import_module("selfextend_rag.evals.cli").add_arguments(evaluation)
@@ -43,14 +47,7 @@ def _add_ask(parser: argparse.ArgumentParser) -> None:
         help="0, the default, takes the likeliest token each time",
     )  # fmt: skip
     answer.add_argument("--seed", type=int, metavar="N", help="makes sampling repeatable")
-    answer.add_argument(
-        "--device", default="cpu", metavar="D",
-        help='where the model runs: cpu, the default; "cuda" or "auto" need accelerate',
-    )  # fmt: skip
-    answer.add_argument(
-        "--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"),
-        help="precision of the weights; as they are stored by default",
-    )  # fmt: skip
+    _add_device(answer)
     _add_json(parser)
 
 
@@ -75,8 +72,29 @@ def _add_support(parser: argparse.ArgumentParser) -> None:
     _add_json(parser)
 
 
-def _add_documents(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("files", nargs="+", metavar="FILE", help="text, Markdown, HTML or PDF")
+def _add_calibrate(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Look for pass keys and measure perplexity beyond the model's window under a small grid of "
+        "settings, and keep what was found where plans for this model look for it. Exit code 1 "
+        "when no setting was as good as the model is inside its window."
+    )
+    parser.add_argument("model", metavar="MODEL", help='hub id or folder, or "bundled"')
+    _add_documents(parser, nargs="*", what="text to measure on; King James Bible by default")
+    parser.add_argument("--pretraining-window", type=int, metavar="P", help=_WINDOW_HELP)
+    parser.add_argument("--length", type=int, metavar="N", help="tokens of a prompt (default: 4 P)")
+    parser.add_argument("--depths", type=int, default=5, help="places of the pass key (default: 5)")
+    parser.add_argument("--samples", type=int, default=2, help="texts for each (default: 2)")
+    parser.add_argument("--seed", type=int, default=0)
+    _add_device(parser)
+    parser.add_argument("--output", type=Path, metavar="FILE", help="where to store it instead")
+    parser.add_argument("--plot", type=Path, metavar="PNG", help="draw the map")
+    _add_json(parser)
+
+
+def _add_documents(
+    parser: argparse.ArgumentParser, nargs: str = "+", what: str = "text, Markdown, HTML or PDF"
+) -> None:
+    parser.add_argument("files", nargs=nargs, metavar="FILE", help=what)
     parser.add_argument(
         "--encoding", metavar="E", help="character encoding of the files; found out by default"
     )
@@ -86,9 +104,17 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", metavar="ID", help="hub id or folder; the bundled model by default"
     )
+    parser.add_argument("--pretraining-window", type=int, metavar="P", help=_WINDOW_HELP)
+
+
+def _add_device(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
-        "--pretraining-window", type=int, metavar="P",
-        help="tokens the model was trained to see; what its configuration says by default",
+        "--device", default="cpu", metavar="D",
+        help='where the model runs: cpu, the default; "cuda" or "auto" need accelerate',
+    )  # fmt: skip
+    parser.add_argument(
+        "--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"),
+        help="precision of the weights; as they are stored by default",
     )  # fmt: skip
 
 

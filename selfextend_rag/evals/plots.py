@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from selfextend_rag.planning.calibration import CalibrationCell
+
 
 def _pyplot() -> Any:
     try:
@@ -69,5 +71,36 @@ def nll_curves(
     axis.axvline(pretraining_window, color="grey", linestyle="--", label="pretraining window")
     axis.set(title=title, xlabel="position, tokens", ylabel="negative log-likelihood, nats a token")
     axis.legend()
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def calibration_map(cells: Sequence[CalibrationCell], title: str, path: Path) -> None:
+    """Write a map of settings: pass keys found and perplexity; what was good has a green ground.
+
+    Args:
+        cells: what was measured.
+        title: stands above.
+        path: the PNG.
+    """
+    plt = _pyplot()
+    figure, axis = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    for cell in cells:
+        axis.text(
+            cell.fraction,
+            cell.neighbor_window,
+            f"G {cell.group_size}\n{cell.right}/{cell.asked}\n{cell.perplexity:.1f}",
+            ha="center",
+            va="center",
+            fontsize=8,
+            bbox={"boxstyle": "round", "facecolor": "#bfe5bf" if cell.good else "#f0c0b8"},
+        )
+    axis.set(
+        title=title,
+        xlabel="share of the pretraining window in use",
+        ylabel="neighbor window, tokens",
+        xlim=(0.4, 1.1),
+        ylim=(0, 1.2 * max(cell.neighbor_window for cell in cells)),
+    )
     figure.savefig(path, dpi=150)
     plt.close(figure)

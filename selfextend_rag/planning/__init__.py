@@ -1,7 +1,25 @@
 """How long a sequence may be, and which settings of SelfExtend it needs; integers only."""
 
+from selfextend_rag.planning.calibration import (
+    Calibration,
+    CalibrationCell,
+    CalibrationError,
+    calibration_path,
+    find_calibration,
+    load_calibration,
+)
 from selfextend_rag.planning.plan import ContextPlan
 from selfextend_rag.planning.planner import ContextBudgetPlanner
 from selfextend_rag.planning.pretraining import pretraining_window_of
 
-__all__ = ["ContextBudgetPlanner", "ContextPlan", "pretraining_window_of"]
+__all__ = [
+    "Calibration",
+    "CalibrationCell",
+    "CalibrationError",
+    "ContextBudgetPlanner",
+    "ContextPlan",
+    "calibration_path",
+    "find_calibration",
+    "load_calibration",
+    "pretraining_window_of",
+]
