@@ -25,7 +25,9 @@ def rewind(cache: Cache, length: int) -> None:
     for layer in layers:
         filled = isinstance(layer, CacheLayerMixin) and layer.is_initialized
         if filled:
-            layer.crop(min(0, length - layer.get_seq_length()))
+            surplus = max(0, layer.get_seq_length() - length)
+            if surplus or getattr(layer, "record_past", False):
+                layer.crop(-surplus)
 
 
 def can_rewind(cache: Cache) -> bool:
@@ -36,6 +38,14 @@ def can_rewind(cache: Cache) -> bool:
 def has_state(cache: Cache) -> bool:
     """Return whether any layer has a state that belongs to the last token alone."""
     return any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in cache.layers)
+
+
+def stop_recording(cache: Cache) -> None:
+    """Let sliding layers drop again what lies behind their window."""
+    layers: list[Any] = list(cache.layers)
+    for layer in layers:
+        if getattr(layer, "record_past", False):
+            layer.record_past = False
 
 
 def shortest(cache: Cache) -> int:

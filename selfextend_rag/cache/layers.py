@@ -174,6 +174,12 @@ class SelfExtendCache(DynamicCache):
             if isinstance(layer, GrowingLayer):
                 layer.capacity = capacity
 
+    def drop_grouped_keys(self) -> None:
+        """Free what can be made again."""
+        for layer in self.layers:
+            if isinstance(layer, GrowingLayer):
+                layer.grouped_keys.clear()
+
     @property
     def nbytes(self) -> int:
         """Bytes held by all layers, free room included."""

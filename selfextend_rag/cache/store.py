@@ -194,6 +194,43 @@ def remove_stale(folder: Path, name: str = "*") -> None:
             continue
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder, if it is not there.
+
+    Raises:
+        ReadingFileError: it can't be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ReadingFileError(
+            f"can't use {folder} as a folder: {error.strerror or error}; name another"
+        ) from error
+
+
+def remove_oldest(folder: Path, pattern: str, max_bytes: int) -> None:
+    """Remove the files of a folder that were used longest ago, until the rest fits."""
+    remove_stale(folder)
+    files = []
+    for path in folder.glob(pattern):
+        try:
+            state = path.stat()
+        except FileNotFoundError:  # another process removes too
+            continue
+        files.append((state.st_mtime_ns, state.st_size, path))
+    surplus = sum(size for _, size, _ in files) - max_bytes
+    for _, size, path in sorted(files):
+        if surplus <= 0:
+            return
+        remove(path)
+        surplus -= size
+
+
+def remove(path: Path) -> None:
+    """Remove a file, if it is there."""
+    path.unlink(missing_ok=True)
+
+
 @contextmanager
 def _replacing(path: Path) -> Iterator[BinaryIO]:
     """Yield a file that takes the place of ``path`` when the block ends well."""

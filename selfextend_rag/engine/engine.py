@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,8 @@ from transformers.cache_utils import Cache
 
 from selfextend_rag.cache import SelfExtendCache
 from selfextend_rag.cache.contents import Snapshot, snapshot
+from selfextend_rag.cache.cutting import has_state
+from selfextend_rag.cache.prefix import PrefixStore
 from selfextend_rag.engine.generation import FinishReason, Generation, Tally
 from selfextend_rag.engine.prefix import CachedPrefix
 from selfextend_rag.engine.sampling import Sampler
@@ -37,14 +39,15 @@ class _Job:
     tokens: tuple[int, ...]
     settings: GenerationSettings
     prefix: CachedPrefix | None
+    reuse: PrefixStore | None
     extension: SelfExtend | None
     progress: Progress | None
     is_cancelled: Callable[[], bool]
 
     @property
-    def cached(self) -> int:
-        """Return how many tokens need not be run."""
-        return 0 if self.prefix is None else len(self.prefix)
+    def longest(self) -> int:
+        """Return how many tokens there may be in the end."""
+        return len(self.tokens) + self.settings.max_new_tokens
 
 
 class Engine:
@@ -119,6 +122,7 @@ class Engine:
         settings: GenerationSettings | None = None,
         *,
         prefix: CachedPrefix | None = None,
+        reuse: PrefixStore | None = None,
         extension: SelfExtend | None = None,
         progress: Progress | None = None,
         cancelled: Cancelled = None,
@@ -132,6 +136,8 @@ class Engine:
             tokens: the whole prompt, the part in ``prefix`` included.
             settings: length, sampling and stop tokens.
             prefix: what has been read before; it is left as it was found.
+            reuse: where to look for the beginning of the prompt if there is no ``prefix``, and
+                where to leave prompt and answer for the next one.
             extension: settings of SelfExtend; with a prefix, they are the prefix's.
             progress: called after each chunk of the prompt.
             cancelled: looked at between chunks and tokens.
@@ -147,6 +153,7 @@ class Engine:
             tokens,
             settings or GenerationSettings(),
             prefix,
+            reuse,
             extension,
             progress,
             as_function(cancelled),
@@ -154,7 +161,8 @@ class Engine:
         # The tally is apart so that nothing refers in a circle: an abandoned generation is closed
         # at once, and the model free again.
         tally = Tally()
-        return Generation(self._run(job, tally), tally, len(tokens), job.cached)
+        tally.cached_tokens = 0 if prefix is None else len(prefix)
+        return Generation(self._run(job, tally), tally, len(tokens))
 
     def end_tokens(self) -> tuple[int, ...]:
         """Return the tokens that the model's generation configuration names as its end."""
@@ -170,7 +178,7 @@ class Engine:
                 tally.finish("cancelled")
                 return
             tally.start()
-            with attention(self.model, job.extension), self._cache(job) as cache:
+            with attention(self.model, job.extension), self._cache(job, tally) as cache:
                 yield from self._answer(job, tally, cache)
 
     def _answer(self, job: _Job, tally: Tally, cache: Cache) -> Iterator[int]:
@@ -179,9 +187,10 @@ class Engine:
         ends = self.end_tokens() if ends is None else ends
         reason: FinishReason = "cancelled"  # as it is when the consumer leaves off
         try:
-            logits = self._feed(
-                job.tokens[job.cached :], job.cached, cache, job.progress, job.is_cancelled
-            )
+            cached = tally.cached_tokens
+            logits = self._feed(job.tokens[cached:], cached, cache, job.progress, job.is_cancelled)
+            if job.reuse is not None and not has_state(cache):
+                cache.activate_past_recording()  # the next prompt may leave off in this answer
             sampler = Sampler(job.settings, job.tokens, logits.device)
             for left in reversed(range(job.settings.max_new_tokens)):
                 token = sampler.pick(logits)
@@ -189,7 +198,7 @@ class Engine:
                 if token in ends:
                     reason = "stop"
                     return
-                tally.completion_tokens += 1
+                tally.tokens.append(token)
                 reason = "cancelled" if left else "length"
                 yield token
                 if not left or job.is_cancelled():
@@ -200,10 +209,38 @@ class Engine:
         finally:
             tally.finish(reason)
 
-    def _cache(self, job: _Job) -> AbstractContextManager[Cache]:
+    @contextmanager
+    def _cache(self, job: _Job, tally: Tally) -> Iterator[Cache]:
+        """Yield a cache of the first ``tally.cached_tokens`` of the prompt."""
         if job.prefix is not None:
-            return job.prefix.lent()
-        return nullcontext(self._new_cache(len(job.tokens) + job.settings.max_new_tokens))
+            with job.prefix.lent() as cache:
+                yield cache
+            return
+        if job.reuse is None:
+            yield self._new_cache(job.longest)
+            return
+        found = job.reuse.take(
+            job.tokens, job.extension, capacity=job.longest, blank=self._blank_cache
+        )
+        kept, tally.cached_tokens = found or (self._new_cache(job.longest), 0)
+        try:
+            yield kept
+        except GeneratorExit:  # left off between two tokens: what is there is right
+            self._put_back(job, tally, kept)
+            raise
+        self._put_back(job, tally, kept)
+
+    def _put_back(self, job: _Job, tally: Tally, cache: SelfExtendCache) -> None:
+        assert job.reuse is not None
+        length = cache.get_seq_length()
+        if length:
+            job.reuse.put((*job.tokens, *tally.tokens)[:length], job.extension, cache)
+
+    def _blank_cache(self) -> SelfExtendCache:
+        """Return the cache of one token, which shows how this model keeps its keys."""
+        cache = self._new_cache(1)
+        self._forward((0,), cache)
+        return cache
 
     def _feed(
         self,

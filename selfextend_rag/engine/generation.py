@@ -55,7 +55,8 @@ class Tally:
 
     def __init__(self) -> None:
         self.finish_reason: FinishReason | None = None
-        self.completion_tokens = 0
+        self.cached_tokens = 0
+        self.tokens: list[int] = []
         self._started: float | None = None
         self._first: float | None = None
         self._latest: float | None = None
@@ -101,12 +102,10 @@ class Generation(Iterator[int]):
         tokens: Generator[int, None, None],
         tally: Tally,
         prompt_tokens: int,
-        cached_tokens: int,
     ) -> None:
         self._tokens = tokens
         self._tally = tally
         self._prompt_tokens = prompt_tokens
-        self._cached_tokens = cached_tokens
 
     def __next__(self) -> int:
         return next(self._tokens)
@@ -131,8 +130,8 @@ class Generation(Iterator[int]):
         """Return what it cost so far."""
         return Usage(
             prompt_tokens=self._prompt_tokens,
-            cached_tokens=self._cached_tokens,
-            completion_tokens=self._tally.completion_tokens,
+            cached_tokens=self._tally.cached_tokens,
+            completion_tokens=len(self._tally.tokens),
             prefill_seconds=self._tally.prefill_seconds,
             decode_seconds=self._tally.decode_seconds,
         )

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from selfextend_rag.documents import Document
+from selfextend_rag.errors import ContextBudgetExceeded
 from selfextend_rag.llm.prompts import PromptBuilder
 from selfextend_rag.planning import ContextBudgetPlanner, ContextPlan
+
+_STEP = 1.5
 
 Documents = str | Document | Sequence[str | Document]
 
@@ -59,6 +62,30 @@ class ReadingBudget:
             self.max_new_tokens if max_new_tokens is None else max_new_tokens,
             reserve_tokens=self.question_reserve if question_reserve is None else question_reserve,
         )
+
+    def plan_prompt(self, prompt_tokens: int, max_new_tokens: int) -> ContextPlan:
+        """Return how a prompt of ``generate`` and its answer are run.
+
+        What must be extended gets settings for more tokens than it has: for the next of the lengths
+        P * 1.5, P * 1.5 ** 2, ... So the turns of a conversation that grows mostly have the same
+        settings, and each reuses the keys of those before. The length of prompt and answer alone
+        decides, never what happens to be kept.
+
+        Raises:
+            ContextBudgetExceeded: prompt and answer do not fit.
+        """
+        plan = self.planner.plan(prompt_tokens, max_new_tokens)
+        if not plan.extended:
+            return plan
+        planned = float(plan.pretraining_window)
+        while planned < plan.total_tokens:
+            planned *= _STEP
+        farthest = max(plan.total_tokens, self.planner.extended_window)
+        reserve = min(int(planned), farthest) - plan.total_tokens
+        try:
+            return self.planner.plan(prompt_tokens, max_new_tokens, reserve_tokens=reserve)
+        except ContextBudgetExceeded:  # the prompt itself fits, and that is what was asked
+            return plan
 
 
 def as_documents(documents: Documents) -> list[Document]:

@@ -18,6 +18,7 @@ from selfextend_rag.llm.budget import Documents, ReadingBudget, as_documents
 from selfextend_rag.llm.loading import load_model, load_tokenizer
 from selfextend_rag.llm.prompts import INSTRUCTION, Message, PromptBuilder, PromptForm
 from selfextend_rag.llm.reading import Reading
+from selfextend_rag.llm.reuse import prefix_store
 from selfextend_rag.llm.runner import TextRunner
 from selfextend_rag.llm.saved import load_saved
 from selfextend_rag.llm.stream import Answer, TextStream
@@ -47,8 +48,14 @@ class LongContextLLM(AsyncCalls):
         instruction: stands between documents and question in the chat form.
         template_options: variables for the chat template, such as ``enable_thinking``.
         chunk_size: tokens of a prompt to run at once; bounds the memory of a prefill.
+        prefix_cache_bytes: memory for the keys of earlier prompts of ``generate`` and ``stream``,
+            so that one that starts alike runs only the rest; 0 keeps none. See docs/readings.md.
+        prefix_cache_dir: a folder for those that memory has no room for, found again by other
+            processes.
+        prefix_cache_dir_bytes: what the files in that folder may take together.
 
     Raises:
+        ReadingFileError: ``prefix_cache_dir`` can't be made.
         UnknownPretrainingWindow: the configuration does not say P, and it was not given.
         ValueError: an option is out of range.
     """
@@ -68,6 +75,9 @@ class LongContextLLM(AsyncCalls):
         instruction: str = INSTRUCTION,
         template_options: Mapping[str, Any] | None = None,
         chunk_size: int = 2048,
+        prefix_cache_bytes: int = 1 << 30,
+        prefix_cache_dir: str | os.PathLike[str] | None = None,
+        prefix_cache_dir_bytes: int = 16 << 30,
     ) -> None:
         self.tokenizer = tokenizer
         if pretraining_window is None:
@@ -90,6 +100,9 @@ class LongContextLLM(AsyncCalls):
         stated = getattr(model.generation_config, "max_new_tokens", None)
         self.budget = ReadingBudget(self.prompts, self.planner, stated)
         self._runner = TextRunner(self.engine, self.prompts)
+        self.prefix_cache = prefix_store(
+            self.engine, self.prompts, prefix_cache_bytes, prefix_cache_dir, prefix_cache_dir_bytes
+        )
 
     @classmethod
     def from_pretrained(
@@ -259,7 +272,13 @@ class LongContextLLM(AsyncCalls):
             {"max_new_tokens": self.budget.max_new_tokens, **options}, framed=framed
         )
         tokens = self.prompts.prompt(prompt)
-        plan = self.planner.plan(len(tokens), settings.max_new_tokens)
+        plan = self.budget.plan_prompt(len(tokens), settings.max_new_tokens)
         return self._runner.stream(
-            tokens, settings, plan, framed=framed, progress=progress, cancelled=cancelled
+            tokens,
+            settings,
+            plan,
+            framed=framed,
+            reuse=self.prefix_cache,
+            progress=progress,
+            cancelled=cancelled,
         )

@@ -7,6 +7,7 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from selfextend_rag.cache.prefix import PrefixStore
 from selfextend_rag.engine import CachedPrefix, Engine, Generation, GenerationSettings
 from selfextend_rag.engine.engine import Cancelled, Progress, as_function
 from selfextend_rag.llm.detokenizer import Detokenizer
@@ -55,6 +56,7 @@ class TextRunner:
         *,
         framed: bool,
         prefix: CachedPrefix | None = None,
+        reuse: PrefixStore | None = None,
         progress: Progress | None = None,
         cancelled: Cancelled = None,
     ) -> TextStream:
@@ -66,6 +68,7 @@ class TextRunner:
                 tokens,
                 settings,
                 prefix=prefix,
+                reuse=reuse,
                 extension=plan.settings,
                 progress=progress,
                 cancelled=lambda: closed.is_set() or also_cancelled(),

@@ -1,0 +1,197 @@
+"""Read prompts kept for those to come: least recently used, within a budget of bytes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from selfextend_rag.cache.cutting import can_rewind, copied, rewind, shortest, stop_recording
+from selfextend_rag.cache.layers import SelfExtendCache
+from selfextend_rag.cache.spill import SpillFolder
+from selfextend_rag.positions import SelfExtend
+
+_WORTH_REUSING = 8  # tokens; fewer are run again faster than anything is looked for
+_WORTH_LOADING = 64  # tokens that a file has to have beyond what memory has
+
+Blank = Callable[[], SelfExtendCache]
+"""Returns a cache that the model has filled with any tokens; needed to read a file."""
+
+
+@dataclass(eq=False, slots=True)
+class _Entry:
+    tokens: tuple[int, ...]
+    extension: SelfExtend | None
+    cache: SelfExtendCache = field(repr=False)
+    nbytes: int
+
+    def shared(self, tokens: tuple[int, ...], extension: SelfExtend | None) -> int:
+        """Return how many first tokens of a prompt this can serve; 0 for none."""
+        if extension != self.extension:
+            return 0
+        # The last token of a prompt is always run, for its logits.
+        common = common_length(self.tokens, tokens[:-1])
+        return common if common >= shortest(self.cache) else 0
+
+
+class PrefixStore:
+    """Keys and values of earlier prompts and their answers, by their tokens.
+
+    Who takes a prefix has it alone, out of reach of everybody else and of eviction, and puts it
+    back, longer, when done. Safe to use from several threads.
+
+    Args:
+        max_bytes: what all kept entries may take together, free room in their buffers included. An
+            entry in use is not counted; it is counted again, or dropped, when it is put back.
+        spill: where evicted entries go; None forgets them.
+
+    Raises:
+        ValueError: ``max_bytes`` is negative.
+    """
+
+    def __init__(self, max_bytes: int, spill: SpillFolder | None = None) -> None:
+        if max_bytes < 0:
+            raise ValueError(f"prefix_cache_bytes must be 0 or more, got {max_bytes}")
+        self.max_bytes = max_bytes
+        self.spill = spill
+        self._entries: list[_Entry] = []  # the latest used last
+        self._lock = threading.Lock()
+
+    @property
+    def nbytes(self) -> int:
+        """Return the bytes that the kept entries take."""
+        with self._lock:
+            return self._sum()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def take(
+        self,
+        tokens: tuple[int, ...],
+        extension: SelfExtend | None,
+        *,
+        capacity: int,
+        blank: Blank,
+    ) -> tuple[SelfExtendCache, int] | None:
+        """Return a cache of the first tokens of a prompt and how many, or None if none is kept.
+
+        The entry that shares most is taken: all of it, cut back, if most of it is shared, and
+        otherwise a copy of the shared part.
+
+        Args:
+            tokens: the prompt.
+            extension: the settings that it runs under; those of the entry have to be the same.
+            capacity: tokens to make room for.
+            blank: needed where the entry comes from a file.
+        """
+        with self._lock:
+            found = max(
+                ((entry.shared(tokens, extension), entry) for entry in self._entries),
+                key=lambda pair: pair[0],
+                default=None,
+            )
+            in_memory = found[0] if found else 0
+            filed = self._filed(tokens, extension, in_memory + _WORTH_LOADING, blank)
+            if filed is not None:
+                found = filed
+            if found is None or found[0] < _WORTH_REUSING:
+                return None
+            shared, entry = found
+            cache = self._handed_out(entry, shared, capacity)
+        cache.set_capacity(capacity)
+        return cache, shared
+
+    def put(
+        self, tokens: tuple[int, ...], extension: SelfExtend | None, cache: SelfExtendCache
+    ) -> None:
+        """Keep a cache of tokens; the least recently used make room for it.
+
+        What it holds of earlier entries is not kept twice. One too large for the whole budget, even
+        without its grouped keys, is not kept.
+        """
+        if cache.nbytes > self.max_bytes:
+            cache.drop_grouped_keys()
+        entry = _Entry(tokens, extension, cache, cache.nbytes)
+        with self._lock:
+            covered = [old for old in self._entries if _covers(entry, old)]
+            self._entries = [old for old in self._entries if old not in covered]
+            evicted = []
+            if entry.nbytes > self.max_bytes:
+                evicted.append(entry)
+            else:
+                while self._entries and self._sum() + entry.nbytes > self.max_bytes:
+                    evicted.append(self._entries.pop(0))
+                self._entries.append(entry)
+            self._spill(evicted)
+
+    def clear(self) -> None:
+        """Forget everything in memory."""
+        with self._lock:
+            self._entries.clear()
+
+    def flush(self) -> None:
+        """Write all entries to the folder, if there is one, for other processes to find."""
+        with self._lock:
+            self._spill(self._entries)
+
+    def _sum(self) -> int:
+        return sum(entry.nbytes for entry in self._entries)
+
+    def _handed_out(self, entry: _Entry, shared: int, capacity: int) -> SelfExtendCache:
+        kept = entry in self._entries
+        if kept:
+            self._entries.remove(entry)
+        if not kept or shared * 2 >= len(entry.tokens) or not can_rewind(entry.cache):
+            rewind_to(entry.cache, shared)
+            return entry.cache
+        self._entries.append(entry)  # used just now
+        return copied(entry.cache, shared, capacity)
+
+    def _filed(
+        self, tokens: tuple[int, ...], extension: SelfExtend | None, least: int, blank: Blank
+    ) -> tuple[int, _Entry] | None:
+        if self.spill is None:
+            return None
+        path = self.spill.find(tokens[:-1], extension, least)
+        saved = None if path is None else self.spill.load(path, blank)
+        if saved is None:
+            return None
+        saved.cache.activate_past_recording()
+        entry = _Entry(saved.tokens, saved.extension, saved.cache, saved.cache.nbytes)
+        shared = entry.shared(tokens, extension)
+        return (shared, entry) if shared >= least else None
+
+    def _spill(self, entries: list[_Entry]) -> None:
+        if self.spill is not None:
+            for entry in entries:
+                self.spill.write(entry.tokens, entry.extension, entry.cache)
+
+
+def rewind_to(cache: SelfExtendCache, length: int) -> None:
+    """Cut a cache back, and let its sliding layers forget what they can again."""
+    if can_rewind(cache):
+        rewind(cache, length)
+        stop_recording(cache)
+
+
+def common_length(one: tuple[int, ...], other: tuple[int, ...]) -> int:
+    """Return how many first tokens two sequences share."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:  # by halves: comparing slices is far faster than comparing one by one
+        middle = (low + high + 1) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _covers(new: _Entry, old: _Entry) -> bool:
+    """Return whether the new entry can do all that the old one can."""
+    length = len(old.tokens)
+    return (
+        old.extension == new.extension
+        and new.tokens[:length] == old.tokens
+        and shortest(new.cache) <= shortest(old.cache)
+    )
