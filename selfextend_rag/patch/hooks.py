@@ -63,6 +63,8 @@ class ConsecutivePositions:
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         positions = kwargs.get("position_ids")
+        if positions is None:
+            _refuse_holes(kwargs.get("attention_mask"))
         if not isinstance(positions, Tensor) or positions.ndim not in (2, 3):
             return
         if positions.ndim == 3 and bool((positions != positions[:1]).any()):
@@ -85,6 +87,18 @@ class ConsecutivePositions:
             raise ValueError(
                 "position_ids of an extended model must count the unmasked tokens of each row one "
                 "by one; leave them out, or restore the model first"
+            )
+
+
+def _refuse_holes(mask: Any) -> None:
+    """Refuse padding between tokens: without position ids, a stock model counts it as tokens."""
+    if isinstance(mask, Tensor) and mask.ndim == 2:
+        seen = mask.bool().int()
+        starts = (seen[:, 1:] > seen[:, :-1]).sum(-1) + seen[:, 0]  # runs of tokens in each row
+        if bool((starts > 1).any()):
+            raise ValueError(
+                "the attention mask of an extended model has padding between tokens; give "
+                "position_ids that count the unmasked tokens, or pad on one side"
             )
 
 

@@ -206,6 +206,19 @@ def test_switching_the_implementation_of_an_extended_model_is_noticed():
     model(ids())
 
 
+def test_padding_between_tokens_needs_position_ids(model):
+    mask = torch.ones(1, LENGTH, dtype=torch.long)
+    mask[0, 20:25] = 0
+    with extended(model, METHOD):
+        with pytest.raises(ValueError, match="has padding between tokens"):
+            model(ids(), attention_mask=mask)
+        model(ids(), attention_mask=mask, position_ids=mask.cumsum(-1) - 1)
+        for side in (slice(0, 5), slice(LENGTH - 5, LENGTH)):
+            padded = torch.ones(1, LENGTH, dtype=torch.long)
+            padded[0, side] = 0
+            model(ids(), attention_mask=padded)
+
+
 @pytest.mark.parametrize(
     "positions",
     [torch.arange(LENGTH)[None] // 4, torch.cat([torch.arange(30), torch.arange(30)])[None]],
