@@ -32,17 +32,28 @@ class GrowingLayer(DynamicLayer):
         self.capacity = max(capacity, 0)
         self.grouped_keys = GroupedKeys()
         self._filled_under: SelfExtend | None = None
+        self._noted = 0  # tokens that came under those settings
         self._buffers: tuple[Tensor, Tensor] | None = None  # [B, Hkv, capacity, D], and D = Dv
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Append keys and values and return all of them, as views."""
+        """Append keys and values and return all of them, as views.
+
+        Raises:
+            CacheMismatchError: keys were cached plain after keys that were cached extended.
+        """
         if not self.is_initialized:
             self.dtype, self.device = key_states.dtype, key_states.device
             self.is_initialized = True
             self._buffers = self.keys = self.values = None
         length = 0 if self.keys is None else self.keys.shape[-2]
+        if self._filled_under is not None and length > self._noted:
+            raise CacheMismatchError(
+                f"{self._noted} tokens were cached under {self._filled_under}, and "
+                f"{length - self._noted} more under plain attention; read them again with a new "
+                "cache"
+            )
         end = length + key_states.shape[-2]
         keys, values = self._buffers = self._room(key_states, value_states, length, end)
         keys[:, :, length:end] = key_states
@@ -65,18 +76,20 @@ class GrowingLayer(DynamicLayer):
                 f"{before} tokens were cached under {how}, and can't be continued under {settings};"
                 " read them again with a new cache"
             )
-        self._filled_under = settings
+        self._filled_under, self._noted = settings, self.get_seq_length()
 
     def crop(self, tokens_to_remove: int) -> None:
         """Remove the last ``-tokens_to_remove`` tokens; see `transformers.DynamicLayer.crop`."""
         super().crop(tokens_to_remove)
         if self.keys is not None:
             self.grouped_keys.forget(self.keys.shape[-2])
+            self._noted = min(self._noted, self.keys.shape[-2])
 
     def reset(self) -> None:
         """Drop everything, the buffers too."""
         self.grouped_keys.clear()
-        self._buffers = None
+        self._buffers = self._filled_under = None
+        self._noted = 0
         super().reset()
 
     @property
@@ -101,7 +114,7 @@ class GrowingLayer(DynamicLayer):
             self._grown(None, self.values, 0, new.capacity),
         )
         new.keys, new.values = keys[:, :, :length], values[:, :, :length]
-        new._filled_under = filled_under
+        new._filled_under, new._noted = filled_under, length
         return new
 
     def start_of(self, length: int, capacity: int) -> GrowingLayer:

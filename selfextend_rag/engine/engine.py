@@ -21,8 +21,8 @@ from selfextend_rag.engine.generation import FinishReason, Generation, Tally
 from selfextend_rag.engine.prefix import CachedPrefix
 from selfextend_rag.engine.sampling import Sampler
 from selfextend_rag.engine.settings import GenerationSettings
-from selfextend_rag.engine.turns import attention, turn_of
 from selfextend_rag.errors import CacheMismatchError, GenerationCancelled, UnsupportedModelError
+from selfextend_rag.patch import switched, turn_of
 from selfextend_rag.positions import SelfExtend
 
 Progress = Callable[[int, int], None]
@@ -101,7 +101,7 @@ class Engine:
         with self._turn.hold(is_cancelled) as held:
             if not held:
                 raise GenerationCancelled(0, len(tokens))
-            with attention(self.model, extension):
+            with switched(self.model, extension):
                 cache = self._new_cache(max(capacity, len(tokens)))
                 self._feed(tokens, 0, cache, progress, is_cancelled)
         cache.activate_past_recording()  # sliding layers keep what they need to be wound back
@@ -178,7 +178,7 @@ class Engine:
                 tally.finish("cancelled")
                 return
             tally.start()
-            with attention(self.model, job.extension), self._cache(job, tally) as cache:
+            with switched(self.model, job.extension), self._cache(job, tally) as cache:
                 yield from self._answer(job, tally, cache)
 
     def _answer(self, job: _Job, tally: Tally, cache: Cache) -> Iterator[int]:

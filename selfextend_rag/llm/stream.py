@@ -14,6 +14,7 @@ from typing import Any
 
 from selfextend_rag.engine import FinishReason, Usage
 from selfextend_rag.llm.waiters import Waiters
+from selfextend_rag.patch import waiting_for
 from selfextend_rag.planning import ContextPlan
 
 
@@ -67,7 +68,8 @@ class TextStream(Iterator[str], AsyncIterator[str]):
         self._worker.start()
 
     def __next__(self) -> str:
-        piece = self._worker.pieces.get()
+        with waiting_for(self._worker.thread):
+            piece = self._worker.pieces.get()
         if piece is None:
             self._worker.at_end()
             raise StopIteration
@@ -92,7 +94,8 @@ class TextStream(Iterator[str], AsyncIterator[str]):
         Raises:
             Exception: what ended the work, if it failed.
         """
-        self._worker.ended.wait()
+        with waiting_for(self._worker.thread):
+            self._worker.ended.wait()
         if self._worker.answer is None:
             assert self._worker.error is not None
             raise self._worker.error
@@ -146,17 +149,17 @@ class _Worker:
         self._work: Work | None = work
         # A daemon, or a stream that nobody closed would keep the program from ending; it is told
         # to end at exit instead, because torch must not be torn down under it.
-        self._thread = threading.Thread(target=self._run, name="selfextend-rag", daemon=True)
+        self.thread = threading.Thread(target=self._run, name="selfextend-rag", daemon=True)
 
     def start(self) -> None:
         _stop_running_at_exit()
         _running.add(self)
-        self._thread.start()
+        self.thread.start()
 
     def stop(self) -> None:
         self.cancelled.set()
-        if threading.current_thread() is not self._thread:
-            self._thread.join()
+        if threading.current_thread() is not self.thread:
+            self.thread.join()
 
     def at_end(self) -> None:
         """Leave the end in place for who asks again, and raise what went wrong, once."""

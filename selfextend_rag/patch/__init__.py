@@ -7,8 +7,10 @@ from selfextend_rag.patch.patch import (
     is_extended,
     restore,
     support,
+    switched,
 )
 from selfextend_rag.patch.report import LayerReport, SupportReport
+from selfextend_rag.patch.turns import turn_of, waiting_for
 
 __all__ = [
     "LayerReport",
@@ -19,4 +21,7 @@ __all__ = [
     "is_extended",
     "restore",
     "support",
+    "switched",
+    "turn_of",
+    "waiting_for",
 ]

@@ -7,6 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from selfextend_rag.errors import CacheMismatchError
+from selfextend_rag.positions import SelfExtend
+
+_FILLED_UNDER = "_self_extend_filled_under"
+
 
 class RawPositions:
     """Hands an attention module the identity for its rotation, so that keys reach the cache raw.
@@ -55,13 +60,23 @@ def identity(embeddings: Any) -> Any:
 
 
 class ConsecutivePositions:
-    """Refuses position ids that do not count the unmasked tokens of each row one by one.
+    """Refuses position ids and caches that an extended model would not follow.
 
-    An extended layer counts positions by the attention mask; other ids would be ignored, and the
-    answer would silently be that of other positions.
+    An extended layer counts positions by the attention mask; ids that do not count the unmasked
+    tokens of each row one by one would be ignored, and the answer would silently be that of other
+    positions. A cache of any kind belongs to the settings that it was filled under, or to none.
+
+    Args:
+        settings: those of the model.
     """
 
+    def __init__(self, settings: SelfExtend) -> None:
+        self.settings = settings
+
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        cache = kwargs.get("past_key_values")
+        if cache is not None:
+            self._check_cache(cache)
         positions = kwargs.get("position_ids")
         if positions is None:
             _refuse_holes(kwargs.get("attention_mask"))
@@ -72,7 +87,6 @@ class ConsecutivePositions:
                 "multimodal position ids (rows that differ between the axes) can't be extended"
             )
         flat = positions[0] if positions.ndim == 3 else positions
-        cache = kwargs.get("past_key_values")
         past = int(cache.get_seq_length()) if cache is not None else 0
         mask = kwargs.get("attention_mask")
         if isinstance(mask, dict):  # one for each kind of layer, made by an outer module
@@ -88,6 +102,17 @@ class ConsecutivePositions:
                 "position_ids of an extended model must count the unmasked tokens of each row one "
                 "by one; leave them out, or restore the model first"
             )
+
+    def _check_cache(self, cache: Any) -> None:
+        filled_under = getattr(cache, _FILLED_UNDER, None)
+        if filled_under != self.settings:
+            before = int(cache.get_seq_length())
+            if before > 0:
+                raise CacheMismatchError(
+                    f"{before} tokens were cached under {filled_under or 'plain attention'}, and "
+                    f"can't be continued under {self.settings}; read them again with a new cache"
+                )
+            setattr(cache, _FILLED_UNDER, self.settings)
 
 
 def _refuse_holes(mask: Any) -> None:

@@ -22,6 +22,7 @@ from selfextend_rag.patch.probe import set_implementation
 from selfextend_rag.patch.registry import BINDING, Binding, implementation_name
 from selfextend_rag.patch.report import SupportReport
 from selfextend_rag.patch.sketch import sketch
+from selfextend_rag.patch.turns import turn_of
 from selfextend_rag.patch.verify import difference, logits_of
 from selfextend_rag.positions import SelfExtend
 
@@ -34,7 +35,8 @@ def extend(model: PreTrainedModel, settings: SelfExtend, *, impl: Impl = "auto")
     """Switch ``model``, in place, to SelfExtend attention; again, to change its settings.
 
     Keys reach any cache un-rotated from now on, so a cache filled before, or under other settings,
-    does not belong to the model any more. The weights are not touched.
+    does not belong to the model any more. The weights are not touched. While another thread runs
+    the model by an `Engine`, this waits for its end.
 
     Args:
         model: any decoder of transformers that `support` accepts; it may be dispatched over
@@ -45,32 +47,14 @@ def extend(model: PreTrainedModel, settings: SelfExtend, *, impl: Impl = "auto")
     Raises:
         UnsupportedModelError: the model can't be reproduced exactly; it is left as it was.
     """
-    with _lock:
-        if is_extended(model):
-            _bind(model, settings, impl)
-            return
-        inspection = _inspect(model)
-        if not inspection.report.supported:
-            raise UnsupportedModelError(
-                f"{inspection.report.model} can't be extended: {inspection.report.reason}"
-            )
-        _apply(model, inspection, settings, impl)
+    with turn_of(model).visit():
+        _extend(model, settings, impl)
 
 
 def restore(model: PreTrainedModel) -> None:
     """Give ``model`` back as it was before `extend`; nothing happens if it is not extended."""
-    with _lock:
-        previous = model.__dict__.pop(_STATE, None)
-        if previous is None:
-            return
-        for module in model.modules():
-            module.__dict__.pop(BINDING, None)
-            hooks = module._forward_pre_hooks
-            for key in [k for k, hook in hooks.items() if isinstance(hook, _OURS)]:
-                del hooks[key]
-                module._forward_pre_hooks_with_kwargs.pop(key, None)
-        for config, name in previous:
-            set_implementation(config, name)
+    with turn_of(model).visit():
+        _restore(model)
 
 
 @contextmanager
@@ -90,6 +74,27 @@ def extended(
             restore(model)
         else:
             extend(model, before[0], impl=before[1])
+
+
+@contextmanager
+def switched(model: PreTrainedModel, settings: SelfExtend | None) -> Iterator[None]:
+    """Run the block with these settings, or plain attention for None; then as it was before.
+
+    For who holds the model's turn. It does not ask for it, because an abandoned generation may end
+    in another thread than the one it began in.
+    """
+    before = current_settings(model)
+    if settings is None:
+        _restore(model)
+    else:
+        _extend(model, settings, "auto")
+    try:
+        yield
+    finally:
+        if before is None:
+            _restore(model)
+        else:
+            _extend(model, *before)
 
 
 def is_extended(model: nn.Module) -> bool:
@@ -118,11 +123,39 @@ def support(model_or_config: PreTrainedModel | PreTrainedConfig) -> SupportRepor
     """
     if isinstance(model_or_config, PreTrainedConfig):
         return _inspect(sketch(model_or_config)).report
-    with _lock:
+    with turn_of(model_or_config).visit(), _lock:
         return _inspect(model_or_config).report
 
 
 _OURS = (RawPositions, ConsecutivePositions)
+
+
+def _extend(model: PreTrainedModel, settings: SelfExtend, impl: Impl) -> None:
+    with _lock:
+        if is_extended(model):
+            _bind(model, settings, impl)
+            return
+        inspection = _inspect(model)
+        if not inspection.report.supported:
+            raise UnsupportedModelError(
+                f"{inspection.report.model} can't be extended: {inspection.report.reason}"
+            )
+        _apply(model, inspection, settings, impl)
+
+
+def _restore(model: PreTrainedModel) -> None:
+    with _lock:
+        previous = model.__dict__.pop(_STATE, None)
+        if previous is None:
+            return
+        for module in model.modules():
+            module.__dict__.pop(BINDING, None)
+            hooks = module._forward_pre_hooks
+            for key in [k for k, hook in hooks.items() if isinstance(hook, _OURS)]:
+                del hooks[key]
+                module._forward_pre_hooks_with_kwargs.pop(key, None)
+        for config, name in previous:
+            set_implementation(config, name)
 
 
 def _inspect(model: PreTrainedModel) -> Inspection:
@@ -130,11 +163,11 @@ def _inspect(model: PreTrainedModel) -> Inspection:
         if is_extended(model):  # a copy of an extended model
             before = current_settings(model)
             assert before is not None
-            restore(model)
+            _restore(model)
             try:
                 return _inspect(model)
             finally:
-                extend(model, before[0], impl=before[1])
+                _extend(model, *before)
         training = model.training
         model.eval()
         try:
@@ -156,7 +189,7 @@ def _verified(model: PreTrainedModel, inspection: Inspection) -> Inspection:
         try:
             problem = difference(stock, logits_of(model, ids), dtype)
         finally:
-            restore(model)
+            _restore(model)
     except (ValueError, TypeError, RuntimeError, IndexError, AttributeError) as error:
         problem = f"it fails in a check: {type(error).__name__}: {error}"
     return inspection.refused(problem) if problem else inspection
@@ -174,7 +207,7 @@ def _apply(
         hook = RawPositions(layer.index, name)
         layer.module.register_forward_pre_hook(hook, with_kwargs=True)
     for module in inspection.position_owners:
-        module.register_forward_pre_hook(ConsecutivePositions(), with_kwargs=True)
+        module.register_forward_pre_hook(ConsecutivePositions(settings), with_kwargs=True)
     model.__dict__[_STATE] = previous
 
 
@@ -183,3 +216,6 @@ def _bind(model: nn.Module, settings: SelfExtend, impl: Impl) -> None:
         binding: Binding | None = getattr(module, BINDING, None)
         if binding is not None:
             setattr(module, BINDING, Binding(binding.rotary, settings, impl))
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(hook, ConsecutivePositions):
+                hook.settings = settings
