@@ -14,16 +14,19 @@ if TYPE_CHECKING:
     from selfextend_rag.engine import Engine, GenerationSettings, Usage
     from selfextend_rag.errors import (
         CacheMismatchError,
+        ConstraintError,
         ContextBudgetExceeded,
         CorruptReadingError,
         GenerationCancelled,
         ModelLoadError,
         ReadingFileError,
+        SchemaError,
         SelfExtendError,
+        ToolError,
         UnknownPretrainingWindow,
         UnsupportedModelError,
     )
-    from selfextend_rag.llm import Answer, LongContextLLM, Reading, TextStream
+    from selfextend_rag.llm import Answer, LongContextLLM, Reading, TextStream, ToolCall
     from selfextend_rag.patch import extend, extended, restore, support
     from selfextend_rag.planning import ContextBudgetPlanner, ContextPlan, pretraining_window_of
     from selfextend_rag.positions import SelfExtend
@@ -33,16 +36,19 @@ _NAMES = {
     "engine": ("Engine", "GenerationSettings", "Usage"),
     "errors": (
         "CacheMismatchError",
+        "ConstraintError",
         "ContextBudgetExceeded",
         "CorruptReadingError",
         "GenerationCancelled",
         "ModelLoadError",
         "ReadingFileError",
+        "SchemaError",
         "SelfExtendError",
+        "ToolError",
         "UnknownPretrainingWindow",
         "UnsupportedModelError",
     ),
-    "llm": ("Answer", "LongContextLLM", "Reading", "TextStream"),
+    "llm": ("Answer", "LongContextLLM", "Reading", "TextStream", "ToolCall"),
     "patch": ("extend", "extended", "restore", "support"),
     "planning": ("ContextBudgetPlanner", "ContextPlan", "pretraining_window_of"),
     "positions": ("SelfExtend",),
@@ -52,6 +58,7 @@ _HOMES = {name: home for home, names in _NAMES.items() for name in names}
 __all__ = [
     "Answer",
     "CacheMismatchError",
+    "ConstraintError",
     "ContextBudgetExceeded",
     "ContextBudgetPlanner",
     "ContextPlan",
@@ -65,9 +72,12 @@ __all__ = [
     "ModelLoadError",
     "Reading",
     "ReadingFileError",
+    "SchemaError",
     "SelfExtend",
     "SelfExtendError",
     "TextStream",
+    "ToolCall",
+    "ToolError",
     "UnknownPretrainingWindow",
     "UnsupportedModelError",
     "Usage",

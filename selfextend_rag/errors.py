@@ -33,6 +33,18 @@ class CorruptReadingError(ReadingFileError, ValueError):
     """A file that is no saved reading, or was damaged since it was saved."""
 
 
+class SchemaError(SelfExtendError, ValueError):
+    """A JSON schema that can't be enforced as it stands; raised before the model runs."""
+
+
+class ToolError(SelfExtendError, ValueError):
+    """Tools, a tool choice or a message about tools that can't be used as they are."""
+
+
+class ConstraintError(SelfExtendError, RuntimeError):
+    """A grammar that could not be followed to the end of an answer."""
+
+
 class GenerationCancelled(SelfExtendError):
     """Work was cancelled before there was anything to hand back (during a prefill).
 

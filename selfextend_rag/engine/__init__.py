@@ -1,5 +1,6 @@
 """Token ids in, token ids out, on one causal language model."""
 
+from selfextend_rag.engine.constraint import TokenConstraint
 from selfextend_rag.engine.engine import Engine
 from selfextend_rag.engine.generation import FinishReason, Generation, Usage
 from selfextend_rag.engine.prefix import CachedPrefix
@@ -11,5 +12,6 @@ __all__ = [
     "FinishReason",
     "Generation",
     "GenerationSettings",
+    "TokenConstraint",
     "Usage",
 ]

@@ -17,6 +17,7 @@ from selfextend_rag.cache import SelfExtendCache
 from selfextend_rag.cache.contents import Snapshot, snapshot
 from selfextend_rag.cache.cutting import has_state
 from selfextend_rag.cache.prefix import PrefixStore
+from selfextend_rag.engine.constraint import TokenConstraint
 from selfextend_rag.engine.generation import FinishReason, Generation, Tally
 from selfextend_rag.engine.prefix import CachedPrefix
 from selfextend_rag.engine.sampling import Sampler
@@ -43,6 +44,7 @@ class _Job:
     extension: SelfExtend | None
     progress: Progress | None
     is_cancelled: Callable[[], bool]
+    constraint: TokenConstraint | None
 
     @property
     def longest(self) -> int:
@@ -124,6 +126,7 @@ class Engine:
         prefix: CachedPrefix | None = None,
         reuse: PrefixStore | None = None,
         extension: SelfExtend | None = None,
+        constraint: TokenConstraint | None = None,
         progress: Progress | None = None,
         cancelled: Cancelled = None,
     ) -> Generation:
@@ -139,6 +142,8 @@ class Engine:
             reuse: where to look for the beginning of the prompt if there is no ``prefix``, and
                 where to leave prompt and answer for the next one.
             extension: settings of SelfExtend; with a prefix, they are the prefix's.
+            constraint: what the answer is held to; a fresh one, used up by this answer. The answer
+                ends with ``"stop"`` where it lets nothing follow.
             progress: called after each chunk of the prompt.
             cancelled: looked at between chunks and tokens.
 
@@ -157,6 +162,7 @@ class Engine:
             extension,
             progress,
             as_function(cancelled),
+            constraint,
         )
         # The tally is apart so that nothing refers in a circle: an abandoned generation is closed
         # at once, and the model free again.
@@ -191,7 +197,7 @@ class Engine:
             logits = self._feed(job.tokens[cached:], cached, cache, job.progress, job.is_cancelled)
             if job.reuse is not None and not has_state(cache):
                 cache.activate_past_recording()  # the next prompt may leave off in this answer
-            sampler = Sampler(job.settings, job.tokens, logits.device)
+            sampler = Sampler(job.settings, job.tokens, logits.device, job.constraint)
             for left in reversed(range(job.settings.max_new_tokens)):
                 token = sampler.pick(logits)
                 tally.tick()
@@ -200,8 +206,10 @@ class Engine:
                     return
                 tally.tokens.append(token)
                 reason = "cancelled" if left else "length"
+                whole = job.constraint is not None and job.constraint.finished
+                reason = "stop" if whole else reason
                 yield token
-                if not left or job.is_cancelled():
+                if whole or not left or job.is_cancelled():
                     return
                 logits = self._forward((token,), cache)
         except GenerationCancelled:

@@ -16,6 +16,7 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
+from selfextend_rag.engine.constraint import TokenConstraint
 from selfextend_rag.engine.settings import GenerationSettings
 
 
@@ -23,14 +24,20 @@ class Sampler:
     """Picks the tokens of one answer.
 
     Args:
-        settings: what to pick by.
+        settings: what to pick by, among the tokens that the constraint leaves.
         prompt: the prompt's tokens, for the repetition penalty.
         device: where the logits will be.
+        constraint: what restricts the tokens; told of each that is picked.
     """
 
     def __init__(
-        self, settings: GenerationSettings, prompt: Sequence[int], device: torch.device
+        self,
+        settings: GenerationSettings,
+        prompt: Sequence[int],
+        device: torch.device,
+        constraint: TokenConstraint | None = None,
     ) -> None:
+        self._constraint = constraint
         self._greedy = settings.temperature == 0
         self._processors = _processors(settings)
         self._penalised = settings.repetition_penalty != 1
@@ -45,6 +52,8 @@ class Sampler:
     def pick(self, logits: Tensor) -> int:
         """Return the next token for logits ``[1, V]``."""
         scores = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if self._constraint is not None:
+            scores = self._constraint.mask(scores)
         # The penalty asks which tokens occurred, not where: each stands once, in any order.
         seen: Any = torch.tensor([sorted(self._seen)], dtype=torch.long, device=scores.device)
         scores = self._processors(seen, scores)
@@ -53,6 +62,8 @@ class Sampler:
         else:
             probabilities = scores.softmax(dim=-1)
             token = int(torch.multinomial(probabilities, 1, generator=self._generator))
+        if self._constraint is not None:
+            self._constraint.accept(token)
         if self._penalised:
             self._seen.add(token)
         return token

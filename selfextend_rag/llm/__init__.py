@@ -4,5 +4,6 @@ from selfextend_rag.llm.llm import LongContextLLM
 from selfextend_rag.llm.prompts import PromptBuilder
 from selfextend_rag.llm.reading import Reading
 from selfextend_rag.llm.stream import Answer, TextStream
+from selfextend_rag.llm.tools import ToolCall
 
-__all__ = ["Answer", "LongContextLLM", "PromptBuilder", "Reading", "TextStream"]
+__all__ = ["Answer", "LongContextLLM", "PromptBuilder", "Reading", "TextStream", "ToolCall"]

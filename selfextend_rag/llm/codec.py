@@ -41,7 +41,8 @@ class TextCodec:
     Control tokens are the tokenizer's special tokens, and those of its other added tokens that its
     chat template writes (such as ``<think>``). Only a template can produce them.
 
-    ``control_ids`` has their ids by their texts, and ``control`` is a pattern that finds them.
+    ``control_ids`` has their ids by their texts, and ``control`` is a pattern that finds them;
+    ``special_ids`` has those that ``decode`` leaves out.
 
     Args:
         tokenizer: a tokenizer of transformers.
@@ -52,6 +53,11 @@ class TextCodec:
         # Fast tokenizers keep options of the last call in shared state.
         self._lock = threading.Lock()
         self.control_ids = _control_tokens(tokenizer)
+        self.special_ids = {
+            token.content: index
+            for index, token in tokenizer.added_tokens_decoder.items()
+            if token.special
+        }
         longest_first = sorted(self.control_ids, key=len, reverse=True)
         self.control = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
         # Some vocabularies write a character that they lack as their unknown token.
@@ -104,6 +110,13 @@ class TextCodec:
         with self._lock:
             return self.tokenizer.decode(
                 list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+
+    def decode_raw(self, ids: Sequence[int]) -> str:
+        """Return the text of token ids, special tokens written out."""
+        with self._lock:
+            return self.tokenizer.decode(
+                list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
             )
 
     def _after(self, text: str, after: str, *, as_text: bool, ends: bool) -> Encoded:

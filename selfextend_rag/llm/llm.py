@@ -15,13 +15,16 @@ from selfextend_rag.engine import Engine
 from selfextend_rag.engine.engine import Cancelled, Progress
 from selfextend_rag.llm.asynchronous import AsyncCalls
 from selfextend_rag.llm.budget import Documents, ReadingBudget, as_documents
+from selfextend_rag.llm.conversation import Message
+from selfextend_rag.llm.forms import answer_form
 from selfextend_rag.llm.loading import load_model, load_tokenizer
-from selfextend_rag.llm.prompts import INSTRUCTION, Message, PromptBuilder, PromptForm
+from selfextend_rag.llm.prompts import INSTRUCTION, PromptBuilder, PromptForm
 from selfextend_rag.llm.reading import Reading
 from selfextend_rag.llm.reuse import prefix_store
 from selfextend_rag.llm.runner import TextRunner
 from selfextend_rag.llm.saved import load_saved
 from selfextend_rag.llm.stream import Answer, TextStream
+from selfextend_rag.llm.tools import ToolChoice, Tools, tool_request
 from selfextend_rag.planning import ContextBudgetPlanner, ContextPlan, pretraining_window_of
 from selfextend_rag.planning.planner import Extension
 
@@ -239,6 +242,10 @@ class LongContextLLM(AsyncCalls):
         self,
         prompt: str | Sequence[Message],
         *,
+        tools: Tools | None = None,
+        tool_choice: ToolChoice = "auto",
+        parallel_tool_calls: bool = True,
+        json_schema: Mapping[str, Any] | None = None,
         progress: Progress | None = None,
         cancelled: Cancelled = None,
         **options: Any,
@@ -246,7 +253,12 @@ class LongContextLLM(AsyncCalls):
         """Return the answer to a text or a conversation.
 
         Args:
-            prompt: a text, or messages with ``role`` and ``content``.
+            prompt: a text, or messages with ``role`` and ``content``, an assistant's ``tool_calls``
+                and messages of role ``tool`` among them, in OpenAI's form.
+            tools: what the model may call, in OpenAI's form; calls are in ``answer.tool_calls``.
+            tool_choice: ``"auto"``, ``"none"``, ``"required"`` (or ``"any"``), or a tool's name.
+            parallel_tool_calls: an answer may have several calls.
+            json_schema: the answer is JSON that is valid for this schema.
             progress: called after each chunk of the prompt, from another thread.
             cancelled: ends the answer where it is.
             options: fields of `GenerationSettings`. In the plain form, of models without a chat
@@ -254,24 +266,42 @@ class LongContextLLM(AsyncCalls):
 
         Raises:
             ContextBudgetExceeded: prompt and answer do not fit; the model has not run.
+            SchemaError: a schema holds what can't be enforced; the model has not run.
+            ToolError: tools, choice or messages about tools can't be used as they are.
+            ConstraintError: the answer could not be kept to its grammar.
         """
-        with self.stream(prompt, progress=progress, cancelled=cancelled, **options) as stream:
+        with self.stream(
+            prompt,
+            tools=tools,
+            tool_choice=tool_choice,
+            parallel_tool_calls=parallel_tool_calls,
+            json_schema=json_schema,
+            progress=progress,
+            cancelled=cancelled,
+            **options,
+        ) as stream:
             return stream.answer
 
     def stream(
         self,
         prompt: str | Sequence[Message],
         *,
+        tools: Tools | None = None,
+        tool_choice: ToolChoice = "auto",
+        parallel_tool_calls: bool = True,
+        json_schema: Mapping[str, Any] | None = None,
         progress: Progress | None = None,
         cancelled: Cancelled = None,
         **options: Any,
     ) -> TextStream:
         """Return the answer as pieces of text that come as it is generated; see ``generate``."""
-        framed = not isinstance(prompt, str)
+        request = tool_request(tools, tool_choice, parallel_tool_calls)
+        framed = not isinstance(prompt, str) or request is not None
         settings = self._runner.settings(
             {"max_new_tokens": self.budget.max_new_tokens, **options}, framed=framed
         )
-        tokens = self.prompts.prompt(prompt)
+        form = answer_form(self.prompts, settings, json_schema, request)
+        tokens = self.prompts.prompt(prompt, () if request is None else request.tools)
         plan = self.budget.plan_prompt(len(tokens), settings.max_new_tokens)
         return self._runner.stream(
             tokens,
@@ -279,6 +309,7 @@ class LongContextLLM(AsyncCalls):
             plan,
             framed=framed,
             reuse=self.prefix_cache,
+            form=form,
             progress=progress,
             cancelled=cancelled,
         )

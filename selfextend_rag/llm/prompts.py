@@ -24,16 +24,28 @@ import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 from selfextend_rag.documents import Document
 from selfextend_rag.llm.codec import Encoded, TextCodec
+from selfextend_rag.llm.conversation import (
+    Message,
+    for_template,
+    guarded,
+    normalised,
+    plain_conversation,
+    tools_text,
+    with_system_text,
+    without_calls,
+)
 from selfextend_rag.llm.packing import BREAK as _BREAK
 from selfextend_rag.llm.packing import PackedDocuments, joined_documents
+from selfextend_rag.llm.toolforms import OUR_FORM, measured_form, takes_system_text
+from selfextend_rag.llm.tools import Tool
+from selfextend_rag.structured import CallForm
 
 PromptForm = Literal["auto", "chat", "plain"]
-Message = Mapping[str, Any]
-"""A chat message with ``role`` and ``content``: text, or a list of text parts."""
 
 INSTRUCTION = "Answer the question from the text above. If the text does not say, say that."
 
@@ -134,25 +146,61 @@ class PromptBuilder:
         asked = self._rendered_halves("", question)[1]
         return self._encoded(asked, after=self._border.after).ids
 
-    def prompt(self, prompt: str | Sequence[Message]) -> list[int]:
+    @cached_property
+    def call_form(self) -> CallForm:
+        """Return how the model writes calls of tools: as its template does, or as it is told."""
+        return self._native_calls[0] if self._native_calls else OUR_FORM
+
+    def prompt(self, prompt: str | Sequence[Message], tools: Sequence[Tool] = ()) -> list[int]:
         """Return the tokens of a text or a conversation.
 
         A text is one user message to a chat model; in the plain form it is continued as it stands.
         In the plain form a conversation is written as the system's text and then, for each user
-        message and its reply, ``Question: ...`` and ``Answer: ...``.
+        message and its reply, ``Question: ...`` and ``Answer: ...``; so is a text with tools.
+
+        Args:
+            prompt: the text, or messages.
+            tools: what the model may call; written by its chat template if that takes tools, and
+                described in a system text otherwise.
 
         Raises:
             ValueError: it is empty, or a message is not of a kind that can be written.
         """
         given = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-        messages = [{**message, "content": _text_of(message)} for message in given]
-        if not any(message["content"] for message in messages):
+        messages = normalised(given)
+        if not any(message["content"] or "tool_calls" in message for message in messages):
             raise ValueError("the prompt is empty")
+        if self.chat:
+            return self._chat_prompt(messages, tools)
+        if tools:
+            messages = with_system_text(messages, tools_text(tools), own_message=True)
+        as_it_stands = isinstance(prompt, str) and not tools
+        text = messages[0]["content"] if as_it_stands else plain_conversation(messages)
+        return [*self.codec.start(), *self.codec.text(text)]
+
+    def _chat_prompt(self, messages: list[dict[str, Any]], tools: Sequence[Tool]) -> list[int]:
+        more: dict[str, Any] = {}
+        native = self._native_calls
+        if tools and native:
+            more["tools"] = [guarded(tool.definition, self._guard) for tool in tools]
+        elif not native:
+            if any("tool_calls" in m or m.get("role") == "tool" for m in messages):
+                messages = without_calls(messages)
+            if tools:
+                own = takes_system_text(self._render)
+                messages = with_system_text(messages, tools_text(tools), own_message=own)
+        written = for_template(
+            messages, arguments_as_text=bool(native and native[1]), guard=self._guard
+        )
+        return self._encoded(self._render(written, **more)).ids
+
+    @cached_property
+    def _native_calls(self) -> tuple[CallForm, bool] | None:
+        """Return the template's own form of calls, and whether it wants arguments as text."""
         if not self.chat:
-            text = prompt if isinstance(prompt, str) else _conversation(messages)
-            return [*self.codec.start(), *self.codec.text(text)]
-        guarded = [{**message, "content": self._guard(message["content"])} for message in messages]
-        return self._encoded(self._render(guarded)).ids
+            return None
+        end = self.codec.tokenizer.eos_token
+        return measured_form(self._render, self.codec.special_ids, [end] if end else [])
 
     def _left(self, documents: str) -> str:
         """Return what a chat's user message holds before the border."""
@@ -170,10 +218,9 @@ class PromptBuilder:
             raise ValueError("the chat template does not write a user message once and as it is")
         return before, after
 
-    def _render(self, messages: Sequence[Message]) -> str:
-        return self.codec.tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=True, **self._template_options
-        )
+    def _render(self, messages: Sequence[Message], **more: Any) -> str:
+        options = {"add_generation_prompt": True, **self._template_options, **more}
+        return self.codec.tokenizer.apply_chat_template(list(messages), tokenize=False, **options)
 
     def _guard(self, text: str) -> str:
         """Return the text with a mark in place of every control token's text."""
@@ -229,41 +276,6 @@ class _Border:
             if before + codec.text(choice.right + tail, after=choice.after) == whole:
                 return choice
         return choices[0]
-
-
-def _text_of(message: Message) -> str:
-    content = message.get("content")
-    if content is None or isinstance(content, str):
-        return content or ""
-    if isinstance(content, Sequence) and all(
-        isinstance(part, Mapping) and part.get("type") == "text" for part in content
-    ):
-        return "".join(str(part.get("text", "")) for part in content)
-    raise ValueError(f"the content of a message must be text, got {content!r}")
-
-
-def _conversation(messages: Sequence[Message]) -> str:
-    """Return a conversation in the plain form."""
-    parts: list[str] = []
-    asked = False
-    for message in messages:
-        role, text = message.get("role"), message["content"]
-        if role == "user":
-            parts.append(f"Question: {text}\nAnswer:")
-            asked = True
-        elif role == "assistant" and asked:
-            parts[-1] += f" {text}"
-            asked = False
-        elif role == "system":
-            parts.append(text)
-        else:
-            raise ValueError(
-                f"the plain form has no place for a message of role {role!r} here; "
-                "use a model with a chat template"
-            )
-    if not asked:
-        raise ValueError("the last message must be the user's")
-    return _BREAK.join(parts)
 
 
 def _pieces(text: str, control: re.Pattern[str]) -> list[tuple[str, bool]]:

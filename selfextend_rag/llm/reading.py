@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from selfextend_rag.documents import Document
 from selfextend_rag.engine import CachedPrefix
 from selfextend_rag.engine.engine import Cancelled, Progress
 from selfextend_rag.llm.fingerprint import reading_fingerprint
+from selfextend_rag.llm.forms import answer_form
 from selfextend_rag.llm.runner import TextRunner
 from selfextend_rag.llm.saved import attachment_of
 from selfextend_rag.llm.stream import Answer, TextStream
@@ -81,6 +82,7 @@ class Reading:
         self,
         question: str,
         *,
+        json_schema: Mapping[str, Any] | None = None,
         progress: Progress | None = None,
         cancelled: Cancelled = None,
         **options: Any,
@@ -89,6 +91,7 @@ class Reading:
 
         Args:
             question: the question alone; the prompt around it is made here.
+            json_schema: the answer is JSON that is valid for this schema.
             progress: called after each chunk of the question, from another thread.
             cancelled: ends the answer where it is.
             options: fields of `GenerationSettings`. By default ``max_new_tokens`` are those of the
@@ -97,14 +100,23 @@ class Reading:
 
         Raises:
             ContextBudgetExceeded: question and answer need more room than the plan left.
+            SchemaError: the schema holds what can't be enforced; the model has not run.
+            ConstraintError: the answer could not be kept to its schema.
         """
-        with self.stream(question, progress=progress, cancelled=cancelled, **options) as stream:
+        with self.stream(
+            question,
+            json_schema=json_schema,
+            progress=progress,
+            cancelled=cancelled,
+            **options,
+        ) as stream:
             return stream.answer
 
     def stream(
         self,
         question: str,
         *,
+        json_schema: Mapping[str, Any] | None = None,
         progress: Progress | None = None,
         cancelled: Cancelled = None,
         **options: Any,
@@ -113,6 +125,7 @@ class Reading:
         settings = self._runner.settings(
             {"max_new_tokens": self.plan.max_new_tokens, **options}, framed=True
         )
+        form = answer_form(self._runner.prompts, settings, json_schema, None)
         asked = self._runner.prompts.question(question)
         tokens = (*self._prefix.tokens, *asked)
         plan = self._planner.plan_within(self.plan, len(tokens), settings.max_new_tokens)
@@ -121,6 +134,7 @@ class Reading:
             settings,
             plan,
             framed=True,
+            form=form,
             prefix=self._prefix,
             progress=progress,
             cancelled=cancelled,

@@ -10,9 +10,9 @@ from typing import Any
 from selfextend_rag.cache.prefix import PrefixStore
 from selfextend_rag.engine import CachedPrefix, Engine, Generation, GenerationSettings
 from selfextend_rag.engine.engine import Cancelled, Progress, as_function
-from selfextend_rag.llm.detokenizer import Detokenizer
+from selfextend_rag.llm.forms import FREE, AnswerForm, CallReader, TextReader
 from selfextend_rag.llm.prompts import PromptBuilder
-from selfextend_rag.llm.stream import Answer, TextStream
+from selfextend_rag.llm.stream import Answer, AnswerReason, TextStream
 from selfextend_rag.planning import ContextPlan
 
 
@@ -55,6 +55,7 @@ class TextRunner:
         plan: ContextPlan,
         *,
         framed: bool,
+        form: AnswerForm = FREE,
         prefix: CachedPrefix | None = None,
         reuse: PrefixStore | None = None,
         progress: Progress | None = None,
@@ -70,39 +71,43 @@ class TextRunner:
                 prefix=prefix,
                 reuse=reuse,
                 extension=plan.settings,
+                constraint=None if form.grammar is None else form.grammar.start(),
                 progress=progress,
                 cancelled=lambda: closed.is_set() or also_cancelled(),
             )
-            detokenizer = Detokenizer(
-                self.prompts.codec.decode,
-                settings.stop,
-                skip_leading_space=framed and not self.prompts.chat,
+            reader = (
+                TextReader(self.prompts, settings, form, framed)
+                if form.calls is None
+                else CallReader(self.prompts, settings, form)
             )
-            return _answer(generation, detokenizer, plan)
+            return _answer(generation, reader, plan)
 
         return TextStream(work)
 
 
 def _answer(
-    generation: Generation, detokenizer: Detokenizer, plan: ContextPlan
+    generation: Generation, reader: TextReader | CallReader, plan: ContextPlan
 ) -> Generator[str, None, Answer]:
     """Yield text until the tokens end or a stop text does; return all of it."""
     pieces: list[str] = []
     with generation:
         for token in generation:
-            pieces.append(detokenizer.push(token))
+            pieces.append(reader.push(token))
             if pieces[-1]:
                 yield pieces[-1]
-            if detokenizer.stopped:
+            if reader.stopped:
                 break
-    pieces.append(detokenizer.finish())
+    pieces.append(reader.finish())
     if pieces[-1]:
         yield pieces[-1]
-    reason = generation.finish_reason
+    reason: AnswerReason | None = "stop" if reader.stopped else generation.finish_reason
     assert reason is not None
+    calls, unfinished = reader.calls()
     return Answer(
         text="".join(pieces),
-        finish_reason="stop" if detokenizer.stopped else reason,
+        finish_reason="tool_calls" if calls and reason == "stop" else reason,
         usage=generation.usage,
         plan=plan,
+        tool_calls=calls,
+        unfinished_call=unfinished,
     )

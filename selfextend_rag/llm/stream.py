@@ -10,12 +10,15 @@ import weakref
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 from selfextend_rag.engine import FinishReason, Usage
+from selfextend_rag.llm.tools import ToolCall
 from selfextend_rag.llm.waiters import Waiters
 from selfextend_rag.patch import waiting_for
 from selfextend_rag.planning import ContextPlan
+
+AnswerReason = FinishReason | Literal["tool_calls"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,15 +28,25 @@ class Answer:
     Args:
         text: the answer; the pieces of its stream, joined.
         finish_reason: ``"stop"`` at its own end or a stop text, ``"length"`` when
-            ``max_new_tokens`` were not enough, ``"cancelled"``.
+            ``max_new_tokens`` were not enough, ``"cancelled"``, or ``"tool_calls"`` when it ends
+            in calls. JSON and calls are whole after ``"stop"`` and ``"tool_calls"`` alone.
         usage: tokens and seconds.
         plan: the settings it ran under.
+        tool_calls: the calls it asks for, each one whole and valid for its tool's schema.
+        unfinished_call: the text of a call that was cut off, which is none of ``tool_calls``.
     """
 
     text: str
-    finish_reason: FinishReason
+    finish_reason: AnswerReason
     usage: Usage
     plan: ContextPlan
+    tool_calls: tuple[ToolCall, ...] = ()
+    unfinished_call: str = ""
+
+    @property
+    def complete(self) -> bool:
+        """Return whether the answer came to its own end, and was not cut off."""
+        return self.finish_reason in ("stop", "tool_calls")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the answer as JSON values."""
@@ -42,6 +55,8 @@ class Answer:
             "finish_reason": self.finish_reason,
             "usage": self.usage.to_dict(),
             "plan": self.plan.to_dict(),
+            "tool_calls": [call.to_dict() for call in self.tool_calls],
+            "unfinished_call": self.unfinished_call,
         }
 
 

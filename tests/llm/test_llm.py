@@ -287,4 +287,6 @@ def test_answers_are_json_values(llm):
     values = llm.read(LONG).ask(QUESTION, **FREE).to_dict()
     assert values["usage"]["completion_tokens"] == 12
     assert values["plan"]["extended"] is True
-    assert set(values) == {"text", "finish_reason", "usage", "plan"}
+    assert set(values) == {
+        *("text", "finish_reason", "usage", "plan", "tool_calls", "unfinished_call")
+    }

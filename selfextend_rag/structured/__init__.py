@@ -1,0 +1,15 @@
+"""Answers held to a grammar while they are generated: JSON for a schema, and calls of tools."""
+
+from selfextend_rag.structured.calls import CallForm, calls_grammar, read_calls
+from selfextend_rag.structured.grammars import Grammar, Grammars, grammars_of
+from selfextend_rag.structured.schema import json_grammar
+
+__all__ = [
+    "CallForm",
+    "Grammar",
+    "Grammars",
+    "calls_grammar",
+    "grammars_of",
+    "json_grammar",
+    "read_calls",
+]
