@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
 
 from selfextend_rag.llm.budget import Documents
-from selfextend_rag.llm.prompts import Message
+from selfextend_rag.llm.conversation import Message
 from selfextend_rag.llm.reading import Reading
 from selfextend_rag.llm.stream import Answer, TextStream
 from selfextend_rag.llm.waiters import Waiters
