@@ -3,44 +3,76 @@
 from __future__ import annotations
 
 import argparse
+import time
+from collections.abc import Sequence
 from typing import Any
 
-from selfextend_rag.cli.console import Console, silence_transformers
-from selfextend_rag.cli.options import model_name, planner_options, read_files, user_mistakes
+from selfextend_rag.cli.console import Console
+from selfextend_rag.cli.options import (
+    BadOption,
+    load_llm,
+    model_name,
+    planner_options,
+    read_files,
+    user_mistakes,
+)
+from selfextend_rag.documents import Document
+from selfextend_rag.planning import ContextPlan
 
 
 def run(args: argparse.Namespace) -> int:
-    """Read, ask, and write the answers; return the exit code."""
+    """Read, or load what was read, ask, and write the answers; return the exit code."""
     console = Console(quiet=args.json)
+    if not args.files and args.reading is None:
+        raise BadOption("there is nothing to ask about; name files, or a reading by --reading")
     options = planner_options(args)
     documents = read_files(args)
     with user_mistakes():
         answering = _generation_options(args)
-        llm = _load(args, options)
-        plan = llm.plan(documents, question=args.questions, max_new_tokens=args.max_new_tokens)
-    console.say(f"{plan.explain()}\n")
-    with console.progress("reading") as progress:
-        reading = llm.read(
-            documents,
-            max_new_tokens=plan.max_new_tokens,
-            question_reserve=plan.reserve_tokens,
-            progress=progress,
-        )
+        llm = load_llm(args, options)
+        if args.reading is None:
+            plan = llm.plan(documents, question=args.questions, max_new_tokens=args.max_new_tokens)
+            console.say(f"{plan.explain()}\n")
+            reading = _read(console, llm, documents, plan)
+        else:
+            begin = time.perf_counter()
+            reading = llm.load(args.reading, documents=documents or None)
+            loaded = time.perf_counter() - begin
+            console.say(f"{reading.plan.explain()}\n")
+    if args.max_new_tokens is not None:
+        answering["max_new_tokens"] = args.max_new_tokens
     answers = [_answer(console, args, reading, question, answering) for question in args.questions]
     if args.json:
         console.write_json(_report(args, reading, answers))
         return 0
     tokens = reading.plan.prompt_tokens
-    console.say(
-        f"\nRead {tokens} tokens in {reading.seconds:.1f} s "
-        f"({tokens / reading.seconds:.0f} a second)."
-    )
+    if args.reading is None:
+        console.say(
+            f"\nRead {tokens} tokens in {reading.seconds:.1f} s "
+            f"({tokens / reading.seconds:.0f} a second)."
+        )
+    else:
+        console.say(
+            f"\nLoaded {tokens} tokens in {loaded:.2f} s; "
+            f"they had been read in {reading.seconds:.1f} s."
+        )
     return 0
+
+
+def _read(console: Console, llm: Any, documents: Sequence[Document], plan: ContextPlan) -> Any:
+    with console.progress("reading") as progress:
+        return llm.read(
+            documents,
+            max_new_tokens=plan.max_new_tokens,
+            question_reserve=plan.reserve_tokens,
+            progress=progress,
+        )
 
 
 def _report(args: argparse.Namespace, reading: Any, answers: list[dict[str, Any]]) -> Any:
     return {
         "model": model_name(args),
+        "reading": args.reading,
         "documents": [
             {"title": d.title, "source": d.source, "id": d.id, "metadata": d.metadata}
             for d in reading.documents
@@ -57,17 +89,6 @@ def _generation_options(args: argparse.Namespace) -> dict[str, Any]:
     options = {"temperature": args.temperature, "seed": args.seed}
     GenerationSettings(**options)  # refuses what is out of range before anything is loaded
     return options
-
-
-def _load(args: argparse.Namespace, options: dict[str, Any]) -> Any:
-    silence_transformers()
-    from selfextend_rag.llm import LongContextLLM
-
-    options = {**options, "pretraining_window": args.pretraining_window, "dtype": args.dtype}
-    options["device_map"] = None if args.device == "cpu" else args.device
-    if args.model is None:
-        return LongContextLLM.bundled(**options)
-    return LongContextLLM.from_pretrained(args.model, **options)
 
 
 def _answer(

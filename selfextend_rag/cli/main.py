@@ -18,6 +18,7 @@ OUTPUT_CLOSED = 141
 
 _COMMANDS = {
     "ask": "selfextend_rag.cli.ask",
+    "read": "selfextend_rag.cli.read",
     "plan": "selfextend_rag.cli.plan",
     "support": "selfextend_rag.cli.support",
     "calibrate": "selfextend_rag.cli.calibrate",

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from selfextend_rag.cli.console import silence_transformers
 from selfextend_rag.documents import Document
 from selfextend_rag.errors import SelfExtendError
 
@@ -47,7 +48,7 @@ def planner_options(args: argparse.Namespace) -> dict[str, Any]:
         raise BadOption("--plain goes without --group-size and --neighbor-window")
     if args.max_new_tokens is not None and args.max_new_tokens < 1:
         raise BadOption(f"--max-new-tokens must be positive, got {args.max_new_tokens}")
-    if any(not question.strip() for question in args.questions):
+    if any(not question.strip() for question in getattr(args, "questions", ())):
         raise BadOption("a question is empty")
     return {
         "group_size": args.group_size,
@@ -55,6 +56,18 @@ def planner_options(args: argparse.Namespace) -> dict[str, Any]:
         "max_group_size": args.max_group_size,
         "extension": "never" if args.plain else "auto",
     }
+
+
+def load_llm(args: argparse.Namespace, options: dict[str, Any]) -> Any:
+    """Return the model that was asked for, with these options of `LongContextLLM`."""
+    silence_transformers()
+    from selfextend_rag.llm import LongContextLLM
+
+    options = {**options, "pretraining_window": args.pretraining_window, "dtype": args.dtype}
+    options["device_map"] = None if args.device == "cpu" else args.device
+    if args.model is None:
+        return LongContextLLM.bundled(**options)
+    return LongContextLLM.from_pretrained(args.model, **options)
 
 
 def model_name(args: argparse.Namespace) -> str:

@@ -20,6 +20,7 @@ def build_parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=_version())
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_ask(commands.add_parser("ask", help="read documents and answer questions about them"))
+    _add_read(commands.add_parser("read", help="read documents and save the reading"))
     _add_plan(commands.add_parser("plan", help="say how documents would be read; runs no model"))
     _add_support(commands.add_parser("support", help="say which layers of a model are extended"))
     _add_calibrate(commands.add_parser("calibrate", help="measure how much of its window to use"))
@@ -33,8 +34,28 @@ def _version() -> str:
     return f"selfextend-rag {metadata.version('selfextend-rag')}"
 
 
-def _add_ask(parser: argparse.ArgumentParser) -> None:
+def _add_read(parser: argparse.ArgumentParser) -> None:
     _add_documents(parser)
+    parser.add_argument(
+        "-o", "--output", required=True, metavar="PATH",
+        help="file to save the reading in, for ask --reading",
+    )  # fmt: skip
+    parser.add_argument(
+        "--question-reserve", type=int, metavar="N",
+        help="tokens to keep free for each question; an eighth of the model's window by default",
+    )  # fmt: skip
+    _add_model(parser)
+    _add_budget(parser)
+    _add_device(parser)
+    _add_json(parser)
+
+
+def _add_ask(parser: argparse.ArgumentParser) -> None:
+    _add_documents(parser, nargs="*")
+    parser.add_argument(
+        "--reading", metavar="PATH",
+        help="what `read` saved; files, if named, have to be the ones that were read",
+    )  # fmt: skip
     parser.add_argument(
         "-q", "--question", action="append", required=True, dest="questions", metavar="Q",
         help="a question; give several to ask the same reading again",
