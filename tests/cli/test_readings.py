@@ -89,7 +89,9 @@ def test_every_bad_reading_is_one_line_and_exit_code_2(run, saved, short, other_
     assert "would now be read with plain attention" in ask("--plain")
     assert "pretraining_window 128 there, 100 here" in ask("--pretraining-window", 100)
     assert "other documents: " in ask(short)
-    assert "exceeds the extended window" in ask("--max-new-tokens", 5000)
+    code, out, err = run("ask", "--reading", saved, "-q", "Why?", "--max-new-tokens", 5000)
+    assert (code, out) == (2, "")
+    assert "exceeds the extended window" in err.splitlines()[-1]
 
     content = saved.read_bytes()
     saved.write_bytes(content[:-100])

@@ -1,0 +1,108 @@
+"""Time to the first token of a question: asked again, from disk, and after reading again.
+
+    python benchmarks/readings.py
+
+The bundled model reads a real document of about 16 thousand tokens; each round reads it anew, asks
+a question, asks a second one, saves the reading, loads it in place of reading, and asks again. The
+ratios are medians over the rounds, each within its own round. ``--json FILE`` writes what is
+printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from selfextend_rag import LongContextLLM
+
+DOCUMENT = Path(__file__).parent.parent / "examples" / "documents" / "genesis.txt"
+QUESTIONS = ("What is the name of the second river?", "What is the name of the third river?")
+
+
+def document(llm: LongContextLLM, tokens: int) -> str:
+    """The document again and again, cut at a line end before so many tokens."""
+    text = DOCUMENT.read_text("utf-8")
+    whole = text * (1 + tokens // llm.count_tokens(text))
+    cut = int(len(whole) * tokens / llm.count_tokens(whole))
+    return whole[: whole.rindex("\n", 0, cut)]
+
+
+def seconds(run: Callable[[], Any]) -> tuple[float, Any]:
+    begin = time.perf_counter()
+    result = run()
+    return time.perf_counter() - begin, result
+
+
+def measured(text: str, folder: Path) -> dict[str, float]:
+    """One round, in seconds. Every model is a new one, so that nothing is remembered of it."""
+    llm = LongContextLLM.bundled(max_group_size=128)
+    llm.generate("Warm up.", max_new_tokens=2)
+    read, reading = seconds(lambda: llm.read(text))
+    first = reading.ask(QUESTIONS[0])
+    second = reading.ask(QUESTIONS[1])
+    path = folder / "reading"
+    save, _ = seconds(lambda: reading.save(path))
+    other = LongContextLLM.bundled(max_group_size=128)
+    other.generate("Warm up.", max_new_tokens=2)
+    load, loaded = seconds(lambda: other.load(path))
+    again = loaded.ask(QUESTIONS[1])
+    assert again.text == second.text
+    return {
+        "tokens": reading.plan.prompt_tokens,
+        "read": read,
+        "first_question": first.usage.prefill_seconds,
+        "second_question": second.usage.prefill_seconds,
+        "save": save,
+        "load": load,
+        "question_after_load": again.usage.prefill_seconds,
+        "file_mib": path.stat().st_size / 2**20,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tokens", type=int, default=16000)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    text = document(LongContextLLM.bundled(), args.tokens)
+    with tempfile.TemporaryDirectory() as folder:
+        rounds = [measured(text, Path(folder)) for _ in range(args.rounds)]
+    report = {
+        "what": "seconds to the first token of a question about a document",
+        "baseline": "reading the document again, then the question",
+        "median": {name: statistics.median(row[name] for row in rounds) for name in rounds[0]},
+        "times_faster": {
+            "second_question": statistics.median(
+                (row["read"] + row["first_question"]) / row["second_question"] for row in rounds
+            ),
+            "loaded_from_disk": statistics.median(
+                (row["read"] + row["first_question"]) / (row["load"] + row["question_after_load"])
+                for row in rounds
+            ),
+        },
+        "rounds": args.rounds,
+        "threads": args.threads,
+        "machine": f"{platform.processor() or platform.machine()} {platform.system()}",
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+    }
+    text = json.dumps(report, indent=2)
+    print(text)
+    if args.json:
+        args.json.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
