@@ -21,6 +21,10 @@ class UnknownPretrainingWindow(SelfExtendError, ValueError):
     """A configuration that does not say how long a sequence its model was trained for."""
 
 
+class UnknownMemoryError(SelfExtendError, ValueError):
+    """A model whose memory can't be told from its configuration; the message says why."""
+
+
 class CacheMismatchError(SelfExtendError, ValueError):
     """Cached keys that do not belong to this model, these settings or these tokens."""
 

@@ -1,0 +1,106 @@
+"""The stated bound of memory against every allocation that real forwards make."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from selfextend_rag import SelfExtend, extended
+from selfextend_rag.engine import Engine
+from selfextend_rag.patch import support
+from selfextend_rag.planning.layers import layer_shapes
+from selfextend_rag.planning.memory import DeviceShare, ModelMemory
+from selfextend_rag.planning.workspace import work_shape
+from tests import zoo
+
+FAMILIES = [
+    "llama", "gemma2", "gemma3_text", "gpt_oss", "deepseek_v3", "mixtral", "gpt_neox", "cohere",
+    "qwen3_moe", "longcat_flash", "lfm2", "qwen3_next", "bailing_hybrid", "phi3", "mistral",
+    "gemma4_text:shared-keys", "nemotron_h",
+]  # fmt: skip
+METHOD = SelfExtend(4, 64)
+WIDTHS = {
+    "grouped queries": (256, 704, 8, 2, 32, 2048),
+    "large vocabulary": (128, 2048, 4, 4, 64, 32_000),
+    "one key head": (512, 512, 8, 1, 64, 2048),
+}
+
+
+def peak_bytes(run) -> int:
+    """Return the largest sum of live tensors that ``run`` allocated, at any moment."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        run()
+    events = recorded.profiler.kineto_results.events()
+    changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+    live = peak = 0
+    for _, change in changes:
+        live += change
+        peak = max(peak, live)
+    return peak
+
+
+def memory_of(model):
+    shapes = layer_shapes(model.config)
+    return ModelMemory(
+        shapes,
+        model.dtype.itemsize,
+        work_shape(model.config),
+        (DeviceShare("cpu", 0, tuple(range(len(shapes)))),),
+        rewinds=not any(shape.states for shape in shapes),
+    )
+
+
+def peak_and_bound(model, prompt, chunk, settings, later=20):
+    """Bytes that reading and then asking takes at most, beside the weights: measured and stated."""
+    vocabulary = model.config.get_text_config(decoder=True).vocab_size
+    tokens = torch.randint(4, vocabulary, (prompt,)).tolist()
+    engine = Engine(model, chunk_size=chunk)
+    engine.prefill(tokens[:8], extension=settings)  # the model has been measured, once for all
+
+    def run():
+        prefix = engine.prefill(tokens, extension=settings, capacity=prompt + later)
+        switched = extended(model, settings) if settings else contextlib.nullcontext()
+        with prefix.lent() as cache, switched:
+            engine._forward(tuple(tokens[: later // 2]), cache)
+            for token in tokens[: later // 2]:
+                engine._forward((token,), cache)
+
+    bound = memory_of(model).estimate(prompt, later, settings, chunk).needed_bytes
+    return peak_bytes(run), bound
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_no_family_needs_more_than_the_bound(name):
+    model = zoo.build(name)
+    for settings in (None, METHOD) if support(model).supported else (None,):
+        peak, bound = peak_and_bound(model, 900, 300, settings)
+        assert peak <= bound <= 8 * peak  # tiny models: what is counted loosely weighs more
+
+
+@pytest.mark.parametrize("widths", WIDTHS.values(), ids=WIDTHS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize(("prompt", "chunk"), [(700, 2048), (2000, 256)])
+def test_no_length_needs_more_than_the_bound_which_is_not_loose(widths, dtype, prompt, chunk):
+    hidden, inner, heads, kept, head, vocabulary = widths
+    config = LlamaConfig(
+        vocab_size=vocabulary, hidden_size=hidden, intermediate_size=inner, num_hidden_layers=2,
+        num_attention_heads=heads, num_key_value_heads=kept, head_dim=head,
+        max_position_embeddings=1024,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config).to(dtype).eval()
+    for settings in (None, SelfExtend(8, 128)):
+        peak, bound = peak_and_bound(model, prompt, chunk, settings)
+        assert peak <= bound <= 4 * peak
+
+
+def test_a_smaller_chunk_needs_a_smaller_workspace():
+    memory = memory_of(zoo.build("llama"))
+    needed = [
+        memory.estimate(4000, 100, METHOD, chunk).workspace_bytes for chunk in (64, 256, 2048)
+    ]
+    assert needed == sorted(needed)
+    assert needed[0] < needed[-1] / 3
