@@ -26,7 +26,14 @@ if TYPE_CHECKING:
         UnknownPretrainingWindow,
         UnsupportedModelError,
     )
-    from selfextend_rag.llm import Answer, LongContextLLM, Reading, TextStream, ToolCall
+    from selfextend_rag.llm import (
+        Answer,
+        KeptReadings,
+        LongContextLLM,
+        Reading,
+        TextStream,
+        ToolCall,
+    )
     from selfextend_rag.patch import extend, extended, restore, support
     from selfextend_rag.planning import ContextBudgetPlanner, ContextPlan, pretraining_window_of
     from selfextend_rag.positions import SelfExtend
@@ -48,7 +55,7 @@ _NAMES = {
         "UnknownPretrainingWindow",
         "UnsupportedModelError",
     ),
-    "llm": ("Answer", "LongContextLLM", "Reading", "TextStream", "ToolCall"),
+    "llm": ("Answer", "KeptReadings", "LongContextLLM", "Reading", "TextStream", "ToolCall"),
     "patch": ("extend", "extended", "restore", "support"),
     "planning": ("ContextBudgetPlanner", "ContextPlan", "pretraining_window_of"),
     "positions": ("SelfExtend",),
@@ -68,6 +75,7 @@ __all__ = [
     "Engine",
     "GenerationCancelled",
     "GenerationSettings",
+    "KeptReadings",
     "LongContextLLM",
     "ModelLoadError",
     "Reading",

@@ -41,7 +41,7 @@ def _in_the_repository(monkeypatch):
 
 @pytest.mark.parametrize("source", list(blocks("python")))
 def test_python_snippets_run_as_written(source):
-    exec(compile(source, "snippet", "exec"), {"__name__": "snippet"})
+    exec(compile(source, "snippet", "exec", dont_inherit=True), {"__name__": "snippet"})
 
 
 @pytest.mark.parametrize("command", list(commands()))

@@ -1,8 +1,4 @@
-"""LangChain classes on top of selfextend-rag.
-
-The chat model, the retriever and the chain come with the next release; this release reserves the
-import name and checks that the framework is installed.
-"""
+"""LangChain classes on top of selfextend-rag: a local model that reads whole documents."""
 
 try:
     import langchain_core  # noqa: F401
@@ -12,4 +8,18 @@ except ImportError as error:
         "install it with: pip install 'selfextend-rag[langchain]'"
     ) from error
 
-__all__: list[str] = []
+from langchain_selfextend.chains import create_full_document_chain
+from langchain_selfextend.chat_models import ChatSelfExtend
+from langchain_selfextend.documents import FileLoader
+from langchain_selfextend.errors import ContextWindowExceeded
+from langchain_selfextend.llms import SelfExtendLLM
+from langchain_selfextend.retrievers import FullDocumentRetriever
+
+__all__ = [
+    "ChatSelfExtend",
+    "ContextWindowExceeded",
+    "FileLoader",
+    "FullDocumentRetriever",
+    "SelfExtendLLM",
+    "create_full_document_chain",
+]

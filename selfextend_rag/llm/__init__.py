@@ -1,9 +1,18 @@
 """Text in, text out: whole documents are read once and asked many times."""
 
+from selfextend_rag.llm.kept import KeptReadings
 from selfextend_rag.llm.llm import LongContextLLM
 from selfextend_rag.llm.prompts import PromptBuilder
 from selfextend_rag.llm.reading import Reading
 from selfextend_rag.llm.stream import Answer, TextStream
 from selfextend_rag.llm.tools import ToolCall
 
-__all__ = ["Answer", "LongContextLLM", "PromptBuilder", "Reading", "TextStream", "ToolCall"]
+__all__ = [
+    "Answer",
+    "KeptReadings",
+    "LongContextLLM",
+    "PromptBuilder",
+    "Reading",
+    "TextStream",
+    "ToolCall",
+]

@@ -148,9 +148,12 @@ class LongContextLLM(AsyncCalls):
         """Return the model."""
         return self.engine.model
 
-    def count_tokens(self, text: str) -> int:
-        """Return the number of tokens of a text, without a start token."""
-        return len(self.prompts.codec.text(text))
+    def count_tokens(self, prompt: str | Sequence[Message], *, tools: Tools | None = None) -> int:
+        """Return the tokens of a text alone, or of the prompt that messages, and tools, make."""
+        if isinstance(prompt, str):
+            return len(self.prompts.codec.text(prompt))
+        request = tool_request(tools)
+        return len(self.prompts.prompt(prompt, () if request is None else request.tools))
 
     def plan(
         self,

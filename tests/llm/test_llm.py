@@ -290,3 +290,13 @@ def test_answers_are_json_values(llm):
     assert set(values) == {
         *("text", "finish_reason", "usage", "plan", "tool_calls", "unfinished_call")
     }
+
+
+def test_tokens_of_a_text_and_of_a_whole_conversation_are_counted(chat_llm):
+    tool = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
+    messages = [{"role": "user", "content": "1 + 1?"}]
+    assert chat_llm.count_tokens("1 + 1?") == 6
+    for tools in (None, [tool]):
+        counted = chat_llm.count_tokens(messages, tools=tools)
+        answer = chat_llm.generate(messages, tools=tools, max_new_tokens=1)
+        assert counted == answer.usage.prompt_tokens

@@ -1,0 +1,251 @@
+"""The chat model."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import BaseChatModel, LanguageModelInput
+from langchain_core.language_models.chat_models import (
+    agenerate_from_stream,
+    generate_from_stream,
+)
+from langchain_core.language_models.model_profile import ModelProfile
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_core.runnables import Runnable
+from langchain_core.tools import BaseTool
+
+from langchain_selfextend.errors import overflow_of_the_framework
+from langchain_selfextend.messages import core_messages, last_chunk
+from langchain_selfextend.settings import SelfExtendSettings
+from langchain_selfextend.structured import (
+    OutputSchema,
+    Structure,
+    openai_tool,
+    parsed,
+    schema_of_response_format,
+    structured_call,
+)
+
+_STRUCTURE = ("tools", "tool_choice", "parallel_tool_calls", "json_schema")
+
+
+class ChatSelfExtend(SelfExtendSettings, BaseChatModel):
+    """A local chat model whose context window is stretched to what a prompt needs.
+
+    Setup:
+        ``pip install 'selfextend-rag[langchain]'``. Any causal language model of transformers that
+        ``selfextend-rag support`` accepts; ``ChatSelfExtend.bundled()`` needs no download.
+
+    Main arguments:
+        model: a hub id, a folder, ``"bundled"``, or a model of transformers with its ``tokenizer``.
+        llm: instead, a `LongContextLLM` that is there.
+        dtype, device_map, quantization_config, model_options: how the weights are loaded.
+        max_group_size, neighbor_window, pretraining_window, ...: options of `LongContextLLM`.
+        max_tokens, temperature, top_p, top_k, min_p, repetition_penalty, seed, stop, timeout: how
+            it answers; each can be given per call too, but for ``timeout``.
+
+    Construct:
+        .. code-block:: python
+
+            from langchain_selfextend import ChatSelfExtend
+
+            chat = ChatSelfExtend(model="bundled", max_tokens=20)
+
+    Invoke:
+        .. code-block:: python
+
+            message = chat.invoke("The pass key is 48213. What is the pass key?")
+            message.content, message.usage_metadata, message.response_metadata["finish_reason"]
+
+    Stream:
+        .. code-block:: python
+
+            for chunk in chat.stream("The pass key is 48213. What is the pass key?"):
+                print(chunk.text, end="")
+
+    Tools and structured answers are constrained while they are generated, so they are always valid:
+    ``bind_tools``, ``with_structured_output``. A prompt that can't fit is refused before the model
+    runs, with `ContextWindowExceeded`, which is LangChain's ``ContextOverflowError``.
+    """
+
+    @property
+    def _llm_type(self) -> str:
+        return "selfextend"
+
+    def _resolve_model_profile(self) -> ModelProfile | None:
+        answer = self.max_tokens or self.llm.budget.max_new_tokens
+        return ModelProfile(
+            name=self.model,
+            max_input_tokens=self.llm.planner.extended_window - answer,
+            max_output_tokens=answer,
+            text_inputs=True,
+            text_outputs=True,
+            image_inputs=False,
+            audio_inputs=False,
+            video_inputs=False,
+            tool_calling=True,
+            tool_choice=True,
+        )
+
+    def get_num_tokens_from_messages(
+        self, messages: list[BaseMessage], tools: Sequence[Any] | None = None
+    ) -> int:
+        """Return the tokens of the whole prompt that these messages, and tools, make."""
+        converted = [openai_tool(tool) for tool in tools or ()]
+        return self.llm.count_tokens(core_messages(messages), tools=converted)
+
+    def _call_arguments(
+        self, messages: list[BaseMessage], stop: list[str] | None, call: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Return the arguments of ``LongContextLLM.stream``."""
+        options = dict(call)
+        options.pop("stream", None)
+        llm = self._llm_named(options.pop("model", None))
+        structure = {name: options.pop(name) for name in _STRUCTURE if name in options}
+        if (response_format := options.pop("response_format", None)) is not None:
+            structure["json_schema"] = schema_of_response_format(response_format)
+        options = self.call_options(stop, options)
+        if "stop" in options:  # the model's own end stays one
+            options["stop"] = (*options["stop"], *llm.prompts.answer_stops)
+        return {
+            "prompt": core_messages(messages),
+            "cancelled": self.deadline(),
+            **options,
+            **{name: value for name, value in structure.items() if value is not None},
+        }
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        llm = self._llm_named(kwargs.get("model"))
+        with overflow_of_the_framework():
+            stream = llm.stream(**self._call_arguments(messages, stop, kwargs))
+        with stream:
+            for piece in stream:
+                yield ChatGenerationChunk(message=AIMessageChunk(content=piece))
+            answer = self.in_time(stream.answer)
+        yield ChatGenerationChunk(message=last_chunk(answer, kwargs.get("model") or self.model))
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        llm = self._llm_named(kwargs.get("model"))
+        with overflow_of_the_framework():
+            stream = await llm.astream(**self._call_arguments(messages, stop, kwargs))
+        async with stream:
+            async for piece in stream:
+                yield ChatGenerationChunk(message=AIMessageChunk(content=piece))
+            answer = self.in_time(await stream.aanswer())
+        yield ChatGenerationChunk(message=last_chunk(answer, kwargs.get("model") or self.model))
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        return generate_from_stream(self._stream(messages, stop, **kwargs))
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        return await agenerate_from_stream(self._astream(messages, stop, **kwargs))
+
+    def bind_tools(
+        self,
+        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
+        *,
+        tool_choice: str | bool | dict[str, Any] | None = None,
+        parallel_tool_calls: bool | None = None,
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """Return this model with tools that it may, or must, call.
+
+        Args:
+            tools: in any form that LangChain knows.
+            tool_choice: ``"auto"`` lets the model choose, ``"any"`` (``"required"``, True) makes it
+                call one, ``"none"`` (False) none; a name, or OpenAI's dictionary of one, that one.
+            parallel_tool_calls: whether an answer may hold more than one call; by default it may
+                where the model chooses, and a call that it must make is one.
+            strict: taken and not needed: arguments always obey the schema of their tool.
+            kwargs: options of the call.
+
+        Raises:
+            ValueError: ``tool_choice`` names no tool that is there.
+        """
+        converted = [openai_tool(tool) for tool in tools]
+        choice = _tool_choice(tool_choice, converted)
+        if parallel_tool_calls is None:
+            parallel_tool_calls = choice == "auto"
+        return self.bind(
+            tools=converted,
+            tool_choice=choice,
+            parallel_tool_calls=parallel_tool_calls,
+            **kwargs,
+        )
+
+    def with_structured_output(
+        self,
+        schema: OutputSchema,
+        *,
+        method: Literal["json_schema", "function_calling", "json_mode"] = "json_schema",
+        include_raw: bool = False,
+        strict: bool | None = None,
+        tools: Sequence[Any] | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, Any]:
+        """Return this model with answers that are objects of a schema.
+
+        Args:
+            schema: a Pydantic class, a TypedDict, or a JSON schema.
+            method: ``"json_schema"`` and ``"json_mode"`` constrain the answer to the schema,
+                ``"function_calling"`` makes it a call of a tool with that schema.
+            include_raw: give ``{"raw": message, "parsed": ..., "parsing_error": ...}``.
+            strict: taken and not needed, as for ``bind_tools``.
+            kwargs: options of the call.
+
+        Raises:
+            ValueError: the method is not known.
+        """
+        structure: Structure = structured_call(schema, method)
+        if method == "function_calling":
+            bound = self.bind_tools([schema], tool_choice=structure.tool_name, **kwargs)
+        else:
+            bound = self.bind(json_schema=structure.json_schema, **kwargs)
+        described = {"kwargs": {"method": method, "strict": strict}, "schema": schema}
+        return parsed(bound.bind(ls_structured_output_format=described), structure, include_raw)
+
+
+def _tool_choice(
+    choice: str | bool | dict[str, Any] | None, tools: Sequence[Mapping[str, Any]]
+) -> str:
+    """Return the core's word for a choice in one of LangChain's forms."""
+    if choice is None or isinstance(choice, bool):
+        return {None: "auto", True: "required", False: "none"}[choice]
+    chosen: str = choice["function"]["name"] if isinstance(choice, Mapping) else choice
+    names = [tool["function"]["name"] for tool in tools]
+    if chosen == "any":
+        return "required"
+    if chosen not in ("auto", "required", "none", *names):
+        raise ValueError(
+            f"tool_choice {choice!r} is none of the tools {', '.join(names)}; "
+            'give one of those names, "auto", "any" or "none"'
+        )
+    return chosen

@@ -1,0 +1,112 @@
+"""LangChain documents as the core's, and the whole documents that pieces come from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import PurePath
+
+from langchain_core.document_loaders import BaseLoader
+from langchain_core.documents import Document as LangChainDocument
+
+from selfextend_rag import Document
+
+BETWEEN_PARTS = "\n\n"
+
+
+def core_document(document: LangChainDocument) -> Document:
+    """Return a document as the core takes it; ``title`` and ``source`` come from the metadata.
+
+    Raises:
+        DocumentError: it has no text.
+    """
+    source = document.metadata.get("source")
+    source = None if source is None else str(source)
+    return Document.from_text(
+        document.page_content,
+        title=str(document.metadata.get("title") or (PurePath(source).name if source else "")),
+        source=source,
+        id=document.id,
+        metadata=document.metadata,
+    )
+
+
+def whole_documents(
+    parts: Iterable[LangChainDocument], source_key: str = "source"
+) -> list[LangChainDocument]:
+    """Return one document for each source, its parts joined by blank lines in their order.
+
+    Loaders give PDF files by pages. What belongs to parts (``page``) is left out of the metadata,
+    what they agree on is kept. Documents without a source stay as they are.
+    """
+    groups: dict[object, list[LangChainDocument]] = {}
+    for part in parts:
+        groups.setdefault(part.metadata.get(source_key, id(part)), []).append(part)
+    return [group[0] if len(group) == 1 else _joined(group) for group in groups.values()]
+
+
+def _joined(parts: Sequence[LangChainDocument]) -> LangChainDocument:
+    first, *others = parts
+    common = {
+        name: value
+        for name, value in first.metadata.items()
+        if all(name in part.metadata and part.metadata[name] == value for part in others)
+    }
+    text = BETWEEN_PARTS.join(part.page_content for part in parts)
+    return LangChainDocument(page_content=text, metadata=common)
+
+
+def parents_of(
+    hits: Sequence[LangChainDocument],
+    documents: Sequence[LangChainDocument],
+    source_key: str = "source",
+) -> list[int]:
+    """Return which whole documents some pieces come from, the best piece's first.
+
+    A piece belongs to the documents with its source, or to the one whose id is its source or is its
+    own id.
+
+    Raises:
+        ValueError: a piece comes from none of the documents.
+    """
+    places: dict[object, list[int]] = {}
+    for place, document in enumerate(documents):
+        names = {document.metadata.get(source_key), document.id} - {None}
+        for name in names:
+            places.setdefault(name, []).append(place)
+    found: dict[int, None] = {}
+    for hit in hits:
+        source = hit.metadata.get(source_key)
+        whole = places.get(source) if source is not None else None
+        whole = whole or places.get(hit.id)
+        if not whole:
+            raise ValueError(
+                f"a piece with {source_key} {source!r} and id {hit.id!r} comes from none of the "
+                f"{len(documents)} whole documents; give its document too, or name the metadata "
+                "that both share with source_key="
+            )
+        found.update(dict.fromkeys(whole))
+    return list(found)
+
+
+class FileLoader(BaseLoader):
+    """Loads files whole: text, Markdown, HTML and PDF, one document each.
+
+    Args:
+        paths: the files.
+
+    Raises:
+        DocumentError: a file can't be read, or has no text; while loading.
+    """
+
+    def __init__(self, *paths: str | os.PathLike[str]) -> None:
+        self.paths = paths
+
+    def lazy_load(self) -> Iterator[LangChainDocument]:
+        """Yield the documents, with ``source``, ``title`` and what the core notes in metadata."""
+        for path in self.paths:
+            document = Document.from_file(path)
+            named = {"source": document.source, "title": document.title}
+            yield LangChainDocument(
+                page_content=document.text, metadata={**document.metadata, **named}
+            )

@@ -1,0 +1,155 @@
+"""LangChain messages to the messages of the core, and answers back; the one converter."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from langchain_core.messages import (
+    AIMessage,
+    AIMessageChunk,
+    BaseMessage,
+    ChatMessage,
+    FunctionMessage,
+    HumanMessage,
+    SystemMessage,
+    ToolMessage,
+)
+from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
+from langchain_core.messages.tool import ToolCallChunk, tool_call_chunk
+
+from selfextend_rag import Answer, Usage
+
+# Parts of an answer that are no text of it: its calls are in ``tool_calls``, its thoughts are not
+# repeated to it.
+_NO_TEXT_OF_AN_ANSWER = frozenset(
+    ("tool_call", "tool_call_chunk", "invalid_tool_call", "tool_use", "reasoning", "thinking")
+)
+_MERGED_ROLES = frozenset(("system", "user", "assistant"))
+
+
+def core_messages(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
+    """Return messages as the core takes them.
+
+    Messages of one role in a row become one, a blank line between them: most chat templates, and
+    the plain form, want roles that alternate.
+
+    Raises:
+        ValueError: a message is of a kind that can't be written, or holds something beside text.
+    """
+    converted: list[dict[str, Any]] = []
+    for message in messages:
+        new = _core_message(message)
+        if converted and _may_merge(converted[-1], new):
+            both = (converted[-1]["content"], new["content"])
+            converted[-1]["content"] = "\n\n".join(text for text in both if text)
+        else:
+            converted.append(new)
+    return converted
+
+
+def _may_merge(before: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    same = before["role"] == new["role"] and new["role"] in _MERGED_ROLES
+    return same and not ("tool_calls" in before or "tool_calls" in new)
+
+
+def _core_message(message: BaseMessage) -> dict[str, Any]:
+    content = text_of(message)
+    if isinstance(message, HumanMessage):
+        return {"role": "user", "content": content}
+    if isinstance(message, SystemMessage):
+        return {"role": "system", "content": content}
+    if isinstance(message, AIMessage):
+        calls = [_core_tool_call(call) for call in message.tool_calls]
+        return {"role": "assistant", "content": content, **({"tool_calls": calls} if calls else {})}
+    if isinstance(message, ToolMessage):
+        name = {"name": message.name} if message.name else {}
+        called = {"tool_call_id": message.tool_call_id}
+        return {"role": "tool", "content": content, **called, **name}
+    if isinstance(message, FunctionMessage):
+        return {"role": "tool", "content": content, "name": message.name, "tool_call_id": ""}
+    if isinstance(message, ChatMessage):
+        return {"role": message.role, "content": content}
+    raise ValueError(
+        f"a message must be a system, human, AI, tool or chat message, got {message.type!r}"
+    )
+
+
+def _core_tool_call(call: Mapping[str, Any]) -> dict[str, Any]:
+    function = {"name": call["name"], "arguments": call["args"]}
+    return {"type": "function", "id": call.get("id") or "", "function": function}
+
+
+def text_of(message: BaseMessage) -> str:
+    """Return the text of a message, its text parts joined.
+
+    Raises:
+        ValueError: it holds something beside text, such as an image.
+    """
+    if isinstance(message.content, str):
+        return message.content
+    parts = [part for part in message.content if not _is_left_out(part, message)]
+    return "".join(_part_text(part, message) for part in parts)
+
+
+def _is_left_out(part: str | Mapping[str, Any], message: BaseMessage) -> bool:
+    answered = isinstance(message, AIMessage)
+    return answered and isinstance(part, Mapping) and part.get("type") in _NO_TEXT_OF_AN_ANSWER
+
+
+def _part_text(part: str | Mapping[str, Any], message: BaseMessage) -> str:
+    if isinstance(part, str):
+        return part
+    if part.get("type") in ("text", "text-plain") and isinstance(part.get("text"), str):
+        return part["text"]
+    raise ValueError(
+        f"a {message.type} message holds a part of type {part.get('type')!r}; this model reads "
+        'text alone, so every part must be {"type": "text", "text": ...}: leave others out, or '
+        "put their text in"
+    )
+
+
+def usage_metadata(usage: Usage) -> UsageMetadata:
+    """Return token counts in LangChain's form, with those read before as ``cache_read``."""
+    return UsageMetadata(
+        input_tokens=usage.prompt_tokens,
+        output_tokens=usage.completion_tokens,
+        total_tokens=usage.total_tokens,
+        input_token_details=InputTokenDetails(cache_read=usage.cached_tokens),
+    )
+
+
+def last_chunk(answer: Answer, model_name: str) -> AIMessageChunk:
+    """Return the end of a streamed answer: its calls, its usage, how and under what it ended."""
+    return AIMessageChunk(
+        content="",
+        tool_call_chunks=_tool_call_chunks(answer),
+        usage_metadata=usage_metadata(answer.usage),
+        response_metadata=response_metadata(answer, model_name),
+        chunk_position="last",
+    )
+
+
+def response_metadata(answer: Answer, model_name: str) -> dict[str, Any]:
+    """Return what is said of an answer beside its text."""
+    cut_off = {"unfinished_call": answer.unfinished_call} if answer.unfinished_call else {}
+    return {
+        **cut_off,
+        "finish_reason": "tool_calls" if answer.tool_calls else answer.finish_reason,
+        "model_name": model_name,
+        "model_provider": "selfextend",
+        "plan": answer.plan.to_dict(),
+    }
+
+
+def _tool_call_chunks(answer: Answer) -> list[ToolCallChunk]:
+    return [
+        tool_call_chunk(
+            name=call.name,
+            args=json.dumps(call.arguments, ensure_ascii=False),
+            id=call.id,
+            index=index,
+        )
+        for index, call in enumerate(answer.tool_calls)
+    ]

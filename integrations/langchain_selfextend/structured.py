@@ -1,0 +1,138 @@
+"""Answers that are objects: from a schema to a call that is constrained, and back from its text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import Any
+
+from langchain_core.language_models import LanguageModelInput
+from langchain_core.output_parsers import (
+    BaseOutputParser,
+    JsonOutputParser,
+    PydanticOutputParser,
+)
+from langchain_core.output_parsers.openai_tools import JsonOutputKeyToolsParser, PydanticToolsParser
+from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
+from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
+from langchain_core.utils.pydantic import is_basemodel_subclass
+
+OutputSchema = dict[str, Any] | type
+_NAMED_SCHEMAS = frozenset(("properties", "$defs", "definitions"))
+_SCHEMAS = frozenset(("items", "prefixItems", "anyOf", "oneOf", "additionalProperties"))
+_SAY_MORE = frozenset(("additionalProperties", "patternProperties", "allOf", "anyOf", "oneOf")) | {
+    "$ref",
+    "unevaluatedProperties",
+    "if",
+}
+_METHODS = ("json_schema", "function_calling", "json_mode")
+
+
+@dataclass(frozen=True, slots=True)
+class Structure:
+    """How a schema is asked for, and what turns the answer into an object.
+
+    Args:
+        parser: takes the message.
+        json_schema: what the answer's text is constrained to; None for a tool call.
+        tool_name: the tool to call; None for an answer in text.
+    """
+
+    parser: BaseOutputParser[Any]
+    json_schema: dict[str, Any] | None = None
+    tool_name: str | None = None
+
+
+def structured_call(schema: OutputSchema, method: str) -> Structure:
+    """Return how a schema is asked for by a method of ``with_structured_output``.
+
+    Raises:
+        ValueError: the method is not known.
+    """
+    if method not in _METHODS:
+        raise ValueError(f"method must be one of {', '.join(_METHODS)}, got {method!r}")
+    is_class = isinstance(schema, type) and is_basemodel_subclass(schema)
+    if method == "function_calling":
+        name = convert_to_openai_tool(schema)["function"]["name"]
+        parser: BaseOutputParser[Any] = (
+            PydanticToolsParser(tools=[schema], first_tool_only=True)  # type: ignore[list-item]
+            if is_class
+            else JsonOutputKeyToolsParser(key_name=name, first_tool_only=True)
+        )
+        return Structure(parser, tool_name=name)
+    parser = PydanticOutputParser(pydantic_object=schema) if is_class else JsonOutputParser()  # type: ignore[arg-type]
+    # Elsewhere, json_mode leaves it to the model to obey the schema; there is no reason to here.
+    return Structure(parser, json_schema=json_schema_of(schema))
+
+
+def json_schema_of(schema: OutputSchema) -> dict[str, Any]:
+    """Return a schema as JSON schema, a Pydantic class's with all of its constraints."""
+    if isinstance(schema, type) and hasattr(schema, "model_json_schema"):
+        return closed(schema.model_json_schema())
+    if isinstance(schema, Mapping) and ("properties" in schema or "$ref" in schema):
+        return closed(schema)
+    return closed(convert_to_json_schema(schema))
+
+
+def openai_tool(tool: Any) -> dict[str, Any]:
+    """Return a tool in OpenAI's form, whose arguments are those that it names."""
+    converted = convert_to_openai_tool(tool)
+    function = dict(converted["function"])
+    if "parameters" in function:
+        function["parameters"] = closed(function["parameters"])
+    return {**converted, "function": function}
+
+
+def closed(schema: Any) -> Any:
+    """Return a JSON schema whose objects have the properties that it names and no others.
+
+    Where it says itself what else there may be, or puts an object together from several schemas, it
+    is left as it is. A small model would otherwise go on making properties up.
+    """
+    if isinstance(schema, list):
+        return [closed(each) for each in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    inside = {
+        name: {key: closed(each) for key, each in value.items()}
+        if name in _NAMED_SCHEMAS and isinstance(value, Mapping)
+        else closed(value)
+        if name in _SCHEMAS
+        else value
+        for name, value in schema.items()
+    }
+    if "properties" in inside and not _SAY_MORE & inside.keys():
+        inside["additionalProperties"] = False
+    return inside
+
+
+def schema_of_response_format(response_format: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the JSON schema that OpenAI's ``response_format`` asks for; None for plain text.
+
+    Raises:
+        ValueError: it is of a type that is not known.
+    """
+    kind = response_format.get("type")
+    if kind == "text":
+        return None
+    if kind == "json_object":
+        return {"type": "object"}
+    if kind == "json_schema":
+        return closed(response_format["json_schema"]["schema"])
+    raise ValueError(
+        f'the type of response_format must be "text", "json_object" or "json_schema", got {kind!r}'
+    )
+
+
+def parsed(
+    model: Runnable[LanguageModelInput, Any], structure: Structure, include_raw: bool
+) -> Runnable[LanguageModelInput, Any]:
+    """Return the model with its answers as objects, and as they were if ``include_raw``."""
+    if not include_raw:
+        return model | structure.parser
+    right = RunnablePassthrough.assign(
+        parsed=itemgetter("raw") | structure.parser, parsing_error=lambda _: None
+    )
+    wrong = RunnablePassthrough.assign(parsed=lambda _: None)
+    return RunnableMap(raw=model) | right.with_fallbacks([wrong], exception_key="parsing_error")

@@ -1,0 +1,151 @@
+"""Readings that are kept between questions, so that each set of documents is read once."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+from selfextend_rag.documents import Document
+from selfextend_rag.engine.engine import Cancelled, as_function
+from selfextend_rag.errors import ContextBudgetExceeded, GenerationCancelled
+from selfextend_rag.llm.asynchronous import in_thread
+from selfextend_rag.llm.budget import Documents, as_documents
+from selfextend_rag.llm.llm import LongContextLLM
+from selfextend_rag.llm.reading import Reading
+
+_SECONDS_BETWEEN_LOOKS = 0.1
+GIBIBYTE = 2**30
+
+
+class KeptReadings:
+    """The readings of one model that were asked for last, as many as fit a number of bytes.
+
+    It may be used from several threads and event loops; who asks for documents that are just being
+    read waits for that reading.
+
+    Args:
+        llm: the model.
+        max_bytes: bytes of keys and values to keep. A reading that takes more is handed out and not
+            kept, and while one is made, the others are still there.
+
+    Raises:
+        ValueError: ``max_bytes`` is negative.
+    """
+
+    def __init__(self, llm: LongContextLLM, *, max_bytes: int = 2 * GIBIBYTE) -> None:
+        if max_bytes < 0:
+            raise ValueError(f"max_bytes must be 0 or a positive number, got {max_bytes}")
+        self.llm = llm
+        self.max_bytes = max_bytes
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[tuple[Document, ...], Reading] = OrderedDict()
+        self._reading: dict[tuple[Document, ...], threading.Lock] = {}
+
+    @property
+    def nbytes(self) -> int:
+        """Return the bytes that the kept readings take."""
+        with self._lock:
+            return sum(reading.nbytes for reading in self._kept.values())
+
+    def get(
+        self,
+        documents: Documents,
+        question: str = "",
+        *,
+        max_new_tokens: int | None = None,
+        cancelled: Cancelled = None,
+        **options: Any,
+    ) -> Reading:
+        """Return a reading of documents with room for a question and its answer.
+
+        There is room for the usual question too, so that the reading serves others, if that fits.
+        A kept one that has too little room, as for a long conversation, is replaced by one with
+        twice what the question takes.
+
+        Args:
+            documents: one or several, each a `Document` or a text.
+            question: what it will be asked; blank to keep the usual room for any.
+            max_new_tokens: the length of its answer.
+            cancelled: ends the reading between two chunks.
+            options: more for ``LongContextLLM.read``.
+
+        Raises:
+            ContextBudgetExceeded: documents, question and answer do not fit.
+            GenerationCancelled: it was cancelled.
+        """
+        key = tuple(as_documents(documents))
+        room = self._room(question, max_new_tokens)
+        if (reading := self._found(key, room)) is not None:
+            return reading
+        is_cancelled = as_function(cancelled)
+        with self._lock:
+            turn = self._reading.setdefault(key, threading.Lock())
+        while not turn.acquire(timeout=_SECONDS_BETWEEN_LOOKS):
+            if is_cancelled():
+                raise GenerationCancelled(0, 0)
+        try:
+            if (reading := self._found(key, room)) is None:
+                more = {**options, "max_new_tokens": max_new_tokens, "cancelled": cancelled}
+                reading = self._read(key, question, more)
+                self._keep(key, reading)
+            return reading
+        finally:
+            with self._lock:
+                self._reading.pop(key, None)  # who waits has it, who comes finds the reading
+            turn.release()
+
+    async def aget(self, documents: Documents, question: str = "", **options: Any) -> Reading:
+        """Do as ``get`` with the event loop free; ``cancelled`` may be given as an event alone."""
+        key = tuple(as_documents(documents))
+        cancelled = options.pop("cancelled", None) or threading.Event()
+        room = self._room(question, options.get("max_new_tokens"))
+        if (reading := self._found(key, room)) is not None:
+            return reading
+        return await in_thread(
+            lambda: self.get(key, question, cancelled=cancelled, **options), cancelled
+        )
+
+    def clear(self) -> None:
+        """Forget all readings."""
+        with self._lock:
+            self._kept.clear()
+
+    def _room(self, question: str, max_new_tokens: int | None) -> int:
+        asked = len(self.llm.prompts.question(question)) if question.strip() else 0
+        return asked + (
+            self.llm.budget.max_new_tokens if max_new_tokens is None else max_new_tokens
+        )
+
+    def _found(self, key: tuple[Document, ...], room: int) -> Reading | None:
+        """Return the kept reading, now the last used one, if it has that much room."""
+        with self._lock:
+            reading = self._kept.get(key)
+            if reading is None:
+                return None
+            plan = reading.plan
+            if plan.extended_window - plan.prompt_tokens < room:
+                return None
+            self._kept.move_to_end(key)
+            return reading
+
+    def _read(self, key: Sequence[Document], question: str, options: dict[str, Any]) -> Reading:
+        asked = len(self.llm.prompts.question(question)) if question.strip() else 0
+        usual = self.llm.budget.question_reserve
+        generous = usual if asked <= usual else 2 * asked
+        try:
+            return self.llm.read(key, question_reserve=generous, **options)
+        except ContextBudgetExceeded:
+            if not asked:
+                raise
+        return self.llm.read(key, question_reserve=asked, **options)
+
+    def _keep(self, key: tuple[Document, ...], reading: Reading) -> None:
+        with self._lock:
+            self._kept.pop(key, None)
+            if reading.nbytes > self.max_bytes:
+                return
+            self._kept[key] = reading
+            while sum(kept.nbytes for kept in self._kept.values()) > self.max_bytes:
+                self._kept.popitem(last=False)

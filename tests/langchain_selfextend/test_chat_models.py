@@ -1,0 +1,406 @@
+"""The chat model: what LangChain's suites do not ask, and what is ours alone."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+from langchain_core.caches import InMemoryCache
+from langchain_core.callbacks import BaseCallbackHandler, UsageMetadataCallbackHandler
+from langchain_core.exceptions import ContextOverflowError, ModelTimeoutError
+from langchain_core.load import dumpd, dumps, load
+from langchain_core.messages import HumanMessage, SystemMessage
+from langchain_core.rate_limiters import InMemoryRateLimiter
+
+from langchain_selfextend import ChatSelfExtend, ContextWindowExceeded, weights
+from selfextend_rag import ContextBudgetExceeded, LongContextLLM, ModelLoadError
+from selfextend_rag.bundled import FOLDER
+from tests.langchain_selfextend.conftest import SMALL
+
+PASSKEY = "The pass key is 48213. Remember it. 48213 is the pass key.\n\nWhat is the pass key?"
+LOADED = {"allowed_objects": [ChatSelfExtend], "valid_namespaces": ["langchain_selfextend"]}
+
+
+def collected(chunks):
+    first, *others = chunks
+    for chunk in others:
+        first += chunk
+    return first
+
+
+def count_calls(monkeypatch, llm):
+    """Count what reaches the model."""
+    calls = []
+    stream = llm.stream
+    monkeypatch.setattr(llm, "stream", lambda *a, **k: calls.append(k) or stream(*a, **k))
+    return calls
+
+
+# --- construction ------------------------------------------------------------------------------
+
+
+def test_instances_of_one_model_share_its_weights(chat):
+    same = ChatSelfExtend(**SMALL)
+    other = ChatSelfExtend.bundled(max_group_size=2, temperature=0.5)
+    assert same.llm is chat.llm  # and with it what it has read
+    assert other.llm is not chat.llm
+    assert other.llm.model is chat.llm.model
+    assert ChatSelfExtend(model="bundled", dtype="float64").llm.model is not chat.llm.model
+
+
+def test_weights_are_given_up_with_the_last_instance():
+    alone = ChatSelfExtend(model=str(FOLDER), chunk_size=77)
+    count = len([entry for entry in weights._live if entry[2]() is not None])
+    del alone
+    gc.collect()
+    assert len([entry for entry in weights._live if entry[2]() is not None]) == count - 1
+
+
+def test_every_way_to_name_a_model_gives_the_same_answer(chat):
+    model, tokenizer = chat.llm.model, chat.llm.tokenizer
+    made = [
+        chat,
+        ChatSelfExtend(model=model, tokenizer=tokenizer, max_tokens=8),
+        ChatSelfExtend(llm=LongContextLLM(model, tokenizer), max_tokens=8),
+        ChatSelfExtend(model=FOLDER, max_tokens=8),
+        ChatSelfExtend.bundled(max_new_tokens=8),
+    ]
+    assert {each.invoke(PASSKEY).content for each in made} == {"48213"}
+
+
+def test_options_of_the_core_are_taken_as_they_are():
+    chat = ChatSelfExtend(**{**SMALL, "max_group_size": 2, "neighbor_window": 64, "chunk_size": 99})
+    assert (chat.llm.planner.max_group_size, chat.llm.planner.neighbor_window) == (2, 64)
+    assert chat.llm.engine.chunk_size == 99
+
+
+def test_precision_and_options_of_loading_reach_transformers():
+    chat = ChatSelfExtend(model="bundled", dtype="float64")
+    assert str(chat.llm.model.dtype) == "torch.float64"
+    assert ChatSelfExtend(model="bundled", dtype=chat.llm.model.dtype).llm is chat.llm
+    with pytest.raises(ModelLoadError, match="can't load the model"):
+        ChatSelfExtend(model="bundled", model_options={"attn_implementation": "no such"})
+    with pytest.raises(ModelLoadError, match="quant"):
+        ChatSelfExtend(model="bundled", quantization_config={"quant_method": "no such"})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "no model was named; give model="),
+        ({"model": object()}, "a model that is loaded needs its tokenizer"),
+        (
+            {"model": "bundled", "temprature": 1},
+            "unknown option temprature; known are .*temperature",
+        ),
+        ({"model": "bundled", "temperature": -1}, "temperature must be 0 or a positive number"),
+        ({"model": "bundled", "max_tokens": 0}, "max_new_tokens must be a positive integer"),
+        ({"llm": "some"}, "llm must be a ChatSelfExtend, a SelfExtendLLM or a LongContextLLM"),
+    ],
+)
+def test_what_can_not_be_is_refused_at_once(options, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        ChatSelfExtend(**options)
+
+
+def test_a_model_that_is_there_is_not_loaded_otherwise(tiny):
+    with pytest.raises(ValueError, match="device_map can't be changed on an llm that is there"):
+        ChatSelfExtend(llm=tiny, device_map="auto")
+    with pytest.raises(ValueError, match="context_options can't be changed on an llm"):
+        ChatSelfExtend(llm=tiny, group_size=4)
+
+
+def test_a_model_that_is_not_there_is_named():
+    with pytest.raises(ModelLoadError, match="/no/such/folder"):
+        ChatSelfExtend(model="/no/such/folder")
+
+
+# --- answers -----------------------------------------------------------------------------------
+
+
+def test_the_answer_with_its_usage_and_its_end(chat):
+    message = chat.invoke(PASSKEY)
+    assert message.content == "48213"
+    assert message.response_metadata["finish_reason"] == "stop"
+    assert message.response_metadata["model_name"] == "bundled"
+    usage = message.usage_metadata
+    assert usage["input_tokens"] == chat.get_num_tokens_from_messages([HumanMessage(PASSKEY)])
+    assert usage["total_tokens"] == usage["input_tokens"] + usage["output_tokens"]
+
+
+def test_streamed_blocking_and_awaited_answers_are_the_same(chat):
+    async def awaited():
+        streamed = [chunk async for chunk in chat.astream(PASSKEY)]
+        return await chat.ainvoke(PASSKEY), collected(streamed)
+
+    blocking, streamed = chat.invoke(PASSKEY), collected(chat.stream(PASSKEY))
+    for message in (streamed, *asyncio.run(awaited())):
+        assert message.content == blocking.content
+        assert message.usage_metadata["input_tokens"] == blocking.usage_metadata["input_tokens"]
+        assert message.usage_metadata["output_tokens"] == blocking.usage_metadata["output_tokens"]
+        assert message.response_metadata["finish_reason"] == "stop"
+
+
+def test_pieces_come_one_by_one(chat):
+    chunks = list(chat.stream(PASSKEY))
+    assert len([chunk for chunk in chunks if chunk.content]) > 2
+    assert [bool(chunk.usage_metadata) for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
+
+
+def test_a_prompt_that_was_read_before_is_counted_as_such(chat):
+    prompt = "Of what was read before, nothing is read again. " * 4 + "What is the pass key?"
+    chat.invoke(prompt)
+    usage = chat.invoke(prompt).usage_metadata
+    assert 0 < usage["input_token_details"]["cache_read"] < usage["input_tokens"]
+
+
+def test_batches_keep_their_order(chat):
+    prompts = [PASSKEY.replace("48213", key) for key in ("48213", "90517", "26374")]
+    answers = [message.content for message in chat.batch(prompts)]
+    assert answers == [chat.invoke(prompt).content for prompt in prompts]
+    assert answers == [message.content for message in asyncio.run(chat.abatch(prompts))]
+
+
+def test_the_length_of_an_answer_is_bounded_per_call(chat):
+    for name in ("max_tokens", "max_new_tokens", "max_completion_tokens"):
+        message = chat.invoke(PASSKEY, **{name: 2})
+        assert message.usage_metadata["output_tokens"] == 2
+        assert message.response_metadata["finish_reason"] == "length"
+
+
+def test_sampling_is_repeatable_with_a_seed(chat):
+    hot = chat.bind(temperature=5.0, top_p=0.9, top_k=50, seed=7, max_tokens=6)
+    assert hot.invoke("Hello").content == hot.invoke("Hello").content
+    assert hot.invoke("Hello").content != chat.invoke("Hello", max_tokens=6).content
+
+
+@pytest.mark.parametrize("stop", [["82"], "82"])
+def test_stop_texts_end_the_answer_per_call_and_per_instance(chat, stop):
+    assert chat.invoke(PASSKEY, stop=stop).content == "4"
+    own = ChatSelfExtend(**SMALL, stop=stop)
+    assert own.invoke(PASSKEY).content == "4"
+    assert own.invoke(PASSKEY, stop=["2"]).content == "48"[:1]
+
+
+def test_a_stop_text_does_not_take_the_place_of_the_models_own_end(chat):
+    """In the plain form an answer ends with its line; a stop text once removed that end."""
+    message = chat.invoke(PASSKEY, stop=["no such text"], max_tokens=30)
+    assert message.content == "48213"
+
+
+def test_an_unknown_option_of_a_call_is_refused_by_name(chat):
+    with pytest.raises(TypeError, match="unknown option temprature; a call takes max"):
+        chat.invoke("Hello", temprature=1)
+
+
+def test_an_answer_out_of_time_is_broken_off():
+    slow = ChatSelfExtend(**{**SMALL, "timeout": 1e-6})
+    with pytest.raises(ModelTimeoutError, match="more than the timeout of 1e-06 seconds"):
+        slow.invoke("Hello " * 300)
+    assert ChatSelfExtend(**SMALL, timeout=60).invoke(PASSKEY).content == "48213"
+
+
+def test_leaving_a_stream_frees_the_model(chat):
+    stream = chat.stream("Hello", max_tokens=300, stop=["no such text"])
+    next(stream)
+    stream.close()
+    assert chat.invoke(PASSKEY).content == "48213"
+
+
+def test_a_call_may_name_another_model(chat):
+    message = chat.invoke(PASSKEY, model=str(FOLDER))
+    assert (message.content, message.response_metadata["model_name"]) == ("48213", str(FOLDER))
+
+
+# --- the framework's services ------------------------------------------------------------------
+
+
+class Tokens(BaseCallbackHandler):
+    def __init__(self):
+        self.seen = []
+
+    def on_llm_new_token(self, token, **kwargs):
+        self.seen.append(token)
+
+
+def test_callbacks_hear_every_piece(chat):
+    heard = Tokens()
+    text = "".join(chunk.text for chunk in chat.stream(PASSKEY, {"callbacks": [heard]}))
+    assert "".join(heard.seen) == text == "48213"
+    heard = Tokens()
+    ChatSelfExtend(**SMALL, streaming=True).invoke(PASSKEY, {"callbacks": [heard]})
+    assert "".join(heard.seen) == "48213"
+
+
+def test_usage_callbacks_count_by_model_name(chat):
+    counted = UsageMetadataCallbackHandler()
+    chat.invoke(PASSKEY, {"callbacks": [counted]})
+    assert counted.usage_metadata["bundled"]["input_tokens"] > 0
+
+
+async def test_events_of_a_stream(chat):
+    events = [event async for event in chat.astream_events(PASSKEY, version="v2")]
+    kinds = [event["event"] for event in events]
+    assert kinds[0] == "on_chat_model_start"
+    assert kinds[-1] == "on_chat_model_end"
+    pieces = [e["data"]["chunk"].text for e in events if e["event"] == "on_chat_model_stream"]
+    assert "".join(pieces) == "48213"
+
+
+def test_the_frameworks_cache_answers_for_the_model(chat, monkeypatch):
+    cached = ChatSelfExtend(**SMALL, cache=InMemoryCache())
+    calls = count_calls(monkeypatch, cached.llm)
+    assert cached.invoke(PASSKEY).content == cached.invoke(PASSKEY).content == "48213"
+    assert len(calls) == 1
+    cached.invoke(PASSKEY, max_tokens=1)
+    assert len(calls) == 2
+
+
+def test_the_frameworks_cache_keeps_two_loaded_models_apart(tiny, chat):
+    """Models that were handed over have no name to tell them by; they shared a key once."""
+    cache = InMemoryCache()
+    one = ChatSelfExtend(llm=chat.llm, max_tokens=8, cache=cache)
+    other = ChatSelfExtend(llm=tiny, max_tokens=8, cache=cache)
+    one.invoke(PASSKEY)
+    other.invoke(PASSKEY)
+    assert len(cache._cache) == 2
+
+
+def test_the_frameworks_rate_limiter_is_asked(chat):
+    limiter = InMemoryRateLimiter(requests_per_second=4, check_every_n_seconds=0.01)
+    slow = ChatSelfExtend(**SMALL, rate_limiter=limiter)
+    started = time.monotonic()
+    slow.batch(["a", "b"], max_tokens=1)
+    assert time.monotonic() - started > 0.25
+
+
+def test_a_named_model_is_serialised_with_its_arguments(chat):
+    made = ChatSelfExtend(
+        **SMALL, temperature=0.5, stop=["x"], neighbor_window=64, quantization_config=None
+    )
+    again = load(dumpd(made), **LOADED)
+    assert again.llm is made.llm
+    assert again.asdict() == made.asdict()
+    assert (again.temperature, again.stop, again.max_tokens) == (0.5, ["x"], 8)
+
+
+def test_a_quantization_config_is_serialised_as_a_dictionary(monkeypatch):
+    class Config:
+        def to_dict(self):
+            return {"load_in_8bit": True}
+
+    made = ChatSelfExtend(**SMALL)
+    made.quantization_config = Config()
+    assert dumpd(made)["kwargs"]["quantization_config"] == {"load_in_8bit": True}
+
+
+def test_a_model_that_was_handed_over_is_not_serialised(tiny):
+    written = json.loads(dumps(ChatSelfExtend(llm=tiny)))
+    assert written["type"] == "not_implemented"
+    with pytest.raises(NotImplementedError):
+        load(written, **LOADED)
+
+
+# --- the window --------------------------------------------------------------------------------
+
+
+def test_the_profile_tells_the_longest_prompt_that_is_taken(chat, monkeypatch):
+    longest = chat.profile["max_input_tokens"]
+    assert longest > 512  # beyond what the model was trained on
+    frame = chat.get_num_tokens_from_messages([HumanMessage("a")]) - chat.get_num_tokens("a")
+    text = " a" * (longest - frame)
+    prompt = [HumanMessage(text)]
+    while chat.get_num_tokens_from_messages(prompt) > longest:
+        prompt = [HumanMessage(prompt[0].content[:-2])]
+    assert chat.get_num_tokens_from_messages(prompt) == longest
+    calls = count_calls(monkeypatch, chat.llm)
+    assert chat.invoke(prompt).usage_metadata["input_tokens"] == longest
+    with pytest.raises(ContextWindowExceeded):
+        chat.invoke([HumanMessage(prompt[0].content + " a")])
+    assert len(calls) == 2
+
+
+def test_an_overflow_is_the_frameworks_error_and_ours_with_the_figures(chat):
+    with pytest.raises(ContextOverflowError) as caught:
+        chat.invoke("word " * 5000)
+    error = caught.value
+    assert isinstance(error, ContextBudgetExceeded)
+    assert error.needed > error.available
+    assert error.excess == error.needed - error.available
+    assert str(error) == str(error.__cause__)
+    assert "exceeds the extended window" in str(error)
+
+
+async def test_an_overflow_is_the_same_error_when_awaited(chat):
+    with pytest.raises(ContextOverflowError):
+        await chat.ainvoke("word " * 5000)
+    with pytest.raises(ContextOverflowError):
+        async for _ in chat.astream("word " * 5000):
+            pass
+
+
+def test_tokens_are_counted_by_the_models_own_tokenizer(chat):
+    text = "In the beginning 12345"
+    ids = chat.get_token_ids(text)
+    assert ids == chat.llm.tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert chat.get_num_tokens(text) == len(ids)
+
+
+def test_a_chat_template_gets_system_and_user_messages(tiny):
+    chat = ChatSelfExtend(llm=tiny, max_tokens=1)
+    messages = [SystemMessage("S"), HumanMessage([{"type": "text", "text": "U"}])]
+    expected = "<|start|>system\nS<|end|>\n<|start|>user\nU<|end|>\n<|start|>assistant\n"
+    count = len(tiny.tokenizer("<bos>" + expected, add_special_tokens=False)["input_ids"])
+    assert chat.get_num_tokens_from_messages(messages) == count
+    assert chat.invoke(messages).usage_metadata["input_tokens"] == count
+
+
+# --- the event loop ----------------------------------------------------------------------------
+
+
+async def test_the_event_loop_stays_free_while_a_prompt_is_read(chat, monkeypatch):
+    """A prefill of a second, most of it outside Python, as that of a real model is."""
+    forward = chat.llm.engine._forward
+
+    def slowly(*args):
+        time.sleep(1)
+        return forward(*args)
+
+    monkeypatch.setattr(chat.llm.engine, "_forward", slowly)
+    ticks = 0
+
+    async def tick():
+        nonlocal ticks
+        while True:
+            await asyncio.sleep(0.01)
+            ticks += 1
+
+    ticker = asyncio.create_task(tick())
+    message = await chat.ainvoke("Free as a loop?", max_tokens=1)
+    ticker.cancel()
+    assert message.usage_metadata["output_tokens"] == 1
+    assert ticks > 50  # of 100; a loop that is held has none
+
+
+async def test_cancelling_a_task_frees_the_model(chat, monkeypatch):
+    forward = chat.llm.engine._forward
+    monkeypatch.setattr(
+        chat.llm.engine, "_forward", lambda *args: time.sleep(0.05) or forward(*args)
+    )
+    task = asyncio.create_task(chat.ainvoke("Hello", max_tokens=400, stop=["no such text"]))
+    await asyncio.sleep(0.15)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (await asyncio.wait_for(chat.ainvoke(PASSKEY), 60)).content == "48213"
+
+
+def test_without_the_framework_the_import_says_which_extra_to_install():
+    code = "import sys; sys.modules['langchain_core'] = None; import langchain_selfextend"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "pip install 'selfextend-rag[langchain]'" in done.stderr

@@ -1,0 +1,103 @@
+"""LangChain's messages become the core's: every kind, and nothing lost without a word."""
+
+from __future__ import annotations
+
+import pytest
+from langchain_core.messages import (
+    AIMessage,
+    ChatMessage,
+    FunctionMessage,
+    HumanMessage,
+    RemoveMessage,
+    SystemMessage,
+    ToolMessage,
+)
+
+from langchain_selfextend.messages import core_messages
+
+CALL = {"name": "add", "args": {"a": 1}, "id": "c1", "type": "tool_call"}
+
+
+def test_every_kind_of_message_has_its_role():
+    messages = [
+        SystemMessage("be brief"),
+        HumanMessage("1 + 1?", name="ann"),
+        AIMessage("", tool_calls=[CALL]),
+        ToolMessage("2", tool_call_id="c1", name="add"),
+        AIMessage("two"),
+        ChatMessage("hm", role="user"),
+        FunctionMessage("3", name="old"),
+    ]
+    assert core_messages(messages) == [
+        {"role": "system", "content": "be brief"},
+        {"role": "user", "content": "1 + 1?"},
+        {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [
+                {"type": "function", "id": "c1", "function": {"name": "add", "arguments": {"a": 1}}}
+            ],
+        },
+        {"role": "tool", "content": "2", "tool_call_id": "c1", "name": "add"},
+        {"role": "assistant", "content": "two"},
+        {"role": "user", "content": "hm"},
+        {"role": "tool", "content": "3", "name": "old", "tool_call_id": ""},
+    ]
+
+
+def test_text_parts_are_joined():
+    parts = ["a", {"type": "text", "text": "b"}, {"type": "text-plain", "text": "c"}]
+    assert core_messages([HumanMessage(parts)]) == [{"role": "user", "content": "abc"}]
+
+
+def test_what_is_no_text_of_an_answer_is_not_repeated_to_the_model():
+    parts = [
+        {"type": "thinking", "thinking": "hm"},
+        {"type": "reasoning", "reasoning": "hm"},
+        {"type": "text", "text": "Well."},
+        {"type": "tool_use", "id": "c1", "name": "add", "input": {"a": 1}},
+    ]
+    (message,) = core_messages([AIMessage(parts, tool_calls=[CALL])])
+    assert message["content"] == "Well."
+    assert len(message["tool_calls"]) == 1
+
+
+def test_messages_of_one_role_in_a_row_become_one():
+    messages = [
+        SystemMessage("a"),
+        SystemMessage("b"),
+        HumanMessage("c"),
+        HumanMessage("d"),
+        AIMessage("e"),
+        AIMessage("f"),
+        AIMessage("", tool_calls=[CALL]),
+        ToolMessage("1", tool_call_id="c1"),
+        ToolMessage("2", tool_call_id="c2"),
+    ]
+    converted = [(message["role"], message["content"]) for message in core_messages(messages)]
+    assert converted == [
+        ("system", "a\n\nb"),
+        ("user", "c\n\nd"),
+        ("assistant", "e\n\nf"),
+        ("assistant", ""),
+        ("tool", "1"),
+        ("tool", "2"),
+    ]
+
+
+@pytest.mark.parametrize("kind", ["image", "image_url", "audio", "file", "input_audio"])
+def test_what_is_no_text_is_refused_by_its_name(chat, kind):
+    message = HumanMessage([{"type": "text", "text": "What is this?"}, {"type": kind, kind: "x"}])
+    with pytest.raises(ValueError, match=f"human message holds a part of type '{kind}'.*text"):
+        chat.invoke([message])
+
+
+def test_a_tools_image_is_refused():
+    message = ToolMessage([{"type": "image", "base64": "x"}], tool_call_id="c1")
+    with pytest.raises(ValueError, match="a tool message holds a part of type 'image'"):
+        core_messages([message])
+
+
+def test_a_kind_of_message_that_is_no_text_is_refused():
+    with pytest.raises(ValueError, match=r"must be a system, human.* got 'remove'"):
+        core_messages([RemoveMessage(id="1")])

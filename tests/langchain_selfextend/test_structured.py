@@ -1,0 +1,207 @@
+"""Tools and structured answers: every form a schema comes in, and what the model is held to."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Annotated, Literal
+
+import pytest
+from langchain_core.exceptions import OutputParserException
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_core.tools import tool
+from pydantic import BaseModel, Field
+from typing_extensions import TypedDict
+
+from langchain_selfextend import ChatSelfExtend
+from langchain_selfextend.structured import closed
+from tests.langchain_selfextend.conftest import SMALL
+
+ROOMY = {**SMALL, "max_tokens": 80}
+QUESTION = "The pass key is 48213. What is the pass key?"
+
+
+class Size(BaseModel):
+    """A size."""
+
+    size: Literal["small", "large"]
+    count: int = Field(ge=0, le=9)
+
+
+class SizeDict(TypedDict):
+    """A size."""
+
+    size: Annotated[Literal["small", "large"], ..., "how large"]
+
+
+SIZE_SCHEMA = {
+    "title": "Size",
+    "type": "object",
+    "properties": {"size": {"enum": ["small", "large"]}},
+    "required": ["size"],
+}
+
+
+@tool
+def measure(size: Literal["small", "large"]) -> str:
+    """Measure a thing."""
+    return f"it is {size}"
+
+
+@tool
+def weigh() -> str:
+    """Weigh a thing."""
+    return "1 kg"
+
+
+@pytest.fixture
+def roomy(chat):
+    return ChatSelfExtend(**ROOMY)
+
+
+@pytest.mark.parametrize("method", ["json_schema", "function_calling", "json_mode"])
+@pytest.mark.parametrize("schema", [Size, SizeDict, SIZE_SCHEMA])
+def test_answers_obey_the_schema_in_every_form_and_method(roomy, schema, method):
+    structured = roomy.with_structured_output(schema, method=method)
+    answer = structured.invoke(QUESTION)
+    size = answer.size if schema is Size else answer["size"]
+    assert size in ("small", "large")
+    assert isinstance(answer, Size if schema is Size else dict)
+    assert asyncio.run(structured.ainvoke(QUESTION)) == answer
+
+
+def test_the_raw_message_comes_too_if_wanted(roomy):
+    got = roomy.with_structured_output(Size, include_raw=True).invoke(QUESTION)
+    assert isinstance(got["parsed"], Size)
+    assert json.loads(got["raw"].content)["size"] == got["parsed"].size
+    assert got["parsing_error"] is None
+
+
+def test_an_answer_that_was_cut_off_is_an_error_and_not_an_object(roomy):
+    short = roomy.bind(max_tokens=2)
+    with pytest.raises(OutputParserException):
+        roomy.with_structured_output(Size, max_tokens=2).invoke(QUESTION)
+    got = roomy.with_structured_output(Size, include_raw=True, max_tokens=2).invoke(QUESTION)
+    assert got["parsed"] is None
+    assert isinstance(got["parsing_error"], OutputParserException)
+    assert got["raw"].response_metadata["finish_reason"] == "length"
+    assert short.invoke(QUESTION).response_metadata["finish_reason"] == "length"
+
+
+def test_a_method_that_is_not_known_is_refused(chat):
+    with pytest.raises(ValueError, match="method must be one of json_schema, function_calling"):
+        chat.with_structured_output(Size, method="guess")
+
+
+def test_response_format_of_a_call(roomy):
+    wanted = {"type": "json_schema", "json_schema": {"name": "size", "schema": SIZE_SCHEMA}}
+    assert json.loads(roomy.invoke(QUESTION, response_format=wanted).content)["size"]
+    assert roomy.invoke(QUESTION, response_format={"type": "text"}).content == "48213"
+    with pytest.raises(ValueError, match=r"type of response_format must be .* got 'yaml'"):
+        roomy.invoke(QUESTION, response_format={"type": "yaml"})
+
+
+@pytest.mark.parametrize(
+    ("choice", "names"),
+    [
+        ("any", {"measure", "weigh"}),
+        ("required", {"measure", "weigh"}),
+        (True, {"measure", "weigh"}),
+        ("weigh", {"weigh"}),
+        ({"type": "function", "function": {"name": "measure"}}, {"measure"}),
+    ],
+)
+def test_a_call_that_must_be_made_is_one_valid_call(roomy, choice, names):
+    message = roomy.bind_tools([measure, weigh], tool_choice=choice).invoke(QUESTION)
+    (call,) = message.tool_calls
+    assert call["name"] in names
+    assert call["id"]
+    assert call["args"] in ({}, {"size": "small"}, {"size": "large"})
+    assert message.response_metadata["finish_reason"] == "tool_calls"
+    assert message.content == ""
+
+
+def test_streamed_calls_are_the_same_calls(roomy):
+    bound = roomy.bind_tools([measure], tool_choice="measure")
+    first, *others = bound.stream(QUESTION)
+    for chunk in others:
+        first += chunk
+    (call,) = first.tool_calls
+    assert (call["name"], call["args"]) == (
+        (made := bound.invoke(QUESTION).tool_calls[0])["name"],
+        made["args"],
+    )
+
+
+@pytest.mark.parametrize("choice", ["none", False])
+def test_no_call_where_none_is_wanted(roomy, choice):
+    message = roomy.bind_tools([measure], tool_choice=choice).invoke(QUESTION)
+    assert not message.tool_calls
+    assert message.content == "48213"
+
+
+def test_several_calls_only_where_the_model_chooses_or_it_is_said(roomy):
+    def parallel(**options):
+        return roomy.bind_tools([weigh], **options).kwargs["parallel_tool_calls"]
+
+    assert parallel() is True
+    assert parallel(tool_choice="any") is False
+    assert parallel(tool_choice="any", parallel_tool_calls=True) is True
+    several = roomy.bind_tools([weigh], tool_choice="any", parallel_tool_calls=True)
+    message = several.invoke(QUESTION, max_tokens=200)
+    assert {call["name"] for call in message.tool_calls} == {"weigh"}
+    ids = [call["id"] for call in message.tool_calls]
+    assert len(set(ids)) == len(ids)
+
+
+def test_a_choice_that_is_none_of_the_tools_is_refused(chat):
+    with pytest.raises(ValueError, match="tool_choice 'run' is none of the tools measure, weigh"):
+        chat.bind_tools([measure, weigh], tool_choice="run")
+
+
+def test_calls_and_results_of_tools_may_stand_in_the_history(roomy):
+    call = {"name": "measure", "args": {"size": "small"}, "id": "call1", "type": "tool_call"}
+    history = [
+        HumanMessage("How large is it?"),
+        AIMessage("", tool_calls=[call]),
+        ToolMessage("it is small", tool_call_id="call1"),
+        HumanMessage(QUESTION),
+    ]
+    bound = roomy.bind_tools([measure])
+    message = bound.invoke(history)
+    assert message.usage_metadata["input_tokens"] == roomy.get_num_tokens_from_messages(
+        history, tools=[measure]
+    )
+    assert isinstance(message.content, str)
+
+
+def test_a_call_that_was_cut_off_is_told_and_not_made(roomy):
+    message = roomy.bind_tools([measure], tool_choice="any").invoke(QUESTION, max_tokens=6)
+    assert not message.tool_calls
+    assert message.response_metadata["finish_reason"] == "length"
+    assert message.response_metadata["unfinished_call"]
+
+
+def test_objects_have_the_properties_they_name_unless_they_say_more():
+    open_object = {"type": "object", "properties": {"a": {}}, "additionalProperties": True}
+    put_together = {"allOf": [{"properties": {"a": {}}}], "properties": {"b": {}}}
+    schema = {
+        "properties": {
+            "properties": {"properties": {"x": {"type": "string"}}},
+            "many": {"items": {"properties": {}}},
+            "open": open_object,
+            "both": put_together,
+            "any": {"type": "object"},
+        },
+        "$defs": {"D": {"properties": {}}},
+        "required": ["many"],
+    }
+    got = closed(schema)
+    assert got["additionalProperties"] is False
+    assert got["properties"]["properties"]["additionalProperties"] is False
+    assert got["properties"]["many"]["items"]["additionalProperties"] is False
+    assert got["$defs"]["D"]["additionalProperties"] is False
+    assert got["properties"]["open"] == open_object
+    assert got["properties"]["both"] == put_together
+    assert got["properties"]["any"] == {"type": "object"}
+    assert got["required"] == ["many"]
