@@ -41,8 +41,7 @@ class TextCodec:
     Control tokens are the tokenizer's special tokens, and those of its other added tokens that its
     chat template writes (such as ``<think>``). Only a template can produce them.
 
-    ``control_ids`` has their ids by their texts, and ``control`` is a pattern that finds them;
-    ``special_ids`` has those that ``decode`` leaves out.
+    ``control_ids`` has their ids by their texts, and ``control`` is a pattern that finds them.
 
     Args:
         tokenizer: a tokenizer of transformers.
@@ -53,11 +52,6 @@ class TextCodec:
         # Fast tokenizers keep options of the last call in shared state.
         self._lock = threading.Lock()
         self.control_ids = _control_tokens(tokenizer)
-        self.special_ids = {
-            token.content: index
-            for index, token in tokenizer.added_tokens_decoder.items()
-            if token.special
-        }
         longest_first = sorted(self.control_ids, key=len, reverse=True)
         self.control = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
         # Some vocabularies write a character that they lack as their unknown token.

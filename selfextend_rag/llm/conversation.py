@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import xxhash
 
 from selfextend_rag.llm.packing import BREAK
 from selfextend_rag.llm.toolforms import OUR_FORM
 from selfextend_rag.llm.tools import PastCall, Tool, past_calls
 
 _ANSWER = "\nAnswer:"
+_SHORT = re.compile("[a-zA-Z0-9]{9}")
 Message = Mapping[str, Any]
 """A chat message with ``role`` and ``content``: text, or a list of text parts. An assistant's may
 have ``tool_calls``, and one of role ``tool`` has the result of one, named by ``tool_call_id``."""
@@ -63,17 +67,26 @@ def for_template(
         if arguments_as_text:
             arguments = json.dumps(arguments, ensure_ascii=False)
         function = guarded({"name": made.name, "arguments": arguments}, guard)
-        return {"id": made.id, "type": "function", "function": function}
+        return {"id": _short(made.id), "type": "function", "function": function}
 
     written = []
     for message in messages:
         entry = {**message, "content": guard(message["content"])}
         if "tool_calls" in message:
             entry["tool_calls"] = [call(made) for made in message["tool_calls"]]
+        if "tool_call_id" in message:
+            entry["tool_call_id"] = _short(str(message["tool_call_id"]))
         if "name" in message:
             entry["name"] = guard(str(message["name"]))
         written.append(entry)
     return written
+
+
+def _short(call_id: str) -> str:
+    """Return an id as every template takes it: nine letters and digits, which some insist on."""
+    if _SHORT.fullmatch(call_id):
+        return call_id
+    return xxhash.xxh3_64_hexdigest(call_id.encode())[:9]
 
 
 def guarded(value: Any, guard: Callable[[str], str]) -> Any:

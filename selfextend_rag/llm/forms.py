@@ -28,11 +28,13 @@ class AnswerForm:
         grammar: what its tokens follow; None for free text.
         calls: how calls are written, where there may be any.
         forced: it is calls and nothing else.
+        free_tokens: control tokens that may come in the text before calls, as those of thoughts do.
     """
 
     grammar: Grammar | None = None
     calls: CallForm | None = None
     forced: bool = False
+    free_tokens: frozenset[int] = frozenset()
 
 
 FREE = AnswerForm()
@@ -62,27 +64,27 @@ def answer_form(
         source = json_grammar(json_schema, leading_space=space)
         return AnswerForm(_compiled(prompts, settings, source))
     assert request is not None
-    form = prompts.call_form
+    ends = _ends(settings)
+    control = grammars_of(prompts.codec.tokenizer).control_tokens(ends)
+    form = prompts.call_form.with_tokens(control)
+    free = frozenset(control.values()) - {*ends, form.trigger_token}
     source = calls_grammar(
         form,
         [(tool.name, tool.schema) for tool in request.callable],
         forced=request.forced,
         parallel=request.parallel,
         leading_space=space,
-        free_tokens=_free_tokens(prompts, settings, form),
+        free_tokens=sorted(free),
     )
-    return AnswerForm(_compiled(prompts, settings, source), form, request.forced)
+    return AnswerForm(_compiled(prompts, settings, source), form, request.forced, free)
+
+
+def _ends(settings: GenerationSettings) -> tuple[int, ...]:
+    return tuple(sorted(settings.stop_token_ids or ()))
 
 
 def _compiled(prompts: PromptBuilder, settings: GenerationSettings, source: str) -> Grammar:
-    ends = settings.stop_token_ids or ()
-    return grammars_of(prompts.codec.tokenizer).compiled(source, tuple(sorted(ends)))
-
-
-def _free_tokens(prompts: PromptBuilder, settings: GenerationSettings, form: CallForm) -> list[int]:
-    """Return the control tokens that a model may write in free text, such as those of thoughts."""
-    not_free = {*(settings.stop_token_ids or ()), form.trigger_token}
-    return sorted(set(prompts.codec.special_ids.values()) - not_free)
+    return grammars_of(prompts.codec.tokenizer).compiled(source, _ends(settings))
 
 
 class TextReader:
@@ -140,6 +142,7 @@ class CallReader:
         assert form.calls is not None
         self.stopped = False
         self._form = form.calls
+        self._free_tokens = form.free_tokens
         self._raw = prompts.codec.decode_raw
         self._tokens: list[int] = []
         self._calling = form.forced
@@ -158,7 +161,9 @@ class CallReader:
             self._tokens = [token]
             return text
         self._tokens.append(token)
-        return self._shown(self._detokenizer.push(token), final=False)
+        # To the grammar a control token parts what may look joined where it is not shown.
+        apart = self._trigger.rest() if token in self._free_tokens else ""
+        return apart + self._shown(self._detokenizer.push(token), final=False)
 
     def finish(self) -> str:
         """Return what was held back, at the end of the answer."""

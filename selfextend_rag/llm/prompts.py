@@ -146,7 +146,7 @@ class PromptBuilder:
         asked = self._rendered_halves("", question)[1]
         return self._encoded(asked, after=self._border.after).ids
 
-    @cached_property
+    @property
     def call_form(self) -> CallForm:
         """Return how the model writes calls of tools: as its template does, or as it is told."""
         return self._native_calls[0] if self._native_calls else OUR_FORM
@@ -200,7 +200,7 @@ class PromptBuilder:
         if not self.chat:
             return None
         end = self.codec.tokenizer.eos_token
-        return measured_form(self._render, self.codec.special_ids, [end] if end else [])
+        return measured_form(self._render, [end] if end else [])
 
     def _left(self, documents: str) -> str:
         """Return what a chat's user message holds before the border."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from jinja2 import TemplateError
@@ -32,9 +32,7 @@ _USER = {"role": "user", "content": _QUERY}
 _FAILURES = (TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError)
 
 
-def measured_form(
-    render: Render, tokens: Mapping[str, int], ends: Sequence[str]
-) -> tuple[CallForm, bool] | None:
+def measured_form(render: Render, ends: Sequence[str]) -> tuple[CallForm, bool] | None:
     """Return how a chat template writes calls, and whether it wants arguments as text.
 
     None where the template does not show tools to the model, or writes calls in a way that is not
@@ -42,13 +40,12 @@ def measured_form(
 
     Args:
         render: the template.
-        tokens: control tokens that are no text to the tokenizer, with their ids.
         ends: texts of tokens that end a turn.
     """
     if not _shows_tools(render):
         return None
     for as_text in (False, True):
-        form = _form(render, tokens, ends, as_text)
+        form = _form(render, ends, as_text)
         if form is not None:
             return form, as_text
     return None
@@ -78,9 +75,7 @@ def _shows_tools(render: Render) -> bool:
     return _NAMES[0] in shown and _ARGUMENT in shown
 
 
-def _form(
-    render: Render, tokens: Mapping[str, int], ends: Sequence[str], as_text: bool
-) -> CallForm | None:
+def _form(render: Render, ends: Sequence[str], as_text: bool) -> CallForm | None:
     turn = _turn(render, 1, as_text)
     if turn is None:
         return None
@@ -90,17 +85,10 @@ def _form(
         return None
     middle, tail = rest[: arguments.start()], _until_end(rest[arguments.end() :], ends)
     head = _THOUGHT.sub("", head).lstrip()
-    # The name and its arguments may come in the other order, or more than once.
-    if not head or "\n\n\n" in head or _QUERY in head or any(n in tail for n in _NAMES):
+    # The name and its arguments may come in the other order, or the name once more.
+    if not head or _QUERY in head or any(name in tail for name in _NAMES):
         return None
-    form = CallForm(
-        head,
-        middle,
-        _link(render, middle, as_text),
-        tail.rstrip(),
-        {text: token for text, token in tokens.items() if text in head + middle + tail},
-    )
-    return form
+    return CallForm(head, middle, _link(render, middle, as_text), tail.rstrip())
 
 
 def _link(render: Render, middle: str, as_text: bool) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from selfextend_rag.structured.schema import schema_text
@@ -37,6 +37,11 @@ class CallForm:
     link: str | None
     tail: str
     tokens: Mapping[str, int] = field(default_factory=dict)
+
+    def with_tokens(self, tokens: Mapping[str, int]) -> CallForm:
+        """Return the form with those of a vocabulary's control tokens that occur in its texts."""
+        texts = self.head + self.middle + (self.link or "") + self.tail
+        return replace(self, tokens={text: i for text, i in tokens.items() if text in texts})
 
     @property
     def trigger(self) -> str:
@@ -91,9 +96,12 @@ def calls_grammar(
         free_tokens: control tokens that may stand in free text.
 
     Raises:
-        SchemaError: a schema is no JSON schema.
+        SchemaError: a schema holds what can't be enforced; the message names the tool.
     """
-    rules = [f"args_{i}: %json {schema_text(schema)}" for i, (_, schema) in enumerate(tools)]
+    rules = [
+        f"args_{i}: %json {schema_text(schema, f'the schema of tool {name!r}')}"
+        for i, (name, schema) in enumerate(tools)
+    ]
     split = _Literals(form.tokens)
     names = [name for name, _ in tools]
 

@@ -78,6 +78,21 @@ class Grammars:
                 self._compiled.popitem(last=False)
         return grammar
 
+    def control_tokens(self, ends: tuple[int, ...]) -> dict[str, int]:
+        """Return the tokens that are no text to a grammar, with their ids.
+
+        Args:
+            ends: tokens that end an answer.
+        """
+        with self._lock:
+            vocabulary = self._vocabulary(ends)
+        added = self._tokenizer.added_tokens_decoder
+        return {
+            token.content: index
+            for index, token in added.items()
+            if vocabulary.is_special_token(index)
+        }
+
     def _vocabulary(self, ends: tuple[int, ...]) -> LLTokenizer:
         """Return the vocabulary; the number of tokens tells whether any were added since."""
         key = (len(self._tokenizer), ends)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from llguidance import LLMatcher
 
 from selfextend_rag.errors import SchemaError
+from selfextend_rag.structured.closing import closed
 
 # One space where JSON allows any white space: small models write spaces and line ends for ever.
-OPTIONS = {"whitespace_pattern": "[ ]?"}
+_OPTIONS = {"whitespace_pattern": "[ ]?"}
+# Keywords of old drafts, which today's know no more; the library would pass over them.
+_OBSOLETE = frozenset({"divisibleBy", "disallow", "extends"})
 
 
 def json_grammar(schema: Mapping[str, Any], *, leading_space: bool = False) -> str:
@@ -22,7 +25,7 @@ def json_grammar(schema: Mapping[str, Any], *, leading_space: bool = False) -> s
         leading_space: allow a space before the JSON, as where an answer begins after a colon.
 
     Raises:
-        SchemaError: it is no JSON schema.
+        SchemaError: it is no JSON schema, or holds what can't be enforced or be satisfied.
     """
     source = schema_text(schema)
     if leading_space:
@@ -30,18 +33,54 @@ def json_grammar(schema: Mapping[str, Any], *, leading_space: bool = False) -> s
     return LLMatcher.grammar_from_json_schema(source)
 
 
-def schema_text(schema: Mapping[str, Any]) -> str:
-    """Return a schema as JSON with our options, for a ``%json`` in a grammar.
+def schema_text(schema: Mapping[str, Any], whose: str = "the schema") -> str:
+    """Return a checked schema as JSON with our options, for a ``%json`` in a grammar.
+
+    Objects that name their properties and do not say whether others may follow hold the named ones
+    alone; see ``closed``.
+
+    Args:
+        schema: a JSON schema.
+        whose: what to call it in an error.
 
     Raises:
-        SchemaError: it is no JSON schema.
+        SchemaError: it is no JSON schema, or holds what can't be enforced or be satisfied.
     """
     if not isinstance(schema, Mapping):
         raise SchemaError(
-            f"a schema must be a dictionary (a JSON object), got {type(schema).__name__}; "
+            f"{whose} must be a dictionary (a JSON object), got {type(schema).__name__}; "
             "convert classes first, such as Model.model_json_schema() of Pydantic"
         )
     try:
-        return json.dumps({**schema, "x-guidance": OPTIONS}, ensure_ascii=False, allow_nan=False)
+        copied = json.loads(json.dumps(dict(schema), allow_nan=False))
     except (TypeError, ValueError) as error:
-        raise SchemaError(f"a schema must hold JSON values alone: {error}") from error
+        raise SchemaError(f"{whose} must hold JSON values alone: {error}") from error
+    if obsolete := sorted(_OBSOLETE.intersection(_keywords(copied))):
+        raise SchemaError(_refusal(whose, f"keywords of an old draft: {', '.join(obsolete)}"))
+    text = json.dumps({**closed(copied), "x-guidance": _OPTIONS}, ensure_ascii=False)
+    _, messages = LLMatcher.validate_grammar_with_warnings(LLMatcher.grammar_from_json_schema(text))
+    if messages:  # a warning, too, says that something is not enforced
+        raise SchemaError(_refusal(whose, " ".join(messages[0].split())))
+    return text
+
+
+def _refusal(whose: str, reason: str) -> str:
+    return (
+        f"{whose} can't be enforced as it stands: {reason[:400]}; leave that out and check the "
+        "answer for it, or say it in other keywords"
+    )
+
+
+def _keywords(schema: Any) -> Iterator[str]:
+    """Yield the keywords of a schema and of all schemas in it, and no names of properties."""
+    if isinstance(schema, list):
+        for item in schema:
+            yield from _keywords(item)
+    if not isinstance(schema, dict):
+        return
+    for key, value in schema.items():
+        yield key
+        if key in ("properties", "patternProperties", "$defs", "definitions"):
+            yield from _keywords(list(value.values()) if isinstance(value, dict) else [])
+        elif key not in ("enum", "const", "default", "examples"):
+            yield from _keywords(value)
