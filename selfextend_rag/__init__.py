@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         UnknownPretrainingWindow,
         UnsupportedModelError,
     )
+    from selfextend_rag.evidence import Evidence
     from selfextend_rag.llm import (
         Answer,
         KeptReadings,
@@ -55,6 +56,7 @@ _NAMES = {
         "UnknownPretrainingWindow",
         "UnsupportedModelError",
     ),
+    "evidence": ("Evidence",),
     "llm": ("Answer", "KeptReadings", "LongContextLLM", "Reading", "TextStream", "ToolCall"),
     "patch": ("extend", "extended", "restore", "support"),
     "planning": ("ContextBudgetPlanner", "ContextPlan", "pretraining_window_of"),
@@ -73,6 +75,7 @@ __all__ = [
     "Document",
     "DocumentError",
     "Engine",
+    "Evidence",
     "GenerationCancelled",
     "GenerationSettings",
     "KeptReadings",

@@ -63,8 +63,39 @@ def oracle_logits(
     queries = keys + neighbor_window - neighbor_window // group_size
     near = (exact[0][:, None] - exact[0][None, :]) < neighbor_window  # [N, N]
     seen = [_embeddings(model, input_ids, positions) for positions in (exact, keys, queries)]
-    repeated = _repeated(model, extended_layers, seen, lambda name: partial(_selfextend, near))
+    repeated = _repeated(
+        model,
+        extended_layers,
+        seen,
+        lambda name: partial(_selfextend, near, model.get_submodule(name)),
+    )
     return _run(model, input_ids, repeated)
+
+
+def oracle_weights(
+    model: nn.Module,
+    input_ids: Tensor,
+    group_size: int,
+    neighbor_window: int,
+    extended_layers: Collection[str],
+) -> dict[str, Tensor]:
+    """Return the attention weights ``[H, N, N]`` of each module; arguments as above."""
+    names = {module: name for name, module in model.named_modules()}
+    kept: dict[str, Tensor] = {}
+
+    def keep(module: nn.Module, weights: Tensor | None) -> None:
+        if weights is not None:
+            kept[names[module]] = weights[0].double()
+
+    _keepers.append(keep)
+    try:
+        oracle_logits(model, input_ids, group_size, neighbor_window, extended_layers)
+    finally:
+        _keepers.pop()
+    return kept
+
+
+_keepers: list[Callable[[nn.Module, Tensor | None], None]] = []
 
 
 def eager_logits(model: nn.Module, input_ids: Tensor) -> Tensor:
@@ -130,7 +161,7 @@ class _Repeated:
         return self.combine([calls[turn] for calls in self.caught])
 
 
-def _selfextend(near: Tensor, calls: list[Call]) -> Tensor:
+def _selfextend(near: Tensor, module: nn.Module, calls: list[Call]) -> Tensor:
     """Return attention ``[B, T, H, Dv]`` over exact scores where ``near``, else grouped ones."""
     exact, at_key, at_query = calls
     scores = torch.where(near, _scores(exact.query, exact.key), _scores(at_query.query, at_key.key))
@@ -143,6 +174,8 @@ def _selfextend(near: Tensor, calls: list[Call]) -> Tensor:
         weights = torch.cat([scores, column], dim=-1).softmax(-1)[..., :-1]
     else:
         weights = scores.softmax(-1)
+    for keep in _keepers:
+        keep(module, weights)
     value = _per_query_head(exact.value, scores.shape[1])
     return (weights @ value).transpose(1, 2).to(exact.value.dtype).contiguous()
 
@@ -245,7 +278,10 @@ def _observed(
 ) -> tuple[Tensor, Tensor | None]:
     result = attend(module, Call(query, key, value, attention_mask, settings))
     if result is None:
-        return eager(module, query, key, value, attention_mask, **settings)
+        out, weights = eager(module, query, key, value, attention_mask, **settings)
+        for keep in _keepers:
+            keep(module, weights)
+        return out, weights
     return result, None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -32,6 +32,9 @@ Progress = Callable[[int, int], None]
 Cancelled = threading.Event | Callable[[], bool] | None
 """Looked at between chunks and tokens: an event, or a function that says whether to stop."""
 
+Watch = Callable[[PreTrainedModel], AbstractContextManager[object]]
+"""Entered once the model is set up, left when the answer has ended and the cache still holds it."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Job:
@@ -45,6 +48,7 @@ class _Job:
     progress: Progress | None
     is_cancelled: Callable[[], bool]
     constraint: TokenConstraint | None
+    watch: Watch | None
 
     @property
     def longest(self) -> int:
@@ -129,6 +133,7 @@ class Engine:
         constraint: TokenConstraint | None = None,
         progress: Progress | None = None,
         cancelled: Cancelled = None,
+        watch: Watch | None = None,
     ) -> Generation:
         """Return the running answer to a prompt; nothing runs before its first token is asked for.
 
@@ -146,6 +151,7 @@ class Engine:
                 ends with ``"stop"`` where it lets nothing follow.
             progress: called after each chunk of the prompt.
             cancelled: looked at between chunks and tokens.
+            watch: a block to run the model in, of someone who observes it.
 
         Raises:
             CacheMismatchError: the prompt does not begin with the prefix or ends with it, or other
@@ -163,6 +169,7 @@ class Engine:
             progress,
             as_function(cancelled),
             constraint,
+            watch,
         )
         # The tally is apart so that nothing refers in a circle: an abandoned generation is closed
         # at once, and the model free again.
@@ -184,7 +191,8 @@ class Engine:
                 tally.finish("cancelled")
                 return
             tally.start()
-            with switched(self.model, job.extension), self._cache(job, tally) as cache:
+            watching = nullcontext() if job.watch is None else job.watch(self.model)
+            with switched(self.model, job.extension), self._cache(job, tally) as cache, watching:
                 yield from self._answer(job, tally, cache)
 
     def _answer(self, job: _Job, tally: Tally, cache: Cache) -> Iterator[int]:

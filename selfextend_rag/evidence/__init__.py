@@ -1,5 +1,7 @@
 """Where in the documents an answer comes from, by the model's own attention."""
 
 from selfextend_rag.evidence.ranges import TokenRanges
+from selfextend_rag.evidence.spans import Evidence, find_evidence
+from selfextend_rag.evidence.watch import AnswerWatch
 
-__all__ = ["TokenRanges"]
+__all__ = ["AnswerWatch", "Evidence", "TokenRanges", "find_evidence"]

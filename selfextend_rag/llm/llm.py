@@ -207,7 +207,8 @@ class LongContextLLM(AsyncCalls):
             GenerationCancelled: it was cancelled.
         """
         kept = as_documents(documents)
-        tokens = self.prompts.documents(kept)
+        packed = self.prompts.packed(kept)
+        tokens = packed.tokens
         plan = self.budget.plan_tokens(len(tokens), max_new_tokens, question_reserve)
         started = time.perf_counter()
         prefix = self.engine.prefill(
@@ -217,9 +218,8 @@ class LongContextLLM(AsyncCalls):
             progress=progress,
             cancelled=cancelled,
         )
-        return Reading(
-            self._runner, self.planner, kept, plan, prefix, time.perf_counter() - started
-        )
+        seconds = time.perf_counter() - started
+        return Reading(self._runner, self.planner, kept, plan, prefix, seconds, packed)
 
     def load(self, path: str | os.PathLike[str], *, documents: Documents | None = None) -> Reading:
         """Return a reading that ``Reading.save`` wrote; the model reads nothing again.

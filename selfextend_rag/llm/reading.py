@@ -13,7 +13,8 @@ from selfextend_rag.engine import CachedPrefix
 from selfextend_rag.engine.engine import Cancelled, Progress
 from selfextend_rag.llm.fingerprint import reading_fingerprint
 from selfextend_rag.llm.forms import answer_form
-from selfextend_rag.llm.runner import TextRunner
+from selfextend_rag.llm.packing import PackedDocuments
+from selfextend_rag.llm.runner import Sources, TextRunner
 from selfextend_rag.llm.saved import attachment_of
 from selfextend_rag.llm.stream import Answer, TextStream
 from selfextend_rag.planning import ContextBudgetPlanner, ContextPlan
@@ -38,6 +39,7 @@ class Reading:
         plan: ContextPlan,
         prefix: CachedPrefix,
         seconds: float,
+        packed: PackedDocuments | None = None,
     ) -> None:
         self.documents = tuple(documents)
         self.plan = plan
@@ -45,6 +47,7 @@ class Reading:
         self._runner = runner
         self._planner = planner
         self._prefix = prefix
+        self._packed = packed  # made when it is first needed, if the documents came without it
 
     @property
     def nbytes(self) -> int:
@@ -83,6 +86,7 @@ class Reading:
         question: str,
         *,
         json_schema: Mapping[str, Any] | None = None,
+        evidence: bool = True,
         progress: Progress | None = None,
         cancelled: Cancelled = None,
         **options: Any,
@@ -92,6 +96,8 @@ class Reading:
         Args:
             question: the question alone; the prompt around it is made here.
             json_schema: the answer is JSON that is valid for this schema.
+            evidence: find the passages that the answer rests on, see `Evidence`; takes a few
+                hundredths of the answering time.
             progress: called after each chunk of the question, from another thread.
             cancelled: ends the answer where it is.
             options: fields of `GenerationSettings`. By default ``max_new_tokens`` are those of the
@@ -106,6 +112,7 @@ class Reading:
         with self.stream(
             question,
             json_schema=json_schema,
+            evidence=evidence,
             progress=progress,
             cancelled=cancelled,
             **options,
@@ -117,6 +124,7 @@ class Reading:
         question: str,
         *,
         json_schema: Mapping[str, Any] | None = None,
+        evidence: bool = True,
         progress: Progress | None = None,
         cancelled: Cancelled = None,
         **options: Any,
@@ -138,4 +146,12 @@ class Reading:
             prefix=self._prefix,
             progress=progress,
             cancelled=cancelled,
+            sources=self._sources() if evidence else None,
         )
+
+    def _sources(self) -> Sources | None:
+        """Return what tokens hold of the documents; None if the tokenizer does not tell."""
+        if self._packed is None:
+            self._packed = self._runner.prompts.packed(self.documents)
+        ranges = self._packed.ranges
+        return None if ranges is None else Sources(self.documents, ranges)

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from selfextend_rag.cache.prefix import PrefixStore
+from selfextend_rag.documents import Document
 from selfextend_rag.engine import CachedPrefix, Engine, Generation, GenerationSettings
 from selfextend_rag.engine.engine import Cancelled, Progress, as_function
+from selfextend_rag.evidence import AnswerWatch, Evidence, TokenRanges, find_evidence
 from selfextend_rag.llm.forms import FREE, AnswerForm, CallReader, TextReader
 from selfextend_rag.llm.prompts import PromptBuilder
 from selfextend_rag.llm.stream import Answer, AnswerReason, TextStream
 from selfextend_rag.planning import ContextPlan
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sources:
+    """The documents at a prompt's beginning, and what its tokens hold of them."""
+
+    documents: tuple[Document, ...]
+    ranges: TokenRanges
 
 
 class TextRunner:
@@ -60,11 +70,16 @@ class TextRunner:
         reuse: PrefixStore | None = None,
         progress: Progress | None = None,
         cancelled: Cancelled = None,
+        sources: Sources | None = None,
     ) -> TextStream:
-        """Start answering and return the text as it comes."""
+        """Start answering and return the text as it comes.
+
+        With ``sources``, the answer comes with its evidence in them.
+        """
         also_cancelled = as_function(cancelled)
 
         def work(closed: threading.Event) -> Generator[str, None, Answer]:
+            watch = None if sources is None else AnswerWatch(len(tokens))
             generation = self.engine.generate(
                 tokens,
                 settings,
@@ -74,25 +89,32 @@ class TextRunner:
                 constraint=None if form.grammar is None else form.grammar.start(),
                 progress=progress,
                 cancelled=lambda: closed.is_set() or also_cancelled(),
+                watch=None if watch is None else watch.watching,
             )
             reader = (
                 TextReader(self.prompts, settings, form, framed)
                 if form.calls is None
                 else CallReader(self.prompts, settings, form)
             )
-            return _answer(generation, reader, plan)
+            return _answer(generation, reader, plan, watch, sources)
 
         return TextStream(work)
 
 
 def _answer(
-    generation: Generation, reader: TextReader | CallReader, plan: ContextPlan
+    generation: Generation,
+    reader: TextReader | CallReader,
+    plan: ContextPlan,
+    watch: AnswerWatch | None,
+    sources: Sources | None,
 ) -> Generator[str, None, Answer]:
     """Yield text until the tokens end or a stop text does; return all of it."""
     pieces: list[str] = []
     with generation:
         for token in generation:
             pieces.append(reader.push(token))
+            if watch is not None:  # the token that completes a stop text is no part of the answer
+                watch.answer_tokens = max(1, len(pieces) - reader.stopped)
             if pieces[-1]:
                 yield pieces[-1]
             if reader.stopped:
@@ -110,4 +132,11 @@ def _answer(
         plan=plan,
         tool_calls=calls,
         unfinished_call=unfinished,
+        evidence=_evidence(watch, sources),
     )
+
+
+def _evidence(watch: AnswerWatch | None, sources: Sources | None) -> tuple[Evidence, ...]:
+    if watch is None or watch.mass is None or sources is None:
+        return ()
+    return find_evidence(watch.mass, sources.ranges, sources.documents)

@@ -13,6 +13,7 @@ from functools import cache
 from typing import Any, Literal
 
 from selfextend_rag.engine import FinishReason, Usage
+from selfextend_rag.evidence import Evidence
 from selfextend_rag.llm.tools import ToolCall
 from selfextend_rag.llm.waiters import Waiters
 from selfextend_rag.patch import waiting_for
@@ -34,6 +35,8 @@ class Answer:
         plan: the settings it ran under.
         tool_calls: the calls it asks for, each one whole and valid for its tool's schema.
         unfinished_call: the text of a call that was cut off, which is none of ``tool_calls``.
+        evidence: passages of the documents that the model looked at while it answered, those it
+            looked at most first; empty without documents, or if it was not asked for.
     """
 
     text: str
@@ -42,6 +45,7 @@ class Answer:
     plan: ContextPlan
     tool_calls: tuple[ToolCall, ...] = ()
     unfinished_call: str = ""
+    evidence: tuple[Evidence, ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -57,6 +61,7 @@ class Answer:
             "plan": self.plan.to_dict(),
             "tool_calls": [call.to_dict() for call in self.tool_calls],
             "unfinished_call": self.unfinished_call,
+            "evidence": [passage.to_dict() for passage in self.evidence],
         }
 
 

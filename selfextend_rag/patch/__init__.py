@@ -1,5 +1,6 @@
 """Extend a transformers model, restore it, and say what can be extended."""
 
+from selfextend_rag.patch.observe import observed
 from selfextend_rag.patch.patch import (
     current_settings,
     extend,
@@ -9,16 +10,19 @@ from selfextend_rag.patch.patch import (
     support,
     switched,
 )
+from selfextend_rag.patch.registry import AttentionCall
 from selfextend_rag.patch.report import LayerReport, SupportReport
 from selfextend_rag.patch.turns import turn_of, waiting_for
 
 __all__ = [
+    "AttentionCall",
     "LayerReport",
     "SupportReport",
     "current_settings",
     "extend",
     "extended",
     "is_extended",
+    "observed",
     "restore",
     "support",
     "switched",

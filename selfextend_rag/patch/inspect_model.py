@@ -50,7 +50,7 @@ class Inspection:
 def inspect_model(model: nn.Module) -> Inspection:
     """Probe ``model`` and decide, layer by layer. The model is left as it was."""
     name = type(model).__name__
-    ids = _input_ids(model)
+    ids = sample_tokens(model)
     spread = torch.tensor([spread_positions(_trained_positions(model), ids.shape[1])])
     counted = torch.arange(ids.shape[1])[None]
     found: Inspection | None = None
@@ -162,8 +162,8 @@ def _trained_positions(model: nn.Module) -> int:
     return min([int(x) for x in limits if isinstance(x, int) and x > 0] or [512])
 
 
-def _input_ids(model: nn.Module, length: int = 32) -> Tensor:
-    """Ordinary tokens: none that the configuration gives a meaning."""
+def sample_tokens(model: nn.Module, length: int = 32) -> Tensor:
+    """Return ordinary tokens ``[1, length]``: none that the configuration gives a meaning."""
     config = model.config
     text = config.get_text_config(decoder=True)  # type: ignore[union-attr, operator]
     special = {

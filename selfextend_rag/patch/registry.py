@@ -24,6 +24,7 @@ from selfextend_rag.positions import SelfExtend
 from selfextend_rag.rope import RotaryLayout
 
 BINDING = "_self_extend_binding"
+OBSERVER = "_self_extend_observer"
 _PREFIX = "self_extend_on_"
 # transformers treats names that contain these words specially
 _SPELLED = {"sdpa": "torch", "flash": "fa", "flex_attention": "flex", "paged|": "", "/": "_"}
@@ -38,12 +39,51 @@ class Binding:
     impl: Impl
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class AttentionCall:
+    """What an attention function was asked, for whoever observes a model.
+
+    Args:
+        module: the attention module.
+        query: ``[B, H, T, D]``; not rotated in an extended layer.
+        key: ``[B, Hkv, S, D]``, all that the layer sees; rotated as the query is.
+        mask: as transformers made it.
+        binding: how the layer is extended; None where it is plain.
+        arguments: the others, by name, such as ``scaling`` and ``sliding_window``.
+    """
+
+    module: nn.Module
+    query: Tensor
+    key: Tensor
+    mask: Tensor | None
+    binding: Binding | None
+    arguments: dict[str, Any]
+
+
+def tell_observer(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    mask: Tensor | None,
+    binding: Binding | None,
+    arguments: dict[str, Any],
+) -> None:
+    """Tell whoever observes the module's model of a call; see `selfextend_rag.patch.observed`."""
+    observer = module.__dict__.get(OBSERVER)
+    if observer is not None:
+        observer(AttentionCall(module, query, key, mask, binding, arguments))
+
+
+def spelled(implementation: str) -> str:
+    """Return the name of an attention implementation without what transformers treats specially."""
+    for word, other in _SPELLED.items():
+        implementation = implementation.replace(word, other)
+    return implementation
+
+
 def implementation_name(previous: str) -> str:
     """Return the registered name that extends ``previous``, registering it at the first call."""
-    spelled = previous
-    for word, other in _SPELLED.items():
-        spelled = spelled.replace(word, other)
-    name = _PREFIX + spelled
+    name = _PREFIX + spelled(previous)
     if name not in ALL_ATTENTION_FUNCTIONS:
         ALL_ATTENTION_FUNCTIONS.register(name, partial(attention_forward, previous=previous))
         ALL_MASK_ATTENTION_FUNCTIONS.register(name, partial(mask_for_layers, previous=previous))
@@ -74,6 +114,8 @@ def attention_forward(
     Shapes as transformers has them: query ``[B, H, T, D]`` in, output ``[B, T, H, Dv]``.
     """
     binding: Binding | None = getattr(module, BINDING, None)
+    asked = {"scaling": scaling, "softcap": softcap, "s_aux": s_aux, **kwargs}
+    tell_observer(module, query, key, attention_mask, binding, asked)
     if binding is None:
         return _previous_attention(
             module, query, key, value, attention_mask, previous=previous, scaling=scaling,

@@ -288,7 +288,7 @@ def test_answers_are_json_values(llm):
     assert values["usage"]["completion_tokens"] == 12
     assert values["plan"]["extended"] is True
     assert set(values) == {
-        *("text", "finish_reason", "usage", "plan", "tool_calls", "unfinished_call")
+        *("text", "finish_reason", "usage", "plan", "tool_calls", "unfinished_call", "evidence")
     }
 
 

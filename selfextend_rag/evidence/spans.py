@@ -1,0 +1,212 @@
+"""From the weight of each token to the passages of documents that an answer rests on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from selfextend_rag.documents import Document
+from selfextend_rag.evidence.ranges import TokenRanges
+
+WINDOW = 12
+"""Tokens that are looked at together."""
+TOP = 3
+"""The most passages that are returned."""
+
+_SINKS = 2  # tokens at the start of a prompt, which draw attention whatever they are
+_CORE = 0.9  # share of a window's weight that its core has
+_LEAST = 0.1  # share of the best passage's weight below which no passage is worth showing
+_REACH = 240  # characters within which a sentence's border is looked for
+
+_SENTENCE_END = re.compile(r"[.!?]+[\"'\u2019\u201d)\]]*(?=\s|$)|[\u3002\uff01\uff1f]+|(?=\n\s*\n)")
+_SPACE = re.compile(r"\s+")
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """A passage of a document that the model looked at while it answered.
+
+    It says where the answer's tokens drew from, not whether the answer is right.
+
+    Args:
+        document_id: the document's id.
+        start: the passage's first character in the document's text.
+        end: the character after its last.
+        score: its share, from 0 to 1, of all attention that the answer paid to the documents.
+        text: the passage.
+        title: the document's title.
+    """
+
+    document_id: str
+    start: int
+    end: int
+    score: float
+    text: str
+    title: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the passage as JSON values."""
+        return asdict(self)
+
+
+@dataclass(slots=True)
+class _Span:
+    document: int
+    start: int
+    end: int
+    score: float = 0.0
+
+
+def find_evidence(
+    mass: NDArray[np.floating[Any]],
+    ranges: TokenRanges,
+    documents: Sequence[Document],
+    *,
+    top: int = TOP,
+    window: int = WINDOW,
+) -> tuple[Evidence, ...]:
+    """Return the passages with the most weight, the heaviest first.
+
+    The heaviest window of tokens of one document is cut to its core and extended to whole
+    sentences, or whole words where sentences are long; then the heaviest of those that do not
+    overlap it, and so on. Passages that come to overlap are one. Of equals, the first counts.
+
+    Args:
+        mass: the weight of each token of the prompt; tokens past ``ranges`` do not count.
+        ranges: what the prompt's tokens hold of the documents.
+        documents: the documents.
+        top: how many passages to return at most; those with less than a tenth of the heaviest
+            one's weight are left out.
+        window: tokens to look at together.
+    """
+    weights = np.where(ranges.document >= 0, mass[: len(ranges)], 0.0)
+    weights[:_SINKS] = 0.0
+    total = float(weights.sum())
+    if total <= 0.0:
+        return ()
+    windows = _Windows(weights, ranges.document, window)
+    spans: list[_Span] = []
+    while len(spans) < top and (found := windows.heaviest()) is not None:
+        span = _extended(*found, ranges, documents)
+        for other in [o for o in spans if _touch(o, span, documents)]:
+            spans.remove(other)
+            span = _Span(span.document, min(span.start, other.start), max(span.end, other.end))
+        inside = _inside(span, ranges)
+        span.score = float(weights[inside].sum()) / total
+        windows.exclude(inside)
+        windows.exclude(slice(*found))  # may be white space that the passage left out
+        spans.append(span)
+    spans.sort(key=lambda s: (-s.score, s.document, s.start))
+    least = max(_LEAST * spans[0].score, 1e-12) if spans else 0.0
+    return tuple(_evidence(s, documents) for s in spans if s.score >= least)
+
+
+class _Windows:
+    """All windows of tokens within one document."""
+
+    def __init__(
+        self, weights: NDArray[np.floating[Any]], document: NDArray[np.int64], width: int
+    ) -> None:
+        self.weights = weights
+        self.starts, self.ends = [], []
+        borders = np.flatnonzero(np.diff(document)) + 1
+        for first, last in zip([0, *borders], [*borders, len(document)], strict=True):
+            if len(document) and document[first] >= 0:
+                begins = np.arange(first, max(first, last - width) + 1)
+                self.starts.append(begins)
+                self.ends.append(np.minimum(begins + width, last))
+        self.start = np.concatenate(self.starts)
+        self.end = np.concatenate(self.ends)
+        sums = np.concatenate([[0.0], np.cumsum(weights)])
+        self.sums = sums[self.end] - sums[self.start]
+
+    def heaviest(self) -> tuple[int, int] | None:
+        """Return the core of the heaviest window, as first token and the token after its last."""
+        best = int(self.sums.argmax())
+        if self.sums[best] <= 0.0:
+            return None
+        first, last = int(self.start[best]), int(self.end[best])
+        spare = (1.0 - _CORE) * float(self.sums[best])
+        while last - first > 1:
+            lighter_is_left = self.weights[first] <= self.weights[last - 1]
+            spare -= float(self.weights[first if lighter_is_left else last - 1])
+            if spare < 0.0:
+                break
+            first, last = (first + 1, last) if lighter_is_left else (first, last - 1)
+        return first, last
+
+    def exclude(self, tokens: slice) -> None:
+        """Leave out all windows that hold one of these tokens."""
+        self.sums[(self.start < tokens.stop) & (self.end > tokens.start)] = 0.0
+
+
+def _extended(first: int, last: int, ranges: TokenRanges, documents: Sequence[Document]) -> _Span:
+    """Return the whole sentences, or words, around tokens of one document."""
+    number = int(ranges.document[first])
+    text = documents[number].text
+    end = int(ranges.end[last - 1])
+    start = min(int(ranges.start[first]), end - 1)  # a token may hold the rest of a character
+    if text[start:end].isspace():  # before a word: none of these ends a document
+        start = next(place for place in range(end, len(text)) if not text[place].isspace())
+        end = start + 1
+    while text[start].isspace():
+        start += 1
+    while text[end - 1].isspace():
+        end -= 1
+    return _Span(number, _left(text, start), _right(text, end))
+
+
+def _left(text: str, start: int) -> int:
+    """Return where the sentence around ``start`` begins, or its word."""
+    reach = max(0, start - _REACH)
+    # One character more is looked at: a point within a number ends no sentence.
+    found = (sentence.end() for sentence in _SENTENCE_END.finditer(text, reach, start + 1))
+    ends = [end for end in found if end <= start]
+    if ends or reach == 0:
+        border = ends[-1] if ends else 0
+    else:
+        spaces = [space.end() for space in _SPACE.finditer(text, reach, start)]
+        border = spaces[-1] if spaces else start
+    while border < start and text[border].isspace():
+        border += 1
+    return border
+
+
+def _right(text: str, end: int) -> int:
+    """Return where the sentence before ``end`` ends, or its word."""
+    reach = min(len(text), end + _REACH)
+    found = _SENTENCE_END.search(text, max(0, end - 1), reach)
+    if found is not None and found.end() >= end:
+        return found.end()
+    if reach == len(text):
+        return len(text.rstrip())
+    space = _SPACE.search(text, end, reach)
+    return end if space is None else space.start()
+
+
+def _touch(one: _Span, other: _Span, documents: Sequence[Document]) -> bool:
+    """Return whether two spans overlap, or have nothing but white space between them."""
+    if one.document != other.document:
+        return False
+    first, second = sorted((one, other), key=lambda span: span.start)
+    return not documents[one.document].text[first.end : second.start].strip()
+
+
+def _inside(span: _Span, ranges: TokenRanges) -> slice:
+    """Return the tokens of a span."""
+    # A token with an empty range holds the rest of the character before it.
+    begun = np.where(ranges.start == ranges.end, ranges.start - 1, ranges.start)
+    held = (begun < span.end) & (ranges.end > span.start)
+    tokens = np.flatnonzero(held & (ranges.document == span.document))
+    return slice(int(tokens[0]), int(tokens[-1]) + 1)
+
+
+def _evidence(span: _Span, documents: Sequence[Document]) -> Evidence:
+    document = documents[span.document]
+    text = document.text[span.start : span.end]
+    return Evidence(document.id, span.start, span.end, span.score, text, document.title)
