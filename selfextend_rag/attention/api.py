@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from selfextend_rag.attention.blocked import blocked_attention
+from selfextend_rag.attention.bounds import (
+    bounds_of,
+    host_waits_are_forbidden,
+    mask_of,
+    refuse_holes,
+)
 from selfextend_rag.attention.grouped import GroupedKeys
 from selfextend_rag.attention.merge import add_sinks
 from selfextend_rag.attention.reference import reference_attention
+from selfextend_rag.attention.triton import triton_attention, why_not
 from selfextend_rag.positions import SelfExtend
 from selfextend_rag.rope import RotaryLayout
 
-Impl = Literal["auto", "reference", "blocked"]
+Impl = Literal["auto", "reference", "blocked", "triton"]
 _SHORT = 256  # queries up to which a call is worth keeping grouped keys for
-IMPLEMENTATIONS: tuple[Impl, ...] = ("auto", "reference", "blocked")
+IMPLEMENTATIONS: tuple[Impl, ...] = ("auto", "reference", "blocked", "triton")
+_log = logging.getLogger(__name__)
 
 
 def self_extend_attention(
@@ -28,6 +37,7 @@ def self_extend_attention(
     settings: SelfExtend,
     scaling: float | None = None,
     key_mask: Tensor | None = None,
+    bounds: Tensor | None = None,
     softcap: float | None = None,
     sinks: Tensor | None = None,
     impl: Impl = "auto",
@@ -48,31 +58,70 @@ def self_extend_attention(
         settings: group size and neighbor window.
         scaling: factor on the scores, ``D ** -0.5`` when not given.
         key_mask: ``[B, S]`` bool, False at padding.
+        bounds: in place of ``key_mask``, ``[B, 3]`` int32 on the device: the slots where each row
+            begins and stops, and where the queries end (the same for all rows). With them k and v
+            may be the whole buffer of a static cache, and ``"triton"`` lets no host wait.
         softcap: ``softcap * tanh(score / softcap)`` before the softmax, as in Gemma 2.
         sinks: ``[H]``, one more score per head with a value of zero, as in GPT-OSS.
-        impl: ``"blocked"`` (memory linear in S, inference only), ``"reference"`` (dense,
-            differentiable), or ``"auto"``: blocked, unless a gradient is asked for.
+        impl: ``"triton"`` (one kernel, CUDA, inference only), ``"blocked"`` (memory linear in S,
+            any device, inference only), ``"reference"`` (dense, differentiable), or ``"auto"``:
+            reference where a gradient is asked for, else on CUDA devices triton where it can,
+            else blocked.
         grouped_keys: a cache layer's store of grouped, rotated keys, used by ``"blocked"`` and
             filled at short calls; it must have been told of every change to the cached keys.
         capacity: tokens to make room for when ``grouped_keys`` has to grow.
 
     Raises:
-        ValueError: shapes that do not fit each other, or an unknown ``impl``.
+        ValueError: shapes that do not fit each other, an unknown ``impl``, or one that can't
+            serve this call; the message says why.
 
     Source: arXiv 2401.01325.
     """
-    _check(q, k, v, rotary, key_mask, impl)
+    _check(q, k, v, rotary, key_mask, bounds, impl)
     scaling = q.shape[-1] ** -0.5 if scaling is None else scaling
     wants_grad = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
-    if impl == "reference" or (impl == "auto" and wants_grad):
+    if wants_grad and impl in ("blocked", "triton"):
+        raise ValueError(f"impl={impl!r} computes no gradients; use impl='reference' or no_grad")
+    if impl == "triton" or (impl == "auto" and q.is_cuda and not wants_grad):
+        reason, found = _for_triton(q, k, v, scaling, key_mask, bounds)
+        if not reason:
+            return triton_attention(
+                q, k, v, rotary=rotary, settings=settings, scaling=scaling, softcap=softcap,
+                sinks=sinks, bounds=found,
+            )  # fmt: skip
+        if impl == "triton":
+            raise ValueError(f"impl='triton' can't serve this call: {reason}; use impl='auto'")
+        _log.debug("blocked attention in place of triton: %s", reason)
+    if bounds is not None:
+        end = int(bounds[0, 2])
+        k, v, key_mask = k[:, :, :end], v[:, :, :end], mask_of(bounds, end)
+    if impl == "reference" or wants_grad:
         return reference_attention(
             q, k, v, rotary=rotary, settings=settings, scaling=scaling,
             key_mask=key_mask, softcap=softcap, sinks=sinks,
         ).to(v.dtype)  # fmt: skip
-    if wants_grad:
-        raise ValueError("impl='blocked' computes no gradients; use impl='reference' or no_grad")
     call = _Call(rotary, settings, scaling, softcap, sinks, grouped_keys, capacity)
     return call.whole(q, k, v) if key_mask is None else call.rows(q, k, v, key_mask)
+
+
+def _for_triton(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scaling: float,
+    key_mask: Tensor | None,
+    bounds: Tensor | None,
+) -> tuple[str, Tensor | None]:
+    """Why triton can't serve a call, empty if it can; and the bounds of padded rows."""
+    reason = why_not(q, k, v, scaling)
+    if reason or key_mask is None:
+        return reason, bounds
+    bounds, holes = bounds_of(key_mask, k.shape[2])
+    if host_waits_are_forbidden(q.device):
+        refuse_holes(holes)
+    elif bool(holes.any()):
+        return "padding stands between the tokens of a row", None
+    return "", bounds
 
 
 class _Call:
@@ -145,7 +194,13 @@ class _Call:
 
 
 def _check(
-    q: Tensor, k: Tensor, v: Tensor, rotary: RotaryLayout, key_mask: Tensor | None, impl: str
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rotary: RotaryLayout,
+    key_mask: Tensor | None,
+    bounds: Tensor | None,
+    impl: str,
 ) -> None:
     if impl not in IMPLEMENTATIONS:
         raise ValueError(f"impl must be one of {', '.join(IMPLEMENTATIONS)}, got {impl!r}")
@@ -167,4 +222,10 @@ def _check(
         raise ValueError(
             f"key_mask must be bool [{len(k)}, {k.shape[2]}], got {key_mask.dtype} "
             f"{tuple(key_mask.shape)}"
+        )
+    if bounds is not None and key_mask is not None:
+        raise ValueError("give key_mask or bounds, not both: each says where the padding is")
+    if bounds is not None and (bounds.dtype != torch.int32 or bounds.shape != (len(k), 3)):
+        raise ValueError(
+            f"bounds must be int32 [{len(k)}, 3], got {bounds.dtype} {tuple(bounds.shape)}"
         )

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from selfextend_rag.attention.bounds import host_waits_are_forbidden
 from selfextend_rag.errors import CacheMismatchError
 from selfextend_rag.positions import SelfExtend
 
@@ -82,34 +83,47 @@ class ConsecutivePositions:
             _refuse_holes(kwargs.get("attention_mask"))
         if not isinstance(positions, Tensor) or positions.ndim not in (2, 3):
             return
-        if positions.ndim == 3 and bool((positions != positions[:1]).any()):
-            raise ValueError(
-                "multimodal position ids (rows that differ between the axes) can't be extended"
+        if positions.ndim == 3:
+            _refuse(
+                (positions != positions[:1]).any(),
+                "multimodal position ids (rows that differ between the axes) can't be extended",
             )
         flat = positions[0] if positions.ndim == 3 else positions
-        past = int(cache.get_seq_length()) if cache is not None else 0
+        past = cache.get_seq_length() if cache is not None else 0
+        if isinstance(past, Tensor):  # of a static cache; it grows in place
+            past = past.to(flat.device, copy=True)
         mask = kwargs.get("attention_mask")
         if isinstance(mask, dict):  # one for each kind of layer, made by an outer module
             made = (m for m in mask.values() if isinstance(m, Tensor) and m.shape[1:3] == (1, 1))
             mask = next((m[:, 0, 0] for m in made), None)
+        elif isinstance(mask, Tensor) and mask.ndim == 4 and mask.dtype == torch.int32:
+            mask = mask[:, 0, 0]
         counted, seen = _counted(flat, past, mask)
         offset = torch.where(seen, flat - counted, 0)
-        if past == 0:  # a row may begin anywhere, as long as it goes on from there
-            first = seen.int().argmax(-1, keepdim=True)
-            offset = torch.where(seen, offset - offset.gather(-1, first), 0)
-        if bool(offset.any()):
-            raise ValueError(
-                "position_ids of an extended model must count the unmasked tokens of each row one "
-                "by one; leave them out, or restore the model first"
-            )
+        # a row may begin anywhere, as long as it goes on from there
+        first = seen.int().argmax(-1, keepdim=True)
+        begun = torch.where(seen, offset - offset.gather(-1, first), 0)
+        offset = (begun if past == 0 else offset) if isinstance(past, int) else torch.where(
+            past == 0, begun, offset
+        )  # fmt: skip
+        _refuse(
+            offset.any(),
+            "position_ids of an extended model must count the unmasked tokens of each row one "
+            "by one; leave them out, or restore the model first",
+        )
+
 
     def _check_cache(self, cache: Any) -> None:
         filled_under = getattr(cache, _FILLED_UNDER, None)
         if filled_under != self.settings:
-            before = int(cache.get_seq_length())
-            if before > 0:
+            before = cache.get_seq_length()
+            how = filled_under or "plain attention"
+            if isinstance(before, Tensor) and host_waits_are_forbidden(before.device):
+                told = f"tokens were cached under {how}, and can't be continued; use a new cache"
+                torch._assert_async(before == 0, told)
+            elif int(before) > 0:
                 raise CacheMismatchError(
-                    f"{before} tokens were cached under {filled_under or 'plain attention'}, and "
+                    f"{int(before)} tokens were cached under {how}, and "
                     f"can't be continued under {self.settings}; read them again with a new cache"
                 )
             setattr(cache, _FILLED_UNDER, self.settings)
@@ -120,19 +134,42 @@ def _refuse_holes(mask: Any) -> None:
     if isinstance(mask, Tensor) and mask.ndim == 2:
         seen = mask.bool().int()
         starts = (seen[:, 1:] > seen[:, :-1]).sum(-1) + seen[:, 0]  # runs of tokens in each row
-        if bool((starts > 1).any()):
-            raise ValueError(
-                "the attention mask of an extended model has padding between tokens; give "
-                "position_ids that count the unmasked tokens, or pad on one side"
-            )
+        _refuse(
+            (starts > 1).any(),
+            "the attention mask of an extended model has padding between tokens; give "
+            "position_ids that count the unmasked tokens, or pad on one side",
+        )
 
 
-def _counted(positions: Tensor, past: int, mask: Any) -> tuple[Tensor, Tensor]:
-    """Positions by the attention mask for the tokens of this call, ``[B, T]``, and the mask."""
+def _refuse(wrong: Tensor, message: str) -> None:
+    """Raise ``message`` if ``wrong``; on the device, later, where the host must not wait."""
+    if host_waits_are_forbidden(wrong.device):
+        torch._assert_async(~wrong, message)
+    elif bool(wrong):
+        raise ValueError(message)
+
+
+def _counted(positions: Tensor, past: int | Tensor, mask: Any) -> tuple[Tensor, Tensor]:
+    """Positions by the attention mask for the tokens of this call, ``[B, T]``, and the mask.
+
+    Args:
+        mask: ``[B, S]``, or the bounds of each row, ``[B, 3]`` int32.
+    """
     rows, length = positions.shape
-    end = past + length
-    if isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] >= end:
-        seen = mask[:, :end].bool().to(positions.device)
-        return (seen.cumsum(-1) - 1)[:, past:].expand(rows, -1), seen[:, past:].expand(rows, -1)
-    counted = torch.arange(past, end, device=positions.device).expand(rows, -1)
-    return counted, torch.ones_like(positions, dtype=torch.bool)
+    slots = torch.arange(length, device=positions.device) + past
+    if isinstance(mask, Tensor) and mask.dtype == torch.int32 and mask.shape[1] == 3:
+        bounds = mask.to(positions.device)
+        seen = (slots >= bounds[:, :1]) & (slots < bounds[:, 1:2])
+        return (slots - bounds[:, :1]).expand(rows, -1), seen.expand(rows, -1)
+    if isinstance(mask, Tensor) and mask.ndim == 2 and _reaches(mask, past, length):
+        seen = mask.bool().to(positions.device)
+        counted = (seen.cumsum(-1) - 1).index_select(1, slots)
+        return counted.expand(rows, -1), seen.index_select(1, slots).expand(rows, -1)
+    return slots.expand(rows, -1), torch.ones_like(positions, dtype=torch.bool)
+
+
+def _reaches(mask: Tensor, past: int | Tensor, length: int) -> bool:
+    """Whether a mask mentions every token of this call; one for a static cache mentions all."""
+    if isinstance(past, Tensor) and host_waits_are_forbidden(mask.device):
+        return mask.shape[1] > length
+    return mask.shape[1] >= int(past) + length

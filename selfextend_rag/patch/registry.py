@@ -18,6 +18,12 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, causal_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from selfextend_rag.attention import Impl, self_extend_attention
+from selfextend_rag.attention.bounds import (
+    bounds_of,
+    host_waits_are_forbidden,
+    mask_of,
+    refuse_holes,
+)
 from selfextend_rag.cache import GrowingLayer
 from selfextend_rag.errors import UnsupportedModelError
 from selfextend_rag.positions import SelfExtend
@@ -121,6 +127,9 @@ def attention_forward(
             module, query, key, value, attention_mask, previous=previous, scaling=scaling,
             dropout=dropout, softcap=softcap, s_aux=s_aux, **kwargs,
         )  # fmt: skip
+    bounds = None
+    if is_bounds(attention_mask):
+        bounds, attention_mask = attention_mask[:, 0, 0], None
     if attention_mask is not None and not _is_padding(attention_mask):
         raise ValueError(
             "an extended layer was given a mask of its own, of shape "
@@ -141,7 +150,7 @@ def attention_forward(
         key, value = key[:, :, :end], value[:, :, :end]
     out = self_extend_attention(
         query, key, value, rotary=binding.rotary, settings=binding.settings, scaling=scaling,
-        key_mask=attention_mask, softcap=softcap, sinks=s_aux, impl=binding.impl,
+        key_mask=attention_mask, bounds=bounds, softcap=softcap, sinks=s_aux, impl=binding.impl,
         grouped_keys=None if kept is None else kept.grouped_keys,
         capacity=0 if kept is None else kept.capacity,
     )  # fmt: skip
@@ -163,7 +172,9 @@ def mask_for_layers(
     """Return the mask for one kind of layers.
 
     Plain causal layers get the padding alone: bool ``[B, 1, 1, tokens so far]``, or None without
-    padding; a mask that a model narrows for itself is told from it by its third dimension.
+    padding; a mask that a model narrows for itself is told from it by its third dimension. On a
+    CUDA device they get the bounds of each row, int32 ``[B, 1, 1, 3]``, made once for all layers:
+    then no layer waits for the device, and nothing here does while a graph is made.
     Sliding, chunked and other layers get what the previous implementation would.
     """
     if mask_function is not causal_mask_function or kv_offset != 0:
@@ -172,16 +183,57 @@ def mask_for_layers(
             kv_offset=kv_offset, mask_function=mask_function, attention_mask=attention_mask,
             **kwargs,
         )  # fmt: skip
+    device = attention_mask.device if attention_mask is not None else kwargs.get("device", "cpu")
+    if _waiting_is_dear(torch.device(device)):
+        bounds = _bounds(batch_size, q_length, kv_length, q_offset, attention_mask, device)
+        if bounds is None or is_bounds(bounds):
+            return bounds
     end = int(q_offset) + q_length
     if attention_mask is None:
         if kv_length == end:
             return None
-        device = kwargs.get("device", "cpu")
         return torch.ones(batch_size, 1, 1, end, dtype=torch.bool, device=device)
-    seen = attention_mask[:, :end].bool()
-    if seen.shape[1] < end:  # as transformers does: what the mask does not mention is masked
-        seen = torch.nn.functional.pad(seen, (0, end - seen.shape[1]))
+    seen = _up_to(attention_mask.bool(), end)
     return None if kv_length == end and bool(seen.all()) else seen[:, None, None]
+
+
+def _waiting_is_dear(device: torch.device) -> bool:
+    return device.type == "cuda"
+
+
+def _bounds(
+    batch_size: int,
+    q_length: int,
+    kv_length: int,
+    q_offset: int | Tensor,
+    attention_mask: Tensor | None,
+    device: Any,
+) -> Any:
+    """Bounds ``[B, 1, 1, 3]``, None where rows fill all slots, False where a row has holes."""
+    end = q_offset + q_length
+    if attention_mask is None:
+        if not isinstance(end, Tensor) and kv_length == end:
+            return None
+        ends = torch.zeros(batch_size, dtype=torch.int32, device=device) + end
+        return torch.stack([torch.zeros_like(ends), ends, ends], -1).int()[:, None, None]
+    seen = _up_to(attention_mask.bool(), kv_length)
+    seen = seen & (torch.arange(kv_length, device=seen.device) < end)
+    bounds, holes = bounds_of(seen, end)
+    if host_waits_are_forbidden(seen.device):
+        refuse_holes(holes)
+        return bounds[:, None, None]
+    any_holes, full = torch.stack([holes.any(), seen.all()]).tolist()  # waits once for all layers
+    if any_holes:
+        return False
+    return None if full else bounds[:, None, None]
+
+
+def _up_to(mask: Tensor, length: int) -> Tensor:
+    """As transformers does: what the mask does not mention is masked."""
+    mask = mask[:, :length]
+    if mask.shape[1] < length:
+        mask = torch.nn.functional.pad(mask, (0, length - mask.shape[1]))
+    return mask
 
 
 def _previous_mask(previous: str) -> Callable[..., Any]:
@@ -199,10 +251,14 @@ def _previous_attention(
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """The implementation this layer had before, with the mask it would have been given."""
-    if _is_padding(attention_mask):  # or the mask of a single query, which hides the same keys
+    end: int | Tensor | None = None
+    if is_bounds(attention_mask):
+        end = attention_mask[0, 0, 0, 2]
+        attention_mask = mask_of(attention_mask[:, 0, 0], key.shape[2])
+    elif _is_padding(attention_mask):  # or the mask of a single query, which hides the same keys
         attention_mask = attention_mask[:, 0, 0]
     if attention_mask is None or attention_mask.ndim == 2:  # a causal layer without rotary
-        attention_mask = _causal_mask(query, key, attention_mask, previous)
+        attention_mask = _causal_mask(query, key, attention_mask, end, previous)
     kwargs = {name: x for name, x in kwargs.items() if x is not None}
     function = previous_function(module, previous)
     return function(module, query, key, value, attention_mask, **kwargs)
@@ -212,9 +268,17 @@ def _is_padding(mask: Tensor | None) -> TypeGuard[Tensor]:
     return mask is not None and mask.dtype == torch.bool and mask.shape[1:3] == (1, 1)
 
 
-def _causal_mask(query: Tensor, key: Tensor, padding: Tensor | None, previous: str) -> Any:
+def is_bounds(mask: Any) -> TypeGuard[Tensor]:
+    """Return whether a mask is the bounds of each row, ``[B, 1, 1, 3]``."""
+    return isinstance(mask, Tensor) and mask.dtype == torch.int32 and mask.shape[1:] == (1, 1, 3)
+
+
+def _causal_mask(
+    query: Tensor, key: Tensor, padding: Tensor | None, end: int | Tensor | None, previous: str
+) -> Any:
     length, total = query.shape[2], key.shape[2]
-    end = total if padding is None else padding.shape[1]
+    if end is None:
+        end = total if padding is None else padding.shape[1]
     return _previous_mask(previous)(
         batch_size=len(query), q_length=length, kv_length=total, q_offset=end - length,
         kv_offset=0, mask_function=causal_mask_function, attention_mask=padding,

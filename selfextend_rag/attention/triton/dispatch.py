@@ -1,0 +1,163 @@
+"""One call of the Triton attention: its settings, and which kernel serves it."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from selfextend_rag.attention.triton.angles import angle_table
+from selfextend_rag.attention.triton.decode import MAX_ROWS, decode_attention
+from selfextend_rag.attention.triton.prefill import prefill_attention
+from selfextend_rag.attention.triton.tiles import DecodeTiles, PrefillTiles
+from selfextend_rag.positions import SelfExtend
+from selfextend_rag.rope import RotaryLayout
+
+_NO_WINDOW = 1 << 30  # farther than any key: all are neighbors
+
+
+@dataclass(frozen=True)
+class Call:
+    """The settings of one call as the kernels take them."""
+
+    table: Tensor
+    layout: dict[str, Any]  # OFFSET, PAIRS, INTERLEAVED
+    sign: float
+    rotary_scale: float
+    window: int
+    group: int
+    shift: int  # added to the grouped positions of queries
+    scale: float  # on scores, for a softmax of base 2
+    cap: float
+    has_cap: bool
+    precision: str
+    bounds: Tensor | None
+    sinks: Tensor | None
+    prefill_tiles: PrefillTiles | None = field(default=None)
+    decode_tiles: DecodeTiles | None = field(default=None)
+
+
+def triton_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    rotary: RotaryLayout,
+    settings: SelfExtend,
+    scaling: float,
+    softcap: float | None = None,
+    sinks: Tensor | None = None,
+    bounds: Tensor | None = None,
+) -> Tensor:
+    """Return SelfExtend attention ``[B, H, T, Dv]``, zero in the rows of masked queries.
+
+    While torch compiles, this is one opaque operator, ``selfextend_rag::attention``.
+
+    Args:
+        q, k, v, rotary, settings, scaling, softcap, sinks: as in `self_extend_attention`; what
+            `why_not` objects to must not come here.
+        bounds: ``[B, 3]`` int32: for each row the slots where it begins and stops, and where the
+            queries end; without it, rows fill all S slots. Slots past ``stop`` may hold anything.
+    """
+    if torch.compiler.is_compiling():
+        return torch.ops.selfextend_rag.attention(
+            q, k, v, bounds, sinks, rotary.inv_freq, rotary.pairing == "interleaved",
+            rotary.offset, rotary.sign, rotary.scale, settings.group_size,
+            settings.neighbor_window, scaling, softcap,
+        )  # fmt: skip
+    return attention_with_lse(
+        q, k, v, rotary=rotary, settings=settings, scaling=scaling, softcap=softcap, sinks=sinks,
+        bounds=bounds,
+    )[0]  # fmt: skip
+
+
+def attention_with_lse(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    rotary: RotaryLayout,
+    settings: SelfExtend,
+    scaling: float,
+    softcap: float | None = None,
+    sinks: Tensor | None = None,
+    bounds: Tensor | None = None,
+    with_lse: bool = False,
+    tiles: PrefillTiles | DecodeTiles | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Return the attention and, on request, the log-sum-exp ``[B, H, T]`` of its scores.
+
+    The latter is float32, without sinks, and -inf in the rows of masked queries.
+
+    Args:
+        tiles: to be used in this call, which makes it a prefill or a decode step; by default few
+            queries are a decode step, and the tiles are those of `tiles.py`.
+    """
+    plain = settings.group_size == 1 or k.shape[2] <= settings.neighbor_window
+    group, window = (1, _NO_WINDOW) if plain else (settings.group_size, settings.neighbor_window)
+    call = Call(
+        table=angle_table(rotary.inv_freq, q.device),
+        layout={
+            "OFFSET": rotary.offset,
+            "PAIRS": len(rotary.inv_freq),
+            "INTERLEAVED": rotary.pairing == "interleaved",
+        },
+        sign=float(rotary.sign),
+        rotary_scale=float(rotary.scale),
+        window=window,
+        group=group,
+        shift=0 if plain else window - window // group,
+        scale=scaling / math.log(2),
+        cap=1.0 if softcap is None else float(softcap),
+        has_cap=softcap is not None,
+        precision="ieee" if q.dtype == torch.float32 else "tf32",
+        bounds=bounds,
+        sinks=None if sinks is None else sinks.contiguous(),
+        prefill_tiles=tiles if isinstance(tiles, PrefillTiles) else None,
+        decode_tiles=tiles if isinstance(tiles, DecodeTiles) else None,
+    )
+    batch, heads, length, _ = q.shape
+    out = v.new_empty(batch, length, heads, v.shape[3]).transpose(1, 2)
+    lse = q.new_empty((batch, heads, length), dtype=torch.float32) if with_lse else None
+    few = length * (heads // k.shape[1]) <= MAX_ROWS
+    is_decode = isinstance(tiles, DecodeTiles) or (tiles is None and few)
+    with torch.cuda.device(q.device) if q.is_cuda else contextlib.nullcontext():
+        (decode_attention if is_decode else prefill_attention)(q, k, v, call, out, lse)
+    return out, lse
+
+
+@torch.library.custom_op("selfextend_rag::attention", mutates_args=())
+def _operator(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bounds: Tensor | None,
+    sinks: Tensor | None,
+    inv_freq: Sequence[float],
+    interleaved: bool,
+    offset: int,
+    sign: int,
+    rotary_scale: float,
+    group_size: int,
+    neighbor_window: int,
+    scaling: float,
+    softcap: float | None,
+) -> Tensor:
+    rotary = RotaryLayout(
+        tuple(inv_freq), "interleaved" if interleaved else "half", offset, sign, rotary_scale
+    )
+    return attention_with_lse(
+        q, k, v, rotary=rotary, settings=SelfExtend(group_size, neighbor_window),
+        scaling=scaling, softcap=softcap, sinks=sinks, bounds=bounds,
+    )[0]  # fmt: skip
+
+
+@_operator.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, *others: Any) -> Tensor:
+    batch, heads, length, _ = q.shape
+    return v.new_empty(batch, length, heads, v.shape[3]).transpose(1, 2)

@@ -1,0 +1,174 @@
+"""Tile sizes of the kernels: which to take, which to try.
+
+The first entry of a list is taken unless `choose` was told of a better one (`benchmarks/gpu.py`
+measures them all). Nothing is tuned behind a user's back: a first call would take a minute, and
+inside a CUDA graph it could not be done.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+
+
+@dataclass(frozen=True)
+class PrefillTiles:
+    """How the prefill kernel cuts its work.
+
+    Args:
+        block_m: queries of a program.
+        block_n: keys at a time where there is no mask.
+        edge_n: keys at a time at the border and the diagonal; two sets of scores are alive there.
+        warps: of 32 threads.
+        stages: tiles of keys in flight where there is no mask.
+        edge_stages: the same at the border and the diagonal.
+        descriptors: load by tensor descriptors (on sm_90 the copy engine) where alignment allows.
+    """
+
+    block_m: int
+    block_n: int
+    edge_n: int
+    warps: int
+    stages: int
+    edge_stages: int
+    descriptors: bool = False
+
+
+@dataclass(frozen=True)
+class DecodeTiles:
+    """How the decode kernel cuts its work.
+
+    Args:
+        block_n: keys at a time.
+        warps: of 32 threads.
+        stages: tiles of keys in flight.
+        programs: to start for each multiprocessor; each takes a part of the keys.
+    """
+
+    block_n: int
+    warps: int
+    stages: int
+    programs: int
+
+
+Tiles = PrefillTiles | DecodeTiles
+Key = tuple[str, tuple[int, int], int, int]
+INTERPRETED = (0, 0)  # in place of a compute capability
+
+_chosen: dict[Key, Tiles] = {}
+
+
+def prefill_tiles(capability: tuple[int, int], dim: int, itemsize: int) -> PrefillTiles:
+    """Return the tiles of a prefill; ``dim`` is the larger of the two padded head dimensions."""
+    key = ("prefill", capability, dim, itemsize)
+    tiles = _chosen.get(key) or prefill_candidates(capability, dim, itemsize)[0]
+    assert isinstance(tiles, PrefillTiles)
+    return tiles
+
+
+def decode_tiles(capability: tuple[int, int], dim: int, itemsize: int) -> DecodeTiles:
+    """Return the tiles of a decode step."""
+    key = ("decode", capability, dim, itemsize)
+    tiles = _chosen.get(key) or decode_candidates(capability, dim, itemsize)[0]
+    assert isinstance(tiles, DecodeTiles)
+    return tiles
+
+
+def choose(tiles: Tiles | None, capability: tuple[int, int], dim: int, itemsize: int) -> None:
+    """Take these tiles from now on, at every length, for such heads on such devices.
+
+    None goes back to the first of both lists.
+    """
+    if tiles is None:
+        for kind in ("prefill", "decode"):
+            _chosen.pop((kind, capability, dim, itemsize), None)
+        return
+    kind = "prefill" if isinstance(tiles, PrefillTiles) else "decode"
+    _chosen[kind, capability, dim, itemsize] = tiles
+
+
+def prefill_candidates(
+    capability: tuple[int, int], dim: int, itemsize: int
+) -> tuple[PrefillTiles, ...]:
+    """Return the tiles worth trying, the one to take first."""
+    if capability == INTERPRETED:
+        return (PrefillTiles(16, 32, 16, 4, 1, 1),)
+    large = _shared_memory(capability)
+    if itemsize == 4:  # float32 goes through the general cores, operands in registers
+        return _FLOAT32[dim > 64]
+    table = _SM90 if large == 2 else _SM80 if large else _SM89
+    return table[64 if dim <= 64 else 128 if dim <= 128 else 256]
+
+
+def decode_candidates(
+    capability: tuple[int, int], dim: int, itemsize: int
+) -> tuple[DecodeTiles, ...]:
+    """Return the tiles worth trying, the one to take first."""
+    if capability == INTERPRETED:
+        return (DecodeTiles(32, 4, 1, 4),)
+    if itemsize == 4:
+        return _DECODE_FLOAT32[dim > 64]
+    if dim > 128:
+        return _DECODE_WIDE
+    return _DECODE if _shared_memory(capability) else _DECODE_SMALL
+
+
+def _shared_memory(capability: tuple[int, int]) -> int:
+    """2 for 227 KiB a multiprocessor (sm_90, sm_100), 1 for 163 (sm_80, sm_87), 0 for 99."""
+    return 2 if capability[0] in (9, 10) else int(capability in ((8, 0), (8, 7)))
+
+
+@cache
+def capability_of(device: torch.device) -> tuple[int, int]:
+    """Return the compute capability of a CUDA device, (0, 0) for the interpreter."""
+    if device.type != "cuda":
+        return INTERPRETED
+    return torch.cuda.get_device_capability(device)
+
+
+@cache
+def multiprocessors(device: torch.device) -> int:
+    """Return how many multiprocessors a CUDA device has; 4 for the interpreter."""
+    if device.type != "cuda":
+        return 4
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+# The first entries were compiled for sm_90, sm_80 and sm_89. They fit shared memory (227, 163 and
+# 99 KiB); for 16-bit heads of up to 128 no loop spills registers on sm_90. None has been timed.
+_P, _D = PrefillTiles, DecodeTiles
+_SM90 = {
+    64: (
+        _P(128, 128, 64, 8, 3, 2, True),
+        _P(128, 128, 64, 8, 2, 2, True),
+        _P(128, 64, 64, 8, 3, 2, True),
+        _P(64, 64, 64, 4, 3, 2, True),
+    ),
+    128: (
+        _P(128, 128, 64, 8, 2, 2, True),
+        _P(128, 64, 64, 8, 3, 2, True),
+        _P(128, 128, 64, 8, 2, 2, False),
+        _P(128, 128, 32, 8, 2, 2, True),
+        _P(128, 128, 64, 8, 2, 1, True),
+        _P(64, 128, 64, 4, 2, 2, True),
+        _P(64, 64, 64, 4, 2, 2, True),
+    ),
+    256: (_P(128, 64, 32, 8, 2, 1, True), _P(64, 64, 32, 4, 2, 1, True)),
+}
+_SM80 = {
+    64: (_P(128, 64, 32, 8, 3, 1), _P(128, 64, 32, 4, 3, 1), _P(64, 64, 32, 4, 3, 1)),
+    128: (_P(128, 64, 32, 8, 2, 1), _P(128, 32, 32, 8, 3, 1), _P(64, 64, 32, 4, 2, 1)),
+    256: (_P(64, 32, 32, 8, 2, 1), _P(32, 32, 32, 4, 2, 1)),
+}
+_SM89 = {
+    64: (_P(128, 64, 32, 8, 2, 1), _P(64, 64, 32, 4, 3, 1)),
+    128: (_P(128, 32, 32, 8, 2, 1), _P(128, 64, 32, 8, 2, 1), _P(64, 64, 32, 4, 2, 1)),
+    256: (_P(64, 32, 16, 8, 2, 1), _P(32, 32, 16, 4, 1, 1)),
+}
+_FLOAT32 = ((_P(32, 32, 16, 4, 1, 1),), (_P(32, 16, 16, 8, 1, 1),))
+_DECODE = (_D(64, 4, 3, 2), _D(64, 4, 2, 2), _D(32, 4, 3, 2), _D(128, 8, 2, 1), _D(64, 4, 3, 4))
+_DECODE_SMALL = (_D(64, 4, 2, 2), _D(32, 4, 3, 2), _D(32, 4, 2, 4))
+_DECODE_WIDE = (_D(32, 4, 2, 2), _D(16, 4, 3, 2))
+_DECODE_FLOAT32 = ((_D(32, 4, 2, 2),), (_D(16, 4, 2, 2),))
