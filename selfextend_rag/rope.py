@@ -14,6 +14,7 @@ from torch import Tensor
 
 Pairing = Literal["half", "interleaved"]
 _AT_ONCE = 1 << 17  # numbers rotated at a time: input and output stay in a core's cache
+_AT_ONCE_ELSEWHERE = 1 << 25  # on other devices a small step costs more than it saves
 
 
 class RotaryTables(NamedTuple):
@@ -83,7 +84,8 @@ class RotaryLayout:
             cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
         out = torch.empty_like(x) if out is None else out
         self._copy_rest(x, out)
-        step = max(1, _AT_ONCE // max(1, x[:, :, :1].numel()))
+        at_once = _AT_ONCE if x.device.type == "cpu" else _AT_ONCE_ELSEWHERE
+        step = max(1, at_once // max(1, x[:, :, :1].numel()))
         for begin in range(0, x.shape[2], step):
             part = (..., slice(begin, begin + step), slice(None))
             self._turn(x[part], cos[part], sin[part], out[part])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from selfextend_rag.attention.partial import partial_attention
+from selfextend_rag.attention.partial import cuda_flash, cuda_flash_fits, partial_attention
 
 _TILE = 64  # queries that share one mask
 _ALIGNED = 16  # the width of a mask is a multiple of this; others cost up to a tenth more
@@ -20,6 +20,9 @@ def band_attention(
     q: Tensor, k: Tensor, v: Tensor, window: int, skip: int, scaling: float, softcap: float | None
 ) -> tuple[Tensor, Tensor]:
     """Query i of T sees W keys from ``skip + i`` on, of ``skip + T + W - 1``."""
+    if softcap is None and cuda_flash_fits(q, v):
+        k, v = k[:, :, skip:], v[:, :, skip:]
+        return cuda_flash(q, k, v, scaling=scaling, causal=True, window=window)
     length = q.shape[2]
     tile = min(_TILE, length)
     whole = length - length % tile

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _FLASH_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+_HALF_DTYPES = (torch.bfloat16, torch.float16)
 _SCORES_AT_ONCE = 1 << 23  # scores that the portable path holds at a time
 
 
@@ -22,8 +23,8 @@ def partial_attention(
 ) -> tuple[Tensor, Tensor]:
     """Return (out, log-sum-exp): ``[B, H, T, Dv]`` in q's dtype and ``[B, H, T]``.
 
-    On CPU this is torch's flash attention; elsewhere, and with a softcap, plain matrix products
-    over tiles of queries.
+    On CPU this is torch's flash attention, on CUDA devices too in 16 bits without a bias;
+    elsewhere, and with a softcap, plain matrix products over tiles of queries.
 
     Args:
         q: ``[B, H, T, D]``, T > 0.
@@ -33,6 +34,8 @@ def partial_attention(
         bias: ``[T, S]`` added to the scores, in q's dtype; 0 or -inf, no row all -inf.
         softcap: ``softcap * tanh(score / softcap)`` before the softmax.
     """
+    if bias is None and softcap is None and cuda_flash_fits(q, v):
+        return cuda_flash(q, k, v, scaling=scaling, causal=causal)
     if q.device.type != "cpu" or softcap is not None or q.dtype not in _FLASH_DTYPES:
         return _tiled(q, k, v, scaling, causal, bias, softcap)
     value_dim, head_dim = v.shape[-1], q.shape[-1]
@@ -50,6 +53,36 @@ def partial_attention(
         scale=scaling,
     )
     return out[..., :value_dim], lse
+
+
+def cuda_flash_fits(q: Tensor, v: Tensor) -> bool:
+    """Return whether torch's flash attention for CUDA devices takes these heads."""
+    dim = q.shape[-1]
+    return q.is_cuda and q.dtype in _HALF_DTYPES and v.shape[-1] == dim <= 256 and dim % 8 == 0
+
+
+def cuda_flash(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    scaling: float,
+    causal: bool = False,
+    window: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return (out, log-sum-exp) by torch's flash attention for CUDA devices.
+
+    Args:
+        causal: the last query sees all keys, each one before it a key less.
+        window: with ``causal``, a query sees that many keys.
+    """
+    left = -1 if window is None else window - 1
+    out, lse, *_ = torch.ops.aten._flash_attention_forward(
+        q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), None, None,
+        q.shape[2], k.shape[2], 0.0, causal, False,
+        scale=scaling, window_size_left=left, window_size_right=0 if causal else -1,
+    )  # fmt: skip
+    return out.transpose(1, 2), lse
 
 
 def _tiled(

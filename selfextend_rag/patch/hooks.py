@@ -112,7 +112,6 @@ class ConsecutivePositions:
             "by one; leave them out, or restore the model first",
         )
 
-
     def _check_cache(self, cache: Any) -> None:
         filled_under = getattr(cache, _FILLED_UNDER, None)
         if filled_under != self.settings:

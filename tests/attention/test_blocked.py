@@ -222,3 +222,53 @@ def test_the_portable_part_equals_the_flash_part(causal, bias, monkeypatch):
     tiled = partial_attention(q, k, v, softcap=1e9, **options)  # a softcap this large is none
     torch.testing.assert_close(tiled[0], flash[0], rtol=0, atol=1e-6)
     torch.testing.assert_close(tiled[1], flash[1], rtol=0, atol=1e-6)
+
+
+def flash_of_cuda(
+    q, k, v, _q_lengths, _k_lengths, max_q, max_k, dropout, causal, _debug, *,
+    scale, window_size_left, window_size_right,
+):  # fmt: skip
+    """What `torch.ops.aten._flash_attention_forward` documents, in float64: ``[B, T, H, D]``."""
+    q, k, v = (x.transpose(1, 2).double() for x in (q, k, v))
+    assert (max_q, max_k, dropout, causal) == (q.shape[2], k.shape[2], 0.0, window_size_right == 0)
+    k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
+    last = torch.arange(max_q)[:, None] + max_k - max_q
+    distance = last - torch.arange(max_k)
+    unseen = (distance < 0) & (window_size_right == 0)
+    if window_size_left >= 0:
+        unseen |= distance > window_size_left
+    scores = (q @ k.mT * scale).masked_fill(unseen, -torch.inf)
+    return (scores.softmax(-1) @ v).transpose(1, 2), scores.logsumexp(-1), None, None, None
+
+
+@pytest.mark.parametrize("length", [1, 20, 150])
+def test_two_passes_of_the_flash_attention_for_cuda_are_one_softmax(length, monkeypatch):
+    """The grouped square and the window of the library's kernel, with a stand-in for it."""
+    q, k, v = tensors(0, 2, 4, 2, length, 150, 8, 8)
+    options = {"rotary": layout(8), "settings": SelfExtend(3, 40)}
+    expected = self_extend_attention(q, k, v, impl="reference", **options)
+    calls = []
+
+    def stand_in(*args, **kwargs):
+        calls.append(kwargs["window_size_left"])
+        return flash_of_cuda(*args, **kwargs)
+
+    monkeypatch.setattr(torch.ops.aten, "_flash_attention_forward", stand_in)
+    for module in ("partial", "band"):
+        monkeypatch.setattr(f"selfextend_rag.attention.{module}.cuda_flash_fits", lambda q, v: True)
+    out = self_extend_attention(q, k, v, impl="blocked", **options)
+    torch.testing.assert_close(out, expected, rtol=0, atol=1e-12)
+    assert (39 in calls) == (length > 1)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_blocked_on_cuda_errs_no_more_than_its_precision_does(dtype):
+    q, k, v = (x.cuda() for x in tensors(0, 2, 4, 2, 333, 777, 64, 64, dtype))
+    options = {"rotary": layout(64), "settings": SelfExtend(3, 100)}
+    exact = self_extend_attention(q.double(), k.double(), v.double(), impl="reference", **options)
+    same = self_extend_attention(q, k, v, impl="reference", **options)
+    out = self_extend_attention(q, k, v, impl="blocked", **options)
+    unit = torch.finfo(dtype).eps * exact.abs().max()
+    own = (same.double() - exact).abs().max()
+    assert (out.double() - exact).abs().max() <= 1.5 * own + 3 * unit
