@@ -13,11 +13,13 @@ from selfextend_rag.llm.tools import ToolCall, ToolRequest, new_call_id
 from selfextend_rag.structured import (
     CallForm,
     Grammar,
+    Thought,
     calls_grammar,
     grammars_of,
     json_grammar,
     read_calls,
 )
+from selfextend_rag.structured.thought import END
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,7 @@ class AnswerForm:
     Args:
         grammar: what its tokens follow; None for free text.
         calls: how calls are written, where there may be any.
-        forced: it is calls and nothing else.
+        forced: it is calls and nothing else, not even a thought.
         free_tokens: control tokens that may come in the text before calls, as those of thoughts do.
     """
 
@@ -60,12 +62,13 @@ def answer_form(
             'leave one out or pass tool_choice="none"'
         )
     space = not prompts.chat  # where an answer begins after a colon
-    if json_schema is not None:
-        source = json_grammar(json_schema, leading_space=space)
-        return AnswerForm(_compiled(prompts, settings, source))
-    assert request is not None
     ends = _ends(settings)
     control = grammars_of(prompts.codec.tokenizer).control_tokens(ends)
+    thought = _thought(control, ends) if prompts.thinks else None
+    if json_schema is not None:
+        source = json_grammar(json_schema, leading_space=space, thought=thought)
+        return AnswerForm(_compiled(prompts, settings, source))
+    assert request is not None
     form = prompts.call_form.with_tokens(control)
     free = frozenset(control.values()) - {*ends, form.trigger_token}
     source = calls_grammar(
@@ -75,8 +78,14 @@ def answer_form(
         parallel=request.parallel,
         leading_space=space,
         free_tokens=sorted(free),
+        thought=thought,
     )
-    return AnswerForm(_compiled(prompts, settings, source), form, request.forced, free)
+    at_once = request.forced and thought is None
+    return AnswerForm(_compiled(prompts, settings, source), form, at_once, free)
+
+
+def _thought(control: Mapping[str, int], ends: tuple[int, ...]) -> Thought:
+    return Thought(control.get(END), frozenset(control.values()) - {*ends, control.get(END)})
 
 
 def _ends(settings: GenerationSettings) -> tuple[int, ...]:
@@ -104,8 +113,11 @@ class TextReader:
         self._detokenizer = Detokenizer(
             prompts.codec.decode,
             () if constrained else settings.stop,
-            skip_leading_space=not prompts.chat and (framed or constrained),
+            skip_leading_space=constrained or (framed and not prompts.chat),
         )
+        # A thought before JSON is not shown, so that the text is the JSON.
+        self._thinking = StopTexts((END,)) if constrained and prompts.thinks else None
+        self._raw = prompts.codec.decode_raw
 
     @property
     def stopped(self) -> bool:
@@ -114,7 +126,12 @@ class TextReader:
 
     def push(self, token: int) -> str:
         """Take the next token and return the text that is certain now."""
-        return self._detokenizer.push(token)
+        if self._thinking is None:
+            return self._detokenizer.push(token)
+        self._thinking.push(self._raw([token]))
+        if self._thinking.found:
+            self._thinking = None
+        return ""
 
     def finish(self) -> str:
         """Return what was held back, at the end of the answer."""

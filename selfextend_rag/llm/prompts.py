@@ -44,6 +44,7 @@ from selfextend_rag.llm.packing import PackedDocuments, joined_documents
 from selfextend_rag.llm.toolforms import OUR_FORM, measured_form, takes_system_text
 from selfextend_rag.llm.tools import Tool
 from selfextend_rag.structured import CallForm
+from selfextend_rag.structured.thought import BEGIN
 
 PromptForm = Literal["auto", "chat", "plain"]
 
@@ -150,6 +151,13 @@ class PromptBuilder:
     def call_form(self) -> CallForm:
         """Return how the model writes calls of tools: as its template does, or as it is told."""
         return self._native_calls[0] if self._native_calls else OUR_FORM
+
+    @cached_property
+    def thinks(self) -> bool:
+        """Return whether prompts end where the model is to think: after an opened ``<think>``."""
+        if not self.chat:
+            return False
+        return self._render([{"role": "user", "content": "x"}]).rstrip().endswith(BEGIN)
 
     def prompt(self, prompt: str | Sequence[Message], tools: Sequence[Tool] = ()) -> list[int]:
         """Return the tokens of a text or a conversation.

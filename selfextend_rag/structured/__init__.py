@@ -3,11 +3,13 @@
 from selfextend_rag.structured.calls import CallForm, calls_grammar, read_calls
 from selfextend_rag.structured.grammars import Grammar, Grammars, grammars_of
 from selfextend_rag.structured.schema import json_grammar
+from selfextend_rag.structured.thought import Thought
 
 __all__ = [
     "CallForm",
     "Grammar",
     "Grammars",
+    "Thought",
     "calls_grammar",
     "grammars_of",
     "json_grammar",

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from selfextend_rag.structured.schema import schema_text
+from selfextend_rag.structured.thought import Thought
 
 ID = "\x00"
 """Stands in the texts of a `CallForm` where a model writes an id of its own."""
@@ -84,6 +85,7 @@ def calls_grammar(
     parallel: bool,
     leading_space: bool = False,
     free_tokens: Sequence[int] = (),
+    thought: Thought | None = None,
 ) -> str:
     """Return the grammar of answers that are calls, or free text that may end in calls.
 
@@ -94,6 +96,8 @@ def calls_grammar(
         parallel: there may be several calls.
         leading_space: allow a space before forced calls.
         free_tokens: control tokens that may stand in free text.
+        thought: how a thought ends that the prompt has begun; it comes before forced calls. Free
+            text may hold a thought anyway.
 
     Raises:
         SchemaError: a schema holds what can't be enforced; the message names the tool.
@@ -116,8 +120,11 @@ def calls_grammar(
         rules.append(f"next: {alternatives(form.link)}")
         end = f"next* {end}"
     if forced:
-        space = '" "? ' if leading_space else ""
-        rules += [f"start: {space}first {end}", f"first: {alternatives(form.head)}"]
+        before = '" "? ' if leading_space else ""
+        if thought is not None:
+            before = "thought "
+            rules += thought.rules
+        rules += [f"start: {before}first {end}", f"first: {alternatives(form.head)}"]
     else:
         rest = form.head.removeprefix(form.trigger)
         rules += [*_free_text(form, free_tokens), f"first: {alternatives(rest)}"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from llguidance import LLMatcher, LLTokenizer
+from llguidance import LLMatcher
 from torch import Tensor
 
 from selfextend_rag.errors import ConstraintError
@@ -15,12 +15,12 @@ class GrammarConstraint:
 
     Args:
         matcher: the grammar, at its start.
-        vocabulary: what it was compiled for.
+        ends: tokens that end an answer; some may be beyond the vocabulary.
     """
 
-    def __init__(self, matcher: LLMatcher, vocabulary: LLTokenizer) -> None:
+    def __init__(self, matcher: LLMatcher, ends: tuple[int, ...]) -> None:
         self._matcher = matcher
-        self._ends = frozenset(vocabulary.eos_tokens)
+        self._ends = ends
         self._ended = False
 
     def mask(self, scores: Tensor) -> Tensor:
@@ -62,6 +62,8 @@ class GrammarConstraint:
         found = np.unpackbits(bits, bitorder="little")[:width]
         allowed = np.zeros(width, dtype=bool)
         allowed[: len(found)] = found
+        if self._matcher.is_accepting():
+            allowed[[end for end in self._ends if end < width]] = True
         if not allowed.any():
             raise ConstraintError(
                 "no token of the vocabulary can follow in the grammar of this answer; the "

@@ -22,13 +22,13 @@ class Grammar:
     """A grammar compiled for one vocabulary; may be started from several threads."""
 
     _matcher: LLMatcher
-    _vocabulary: LLTokenizer
+    _ends: tuple[int, ...]
     _lock: threading.Lock
 
     def start(self) -> GrammarConstraint:
         """Return a constraint for one answer."""
         with self._lock:
-            return GrammarConstraint(self._matcher.deep_copy(), self._vocabulary)
+            return GrammarConstraint(self._matcher.deep_copy(), self._ends)
 
 
 class Grammars:
@@ -71,7 +71,7 @@ class Grammars:
             raise SchemaError(_reason(matcher.get_error()))
         if warnings := matcher.get_grammar_warnings():
             raise SchemaError(_reason("; ".join(warnings)))
-        grammar = Grammar(matcher, vocabulary, threading.Lock())
+        grammar = Grammar(matcher, ends, threading.Lock())
         with self._lock:
             self._compiled[key] = grammar
             while len(self._compiled) > self._limit:

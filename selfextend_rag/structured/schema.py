@@ -10,6 +10,8 @@ from llguidance import LLMatcher
 
 from selfextend_rag.errors import SchemaError
 from selfextend_rag.structured.closing import closed
+from selfextend_rag.structured.formats import with_real_dates
+from selfextend_rag.structured.thought import Thought
 
 # One space where JSON allows any white space: small models write spaces and line ends for ever.
 _OPTIONS = {"whitespace_pattern": "[ ]?"}
@@ -17,17 +19,25 @@ _OPTIONS = {"whitespace_pattern": "[ ]?"}
 _OBSOLETE = frozenset({"divisibleBy", "disallow", "extends"})
 
 
-def json_grammar(schema: Mapping[str, Any], *, leading_space: bool = False) -> str:
+def json_grammar(
+    schema: Mapping[str, Any],
+    *,
+    leading_space: bool = False,
+    thought: Thought | None = None,
+) -> str:
     """Return the grammar of the JSON texts that a schema allows, for ``Grammars.compiled``.
 
     Args:
         schema: a JSON schema.
         leading_space: allow a space before the JSON, as where an answer begins after a colon.
+        thought: how a thought ends that the prompt has begun; it comes before the JSON.
 
     Raises:
         SchemaError: it is no JSON schema, or holds what can't be enforced or be satisfied.
     """
     source = schema_text(schema)
+    if thought is not None:
+        return "\n".join([*thought.rules, f"start: thought %json {source}"])
     if leading_space:
         return LLMatcher.grammar_from_lark(f'start: " "? %json {source}')
     return LLMatcher.grammar_from_json_schema(source)
@@ -57,7 +67,8 @@ def schema_text(schema: Mapping[str, Any], whose: str = "the schema") -> str:
         raise SchemaError(f"{whose} must hold JSON values alone: {error}") from error
     if obsolete := sorted(_OBSOLETE.intersection(_keywords(copied))):
         raise SchemaError(_refusal(whose, f"keywords of an old draft: {', '.join(obsolete)}"))
-    text = json.dumps({**closed(copied), "x-guidance": _OPTIONS}, ensure_ascii=False)
+    ready = with_real_dates(closed(copied))
+    text = json.dumps({**ready, "x-guidance": _OPTIONS}, ensure_ascii=False)
     _, messages = LLMatcher.validate_grammar_with_warnings(LLMatcher.grammar_from_json_schema(text))
     if messages:  # a warning, too, says that something is not enforced
         raise SchemaError(_refusal(whose, " ".join(messages[0].split())))

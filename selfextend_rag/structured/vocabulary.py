@@ -18,7 +18,7 @@ def vocabulary_of(tokenizer: Any, ends: tuple[int, ...]) -> LLTokenizer:
         ends: tokens that end an answer.
 
     Raises:
-        SchemaError: the tokenizer's tokens have no bytes that can be told.
+        SchemaError: the tokenizer's tokens have no bytes that can be told, or there is no end.
     """
     if not getattr(tokenizer, "is_fast", False):
         raise SchemaError(
@@ -26,10 +26,16 @@ def vocabulary_of(tokenizer: Any, ends: tuple[int, ...]) -> LLTokenizer:
             f"{type(tokenizer).__name__} does not tell them; load a fast tokenizer, one "
             "with a tokenizer.json"
         )
-    added = max(tokenizer.added_tokens_decoder, default=0)
-    width = max(len(tokenizer), added + 1, *(end + 1 for end in ends))
+    known = 1 + max(len(tokenizer) - 1, max(tokenizer.added_tokens_decoder, default=0))
+    # An end beyond the tokenizer's own tokens is let in by `GrammarConstraint`.
+    within = [end for end in ends if end < known]
+    if not within:
+        raise SchemaError(
+            "an answer held to a grammar needs a token of the vocabulary that ends it, and neither "
+            "model nor tokenizer names one; pass stop_token_ids"
+        )
     try:
-        return from_tokenizer(tokenizer, n_vocab=width, eos_token=list(ends))
+        return from_tokenizer(tokenizer, eos_token=within)
     except ValueError as error:
         raise SchemaError(
             f"the grammar of an answer needs the bytes of each token, and those of this tokenizer "
