@@ -17,7 +17,7 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,9 @@ from selfextend_rag import LongContextLLM
 PROSE = Path(selfextend_rag.__file__).parent / "evals" / "data" / "king-james.txt.gz"
 QUESTION = "What is the name of the second river?"
 TICK = 0.01
+
+Start = Callable[[], Any]
+"""Starts an answer and returns its pieces."""
 
 
 def prose(llm: LongContextLLM, tokens: int) -> str:
@@ -48,22 +51,20 @@ def first_token(tokens: int, pairs: int) -> list[dict[str, Any]]:
     reading = llm.read(text, max_new_tokens=8)
     chain = create_full_document_chain(chat, [Document(text)])
     messages = [{"role": "system", "content": text}, {"role": "user", "content": QUESTION}]
-    ways: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
+    ways: dict[str, tuple[Start, Start]] = {
         "langchain create_full_document_chain": (
-            lambda: first(
-                chunk for chunk in chain.stream({"input": QUESTION}) if "answer" in chunk
-            ),
-            lambda: first(reading.stream(QUESTION)),
+            lambda: (each for each in chain.stream({"input": QUESTION}) if "answer" in each),
+            lambda: reading.stream(QUESTION),
         ),
         "langchain ChatSelfExtend, prompt read before": (
-            lambda: first(chat.stream([("system", text), ("human", QUESTION)])),
-            lambda: first(llm.stream(messages, max_new_tokens=8)),
+            lambda: chat.stream([("system", text), ("human", QUESTION)]),
+            lambda: llm.stream(messages, max_new_tokens=8),
         ),
     }
     rows = []
     for name, (framework, direct) in ways.items():
-        framework(), direct()
-        times = [(framework(), direct()) for _ in range(pairs)]
+        first(framework), first(direct)
+        times = [(first(framework), first(direct)) for _ in range(pairs)]
         ratios = sorted(a / b for a, b in times)
         rows.append(
             {
@@ -80,13 +81,13 @@ def first_token(tokens: int, pairs: int) -> list[dict[str, Any]]:
     return rows
 
 
-def first(stream: Iterator[Any]) -> float:
-    """Return the seconds to the first piece, and leave the rest."""
+def first(start: Start) -> float:
+    """Return the seconds from the call to the first piece, and leave the rest."""
     begin = time.perf_counter()
-    iterator = iter(stream)
-    next(iterator)
+    stream = start()
+    next(stream)
     taken = time.perf_counter() - begin
-    getattr(iterator, "close", lambda: None)()
+    stream.close()
     return taken
 
 
