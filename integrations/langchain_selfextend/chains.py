@@ -136,7 +136,7 @@ class _FullDocumentChain:
         options = dict(self._options)
         if "stop" in options:
             options["stop"] = (*options["stop"], *self._readings.llm.prompts.answer_stops)
-        return {**options, "cancelled": self._model.deadline()}
+        return {**options, "evidence": self._evidence, "cancelled": self._model.deadline()}
 
     def _end(self, answer: Answer, reading: Reading, context: Sequence[Document]) -> AddableDict:
         """Return what is known once the answer is whole; ``answer`` too, if it was empty."""
@@ -210,5 +210,5 @@ def _passages(answer: Answer, reading: Reading, context: Sequence[Document]) -> 
                 "score": found.score,
             },
         )
-        for found in getattr(answer, "evidence", ())
+        for found in answer.evidence
     ]

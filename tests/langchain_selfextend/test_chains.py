@@ -74,6 +74,25 @@ def test_the_answer_comes_in_pieces_after_the_context(chain):
         assert list(chunks[-1]) == ["evidence", "plan"]
 
 
+def test_the_passages_an_answer_rests_on_keep_the_metadata_of_their_document(chat):
+    other = Document("The gate is shut at night. " * 8, metadata={"source": "gate.txt"})
+    chain = create_full_document_chain(chat, [other, KEY])
+    passages = chain.invoke({"input": QUESTION})["evidence"]
+    first = passages[0]
+    assert "48213" in first.page_content
+    assert (first.metadata["source"], first.metadata["year"]) == ("key.txt", 1611)
+    start, end = first.metadata["start"], first.metadata["end"]
+    assert KEY.page_content[start:end] == first.page_content
+    assert 0 < first.metadata["score"] <= 1
+    assert asyncio.run(chain.ainvoke({"input": QUESTION}))["evidence"] == passages
+
+
+def test_evidence_may_be_switched_off(chat):
+    chain = create_full_document_chain(chat, [KEY], evidence=False)
+    result = chain.invoke({"input": QUESTION})
+    assert (result["answer"], result["evidence"]) == ("48213", [])
+
+
 def test_an_empty_answer_is_there_all_the_same(chat):
     result = create_full_document_chain(chat, [KEY], stop=["4"]).invoke({"input": QUESTION})
     assert result["answer"] == ""
