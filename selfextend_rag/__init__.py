@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from selfextend_rag.documents import Document, DocumentError
+    from selfextend_rag.documents import Document, DocumentError, word_relevance
     from selfextend_rag.engine import Engine, GenerationSettings, Usage
     from selfextend_rag.errors import (
         CacheMismatchError,
@@ -34,13 +34,14 @@ if TYPE_CHECKING:
         Reading,
         TextStream,
         ToolCall,
+        shared_llm,
     )
     from selfextend_rag.patch import extend, extended, restore, support
     from selfextend_rag.planning import ContextBudgetPlanner, ContextPlan, pretraining_window_of
     from selfextend_rag.positions import SelfExtend
 
 _NAMES = {
-    "documents": ("Document", "DocumentError"),
+    "documents": ("Document", "DocumentError", "word_relevance"),
     "engine": ("Engine", "GenerationSettings", "Usage"),
     "errors": (
         "CacheMismatchError",
@@ -57,7 +58,15 @@ _NAMES = {
         "UnsupportedModelError",
     ),
     "evidence": ("Evidence",),
-    "llm": ("Answer", "KeptReadings", "LongContextLLM", "Reading", "TextStream", "ToolCall"),
+    "llm": (
+        "Answer",
+        "KeptReadings",
+        "LongContextLLM",
+        "Reading",
+        "TextStream",
+        "ToolCall",
+        "shared_llm",
+    ),
     "patch": ("extend", "extended", "restore", "support"),
     "planning": ("ContextBudgetPlanner", "ContextPlan", "pretraining_window_of"),
     "positions": ("SelfExtend",),
@@ -96,7 +105,9 @@ __all__ = [
     "extended",
     "pretraining_window_of",
     "restore",
+    "shared_llm",
     "support",
+    "word_relevance",
 ]
 
 

@@ -69,8 +69,11 @@ class GenerationCancelled(SelfExtendError):
         return type(self), (self.done, self.total)
 
 
-class ContextBudgetExceeded(SelfExtendError, ValueError):
+class ContextBudgetExceeded(SelfExtendError):
     """A prompt and its answer do not fit the window; raised before the model does any work.
+
+    No ``ValueError``: frameworks take those from a model as an answer that could not be parsed, log
+    them, and go on with an empty one.
 
     Args:
         message: one sentence with the figures.

@@ -13,8 +13,7 @@ from langchain_core.exceptions import ModelTimeoutError
 from langchain_core.load.serializable import Serializable
 from pydantic import ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
-from langchain_selfextend.weights import shared_llm
-from selfextend_rag import Answer, GenerationSettings, LongContextLLM
+from selfextend_rag import Answer, GenerationSettings, LongContextLLM, shared_llm
 
 _CONTEXT_OPTIONS = frozenset(inspect.signature(LongContextLLM.__init__).parameters) - {
     "self",

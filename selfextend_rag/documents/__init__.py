@@ -8,5 +8,6 @@ format makes us leave out (scripts of a web page, pages of a PDF that are pictur
 
 from selfextend_rag.documents.document import Document
 from selfextend_rag.documents.errors import DocumentError
+from selfextend_rag.documents.relevance import word_relevance
 
-__all__ = ["Document", "DocumentError"]
+__all__ = ["Document", "DocumentError", "word_relevance"]

@@ -4,6 +4,7 @@ from selfextend_rag.llm.kept import KeptReadings
 from selfextend_rag.llm.llm import LongContextLLM
 from selfextend_rag.llm.prompts import PromptBuilder
 from selfextend_rag.llm.reading import Reading
+from selfextend_rag.llm.shared import shared_llm
 from selfextend_rag.llm.stream import Answer, TextStream
 from selfextend_rag.llm.tools import ToolCall
 
@@ -15,4 +16,5 @@ __all__ = [
     "Reading",
     "TextStream",
     "ToolCall",
+    "shared_llm",
 ]

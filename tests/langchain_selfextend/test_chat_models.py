@@ -17,9 +17,10 @@ from langchain_core.load import dumpd, dumps, load
 from langchain_core.messages import HumanMessage, SystemMessage
 from langchain_core.rate_limiters import InMemoryRateLimiter
 
-from langchain_selfextend import ChatSelfExtend, ContextWindowExceeded, weights
+from langchain_selfextend import ChatSelfExtend, ContextWindowExceeded
 from selfextend_rag import ContextBudgetExceeded, LongContextLLM, ModelLoadError
 from selfextend_rag.bundled import FOLDER
+from selfextend_rag.llm import shared
 from tests.langchain_selfextend.conftest import SMALL
 
 PASSKEY = "The pass key is 48213. Remember it. 48213 is the pass key.\n\nWhat is the pass key?"
@@ -55,10 +56,10 @@ def test_instances_of_one_model_share_its_weights(chat):
 
 def test_weights_are_given_up_with_the_last_instance():
     alone = ChatSelfExtend(model=str(FOLDER), chunk_size=77)
-    count = len([entry for entry in weights._live if entry[2]() is not None])
+    count = len([entry for entry in shared._live if entry[2]() is not None])
     del alone
     gc.collect()
-    assert len([entry for entry in weights._live if entry[2]() is not None]) == count - 1
+    assert len([entry for entry in shared._live if entry[2]() is not None]) == count - 1
 
 
 def test_every_way_to_name_a_model_gives_the_same_answer(chat):

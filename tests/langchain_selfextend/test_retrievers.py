@@ -14,6 +14,7 @@ from langchain_core.vectorstores import InMemoryVectorStore
 from langchain_selfextend import ContextWindowExceeded, FullDocumentRetriever
 from langchain_selfextend.documents import core_document, whole_documents
 from langchain_selfextend.ranking import by_relevance
+from selfextend_rag import ContextBudgetExceeded
 from selfextend_rag.documents import DocumentError
 
 RIVERS = Document("The second river is Gihon. " * 10, metadata={"source": "rivers.txt"})
@@ -139,7 +140,7 @@ def test_the_most_relevant_whole_documents_that_fit_are_kept_on_request(chat, em
     assert chat.llm.plan(core, question="delta epsilon?")  # they do fit
     smallest = min(left_out, key=lambda out: out["tokens"])
     (dropped,) = (each for each in documents if each.metadata["source"] == smallest["source"])
-    with pytest.raises(ValueError, match="exceeds"):  # and nothing more would have
+    with pytest.raises(ContextBudgetExceeded):  # and nothing more would have
         chat.llm.plan([*core, core_document(dropped)], question="delta epsilon?")
     assert asyncio.run(retriever.ainvoke("delta epsilon?")) == found
 
@@ -220,5 +221,5 @@ def test_ranking_by_embeddings():
 
 def test_without_the_ranking_library_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "bm25s", None)
-    with pytest.raises(ImportError, match=r"pip install 'selfextend-rag\[langchain\]'"):
+    with pytest.raises(ImportError, match="pip install bm25s"):
         by_relevance("a", ["a", "b"])

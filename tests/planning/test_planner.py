@@ -162,7 +162,7 @@ def test_the_message_has_the_figures_and_the_remedies():
         f"prompt of 41200 tokens + 256 for the answer exceeds the extended window of "
         f"{error.available} (group_size 8); allow group_size 24 or drop {error.excess} tokens"
     )
-    assert isinstance(error, ValueError)
+    assert not isinstance(error, ValueError)  # frameworks answer "nothing" to those
 
 
 def test_a_continued_prompt_is_bounded_by_the_window_it_began_in():

@@ -1,7 +1,6 @@
-"""LlamaIndex classes on top of selfextend-rag.
+"""LlamaIndex classes on top of selfextend-rag: models, retrievers and engines over whole documents.
 
-The language model, the retriever and the query engine come with the next release; this release
-reserves the import name and checks that the framework is installed.
+Importing this changes nothing. See docs/llama_index.md.
 """
 
 try:
@@ -12,4 +11,22 @@ except ImportError as error:
         "install it with: pip install 'selfextend-rag[llama-index]'"
     ) from error
 
-__all__: list[str] = []
+from llama_index.llms.selfextend.base import SelfExtendLLM
+from llama_index.llms.selfextend.chat_engine import FullDocumentChatEngine
+from llama_index.llms.selfextend.query_engine import FullDocumentQueryEngine
+from llama_index.llms.selfextend.retriever import FullDocumentRetriever
+from llama_index.llms.selfextend.whole import (
+    FullDocumentParser,
+    FullDocumentPromptHelper,
+    use_full_documents,
+)
+
+__all__ = [
+    "FullDocumentChatEngine",
+    "FullDocumentParser",
+    "FullDocumentPromptHelper",
+    "FullDocumentQueryEngine",
+    "FullDocumentRetriever",
+    "SelfExtendLLM",
+    "use_full_documents",
+]

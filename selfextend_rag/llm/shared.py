@@ -1,13 +1,14 @@
-"""Models by name: instances of one model share one set of weights while any of them lives."""
+"""Models by name: who asks for the same weights shares them while any of them lives."""
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections.abc import Mapping
 from typing import Any
 
-from selfextend_rag import LongContextLLM
+from selfextend_rag.llm.llm import LongContextLLM
 
 BUNDLED = "bundled"
 """The name of the model that comes with the package; write ``./bundled`` for a folder."""
@@ -20,7 +21,9 @@ _live: list[tuple[_Key, Mapping[str, Any], weakref.ref[LongContextLLM]]] = []
 
 
 def shared_llm(
-    source: str, loading: Mapping[str, Any], context: Mapping[str, Any]
+    source: str | os.PathLike[str],
+    loading: Mapping[str, Any] | None = None,
+    context: Mapping[str, Any] | None = None,
 ) -> LongContextLLM:
     """Return a model by name, whose weights are loaded unless they are there.
 
@@ -32,18 +35,19 @@ def shared_llm(
     Raises:
         ModelLoadError: there is no such model.
     """
-    wanted = (source, dict(loading))
+    name = os.fspath(source)
+    wanted, options = (name, dict(loading or {})), dict(context or {})
     with _lock:  # also while loading, or two threads would load the same weights
         _live[:] = [entry for entry in _live if entry[2]() is not None]
-        same = [(options, llm) for key, options, ref in _live if key == wanted and (llm := ref())]
-        for options, llm in same:
-            if options == context:
+        same = [(had, llm) for key, had, ref in _live if key == wanted and (llm := ref())]
+        for had, llm in same:
+            if had == options:
                 return llm
         if same:
-            llm = LongContextLLM(same[0][1].model, same[0][1].tokenizer, **context)
-        elif source == BUNDLED:
-            llm = LongContextLLM.bundled(**loading, **context)
+            llm = LongContextLLM(same[0][1].model, same[0][1].tokenizer, **options)
+        elif name == BUNDLED:
+            llm = LongContextLLM.bundled(**wanted[1], **options)
         else:
-            llm = LongContextLLM.from_pretrained(source, **loading, **context)
-        _live.append((wanted, dict(context), weakref.ref(llm)))
+            llm = LongContextLLM.from_pretrained(name, **wanted[1], **options)
+        _live.append((wanted, options, weakref.ref(llm)))
         return llm

@@ -1,0 +1,114 @@
+"""LlamaIndex's messages and responses to and from the core's; the one place that says how."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from llama_index.core.base.llms.types import (
+    CachePoint,
+    ChatMessage,
+    ChatResponse,
+    CompletionResponse,
+    MessageRole,
+    TextBlock,
+    ThinkingBlock,
+    ToolCallBlock,
+)
+
+from selfextend_rag import Answer
+
+_ROLES = {
+    MessageRole.SYSTEM: "system",
+    MessageRole.DEVELOPER: "system",
+    MessageRole.USER: "user",
+    MessageRole.ASSISTANT: "assistant",
+    MessageRole.CHATBOT: "assistant",
+    MessageRole.MODEL: "assistant",
+    MessageRole.FUNCTION: "tool",
+    MessageRole.TOOL: "tool",
+}
+_WITHOUT_TEXT = (CachePoint, ThinkingBlock)
+"""Blocks that a prompt does without: earlier thoughts, and hints for caches of others."""
+
+
+def core_messages(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
+    """Return messages as the core takes them.
+
+    The texts of a message are joined by line ends, as its ``content`` joins them.
+
+    Raises:
+        ValueError: a message holds something else than text and tool calls.
+    """
+    return [_core_message(message) for message in messages]
+
+
+def _core_message(message: ChatMessage) -> dict[str, Any]:
+    role = _ROLES[message.role]
+    texts, calls = [], list(_legacy_calls(message))
+    for block in message.blocks:
+        if isinstance(block, TextBlock):
+            texts.append(block.text)
+        elif isinstance(block, ToolCallBlock):
+            calls.append(_call(block.tool_call_id, block.tool_name, block.tool_kwargs))
+        elif not isinstance(block, _WITHOUT_TEXT):
+            raise ValueError(
+                f"this model reads text alone, and a message of role {role!r} holds "
+                f"{_with_article(type(block).__name__)}; give its text as a TextBlock, or leave "
+                "it out"
+            )
+    written: dict[str, Any] = {"role": role, "content": "\n".join(texts)}
+    if calls:
+        written["tool_calls"] = calls
+    if role == "tool":
+        named = message.additional_kwargs
+        written |= {key: named[key] for key in ("tool_call_id", "name") if named.get(key)}
+    return written
+
+
+def _legacy_calls(message: ChatMessage) -> Sequence[Mapping[str, Any]]:
+    """Return calls that another integration wrote beside the blocks, in OpenAI's form."""
+    if any(isinstance(block, ToolCallBlock) for block in message.blocks):
+        return []
+    calls = message.additional_kwargs.get("tool_calls") or []
+    return [call if isinstance(call, Mapping) else call.model_dump() for call in calls]
+
+
+def _call(call_id: str | None, name: str, arguments: dict[str, Any] | str) -> dict[str, Any]:
+    return {
+        "id": call_id or "",
+        "type": "function",
+        "function": {"name": name, "arguments": arguments},
+    }
+
+
+def _with_article(name: str) -> str:
+    return f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"
+
+
+def completion(text: str, delta: str | None, answer: Answer | None, model: str) -> Any:
+    """Return a completion, or a piece of one; figures once the answer is whole."""
+    return CompletionResponse(text=text, delta=delta, **_figures(answer, model))
+
+
+def chat_response(text: str, delta: str | None, answer: Answer | None, model: str) -> Any:
+    """Return a chat response, or a piece of one; tool calls and figures once it is whole."""
+    blocks: list[Any] = [TextBlock(text=text)]
+    if answer is not None:
+        blocks += [
+            ToolCallBlock(tool_call_id=call.id, tool_name=call.name, tool_kwargs=call.arguments)
+            for call in answer.tool_calls
+        ]
+    message = ChatMessage(role=MessageRole.ASSISTANT, blocks=blocks)
+    return ChatResponse(message=message, delta=delta, **_figures(answer, model))
+
+
+def _figures(answer: Answer | None, model: str) -> dict[str, Any]:
+    if answer is None:
+        return {}
+    figures = answer.to_dict()
+    counted = ("prompt_tokens", "completion_tokens", "total_tokens")
+    return {
+        "raw": {"model": model, **figures},
+        "additional_kwargs": {name: figures["usage"][name] for name in counted},
+    }
