@@ -17,12 +17,15 @@ if TYPE_CHECKING:
         ConstraintError,
         ContextBudgetExceeded,
         CorruptReadingError,
+        DocumentTooLarge,
         GenerationCancelled,
+        MemoryBudgetExceeded,
         ModelLoadError,
         ReadingFileError,
         SchemaError,
         SelfExtendError,
         ToolError,
+        UnknownMemoryError,
         UnknownPretrainingWindow,
         UnsupportedModelError,
     )
@@ -37,7 +40,13 @@ if TYPE_CHECKING:
         shared_llm,
     )
     from selfextend_rag.patch import extend, extended, restore, support
-    from selfextend_rag.planning import ContextBudgetPlanner, ContextPlan, pretraining_window_of
+    from selfextend_rag.planning import (
+        ContextBudgetPlanner,
+        ContextPlan,
+        DeviceMemory,
+        MemoryEstimate,
+        pretraining_window_of,
+    )
     from selfextend_rag.positions import SelfExtend
 
 _NAMES = {
@@ -48,12 +57,15 @@ _NAMES = {
         "ConstraintError",
         "ContextBudgetExceeded",
         "CorruptReadingError",
+        "DocumentTooLarge",
         "GenerationCancelled",
+        "MemoryBudgetExceeded",
         "ModelLoadError",
         "ReadingFileError",
         "SchemaError",
         "SelfExtendError",
         "ToolError",
+        "UnknownMemoryError",
         "UnknownPretrainingWindow",
         "UnsupportedModelError",
     ),
@@ -68,7 +80,13 @@ _NAMES = {
         "shared_llm",
     ),
     "patch": ("extend", "extended", "restore", "support"),
-    "planning": ("ContextBudgetPlanner", "ContextPlan", "pretraining_window_of"),
+    "planning": (
+        "ContextBudgetPlanner",
+        "ContextPlan",
+        "DeviceMemory",
+        "MemoryEstimate",
+        "pretraining_window_of",
+    ),
     "positions": ("SelfExtend",),
 }
 _HOMES = {name: home for home, names in _NAMES.items() for name in names}
@@ -81,14 +99,18 @@ __all__ = [
     "ContextBudgetPlanner",
     "ContextPlan",
     "CorruptReadingError",
+    "DeviceMemory",
     "Document",
     "DocumentError",
+    "DocumentTooLarge",
     "Engine",
     "Evidence",
     "GenerationCancelled",
     "GenerationSettings",
     "KeptReadings",
     "LongContextLLM",
+    "MemoryBudgetExceeded",
+    "MemoryEstimate",
     "ModelLoadError",
     "Reading",
     "ReadingFileError",
@@ -98,6 +120,7 @@ __all__ = [
     "TextStream",
     "ToolCall",
     "ToolError",
+    "UnknownMemoryError",
     "UnknownPretrainingWindow",
     "UnsupportedModelError",
     "Usage",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 
 class SelfExtendError(Exception):
@@ -109,3 +110,39 @@ class ContextBudgetExceeded(SelfExtendError):
     def excess(self) -> int:
         """Return how many tokens have to go for the request to fit."""
         return self.needed - self.available
+
+
+class MemoryBudgetExceeded(ContextBudgetExceeded):
+    """A plan that memory can't hold; raised before the model does any work.
+
+    Args:
+        message: one sentence with the figures.
+        device: the name of a device that lacks memory.
+        needed_bytes: what is needed of it, at most.
+        available_bytes: what it has.
+        figures: those of `ContextBudgetExceeded`; ``available`` are the tokens that memory holds.
+    """
+
+    def __init__(
+        self, message: str, *, device: str, needed_bytes: int, available_bytes: int, **figures: Any
+    ) -> None:
+        super().__init__(message, **figures)
+        self.device = device
+        self.needed_bytes = needed_bytes
+        self.available_bytes = available_bytes
+
+
+class DocumentTooLarge(ContextBudgetExceeded):
+    """A document that fits no prompt by itself, so that no grouping helps.
+
+    Args:
+        message: one sentence with the figures.
+        document: its name.
+        index: its place among the documents.
+        figures: those of `ContextBudgetExceeded`.
+    """
+
+    def __init__(self, message: str, *, document: str, index: int, **figures: Any) -> None:
+        super().__init__(message, **figures)
+        self.document = document
+        self.index = index

@@ -55,7 +55,21 @@ def planner_options(args: argparse.Namespace) -> dict[str, Any]:
         "neighbor_window": args.neighbor_window,
         "max_group_size": args.max_group_size,
         "extension": "never" if args.plain else "auto",
+        "rule": args.rule,
     }
+
+
+def memory_limit(args: argparse.Namespace) -> str | dict[int | str, str] | None:
+    """Return the limit of memory, for all devices or for each; None if none was given."""
+    given: list[str] = args.memory_limit
+    if not any("=" in limit for limit in given):
+        if len(given) > 1:
+            raise BadOption("--memory-limit is given twice; name the devices, such as cpu=8GiB")
+        return given[0] if given else None
+    pairs = [limit.partition("=") for limit in given]
+    if not all(device and size for device, _, size in pairs):
+        raise BadOption("--memory-limit must name a device each time, such as cpu=8GiB, or never")
+    return {device: size for device, _, size in pairs}
 
 
 def load_llm(args: argparse.Namespace, options: dict[str, Any]) -> Any:
@@ -65,6 +79,7 @@ def load_llm(args: argparse.Namespace, options: dict[str, Any]) -> Any:
 
     options = {**options, "pretraining_window": args.pretraining_window, "dtype": args.dtype}
     options["device_map"] = None if args.device == "cpu" else args.device
+    options["memory_limit"] = memory_limit(args)
     if args.model is None:
         return LongContextLLM.bundled(**options)
     return LongContextLLM.from_pretrained(args.model, **options)

@@ -80,6 +80,15 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     _add_model(parser)
     _add_budget(parser)
+    parser.add_argument(
+        "--turns", type=int, default=1, metavar="N",
+        help="questions and answers to keep room for one after another (default: 1)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--groups", action="store_true",
+        help="put the files in as few prompts as hold them whole, and plan each",
+    )  # fmt: skip
+    _add_device(parser)
     _add_json(parser)
 
 
@@ -155,6 +164,15 @@ def _add_budget(parser: argparse.ArgumentParser) -> None:
     budget.add_argument(
         "--max-group-size", type=int, default=64, metavar="G",
         help="the largest group size to choose (default: 64)",
+    )  # fmt: skip
+    budget.add_argument(
+        "--rule", default="empirical", choices=("empirical", "exact"),
+        help="keep positions in the well-trained part of the window (default), or below its end",
+    )  # fmt: skip
+    budget.add_argument(
+        "--memory-limit", action="append", default=[], metavar="[D=]SIZE",
+        help="what the model may take in all, such as 8GiB, or cuda:0=20GiB for one device; "
+        "what is free by default",
     )  # fmt: skip
     budget.add_argument(
         "--plain", action="store_true",

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING, Any
 
 from selfextend_rag.cli.console import Console, silence_transformers
-from selfextend_rag.cli.options import model_name, planner_options, read_files, user_mistakes
+from selfextend_rag.cli.options import (
+    memory_limit,
+    model_name,
+    planner_options,
+    read_files,
+    user_mistakes,
+)
+
+if TYPE_CHECKING:
+    from selfextend_rag.llm.budget import DocumentGroup, ReadingBudget
 
 
 def run(args: argparse.Namespace) -> int:
@@ -13,27 +23,59 @@ def run(args: argparse.Namespace) -> int:
     options = planner_options(args)
     documents = read_files(args)
     silence_transformers()
-    from selfextend_rag.bundled import FOLDER
-    from selfextend_rag.llm.budget import ReadingBudget
-    from selfextend_rag.llm.loading import load_config, load_tokenizer, stated_max_new_tokens
-    from selfextend_rag.llm.prompts import PromptBuilder
-    from selfextend_rag.planning import ContextBudgetPlanner, pretraining_window_of
-
-    source = args.model or FOLDER
+    asked: dict[str, Any] = {"questions": args.questions, "max_new_tokens": args.max_new_tokens}
+    asked["turns"] = args.turns
     with user_mistakes():
-        tokenizer = load_tokenizer(source)
-        window = args.pretraining_window
-        if window is None:
-            window = pretraining_window_of(load_config(source))
-        budget = ReadingBudget(
-            PromptBuilder(tokenizer),
-            ContextBudgetPlanner(window, **options),
-            stated_max_new_tokens(source),
-        )
-        plan = budget.plan(documents, questions=args.questions, max_new_tokens=args.max_new_tokens)
+        budget = _budget(args, options)
+        if args.groups:
+            return _write_groups(args, budget.plan_groups(documents, **asked))
+        plan = budget.plan(documents, **asked)
     console = Console()
     if args.json:
         console.write_json({"model": model_name(args), "plan": plan.to_dict()})
     else:
         console.write(f"{plan.explain()}\n")
+    return 0
+
+
+def _budget(args: argparse.Namespace, options: dict[str, Any]) -> ReadingBudget:
+    """Return what plans, from a tokenizer and a configuration alone."""
+    from selfextend_rag.bundled import FOLDER
+    from selfextend_rag.llm.budget import ReadingBudget
+    from selfextend_rag.llm.loading import load_config, load_tokenizer, stated_max_new_tokens
+    from selfextend_rag.llm.memory import budget_of_source
+    from selfextend_rag.llm.prompts import PromptBuilder
+    from selfextend_rag.planning import ContextBudgetPlanner, pretraining_window_of
+
+    source = args.model or FOLDER
+    tokenizer, config = load_tokenizer(source), load_config(source)
+    window = args.pretraining_window
+    if window is None:
+        window = pretraining_window_of(config)
+    memory = budget_of_source(
+        source,
+        config,
+        device_map=None if args.device == "cpu" else args.device,
+        dtype=args.dtype,
+        limit=memory_limit(args),
+    )
+    return ReadingBudget(
+        PromptBuilder(tokenizer),
+        ContextBudgetPlanner(window, **options),
+        stated_max_new_tokens(source),
+        lambda: memory,
+    )
+
+
+def _write_groups(args: argparse.Namespace, groups: list[DocumentGroup]) -> int:
+    from selfextend_rag.llm.budget import name_of
+
+    console = Console()
+    rows = [([name_of(x) for x in group.documents], group.plan) for group in groups]
+    if args.json:
+        values = [{"documents": names, "plan": plan.to_dict()} for names, plan in rows]
+        console.write_json({"model": model_name(args), "groups": values})
+        return 0
+    for number, (names, plan) in enumerate(rows, 1):
+        console.write(f"{number} of {len(rows)}: {', '.join(names)}\n{plan.explain()}\n")
     return 0

@@ -49,6 +49,7 @@ class _Job:
     is_cancelled: Callable[[], bool]
     constraint: TokenConstraint | None
     watch: Watch | None
+    chunk_size: int | None = None
 
     @property
     def longest(self) -> int:
@@ -86,6 +87,7 @@ class Engine:
         *,
         extension: SelfExtend | None = None,
         capacity: int = 0,
+        chunk_size: int | None = None,
         progress: Progress | None = None,
         cancelled: Cancelled = None,
     ) -> CachedPrefix:
@@ -95,6 +97,7 @@ class Engine:
             tokens: token ids, the start token included if the model wants one.
             extension: settings of SelfExtend; None for plain attention.
             capacity: tokens to make room for at once: these and those to follow.
+            chunk_size: tokens to run at once; those of the engine by default.
             progress: called after each chunk.
             cancelled: ends the work between two chunks.
 
@@ -109,7 +112,7 @@ class Engine:
                 raise GenerationCancelled(0, len(tokens))
             with switched(self.model, extension):
                 cache = self._new_cache(max(capacity, len(tokens)))
-                self._feed(tokens, 0, cache, progress, is_cancelled)
+                self._feed(tokens, 0, cache, progress, is_cancelled, chunk_size)
         cache.activate_past_recording()  # sliding layers keep what they need to be wound back
         return CachedPrefix(tokens, extension, cache)
 
@@ -130,6 +133,7 @@ class Engine:
         prefix: CachedPrefix | None = None,
         reuse: PrefixStore | None = None,
         extension: SelfExtend | None = None,
+        chunk_size: int | None = None,
         constraint: TokenConstraint | None = None,
         progress: Progress | None = None,
         cancelled: Cancelled = None,
@@ -147,6 +151,7 @@ class Engine:
             reuse: where to look for the beginning of the prompt if there is no ``prefix``, and
                 where to leave prompt and answer for the next one.
             extension: settings of SelfExtend; with a prefix, they are the prefix's.
+            chunk_size: tokens of the prompt to run at once; those of the engine by default.
             constraint: what the answer is held to; a fresh one, used up by this answer. The answer
                 ends with ``"stop"`` where it lets nothing follow.
             progress: called after each chunk of the prompt.
@@ -170,6 +175,7 @@ class Engine:
             as_function(cancelled),
             constraint,
             watch,
+            chunk_size,
         )
         # The tally is apart so that nothing refers in a circle: an abandoned generation is closed
         # at once, and the model free again.
@@ -202,7 +208,9 @@ class Engine:
         reason: FinishReason = "cancelled"  # as it is when the consumer leaves off
         try:
             cached = tally.cached_tokens
-            logits = self._feed(job.tokens[cached:], cached, cache, job.progress, job.is_cancelled)
+            logits = self._feed(
+                job.tokens[cached:], cached, cache, job.progress, job.is_cancelled, job.chunk_size
+            )
             if job.reuse is not None and not has_state(cache):
                 cache.activate_past_recording()  # the next prompt may leave off in this answer
             sampler = Sampler(job.settings, job.tokens, logits.device, job.constraint)
@@ -265,13 +273,14 @@ class Engine:
         cache: Cache,
         progress: Progress | None,
         is_cancelled: Callable[[], bool],
+        chunk_size: int | None = None,
     ) -> Tensor:
         """Run tokens in chunks after those cached, and return the last one's logits ``[1, V]``."""
-        total = cached + len(tokens)
-        for start in range(0, len(tokens), self.chunk_size):
+        total, step = cached + len(tokens), chunk_size or self.chunk_size
+        for start in range(0, len(tokens), step):
             if is_cancelled():
                 raise GenerationCancelled(cached + start, total)
-            chunk = tokens[start : start + self.chunk_size]
+            chunk = tokens[start : start + step]
             logits = self._forward(chunk, cache)
             done = cached + start + len(chunk)
             if cache.get_seq_length() != done:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from selfextend_rag.documents import Document
 from selfextend_rag.errors import ContextBudgetExceeded
+from selfextend_rag.llm.packing import BREAK
 from selfextend_rag.llm.prompts import PromptBuilder
 from selfextend_rag.planning import ContextBudgetPlanner, ContextPlan
+from selfextend_rag.planning.budget import MemoryBudget
 
 _STEP = 1.5
 
@@ -22,6 +25,7 @@ class ReadingBudget:
         planner: what may be chosen for the model.
         stated_max_new_tokens: the length of answers that the model's generation configuration
             names, if it does.
+        memory: says what memory there is for the model now; by default it is not looked at.
     """
 
     def __init__(
@@ -29,9 +33,11 @@ class ReadingBudget:
         prompts: PromptBuilder,
         planner: ContextBudgetPlanner,
         stated_max_new_tokens: int | None = None,
+        memory: Callable[[], MemoryBudget | None] = lambda: None,
     ) -> None:
         self.prompts = prompts
         self.planner = planner
+        self.memory = memory
         window = planner.pretraining_window
         self.max_new_tokens = stated_max_new_tokens or max(1, min(256, window // 8))
         """The length of answers if none is asked for: as stated, or P / 8 and at most 256."""
@@ -45,23 +51,101 @@ class ReadingBudget:
         questions: Iterable[str] = (),
         max_new_tokens: int | None = None,
         question_reserve: int | None = None,
+        turns: int = 1,
     ) -> ContextPlan:
         """Return how documents would be read; see ``LongContextLLM.plan``."""
-        read = self.prompts.documents(as_documents(documents))
-        if question_reserve is None:
-            lengths = (len(self.prompts.question(question)) for question in questions)
-            question_reserve = max(lengths, default=None)
-        return self.plan_tokens(len(read), max_new_tokens, question_reserve)
+        kept = as_documents(documents)
+        read = self.prompts.documents(kept)
+        reserve = self._reserve(questions, question_reserve)
+        return self.plan_tokens(len(read), max_new_tokens, reserve, turns, kept)
 
     def plan_tokens(
-        self, read: int, max_new_tokens: int | None, question_reserve: int | None
+        self,
+        read: int,
+        max_new_tokens: int | None,
+        question_reserve: int | None,
+        turns: int = 1,
+        documents: Sequence[Document] = (),
     ) -> ContextPlan:
-        """Return how this many tokens of documents would be read."""
-        return self.planner.plan(
-            read,
-            self.max_new_tokens if max_new_tokens is None else max_new_tokens,
-            reserve_tokens=self.question_reserve if question_reserve is None else question_reserve,
-        )
+        """Return how this many tokens of documents would be read.
+
+        Args:
+            read: tokens of the documents in their prompt.
+            max_new_tokens: tokens to keep free for an answer.
+            question_reserve: tokens to keep free for a question.
+            turns: questions and answers to come, one after another.
+            documents: to be named by size in an error.
+        """
+        answer = self.max_new_tokens if max_new_tokens is None else max_new_tokens
+        reserve = self.question_reserve if question_reserve is None else question_reserve
+        budget = self.memory()
+        try:
+            return self.planner.plan(
+                read, answer, reserve_tokens=reserve, turns=turns, memory=budget
+            )
+        except ContextBudgetExceeded:
+            if len(documents) < 2:
+                raise
+        return self.planner.plan(  # raises again, and can now say which documents
+            read, answer, reserve_tokens=reserve, turns=turns, memory=budget,
+            documents=[(name_of(d), self._tokens_of(d)) for d in documents],
+        )  # fmt: skip
+
+    def plan_groups(
+        self,
+        documents: Documents,
+        *,
+        questions: Iterable[str] = (),
+        max_new_tokens: int | None = None,
+        question_reserve: int | None = None,
+        turns: int = 1,
+    ) -> list[DocumentGroup]:
+        """Return documents in as few prompts as hold them whole; see ``LongContextLLM``."""
+        kept = as_documents(documents)
+        sizes = [self._tokens_of(document) for document in kept]
+        answer = self.max_new_tokens if max_new_tokens is None else max_new_tokens
+        reserve = self._reserve(questions, question_reserve)
+        reserve = self.question_reserve if reserve is None else reserve
+        budget = self.memory()
+        while True:
+            found = self.planner.plan_groups(
+                sizes, answer, reserve_tokens=reserve, frame_tokens=self._frame_tokens(kept),
+                turns=turns, memory=budget, names=[name_of(document) for document in kept],
+            )  # fmt: skip
+            crowded = None
+            groups = []
+            for group, plan in zip(found.groups, found.plans, strict=True):
+                members = tuple(kept[index] for index in group)
+                read = len(self.prompts.documents(members))
+                if read > plan.prompt_tokens:  # joined, they are more tokens than one by one
+                    crowded = group, read - plan.prompt_tokens
+                    break
+                exact = self.planner.plan(
+                    read, answer, reserve_tokens=reserve, turns=turns, memory=budget
+                )
+                groups.append(DocumentGroup(members, exact))
+            if crowded is None:
+                return groups
+            for index in crowded[0]:
+                sizes[index] += crowded[1]
+
+    def _reserve(self, questions: Iterable[str], reserve: int | None) -> int | None:
+        if reserve is not None:
+            return reserve
+        return max((len(self.prompts.question(question)) for question in questions), default=None)
+
+    def _frame_tokens(self, documents: Sequence[Document]) -> int:
+        """Return the tokens of a prompt beside its documents, with one to spare for the seam."""
+        if not documents:
+            return 0
+        shortest = min(documents, key=lambda document: len(document.text))
+        alone = len(self.prompts.documents([shortest]))
+        return max(0, alone - len(self.prompts.codec.text(shortest.text.rstrip()))) + 1
+
+    def _tokens_of(self, document: Document) -> int:
+        """Return the tokens of a document under its heading, with the breaks around it."""
+        heading = " ".join(document.title.split()) or "Document 1000"
+        return len(self.prompts.codec.text(f"# {heading} (100){BREAK}{document.text}{BREAK}"))
 
     def plan_prompt(self, prompt_tokens: int, max_new_tokens: int) -> ContextPlan:
         """Return how a prompt of ``generate`` and its answer are run.
@@ -74,6 +158,14 @@ class ReadingBudget:
         Raises:
             ContextBudgetExceeded: prompt and answer do not fit.
         """
+        plan = self._settings_for_prompt(prompt_tokens, max_new_tokens)
+        budget = self.memory()
+        if budget is None:
+            return plan
+        asked = self.planner.within_memory(replace(plan, reserve_tokens=0), budget)
+        return replace(asked, reserve_tokens=plan.reserve_tokens)
+
+    def _settings_for_prompt(self, prompt_tokens: int, max_new_tokens: int) -> ContextPlan:
         plan = self.planner.plan(prompt_tokens, max_new_tokens)
         if not plan.extended:
             return plan
@@ -86,6 +178,19 @@ class ReadingBudget:
             return self.planner.plan(prompt_tokens, max_new_tokens, reserve_tokens=reserve)
         except ContextBudgetExceeded:  # the prompt itself fits, and that is what was asked
             return plan
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentGroup:
+    """Whole documents that fit one prompt, and how it is read."""
+
+    documents: tuple[Document, ...]
+    plan: ContextPlan
+
+
+def name_of(document: Document) -> str:
+    """Return what to call a document in a message."""
+    return document.title or document.source or document.id
 
 
 def as_documents(documents: Documents) -> list[Document]:

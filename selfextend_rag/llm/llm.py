@@ -14,10 +14,12 @@ from selfextend_rag.bundled import FOLDER as BUNDLED
 from selfextend_rag.engine import Engine
 from selfextend_rag.engine.engine import Cancelled, Progress
 from selfextend_rag.llm.asynchronous import AsyncCalls
-from selfextend_rag.llm.budget import Documents, ReadingBudget, as_documents
+from selfextend_rag.llm.budget import DocumentGroup, Documents, ReadingBudget, as_documents
 from selfextend_rag.llm.conversation import Message
 from selfextend_rag.llm.forms import answer_form
 from selfextend_rag.llm.loading import load_model, load_tokenizer
+from selfextend_rag.llm.machine import MemoryLimit
+from selfextend_rag.llm.memory import budget_of_model
 from selfextend_rag.llm.prompts import INSTRUCTION, PromptBuilder, PromptForm
 from selfextend_rag.llm.reading import Reading
 from selfextend_rag.llm.reuse import prefix_store
@@ -26,6 +28,8 @@ from selfextend_rag.llm.saved import load_saved
 from selfextend_rag.llm.stream import Answer, TextStream
 from selfextend_rag.llm.tools import ToolChoice, Tools, tool_request
 from selfextend_rag.planning import ContextBudgetPlanner, ContextPlan, pretraining_window_of
+from selfextend_rag.planning.budget import CHUNK_SIZES
+from selfextend_rag.planning.plan import Rule
 from selfextend_rag.planning.planner import Extension
 
 
@@ -47,10 +51,14 @@ class LongContextLLM(AsyncCalls):
         max_group_size: the largest G to choose.
         trained_fraction: share of P that counts as well trained, see `ContextBudgetPlanner`.
         extension: ``"auto"``, ``"always"`` or ``"never"``, see `ContextBudgetPlanner`.
+        rule: ``"empirical"`` or ``"exact"``, see `ContextBudgetPlanner`.
         prompt_form: ``"chat"``, ``"plain"`` or ``"auto"``, see `PromptBuilder`.
         instruction: stands between documents and question in the chat form.
         template_options: variables for the chat template, such as ``enable_thinking``.
-        chunk_size: tokens of a prompt to run at once; bounds the memory of a prefill.
+        chunk_size: tokens of a prompt to run at once; by default as many as memory allows, and at
+            most 2048.
+        memory_limit: bytes that the model may take in all, as a number or such as ``"8GiB"``, or
+            for each device; by default what is free. See docs/planning.md.
         prefix_cache_bytes: memory for the keys of earlier prompts of ``generate`` and ``stream``,
             so that one that starts alike runs only the rest; 0 keeps none. See docs/readings.md.
         prefix_cache_dir: a folder for those that memory has no room for, found again by other
@@ -59,6 +67,7 @@ class LongContextLLM(AsyncCalls):
 
     Raises:
         ReadingFileError: ``prefix_cache_dir`` can't be made.
+        UnknownMemoryError: a ``memory_limit`` is given, and what the model needs is not known.
         UnknownPretrainingWindow: the configuration does not say P, and it was not given.
         ValueError: an option is out of range.
     """
@@ -74,10 +83,12 @@ class LongContextLLM(AsyncCalls):
         max_group_size: int = 64,
         trained_fraction: Fraction | float = Fraction(2, 3),
         extension: Extension = "auto",
+        rule: Rule = "empirical",
         prompt_form: PromptForm = "auto",
         instruction: str = INSTRUCTION,
         template_options: Mapping[str, Any] | None = None,
-        chunk_size: int = 2048,
+        chunk_size: int | None = None,
+        memory_limit: MemoryLimit | None = None,
         prefix_cache_bytes: int = 1 << 30,
         prefix_cache_dir: str | os.PathLike[str] | None = None,
         prefix_cache_dir_bytes: int = 16 << 30,
@@ -92,6 +103,7 @@ class LongContextLLM(AsyncCalls):
             group_size=group_size,
             max_group_size=max_group_size,
             extension=extension,
+            rule=rule,
         )
         self.prompts = PromptBuilder(
             tokenizer,
@@ -99,9 +111,10 @@ class LongContextLLM(AsyncCalls):
             instruction=instruction,
             template_options=template_options,
         )
-        self.engine = Engine(model, chunk_size=chunk_size)
+        self.engine = Engine(model, chunk_size=CHUNK_SIZES[0] if chunk_size is None else chunk_size)
         stated = getattr(model.generation_config, "max_new_tokens", None)
-        self.budget = ReadingBudget(self.prompts, self.planner, stated)
+        memory = budget_of_model(model, memory_limit, chunk_size)
+        self.budget = ReadingBudget(self.prompts, self.planner, stated, memory)
         self._runner = TextRunner(self.engine, self.prompts)
         self.prefix_cache = prefix_store(
             self.engine, self.prompts, prefix_cache_bytes, prefix_cache_dir, prefix_cache_dir_bytes
@@ -162,6 +175,7 @@ class LongContextLLM(AsyncCalls):
         question: str | Sequence[str] = (),
         max_new_tokens: int | None = None,
         question_reserve: int | None = None,
+        turns: int = 1,
     ) -> ContextPlan:
         """Return how documents would be read; the model does not run.
 
@@ -172,15 +186,43 @@ class LongContextLLM(AsyncCalls):
                 generation configuration names, or an eighth of P and at most 256.
             question_reserve: tokens to keep free for a question and its frame; by default those of
                 the longest ``question``, or an eighth of P, from 16 to 512.
+            turns: questions and answers to keep room for one after another, as in a conversation.
 
         Raises:
             ContextBudgetExceeded: they do not fit.
+            MemoryBudgetExceeded: they would, but memory does not hold them.
         """
         return self.budget.plan(
             documents,
             questions=[question] if isinstance(question, str) else question,
             max_new_tokens=max_new_tokens,
             question_reserve=question_reserve,
+            turns=turns,
+        )
+
+    def plan_groups(
+        self,
+        documents: Documents,
+        *,
+        question: str | Sequence[str] = (),
+        max_new_tokens: int | None = None,
+        question_reserve: int | None = None,
+        turns: int = 1,
+    ) -> list[DocumentGroup]:
+        """Return documents in as few groups as can each be read whole; arguments as for ``plan``.
+
+        Each group has its ``documents``, in the order they were given in, and the ``plan`` under
+        which ``read`` would read them.
+
+        Raises:
+            DocumentTooLarge: a document can't be read even by itself; it is named.
+        """
+        return self.budget.plan_groups(
+            documents,
+            questions=[question] if isinstance(question, str) else question,
+            max_new_tokens=max_new_tokens,
+            question_reserve=question_reserve,
+            turns=turns,
         )
 
     def read(
@@ -189,6 +231,7 @@ class LongContextLLM(AsyncCalls):
         *,
         max_new_tokens: int | None = None,
         question_reserve: int | None = None,
+        turns: int = 1,
         progress: Progress | None = None,
         cancelled: Cancelled = None,
     ) -> Reading:
@@ -198,23 +241,26 @@ class LongContextLLM(AsyncCalls):
             documents: one or several, each a `Document` or a text.
             max_new_tokens: the longest answer to keep room for; default as for ``plan``.
             question_reserve: tokens to keep free for each question and its frame.
+            turns: questions and answers to keep room for one after another.
             progress: called with tokens done and tokens to do, after each chunk.
             cancelled: an event or function that ends the reading between two chunks.
 
         Raises:
             ContextBudgetExceeded: they do not fit; the model has not run.
+            MemoryBudgetExceeded: they would, but memory does not hold them; it has not run.
             UnsupportedModelError: they need SelfExtend, and the model can't be extended.
             GenerationCancelled: it was cancelled.
         """
         kept = as_documents(documents)
         packed = self.prompts.packed(kept)
         tokens = packed.tokens
-        plan = self.budget.plan_tokens(len(tokens), max_new_tokens, question_reserve)
+        plan = self.budget.plan_tokens(len(tokens), max_new_tokens, question_reserve, turns, kept)
         started = time.perf_counter()
         prefix = self.engine.prefill(
             tokens,
             extension=plan.settings,
             capacity=plan.total_tokens,
+            chunk_size=plan.chunk_size,
             progress=progress,
             cancelled=cancelled,
         )

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import torch
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -79,6 +80,26 @@ def load_config(source: str | os.PathLike[str], **options: Any) -> PreTrainedCon
     return _loaded(
         source, "configuration", lambda name: AutoConfig.from_pretrained(name, **_shared(options))
     )
+
+
+def empty_model(source: str | os.PathLike[str], config: PreTrainedConfig, dtype: Any) -> Any:
+    """Return a model without weights, on torch's meta device: names and shapes alone.
+
+    Args:
+        source: what to call it in an error.
+        config: its configuration.
+        dtype: its precision; None for what the configuration says.
+
+    Raises:
+        ModelLoadError: no causal language model can be built from the configuration.
+    """
+    chosen = dtype or getattr(config, "dtype", None) or torch.float32
+
+    def build(_: str) -> Any:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, dtype=chosen).eval()
+
+    return _loaded(source, "model", build)
 
 
 def stated_max_new_tokens(source: str | os.PathLike[str], **options: Any) -> int | None:

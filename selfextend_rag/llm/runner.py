@@ -86,6 +86,7 @@ class TextRunner:
                 prefix=prefix,
                 reuse=reuse,
                 extension=plan.settings,
+                chunk_size=plan.chunk_size,
                 constraint=None if form.grammar is None else form.grammar.start(),
                 progress=progress,
                 cancelled=lambda: closed.is_set() or also_cancelled(),

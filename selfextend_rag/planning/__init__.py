@@ -1,5 +1,6 @@
 """How long a sequence may be, and which settings of SelfExtend it needs; integers only."""
 
+from selfextend_rag.planning.budget import MemoryBudget
 from selfextend_rag.planning.calibration import (
     Calibration,
     CalibrationCell,
@@ -8,6 +9,7 @@ from selfextend_rag.planning.calibration import (
     find_calibration,
     load_calibration,
 )
+from selfextend_rag.planning.memory import DeviceMemory, MemoryEstimate, ModelMemory
 from selfextend_rag.planning.plan import ContextPlan
 from selfextend_rag.planning.planner import ContextBudgetPlanner
 from selfextend_rag.planning.pretraining import pretraining_window_of
@@ -18,6 +20,10 @@ __all__ = [
     "CalibrationError",
     "ContextBudgetPlanner",
     "ContextPlan",
+    "DeviceMemory",
+    "MemoryBudget",
+    "MemoryEstimate",
+    "ModelMemory",
     "calibration_path",
     "find_calibration",
     "load_calibration",

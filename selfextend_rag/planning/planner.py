@@ -7,13 +7,21 @@ trained, so a sequence of N tokens should keep ``W + (N - W) / G <= rho * P``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from typing import Literal
 
 from selfextend_rag.errors import ContextBudgetExceeded
-from selfextend_rag.planning.plan import ContextPlan
+from selfextend_rag.planning.budget import MemoryBudget
+from selfextend_rag.planning.groups import DocumentGroups, group_sizes
+from selfextend_rag.planning.plan import ContextPlan, Rule
+from selfextend_rag.planning.refusals import (
+    NamedSize,
+    memory_refusal,
+    too_large,
+    window_refusal,
+)
 from selfextend_rag.positions import SelfExtend
 
 Extension = Literal["auto", "always", "never"]
@@ -42,6 +50,8 @@ class ContextBudgetPlanner:
         extension: ``"auto"`` as said above; ``"always"`` extends also what fits; ``"never"`` runs
             plain at any length, for comparison: nothing is refused, and past the window no sense
             is to be expected.
+        rule: ``"empirical"`` keeps ``W + (N - W) / G`` within ``trained_fraction`` of P, as the
+            authors advise; ``"exact"`` uses every position below P.
 
     Raises:
         ValueError: a setting is out of range, or the settings contradict each other.
@@ -53,6 +63,7 @@ class ContextBudgetPlanner:
     group_size: int | None = None
     max_group_size: int = 64
     extension: Extension = "auto"
+    rule: Rule = "empirical"
 
     def __post_init__(self) -> None:
         if self.pretraining_window < 8:
@@ -67,6 +78,8 @@ class ContextBudgetPlanner:
             raise ValueError(
                 f'extension must be "auto", "always" or "never", got {self.extension!r}'
             )
+        if self.rule not in ("empirical", "exact"):
+            raise ValueError(f'rule must be "empirical" or "exact", got {self.rule!r}')
         if self.neighbor_window is not None:  # refuses what is out of range, naming it
             SelfExtend(1, self.neighbor_window).extended_window(self.pretraining_window)
         largest = self._default_neighbor_window()
@@ -77,27 +90,107 @@ class ContextBudgetPlanner:
             )
 
     def plan(
-        self, prompt_tokens: int, max_new_tokens: int, *, reserve_tokens: int = 0
+        self,
+        prompt_tokens: int,
+        max_new_tokens: int,
+        *,
+        reserve_tokens: int = 0,
+        turns: int = 1,
+        memory: MemoryBudget | None = None,
+        documents: Sequence[NamedSize] = (),
     ) -> ContextPlan:
         """Return the plan for a prompt and its answer.
 
         Args:
             prompt_tokens: tokens of the prompt that are known now.
-            max_new_tokens: tokens to keep free for the answer.
+            max_new_tokens: tokens to keep free for an answer.
             reserve_tokens: tokens to keep free for what the prompt will still get, like questions.
+            turns: how often a reserve and an answer will follow, one after another; the settings
+                stay what they are meanwhile, and so do the keys that were read.
+            memory: a model and what there is for it; by default memory is not looked at.
+            documents: names and tokens of what the prompt is made of, to be named in an error.
 
         Raises:
             ContextBudgetExceeded: no allowed settings make room; the error has the figures.
+            MemoryBudgetExceeded: settings would, but memory does not hold it.
             ValueError: a number of tokens is negative.
         """
-        plain = ContextPlan(prompt_tokens, max_new_tokens, reserve_tokens, self.pretraining_window)
-        fits = plain.total_tokens <= self.pretraining_window
-        if self.extension == "never" or (fits and self.extension == "auto"):
-            return plain
-        for settings in self._candidates():
-            if plain.total_tokens <= self.limit(settings):
-                return replace(plain, **asdict(settings))
-        raise self._exceeded(plain)
+        plain = ContextPlan(
+            prompt_tokens, max_new_tokens, reserve_tokens, self.pretraining_window, turns=turns
+        )
+        plan = self._settled(plain)
+        if plan is None:
+            best, available = self._best()
+            sufficient = self._sufficient_group_size(plain.total_tokens)
+            raise window_refusal(plain, best, available, sufficient, documents)
+        return plan if memory is None else self.within_memory(plan, memory, documents)
+
+    def within_memory(
+        self, plan: ContextPlan, memory: MemoryBudget, documents: Sequence[NamedSize] = ()
+    ) -> ContextPlan:
+        """Return a plan with its chunk size and what it needs in memory.
+
+        Raises:
+            MemoryBudgetExceeded: memory does not hold it, however small the chunks.
+        """
+        fitted = memory.fitted(plan)
+        if fitted.fits_memory:
+            return fitted
+        available = memory.most_tokens(plan, lambda shorter: self._settled(shorter) or shorter)
+        raise memory_refusal(fitted, memory, available, documents)
+
+    def plan_groups(
+        self,
+        document_tokens: Sequence[int],
+        max_new_tokens: int,
+        *,
+        reserve_tokens: int = 0,
+        frame_tokens: int = 0,
+        turns: int = 1,
+        memory: MemoryBudget | None = None,
+        names: Sequence[str] = (),
+    ) -> DocumentGroups:
+        """Return the fewest prompts that each hold whole documents.
+
+        Arguments that are not named here are as for ``plan``.
+
+        Args:
+            document_tokens: tokens of each document, its heading included.
+            frame_tokens: tokens of each prompt beside its documents.
+            names: of the documents, for an error.
+
+        Raises:
+            DocumentTooLarge: a document fits no prompt by itself; it is named.
+        """
+        figures = ContextPlan(
+            frame_tokens + sum(document_tokens), max_new_tokens, reserve_tokens,
+            self.pretraining_window, turns=turns,
+        )  # fmt: skip
+        room = self._prompt_room(figures, memory) - frame_tokens
+        for index, size in enumerate(document_tokens):
+            if size > room:
+                name = names[index] if names else f"number {index + 1}"
+                raise too_large(name, index, size, frame_tokens, figures, room)
+        grouping = group_sizes(document_tokens, room)
+        plans = tuple(
+            self.plan(
+                frame_tokens + sum(document_tokens[i] for i in group), max_new_tokens,
+                reserve_tokens=reserve_tokens, turns=turns, memory=memory,
+            )
+            for group in grouping.groups
+        )  # fmt: skip
+        return DocumentGroups(grouping.groups, plans, grouping.lower_bound)
+
+    def _prompt_room(self, figures: ContextPlan, memory: MemoryBudget | None) -> int:
+        """Return the longest prompt that fits, up to the one in ``figures``."""
+        later = figures.total_tokens - figures.prompt_tokens
+        most = min(figures.prompt_tokens, self.extended_window - later)
+        plan = self._settled(replace(figures, prompt_tokens=max(0, most)))
+        if memory is None or most <= 0 or plan is None:
+            return most
+        if memory.fitted(plan).fits_memory:
+            return most
+        return memory.most_tokens(plan, lambda shorter: self._settled(shorter) or shorter) - later
 
     def plan_within(
         self, earlier: ContextPlan, prompt_tokens: int, max_new_tokens: int
@@ -129,13 +222,12 @@ class ContextBudgetPlanner:
         )
 
     def limit(self, settings: SelfExtend) -> int:
-        """Return the longest sequence this planner would run with these settings.
+        """Return the longest sequence that the rule lets these settings run.
 
-        The exact extended window, or, unless the caller fixed the group size, the shorter one that
-        ``W + (N - W) / G <= rho * P`` leaves.
+        A group size that the caller fixed is bounded by the exact window alone.
         """
         exact = settings.extended_window(self.pretraining_window)
-        if self.group_size is not None:
+        if self._rule == "exact":
             return exact
         window, group = settings.neighbor_window, settings.group_size
         trained = _fraction(self.trained_fraction) * self.pretraining_window
@@ -148,6 +240,20 @@ class ContextBudgetPlanner:
         With ``extension="never"``, the pretraining window: nothing beyond it makes sense.
         """
         return self._best()[1]
+
+    @property
+    def _rule(self) -> Rule:
+        return "exact" if self.group_size is not None else self.rule
+
+    def _settled(self, plain: ContextPlan) -> ContextPlan | None:
+        """Return a plan with the mildest settings that make room for it; None if there are none."""
+        fits = plain.total_tokens <= self.pretraining_window
+        if self.extension == "never" or (fits and self.extension == "auto"):
+            return replace(plain, group_size=1, neighbor_window=None, rule=None)
+        for settings in self._candidates():
+            if plain.total_tokens <= self.limit(settings):
+                return replace(plain, **asdict(settings), rule=self._rule)
+        return None
 
     def _best(self) -> tuple[SelfExtend | None, int]:
         """Return the settings that reach farthest, None for plain attention, and how far."""
@@ -178,32 +284,10 @@ class ContextBudgetPlanner:
             window = window // group * group
         return SelfExtend(group, window)
 
-    def _exceeded(self, plan: ContextPlan) -> ContextBudgetExceeded:
-        """Return the error that says by how much, and what would help."""
-        best, available = self._best()
-        needed = plan.total_tokens
-        remedies = [f"drop {needed - available} tokens"]
-        sufficient = self._sufficient_group_size(needed)
-        if sufficient is not None:
-            remedies.insert(0, f"allow group_size {sufficient}")
-        parts = [f"prompt of {plan.prompt_tokens} tokens"]
-        if plan.reserve_tokens:
-            parts.append(f"{plan.reserve_tokens} kept for questions")
-        parts.append(f"{plan.max_new_tokens} for the answer")
-        group = best.group_size if best else 1
-        return ContextBudgetExceeded(
-            f"{' + '.join(parts)} exceeds the extended window of {available} (group_size {group})",
-            needed=needed,
-            available=available,
-            group_size=group,
-            neighbor_window=best.neighbor_window if best else None,
-            remedies=remedies,
-        )
-
     def _sufficient_group_size(self, needed: int) -> int | None:
         """Return the smallest group size beyond the allowed ones that would do, if there is one."""
         free = ContextBudgetPlanner(
-            self.pretraining_window, self.trained_fraction, self.neighbor_window
+            self.pretraining_window, self.trained_fraction, self.neighbor_window, rule=self.rule
         )
         for settings in free._candidates(max_group_size=self.pretraining_window):
             if needed <= free.limit(settings):

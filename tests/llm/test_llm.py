@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -168,16 +169,21 @@ def test_too_long_is_said_before_the_model_runs(llm, forwards):
     assert not forwards
 
 
+def unmeasured(plan):
+    """A plan without its memory, of which what is free changes from moment to moment."""
+    return replace(plan, memory=None)
+
+
 def test_the_plan_says_what_reading_would_do(llm, forwards):
     plan = llm.plan(LONG, max_new_tokens=9, question_reserve=30)
     assert not forwards
     reading = llm.read(LONG, max_new_tokens=9, question_reserve=30)
-    assert plan == reading.plan
+    assert unmeasured(plan) == unmeasured(reading.plan)
     assert (plan.max_new_tokens, plan.reserve_tokens) == (9, 30)
     assert plan.prompt_tokens == 1 + len(LONG.rstrip())
     only = llm.plan(LONG, question=QUESTION)
     assert only.reserve_tokens == len(f"\n\nQuestion: {QUESTION}\nAnswer:")
-    assert llm.plan(LONG, question=["Why?", QUESTION]) == only
+    assert unmeasured(llm.plan(LONG, question=["Why?", QUESTION])) == unmeasured(only)
     assert only.max_new_tokens == llm.budget.max_new_tokens == 16
 
 

@@ -1,0 +1,193 @@
+"""What is said when a plan can't be had: by how much, and what would help, the mildest first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from selfextend_rag.errors import (
+    ContextBudgetExceeded,
+    DocumentTooLarge,
+    MemoryBudgetExceeded,
+)
+from selfextend_rag.planning.budget import MemoryBudget
+from selfextend_rag.planning.memory import DeviceEstimate
+from selfextend_rag.planning.plan import ContextPlan, added_up
+from selfextend_rag.planning.units import in_words
+from selfextend_rag.positions import SelfExtend
+
+NamedSize = tuple[str, int]
+"""The name of a document, and its tokens."""
+
+_NAMED_AT_MOST = 5
+_QUANTISED_BITS = 4
+_QUANTISED_GROUP = 64  # numbers that share a scale and an offset of two bytes each
+
+
+def window_refusal(
+    plan: ContextPlan,
+    best: SelfExtend | None,
+    available: int,
+    sufficient_group_size: int | None,
+    documents: Sequence[NamedSize],
+) -> ContextBudgetExceeded:
+    """Return the error for a plan that exceeds the window.
+
+    Args:
+        plan: what was asked for, with plain attention.
+        best: the settings that reach farthest.
+        available: how far they reach, in tokens.
+        sufficient_group_size: the smallest group size that would do if it were allowed.
+        documents: what may be left out.
+    """
+    group = best.group_size if best else 1
+    excess = plan.total_tokens - available
+    remedies = [*_fewer_documents(documents, excess)]
+    if sufficient_group_size is not None:
+        coarser = sufficient_group_size / group
+        remedies.append(
+            f"allow group_size {sufficient_group_size} (far positions {coarser:.2g} times as "
+            f"coarse as with {group})"
+        )
+    remedies.extend(_smaller_answer(plan, excess))
+    longer = -(-plan.pretraining_window * plan.total_tokens // max(1, available))
+    remedies.append(f"take a model trained on about {longer} tokens")
+    figures = added_up(plan).replace(" tokens of prompt", " tokens", 1)
+    return ContextBudgetExceeded(
+        f"prompt of {figures} exceeds the extended window of {available} (group_size {group})",
+        needed=plan.total_tokens,
+        available=available,
+        group_size=group,
+        neighbor_window=best.neighbor_window if best else None,
+        remedies=remedies,
+    )
+
+
+def memory_refusal(
+    plan: ContextPlan,
+    memory: MemoryBudget,
+    available: int,
+    documents: Sequence[NamedSize],
+) -> MemoryBudgetExceeded:
+    """Return the error for a plan that memory does not hold.
+
+    Args:
+        plan: with the estimate of its memory.
+        memory: the model and what there is for it.
+        available: the most tokens that memory holds; -1 if it does not hold an empty prompt.
+        documents: what may be left out.
+    """
+    assert plan.memory is not None
+    short = next(device for device in plan.memory.devices if not device.fits)
+    assert short.available_bytes is not None
+    excess = plan.total_tokens - available
+    remedies: list[str] = []
+    if available >= 0:
+        remedies += _fewer_documents(documents, excess)
+        remedies += _smaller_answer(plan, excess)
+    remedies.extend(_smaller_chunks(plan, memory))
+    remedies.extend(_quantised(short, memory.model.itemsize))
+    remedies.append("take a smaller model or a device with more memory")
+    return MemoryBudgetExceeded(
+        f"{added_up(plan)} = {plan.total_tokens} tokens need at most "
+        f"{in_words(short.needed_bytes)} on {short.name} "
+        f"({in_words(short.weights_bytes)} of weights, "
+        f"{in_words(short.kv_cache_bytes + short.grouped_keys_bytes)} of keys and values, "
+        f"{in_words(short.workspace_bytes)} to work in), and it has "
+        f"{in_words(short.available_bytes)} for them",
+        device=short.name,
+        needed_bytes=short.needed_bytes,
+        available_bytes=short.available_bytes,
+        needed=plan.total_tokens,
+        available=max(0, available),
+        group_size=plan.group_size,
+        neighbor_window=plan.neighbor_window,
+        remedies=remedies,
+    )
+
+
+def too_large(
+    name: str, index: int, size: int, frame: int, figures: ContextPlan, room: int
+) -> DocumentTooLarge:
+    """Return the error for a document that fits no prompt by itself.
+
+    Args:
+        name: of the document.
+        index: its place among the documents.
+        size: its tokens.
+        frame: tokens of a prompt beside its documents.
+        figures: what is kept for questions and answers.
+        room: tokens of documents that a prompt holds.
+    """
+    later = figures.total_tokens - figures.prompt_tokens + frame
+    return DocumentTooLarge(
+        f'the document "{name}" of {size} tokens fits no prompt by itself: there is room for '
+        f"{max(0, room)} beside {later} for questions, answers and their frame",
+        document=name,
+        index=index,
+        needed=size + later,
+        available=max(0, room) + later,
+        remedies=(
+            "leave it out",
+            "keep less room for questions and answers",
+            "allow a larger group_size or more memory, or take a model with a longer window",
+        ),
+    )
+
+
+def to_drop(documents: Sequence[NamedSize], excess: int) -> list[NamedSize]:
+    """Return the fewest documents that are together at least ``excess`` tokens.
+
+    One that is enough is taken as small as possible; otherwise the largest come first, and the
+    last of them is again as small as possible. Empty if all together are not enough.
+    """
+    left = sorted(documents, key=lambda document: document[1])
+    if sum(size for _, size in left) < excess:
+        return []
+    dropped = []
+    while excess > 0:
+        enough = next((i for i, (_, size) in enumerate(left) if size >= excess), len(left) - 1)
+        dropped.append(left.pop(enough))
+        excess -= dropped[-1][1]
+    return dropped
+
+
+def _fewer_documents(documents: Sequence[NamedSize], excess: int) -> Iterator[str]:
+    dropped = to_drop(documents, excess) if len(documents) > 1 else []
+    if not dropped or len(dropped) == len(documents):
+        yield f"drop {excess} tokens"
+        return
+    named = [f'"{name}" ({size} tokens)' for name, size in dropped[:_NAMED_AT_MOST]]
+    more = len(dropped) - len(named)
+    rest = f" and {more} more" if more else ""
+    one = "document" if len(dropped) == 1 else "documents"
+    yield f"drop the {one} {', '.join(named)}{rest}"
+
+
+def _smaller_answer(plan: ContextPlan, excess: int) -> Iterator[str]:
+    shorter = plan.max_new_tokens - -(-excess // plan.turns)
+    if shorter > 0:
+        yield f"keep {shorter} tokens for the answer instead of {plan.max_new_tokens}"
+
+
+def _smaller_chunks(plan: ContextPlan, memory: MemoryBudget) -> Iterator[str]:
+    """A chunk size that the caller fixed may be what is too much."""
+    if memory.chunk_size is not None:
+        free = replace(memory, chunk_size=None).fitted(plan)
+        if free.memory is not None and free.memory.fits:
+            yield f"read {free.chunk_size} tokens at a time instead of {memory.chunk_size}"
+
+
+def _quantised(device: DeviceEstimate, itemsize: int) -> Iterator[str]:
+    """What a quantised cache would take: bits, and a scale and an offset for each group."""
+    held = device.kv_cache_bytes + device.grouped_keys_bytes
+    if not held:
+        return
+    bits = _QUANTISED_BITS + 32 / _QUANTISED_GROUP
+    smaller = int(device.kv_cache_bytes * bits / (8 * itemsize))
+    assert device.available_bytes is not None
+    if device.needed_bytes - held + smaller <= device.available_bytes:
+        yield (
+            f"quantise keys and values to {_QUANTISED_BITS} bits ({in_words(smaller)} instead of "
+            f"{in_words(held)}), which the caches of transformers can do and this engine can't"
+        )
