@@ -1,0 +1,121 @@
+"""Memory of models: what they hold, where, and refusals before any work."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from selfextend_rag import Document, DocumentTooLarge, LongContextLLM, MemoryBudgetExceeded
+from selfextend_rag.errors import UnknownMemoryError
+from selfextend_rag.llm.loading import empty_model
+from selfextend_rag.llm.memory import budget_of_model, budget_of_source
+from selfextend_rag.llm.weights import memory_of_model, model_memory, sizes_in_folder, sizes_of
+from tests import zoo
+from tests.tiny import byte_tokenizer, tiny_llama
+
+LONG = "".join(f"Fact {i} is {i * i % 97}. " for i in range(20))
+
+
+def make(model, **options):
+    return LongContextLLM(model, byte_tokenizer(), prefix_cache_bytes=0, **options)
+
+
+def test_weights_are_counted_once_wherever_their_sizes_come_from(tmp_path):
+    for tied in (False, True):
+        model = tiny_llama(dtype=torch.float32, tie_word_embeddings=tied)
+        held = sum(p.nbytes for p in model.parameters())
+        model.save_pretrained(tmp_path / str(tied))
+        assert sum(sizes_in_folder(tmp_path / str(tied)).values()) == held
+        buffers = sum(b.nbytes for b in model.buffers())
+        empty = empty_model("tiny", model.config, torch.float32)
+        assert sum(sizes_of(empty).values()) == sum(sizes_of(model).values()) == held + buffers
+        assert memory_of_model(model).shares[0].weights_bytes == held + buffers
+
+
+def test_each_device_has_its_layers_and_what_is_offloaded_runs_on_the_first():
+    model = tiny_llama(num_hidden_layers=4)
+    sizes = sizes_of(model)
+    placed = {
+        "model.embed_tokens": 0, "model.layers.0": 0, "model.layers.1": 1, "model.layers.2": "cpu",
+        "model.layers.3": "disk", "model.norm": 1, "lm_head": 1, "model.rotary_emb": 0,
+    }  # fmt: skip
+    memory = model_memory(model, sizes, placed, itemsize=8)
+    shares = {share.name: share for share in memory.shares}
+    assert {name: share.layers for name, share in shares.items()} == {
+        "cuda:0": (0, 2, 3), "cuda:1": (1,), "cpu": (),
+    }  # fmt: skip
+    layer = sum(size for name, size in sizes.items() if ".layers.2." in name)
+    assert shares["cpu"].weights_bytes == layer
+    assert shares["cuda:0"].streamed_bytes == layer
+    assert not memory.work.fused_extended
+    on_disk = sum(size for name, size in sizes.items() if ".layers.3." in name)
+    assert sum(s.weights_bytes for s in memory.shares) == sum(sizes.values()) - on_disk
+
+
+def test_what_memory_can_not_hold_is_refused_before_any_work(monkeypatch):
+    model = tiny_llama(window=128, dtype=torch.float32)
+    llm = make(model, memory_limit="1500KiB")
+    monkeypatch.setattr(model, "forward", None)
+    for work in (lambda: llm.read(LONG), lambda: llm.generate(LONG), lambda: llm.plan(LONG)):
+        with pytest.raises(MemoryBudgetExceeded, match=r"1\.46 MiB for them"):
+            work()
+
+
+def test_less_memory_means_smaller_chunks_and_the_same_answer(monkeypatch):
+    model = tiny_llama(window=128)
+    roomy = make(model)
+    answer = roomy.read(LONG).ask("Why?", max_new_tokens=5).text
+    needed = roomy.plan(LONG).memory.needed_bytes
+    tight = make(model, memory_limit=needed - 1)
+    reading = tight.read(LONG)
+    assert reading.plan.chunk_size < roomy.plan(LONG).chunk_size
+    assert reading.ask("Why?", max_new_tokens=5).text == answer
+    stated = reading.plan.memory
+    assert reading.nbytes == stated.kv_cache_bytes + stated.grouped_keys_bytes
+
+
+def test_the_chunks_of_a_reading_are_those_of_its_plan():
+    llm = make(tiny_llama(window=128), chunk_size=100)
+    steps = []
+    reading = llm.read(LONG, progress=lambda done, total: steps.append(done))
+    assert reading.plan.chunk_size == 100
+    assert steps == [*range(100, steps[-1], 100), reading.plan.prompt_tokens]
+
+
+def test_what_is_not_known_is_not_planned_unless_a_limit_asks_for_it():
+    model = zoo.build("mimo_v2_flash")
+    assert budget_of_model(model)() is None
+    assert budget_of_source("tiny", model.config) is None
+    with pytest.raises(UnknownMemoryError, match="twice the key-value heads"):
+        budget_of_model(model, "1GiB")
+    with pytest.raises(UnknownMemoryError, match="twice the key-value heads"):
+        budget_of_source("tiny", model.config, limit="1GiB")
+
+
+def test_documents_that_do_not_fit_are_named_by_size():
+    llm = make(tiny_llama(window=128), max_group_size=2)
+    documents = [Document.from_text("x" * n, title=t) for n, t in ((90, "a"), (40, "b"))]
+    with pytest.raises(Exception, match='drop the document "b"'):
+        llm.plan(documents)
+
+
+def test_groups_hold_whole_documents_and_each_can_be_read():
+    llm = make(tiny_llama(window=128), max_group_size=8)
+    documents = [Document.from_text(f"{n} " + "x" * (20 * n), title=str(n)) for n in range(1, 12)]
+    groups = llm.plan_groups(documents)
+    assert [d for group in groups for d in group.documents] != []
+    assert sorted(int(d.title) for group in groups for d in group.documents) == list(range(1, 12))
+    assert 1 < len(groups) < 11
+    for group in groups:
+        assert llm.plan(list(group.documents)).total_tokens == group.plan.total_tokens
+        assert group.plan.total_tokens <= group.plan.extended_window
+    with pytest.raises(DocumentTooLarge, match='"whale" of'):
+        llm.plan_groups([*documents, Document.from_text("x" * 4000, title="whale")])
+
+
+def test_room_for_more_turns_is_kept():
+    llm = make(tiny_llama(window=128))
+    once, thrice = llm.plan(LONG), llm.plan(LONG, turns=3)
+    later = once.reserve_tokens + once.max_new_tokens
+    assert thrice.total_tokens == once.total_tokens + 2 * later
+    assert llm.read(LONG, turns=3).plan.turns == 3
