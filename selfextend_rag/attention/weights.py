@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -61,27 +62,38 @@ def attention_mass(
         bias: ``[T, S]`` added to the scores, -inf where a key is not seen.
     """
     compute = torch.float64 if q.dtype == torch.float64 else torch.float32
-    blocks = _Blocks(q.to(compute), k, scoring, positions, first_key, starts, bias)
+    blocks = _Blocks(
+        q.to(compute) * scoring.scaling, k, scoring, positions, first_key, starts, bias
+    )
     heads, length, total = q.shape[0], q.shape[1], k.shape[1]
     keep = heads * length * total <= _KEPT
-    kept: list[Tensor] = []
+    kept: list[_Exponentials] = []
     if scoring.sinks is None:
         lse = q.new_full((heads, length), -torch.inf, dtype=compute)
     else:
         lse = scoring.sinks.to(compute).view(-1, 1).expand(-1, length)
-    for _, scores in blocks:
-        lse = torch.logaddexp(lse, scores.logsumexp(-1))
+    for block in blocks:
+        lse = torch.logaddexp(lse, block.highest + block.values.sum(-1).log())
         if keep:
-            kept.append(scores)
+            kept.append(block)
     mass = q.new_empty((heads, total), dtype=compute)
-    for begin, scores in zip(blocks.begins, kept, strict=True) if keep else blocks:
-        weights = (scores - lse.unsqueeze(-1)).exp_().sum(1)
-        mass[:, begin : begin + scores.shape[-1]] = weights
+    for block in kept if keep else blocks:
+        share = (block.highest - lse).exp()
+        end = block.begin + block.values.shape[-1]
+        mass[:, block.begin : end] = (share.unsqueeze(1) @ block.values).squeeze(1)
     return mass
 
 
+class _Exponentials(NamedTuple):
+    """What one block of n keys scores, as ``values * exp(highest)``."""
+
+    begin: int
+    highest: Tensor  # [H, T]
+    values: Tensor  # [H, T, n]
+
+
 class _Blocks:
-    """The scores ``[H, T, n]`` of n keys at a time; -inf where a key is not seen."""
+    """The scores of n keys at a time, of queries that are scaled already."""
 
     def __init__(
         self,
@@ -95,12 +107,13 @@ class _Blocks:
     ) -> None:
         self.k, self.scoring, self.positions = k, scoring, positions
         self.first_key, self.starts, self.bias = first_key, starts, bias
+        self.earliest = int(positions[0])
         rotary, settings = scoring.rotary, scoring.settings
         self.exact = self.grouped = q
         self.kept: Tensor | None = None
         self.border = 0  # keys before it are grouped for all queries
         if rotary is not None and settings is not None:
-            self.border = max(0, int(positions[0]) - settings.neighbor_window + 1)
+            self.border = max(0, self.earliest - settings.neighbor_window + 1)
             self.exact = rotary.rotate(q[None], positions)[0]
             self.grouped = rotary.rotate(q[None], settings.query_position(positions))[0]
             self.kept = self._kept_keys(rotary, settings)
@@ -114,18 +127,24 @@ class _Blocks:
             return None
         return store.reach(self.k[None], far, 0, rotary, settings, (0,))[0, :, :far]
 
-    def __iter__(self) -> Iterator[tuple[int, Tensor]]:
+    def __iter__(self) -> Iterator[_Exponentials]:
         for begin, end in zip(self.begins, self.ends, strict=True):
-            scores = self._products(begin, end).mul_(self.scoring.scaling)
+            scores = self._products(begin, end)
             if self.scoring.softcap is not None:
                 scores = self.scoring.softcap * torch.tanh(scores / self.scoring.softcap)
             if self.bias is not None:
                 scores = scores + self.bias[:, begin:end].to(scores.dtype)
-            keys = torch.arange(begin, end, device=self.k.device) + self.first_key
-            unseen = keys > self.positions[:, None]
-            if self.starts is not None:
-                unseen |= keys < self.starts[:, None]
-            yield begin, scores.masked_fill_(unseen, -torch.inf)
+            if self.starts is not None or self.first_key + end - 1 > self.earliest:
+                self._mask(scores, begin, end)
+            highest = scores.amax(-1).clamp_(min=torch.finfo(scores.dtype).min)
+            yield _Exponentials(begin, highest, scores.sub_(highest.unsqueeze(-1)).exp_())
+
+    def _mask(self, scores: Tensor, begin: int, end: int) -> None:
+        keys = torch.arange(begin, end, device=self.k.device) + self.first_key
+        unseen = keys > self.positions[:, None]
+        if self.starts is not None:
+            unseen |= keys < self.starts[:, None]
+        scores.masked_fill_(unseen, -torch.inf)
 
     def _products(self, begin: int, end: int) -> Tensor:
         """The products of all queries with the keys of one block."""

@@ -27,7 +27,9 @@ class AnswerWatch:
     token to the last but one of the answer. Only their queries are kept while the model runs; they
     are weighed against the cached keys in one pass at the end, and in between for a long answer.
 
-    The model must run one row without padding.
+    Of the layers, in the order in which they attend, the middle half counts: the first ones mostly
+    look at positions and the last ones at what to write next, and half costs half. The model must
+    run one row without padding.
 
     Attributes:
         answer_tokens: how many tokens the answer has; kept up to date by whoever takes them.
@@ -37,15 +39,18 @@ class AnswerWatch:
 
     Args:
         prompt_tokens: tokens of the whole prompt.
+        every_layer: count all layers.
     """
 
-    def __init__(self, prompt_tokens: int) -> None:
+    def __init__(self, prompt_tokens: int, *, every_layer: bool = False) -> None:
         self.answer_tokens = 0
         self.mass: NDArray[np.float64] | None = None
         self.skipped: dict[str, str] = {}
         self._prompt = prompt_tokens
         self._end = self._forwards = 0
+        self._every_layer = every_layer
         self._layers: dict[nn.Module, _WatchedLayer] = {}
+        self._complete = False  # all layers have attended once
 
     @contextmanager
     def watching(self, model: PreTrainedModel) -> Iterator[None]:
@@ -65,10 +70,23 @@ class AnswerWatch:
     def _count(self, model: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         self._end = kwargs["past_key_values"].get_seq_length() + kwargs["input_ids"].shape[1]
         self._forwards += 1
+        if self._layers:
+            self._leave_out()
+
+    def _leave_out(self) -> None:
+        """Forget the layers that do not count, once it is known how many there are."""
+        if self._complete or self._every_layer:
+            return
+        self._complete = True
+        modules = list(self._layers)
+        for module in (*modules[: len(modules) // 4], *modules[len(modules) - len(modules) // 4 :]):
+            del self._layers[module]
 
     def _see(self, call: AttentionCall) -> None:
         layer = self._layers.get(call.module)
         if layer is None:
+            if self._complete:
+                return
             layer = self._layers[call.module] = _WatchedLayer()
         if self._end >= self._prompt:
             layer.see(call, self._end, self._forwards)
@@ -77,6 +95,7 @@ class AnswerWatch:
     def _weigh(self, model: PreTrainedModel) -> None:
         if not self.answer_tokens:
             return
+        self._leave_out()
         names = {module: name for name, module in model.named_modules()}
         total: NDArray[np.float64] | None = None
         for module, layer in self._layers.items():

@@ -26,7 +26,7 @@ TOLERANCE = 2e-5
 
 
 def answer(engine, prompt, extension, prefix=None, new=NEW, stop=()):
-    watch = AnswerWatch(len(prompt))
+    watch = AnswerWatch(len(prompt), every_layer=True)
     settings = GenerationSettings(max_new_tokens=new, stop_token_ids=stop)
     tokens = []
     with engine.generate(
@@ -132,7 +132,7 @@ def test_the_position_that_predicts_the_end_does_not_count(tiny, extension):
 def test_who_takes_fewer_tokens_weighs_fewer(tiny, extension):
     """As after a stop text, when the generation is closed with tokens left."""
     tokens, _ = answer(Engine(tiny), PROMPT, extension)
-    watch = AnswerWatch(len(PROMPT))
+    watch = AnswerWatch(len(PROMPT), every_layer=True)
     settings = GenerationSettings(max_new_tokens=NEW, stop_token_ids=())
     generation = Engine(tiny).generate(PROMPT, settings, extension=extension, watch=watch.watching)
     for _ in range(4):
@@ -140,6 +140,24 @@ def test_who_takes_fewer_tokens_weighs_fewer(tiny, extension):
     watch.answer_tokens = 3
     generation.close()
     assert_close(watch.mass, expected(tiny, PROMPT, tokens[:3], extension)[: len(PROMPT)], 1e-6)
+
+
+@WAYS
+@pytest.mark.parametrize("chunk", [20, 200])
+@pytest.mark.parametrize("layers", [2, 3, 5, 8])
+def test_the_middle_half_of_the_layers_counts(extension, chunk, layers):
+    model = tiny_llama(window=128, num_hidden_layers=layers)
+    watch = AnswerWatch(len(PROMPT))
+    settings = GenerationSettings(max_new_tokens=NEW, stop_token_ids=())
+    tokens = []
+    for token in Engine(model, chunk_size=chunk).generate(
+        PROMPT, settings, extension=extension, watch=watch.watching
+    ):
+        tokens.append(token)
+        watch.answer_tokens = len(tokens)
+    edge = layers // 4
+    outside = [f"model.layers.{n}.self_attn" for n in (*range(edge), *range(layers - edge, layers))]
+    assert_close(watch.mass, expected(model, PROMPT, tokens, extension, outside), 1e-6)
 
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
