@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -18,6 +19,8 @@ from selfextend_rag.cli.options import (
 )
 from selfextend_rag.documents import Document
 from selfextend_rag.planning import ContextPlan
+
+_QUOTE = 160  # characters of a passage that are shown
 
 
 def run(args: argparse.Namespace) -> int:
@@ -102,7 +105,7 @@ def _answer(
     several = len(args.questions) > 1
     if several and not args.json:
         console.write(f"Q: {question}\nA: ")
-    with reading.stream(question, **options) as stream:
+    with reading.stream(question, evidence=args.evidence, **options) as stream:
         for piece in stream:
             if not args.json:
                 console.write(piece)
@@ -114,9 +117,21 @@ def _answer(
             f"(cut off after {answer.usage.completion_tokens} tokens; "
             "--max-new-tokens makes room for more)"
         )
+    for passage in answer.evidence:
+        console.say(_as_line(passage, reading.documents))
     return {
         "question": question,
         "text": answer.text,
         "finish_reason": answer.finish_reason,
         "usage": answer.usage.to_dict(),
+        "evidence": [passage.to_dict() for passage in answer.evidence],
     }
+
+
+def _as_line(passage: Any, documents: Sequence[Any]) -> str:
+    """Return where a passage stands, its share of the attention, and its beginning."""
+    document = next(one for one in documents if one.id == passage.document_id)
+    line = document.text.count("\n", 0, passage.start) + 1
+    quote = textwrap.shorten(passage.text, _QUOTE, placeholder=" ...")
+    where = document.source or passage.title or passage.document_id
+    return f'  {where}, line {line} ({passage.score:.0%}): "{quote}"'

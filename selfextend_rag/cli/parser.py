@@ -67,6 +67,10 @@ def _add_ask(parser: argparse.ArgumentParser) -> None:
         "--temperature", type=float, default=0.0, metavar="T",
         help="0, the default, takes the likeliest token each time",
     )  # fmt: skip
+    answer.add_argument(
+        "--no-evidence", action="store_false", dest="evidence",
+        help="do not look for the passages that an answer rests on",
+    )  # fmt: skip
     answer.add_argument("--seed", type=int, metavar="N", help="makes sampling repeatable")
     _add_device(answer)
     _add_json(parser)

@@ -17,6 +17,7 @@ import torch
 import transformers
 
 from selfextend_rag.cli import main
+from selfextend_rag.documents import Document
 from selfextend_rag.llm import LongContextLLM
 from selfextend_rag.planning import ContextPlan
 from tests.tiny import byte_tokenizer
@@ -401,3 +402,26 @@ def test_the_program_runs_as_such(model_folder, short, run):
     assert done.stdout == run("ask", short, "-q", "Why?", "--model", model_folder)[1]
     lines = [line for line in done.stderr.split("\n") if line]
     assert [line.split()[0] for line in lines if line[0] != "("] == ["17", "They", "Memory", "Read"]
+
+
+def test_ask_shows_the_passages_an_answer_rests_on(run, model_folder, long):
+    code, _, err = run("ask", long, "-q", "Why?", "--model", model_folder)
+    assert code == 0
+    llm = LongContextLLM.from_pretrained(model_folder)
+    answer = llm.read(Document.from_file(long)).ask("Why?")
+    text = Path(long).read_text()
+    assert answer.evidence
+    for passage in answer.evidence:
+        line = text[: passage.start].count("\n") + 1
+        assert f"{long}, line {line} ({passage.score:.0%}): " in err
+    code, told, err = run("ask", long, "-q", "Why?", "--model", model_folder, "--json")
+    (asked,) = json.loads(told)["answers"]
+    assert asked["evidence"] == [passage.to_dict() for passage in answer.evidence]
+
+
+def test_evidence_can_be_switched_off(run, model_folder, long):
+    code, _, err = run("ask", long, "-q", "Why?", "--model", model_folder, "--no-evidence")
+    assert code == 0
+    assert ", line " not in err
+    _, told, _ = run("ask", long, "-q", "Why?", "--model", model_folder, "--no-evidence", "--json")
+    assert json.loads(told)["answers"][0]["evidence"] == []
