@@ -1,7 +1,7 @@
 """What the framework classes cost: time to the first token, and ticks of the event loop.
 
-    python benchmarks/adapters.py first-token
-    python benchmarks/adapters.py event-loop
+    python benchmarks/adapters.py first-token --framework langchain
+    python benchmarks/adapters.py event-loop --framework llama-index
 
 ``first-token`` asks one reading through a framework's class and directly, in turn, again and again;
 the ratio is the median over the pairs. ``event-loop`` counts the ticks of 10 ms that an asyncio
@@ -23,11 +23,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from langchain_core.documents import Document
 
 import selfextend_rag
-from langchain_selfextend import ChatSelfExtend, create_full_document_chain
-from selfextend_rag import LongContextLLM
+from selfextend_rag import LongContextLLM, Reading, shared_llm
 
 PROSE = Path(selfextend_rag.__file__).parent / "evals" / "data" / "king-james.txt.gz"
 QUESTION = "What is the name of the second river?"
@@ -43,15 +41,16 @@ def prose(llm: LongContextLLM, tokens: int) -> str:
     return text[: int(tokens / llm.count_tokens(text[:20_000]) * 20_000)]
 
 
-def first_token(tokens: int, pairs: int) -> list[dict[str, Any]]:
-    """Time the first token of each class, and of the direct call it stands on."""
-    chat = ChatSelfExtend(model="bundled", max_tokens=8)
-    llm = chat.llm
-    text = prose(llm, tokens)
-    reading = llm.read(text, max_new_tokens=8)
+def langchain_ways(llm: LongContextLLM, reading: Reading, text: str) -> dict[str, Any]:
+    """Return how LangChain's classes, and the direct calls they stand on, start an answer."""
+    from langchain_core.documents import Document
+
+    from langchain_selfextend import ChatSelfExtend, create_full_document_chain
+
+    chat = ChatSelfExtend(llm=llm, max_tokens=8)
     chain = create_full_document_chain(chat, [Document(text)])
     messages = [{"role": "system", "content": text}, {"role": "user", "content": QUESTION}]
-    ways: dict[str, tuple[Start, Start]] = {
+    return {
         "langchain create_full_document_chain": (
             lambda: (each for each in chain.stream({"input": QUESTION}) if "answer" in each),
             lambda: reading.stream(QUESTION),
@@ -61,10 +60,47 @@ def first_token(tokens: int, pairs: int) -> list[dict[str, Any]]:
             lambda: llm.stream(messages, max_new_tokens=8),
         ),
     }
+
+
+def llama_index_ways(llm: LongContextLLM, reading: Reading, text: str) -> dict[str, Any]:
+    """Return how LlamaIndex's classes, and the direct calls they stand on, start an answer."""
+    from llama_index.core.llms import ChatMessage
+
+    from llama_index.llms.selfextend import FullDocumentQueryEngine, SelfExtendLLM
+
+    model = SelfExtendLLM(llm, max_new_tokens=8)
+    engine = FullDocumentQueryEngine(model, reading, streaming=True)
+    said = [ChatMessage(role="system", content=text), ChatMessage(role="user", content=QUESTION)]
+    messages = [{"role": message.role.value, "content": message.content} for message in said]
+    return {
+        "llama-index FullDocumentQueryEngine": (
+            lambda: engine.query(QUESTION).response_gen,
+            lambda: reading.stream(QUESTION),
+        ),
+        "llama-index FullDocumentChatEngine": (
+            lambda: engine.as_chat_engine().stream_chat(QUESTION).response_gen,
+            lambda: reading.stream(QUESTION),
+        ),
+        "llama-index SelfExtendLLM, prompt read before": (
+            lambda: model.stream_chat(said),
+            lambda: llm.stream(messages, max_new_tokens=8),
+        ),
+    }
+
+
+WAYS = {"langchain": langchain_ways, "llama-index": llama_index_ways}
+
+
+def first_token(framework: str, tokens: int, pairs: int) -> list[dict[str, Any]]:
+    """Time the first token of each class, and of the direct call it stands on."""
+    llm = shared_llm("bundled")
+    text = prose(llm, tokens)
+    reading = llm.read(text, max_new_tokens=8)
+    ways: dict[str, tuple[Start, Start]] = WAYS[framework](llm, reading, text)
     rows = []
-    for name, (framework, direct) in ways.items():
-        first(framework), first(direct)
-        times = [(first(framework), first(direct)) for _ in range(pairs)]
+    for name, (adapter, direct) in ways.items():
+        first(adapter), first(direct)
+        times = [(first(adapter), first(direct)) for _ in range(pairs)]
         ratios = sorted(a / b for a, b in times)
         rows.append(
             {
@@ -91,16 +127,42 @@ def first(start: Start) -> float:
     return taken
 
 
-def event_loop(tokens: int, chunk_sizes: list[int]) -> list[dict[str, Any]]:
+def event_loop(framework: str, tokens: int, chunk_sizes: list[int]) -> list[dict[str, Any]]:
     """Count late ticks of an idle loop, and of one that waits for a prefill."""
     rows = []
     for chunk_size in chunk_sizes:
-        chat = ChatSelfExtend(model="bundled", max_tokens=2, chunk_size=chunk_size)
-        text = prose(chat.llm, tokens)
+        llm = shared_llm("bundled", context={"chunk_size": chunk_size})
+        wait = AWAITED[framework](llm, prose(llm, tokens))
         rows.append({"waits_for": "sleep", **asyncio.run(ticks(lambda: asyncio.sleep(5)))})
-        counts = asyncio.run(ticks(lambda chat=chat, text=text: chat.ainvoke(text)))
+        counts = asyncio.run(ticks(wait))
         rows.append({"waits_for": f"prefill of {tokens} in chunks of {chunk_size}", **counts})
     return rows
+
+
+def langchain_awaited(llm: LongContextLLM, text: str) -> Callable[[], Any]:
+    """Return what awaits an answer to the text through LangChain."""
+    from langchain_selfextend import ChatSelfExtend
+
+    chat = ChatSelfExtend(llm=llm, max_tokens=2)
+    return lambda: chat.ainvoke(text)
+
+
+def llama_index_awaited(llm: LongContextLLM, text: str) -> Callable[[], Any]:
+    """Return what awaits a stream of an answer to the text through LlamaIndex."""
+    from llama_index.core.llms import ChatMessage
+
+    from llama_index.llms.selfextend import SelfExtendLLM
+
+    model = SelfExtendLLM(llm, max_new_tokens=2)
+
+    async def wait() -> None:
+        async for _ in await model.astream_chat([ChatMessage(role="user", content=text)]):
+            pass
+
+    return wait
+
+
+AWAITED = {"langchain": langchain_awaited, "llama-index": llama_index_awaited}
 
 
 async def ticks(work: Callable[[], Any]) -> dict[str, Any]:
@@ -135,6 +197,7 @@ async def ticks(work: Callable[[], Any]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=["first-token", "event-loop"])
+    parser.add_argument("--framework", choices=list(WAYS), default="langchain")
     parser.add_argument("--tokens", type=int, default=13_000)
     parser.add_argument("--pairs", type=int, default=15)
     parser.add_argument("--chunk-size", type=int, nargs="+", default=[2048])
@@ -143,15 +206,17 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.what == "first-token":
-        rows = first_token(args.tokens, args.pairs)
+        rows = first_token(args.framework, args.tokens, args.pairs)
     else:
-        rows = event_loop(args.tokens, args.chunk_size)
+        rows = event_loop(args.framework, args.tokens, args.chunk_size)
     report = {
         "what": args.what,
         "model": "bundled, float32",
         "threads": args.threads,
         "machine": f"{platform.processor() or platform.machine()} {platform.system()}",
-        "versions": {name: version(name) for name in ("torch", "transformers", "langchain-core")},
+        "versions": {
+            name: version(name) for name in ("torch", "transformers", f"{args.framework}-core")
+        },
         "rows": rows,
     }
     text = json.dumps(report, indent=2)

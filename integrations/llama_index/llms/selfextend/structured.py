@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncGenerator, Generator
 from typing import Any
 
 import llama_index.core.instrumentation as instrument
-from llama_index.core.base.llms.types import ChatMessage, ChatResponse
+from llama_index.core.base.llms.types import ChatMessage, ChatResponse, TextBlock
 from llama_index.core.bridge.pydantic import BaseModel
 from llama_index.core.instrumentation.events.llm import (
     LLMStructuredPredictEndEvent,
     LLMStructuredPredictStartEvent,
 )
 from llama_index.core.llms.llm import LLM
-from llama_index.core.output_parsers import PydanticOutputParser
 from llama_index.core.program.streaming_utils import process_streaming_content_incremental
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.types import PydanticProgramMode
@@ -115,14 +115,19 @@ class StructuredAnswers(LLM):
     def _asking_for(
         self, output_cls: type[Any], prompt: PromptTemplate, values: dict[str, Any]
     ) -> list[ChatMessage]:
-        messages = self._extend_messages(prompt.format_messages(llm=self, **values))
-        messages = [message.model_copy(deep=True) for message in messages]  # marked in place
-        return PydanticOutputParser(output_cls, pydantic_format_tmpl=_TOLD).format_messages(
-            messages
-        )
+        """Return the messages of a prompt, the last one ending with the schema.
+
+        Last, so that a long text before it is read once for all schemas. The framework's own parser
+        would write every brace of it twice.
+        """
+        given = self._extend_messages(prompt.format_messages(llm=self, **values))
+        messages = [message.model_copy(deep=True) for message in given]  # the prompt keeps its own
+        schema = json.dumps(output_cls.model_json_schema(), ensure_ascii=False)
+        messages[-1].blocks.append(TextBlock(text=_TOLD + schema))
+        return messages
 
 
-_TOLD = "Answer with a JSON object of this schema:\n{schema}"
+_TOLD = "Answer with a JSON object of this schema: "
 
 
 def _held_to(output_cls: type[Any], llm_kwargs: dict[str, Any] | None) -> dict[str, Any]:
