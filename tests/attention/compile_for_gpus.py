@@ -1,0 +1,95 @@
+"""Compile the kernels for GPUs, without one, with the arguments that their starters give them.
+
+Prints a JSON line for each kernel. Run in a process of its own, where Triton does not interpret.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.runtime.jit import JITFunction
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from selfextend_rag.attention.triton import decode, prefill, tiles
+from selfextend_rag.attention.triton.dispatch import attention_with_lse
+from selfextend_rag.positions import SelfExtend
+from selfextend_rag.rope import RotaryLayout
+
+KINDS = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", torch.int32: "i32"}
+OPTIONS = ("num_warps", "num_stages")
+
+
+def kind_of(kernel: Any, name: str, value: Any) -> str:
+    """How Triton would type an argument; ``constexpr`` for what it builds in."""
+    if isinstance(value, torch.Tensor):
+        return "*" + KINDS[value.dtype]
+    if isinstance(value, TensorDescriptor):
+        return f"tensordesc<{KINDS[value.base.dtype]}{value.block_shape}>"
+    if isinstance(value, bool | str) or value is None or name.isupper():
+        return "constexpr"
+    fixed = kernel.do_not_specialize
+    if isinstance(value, int):
+        return "constexpr" if value == 1 and name not in fixed else "i32"
+    return "fp32"
+
+
+def compiled(kernel: Any, arguments: dict[str, Any], capability: tuple[int, int]) -> None:
+    options = {name: arguments.pop(name) for name in OPTIONS if name in arguments}
+    assert list(arguments) == kernel.arg_names, "arguments in the order of the kernel"
+    kinds = {name: kind_of(kernel, name, value) for name, value in arguments.items()}
+    places = {name: (i,) for i, name in enumerate(kernel.arg_names)}
+    source = ASTSource(
+        fn=kernel,
+        signature=kinds,
+        constexprs={places[n]: arguments[n] for n, kind in kinds.items() if kind == "constexpr"},
+        attrs={
+            places[n]: [["tt.divisibility", 16]]
+            for n, kind in kinds.items()
+            if kind[0] == "*" or (kind == "i32" and arguments[n] % 16 == 0)
+        },
+    )
+    target = GPUTarget("cuda", 10 * capability[0] + capability[1], 32)
+    code = triton.compile(source, target=target, options=options)
+    found = {
+        "kernel": kernel.__name__,
+        "capability": capability,
+        "shared": code.metadata.shared,
+        "wgmma": "wgmma.mma_async" in code.asm["ptx"],
+        "copy_engine": "cp.async.bulk.tensor" in code.asm["ptx"],
+    }
+    sys.stdout.write(json.dumps(found) + "\n")
+
+
+def main() -> None:
+    major, minor, length, with_more = map(int, sys.argv[1:])
+    capability = (major, minor)
+    for module in (prefill, decode):
+        module.capability_of = lambda device: capability
+    decode.multiprocessors = lambda device: 132
+    tiles.capability_of = lambda device: capability
+
+    def run(kernel: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
+        named = dict(zip(kernel.arg_names, args, strict=False))
+        compiled(kernel, {n: (named | kwargs)[n] for n in [*kernel.arg_names, *kwargs]
+                          if n in OPTIONS or n in kernel.arg_names}, capability)  # fmt: skip
+
+    JITFunction.run = run
+    q = torch.zeros(2, 8, length, 128, dtype=torch.bfloat16)
+    k = v = torch.zeros(2, 2, 300, 128, dtype=torch.bfloat16)
+    more: dict[str, Any] = {}
+    if with_more:
+        bounds = torch.tensor([[0, 300, 300]] * 2, dtype=torch.int32)
+        more = {"bounds": bounds, "sinks": torch.zeros(8), "softcap": 5.0, "with_lse": True}
+    rotary = RotaryLayout(tuple(1e4 ** (-i / 64) for i in range(64)))
+    attention_with_lse(
+        q, k, v, rotary=rotary, settings=SelfExtend(8, 100), scaling=0.1, **more
+    )  # fmt: skip
+
+
+main()

@@ -1,0 +1,50 @@
+"""`benchmarks/gpu.py` walked through on the CPU, so that no GPU's time is spent on a slip."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton", reason="triton is not installed")
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
+pytestmark = pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")
+
+
+@pytest.fixture
+def script(monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    return runpy.run_path(str(SCRIPT))
+
+
+def test_every_section_runs_through(script, tmp_path, capsys):
+    assert script["main"](["--dry-run", "--out", str(tmp_path)]) == 0
+    result = json.loads((tmp_path / "gpu.json").read_text())
+    assert result["failures"] == {}
+    assert result["facts"]["gpu"] == "none: a dry run"
+    measured = " ".join(row["what"] for row in result["rows"])
+    for section in ("error / flash", "tune", "prefill", "decode", "copy", "authors", "model"):
+        assert section in measured
+    assert all(row["met"] is None for row in result["rows"])  # a dry run meets no bar
+    assert "no section failed" in capsys.readouterr().out
+
+
+def test_a_failing_section_is_reported_and_the_others_go_on(script, tmp_path, capsys):
+    def broken(run):
+        raise RuntimeError("out of luck")
+
+    def fine(run):
+        run.add("authors' prefill / ours", "no shape", 2.0)
+        run.add("decode / plain", "no shape", 2.0)
+
+    script["SECTIONS"] |= {"tune": broken, "prefill": fine}
+    sections = ["--sections", "tune", "prefill"]
+    assert script["main"](["--dry-run", "--out", str(tmp_path), *sections]) == 1
+    result = json.loads((tmp_path / "gpu.json").read_text())
+    assert result["failures"] == {"tune": "RuntimeError: out of luck"}
+    assert [row["met"] for row in result["rows"]] == [True, False]
+    assert "1 of 2 bars met; missed: ['decode / plain (no shape)']" in capsys.readouterr().out

@@ -1,0 +1,49 @@
+"""The kernels compile for GPUs, not in the interpreter alone, and fit their shared memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton", reason="triton is not installed")
+
+ROOT = Path(__file__).parents[2]
+SHARED_BYTES = {(8, 0): 163 << 10, (8, 9): 99 << 10, (9, 0): 227 << 10}
+
+
+def compiled(capability: tuple[int, int], length: int, with_more: bool) -> dict[str, dict]:
+    script = Path(__file__).with_name("compile_for_gpus.py")
+    arguments = [*capability, length, int(with_more)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TRITON_INTERPRET": "0"}
+    done = subprocess.run(
+        [sys.executable, str(script), *map(str, arguments)], env=environment, cwd=ROOT,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    return {kernel["kernel"]: kernel for kernel in found}
+
+
+@pytest.mark.parametrize(
+    ("capability", "with_more"), [((9, 0), False), ((8, 9), True)], ids=["sm_90", "sm_89"]
+)
+def test_a_prefill_compiles(capability, with_more):
+    """Plain for sm_90, with bounds, sinks, softcap and log-sum-exp for sm_89."""
+    found = compiled(capability, 300, with_more)
+    assert set(found) == {"rotate_keys", "prefill"}
+    assert found["prefill"]["shared"] <= SHARED_BYTES[capability]
+    assert found["prefill"]["wgmma"] == found["prefill"]["copy_engine"] == (capability == (9, 0))
+
+
+@pytest.mark.parametrize(
+    ("capability", "with_more"), [((9, 0), True), ((8, 0), False)], ids=["sm_90", "sm_80"]
+)
+def test_a_decode_step_compiles(capability, with_more):
+    found = compiled(capability, 1, with_more)
+    assert set(found) == {"decode", "join"}
+    assert found["decode"]["shared"] <= SHARED_BYTES[capability]
