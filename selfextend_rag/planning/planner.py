@@ -150,9 +150,7 @@ class ContextBudgetPlanner:
         memory: MemoryBudget | None = None,
         names: Sequence[str] = (),
     ) -> DocumentGroups:
-        """Return the fewest prompts that each hold whole documents.
-
-        Arguments that are not named here are as for ``plan``.
+        """Return the fewest prompts that each hold whole documents; other arguments as ``plan``'s.
 
         Args:
             document_tokens: tokens of each document, its heading included.
@@ -222,16 +220,17 @@ class ContextBudgetPlanner:
         )
 
     def limit(self, settings: SelfExtend) -> int:
-        """Return the longest sequence that the rule lets these settings run.
-
-        A group size that the caller fixed is bounded by the exact window alone.
-        """
+        """Return the longest sequence that the rule lets these settings run."""
         exact = settings.extended_window(self.pretraining_window)
         if self._rule == "exact":
             return exact
-        window, group = settings.neighbor_window, settings.group_size
-        trained = _fraction(self.trained_fraction) * self.pretraining_window
-        return max(0, min(exact, window + int(group * (trained - window))))
+        return max(0, min(exact, self._empirical_limit(settings)))
+
+    def _empirical_limit(self, settings: SelfExtend) -> int:
+        """Solve ``W + (N - W) / G <= rho * P`` for N; in integers, as thousands of G are tried."""
+        window, share = settings.neighbor_window, _fraction(self.trained_fraction)
+        trained = share.numerator * self.pretraining_window - window * share.denominator
+        return window + settings.group_size * trained // share.denominator
 
     @property
     def extended_window(self) -> int:
@@ -264,32 +263,33 @@ class ContextBudgetPlanner:
             return None, plain
         return best, window
 
-    def _candidates(self, max_group_size: int | None = None) -> Iterator[SelfExtend]:
+    def _candidates(
+        self, least: int = 1, max_group_size: int | None = None
+    ) -> Iterator[SelfExtend]:
         """Yield the settings that may be used, mildest first."""
+        widest, fixed = self._default_neighbor_window(), self.neighbor_window is not None
         if self.group_size is not None:
-            yield self._with_group_size(self.group_size)
+            group = self.group_size
+            yield SelfExtend(group, widest if fixed else widest // group * group)
             return
         first = 1 if self.extension == "always" else 2
-        last = min(max_group_size or self.max_group_size, self._default_neighbor_window())
-        for group in range(first, last + 1):
-            if self.neighbor_window is None or self.neighbor_window % group == 0:
-                yield self._with_group_size(group)
+        last = min(max_group_size or self.max_group_size, widest)
+        for group in range(max(first, least), last + 1):
+            if not fixed or widest % group == 0:
+                yield SelfExtend(group, widest // group * group)
 
     def _default_neighbor_window(self) -> int:
         return self.neighbor_window or int(NEIGHBOR_SHARE * self.pretraining_window)
-
-    def _with_group_size(self, group: int) -> SelfExtend:
-        window = self._default_neighbor_window()
-        if self.neighbor_window is None:
-            window = window // group * group
-        return SelfExtend(group, window)
 
     def _sufficient_group_size(self, needed: int) -> int | None:
         """Return the smallest group size beyond the allowed ones that would do, if there is one."""
         free = ContextBudgetPlanner(
             self.pretraining_window, self.trained_fraction, self.neighbor_window, rule=self.rule
         )
-        for settings in free._candidates(max_group_size=self.pretraining_window):
+        least = needed // self.pretraining_window  # G * P tokens are more than G makes room for
+        for settings in free._candidates(least, self.pretraining_window):
+            if self.rule == "empirical" and needed > free._empirical_limit(settings):
+                continue
             if needed <= free.limit(settings):
                 return settings.group_size
         return None

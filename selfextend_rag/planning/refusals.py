@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -146,8 +147,8 @@ def to_drop(documents: Sequence[NamedSize], excess: int) -> list[NamedSize]:
         return []
     dropped = []
     while excess > 0:
-        enough = next((i for i, (_, size) in enumerate(left) if size >= excess), len(left) - 1)
-        dropped.append(left.pop(enough))
+        enough = bisect_left(left, excess, key=lambda document: document[1])
+        dropped.append(left.pop(min(enough, len(left) - 1)))
         excess -= dropped[-1][1]
     return dropped
 
