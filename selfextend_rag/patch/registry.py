@@ -53,7 +53,7 @@ class AttentionCall:
         module: the attention module.
         query: ``[B, H, T, D]``; not rotated in an extended layer.
         key: ``[B, Hkv, S, D]``, all that the layer sees; rotated as the query is.
-        mask: as transformers made it.
+        mask: as transformers made it; that of an extended layer is its padding, bool.
         binding: how the layer is extended; None where it is plain.
         arguments: the others, by name, such as ``scaling`` and ``sliding_window``.
     """
@@ -77,6 +77,8 @@ def tell_observer(
     """Tell whoever observes the module's model of a call; see `selfextend_rag.patch.observed`."""
     observer = module.__dict__.get(OBSERVER)
     if observer is not None:
+        if is_bounds(mask):  # as a mask of the keys, as elsewhere
+            mask = mask_of(mask[:, 0, 0], key.shape[2])[:, None, None]
         observer(AttentionCall(module, query, key, mask, binding, arguments))
 
 

@@ -13,7 +13,7 @@ from transformers import StaticCache
 pytest.importorskip("triton", reason="triton is not installed")
 
 from selfextend_rag import SelfExtend, extended
-from selfextend_rag.patch import registry
+from selfextend_rag.patch import observed, registry
 from selfextend_rag.patch.hooks import ConsecutivePositions
 from selfextend_rag.patch.registry import is_bounds, mask_for_layers
 from tests.tiny import tiny_llama
@@ -106,6 +106,19 @@ def test_a_decode_step_with_a_static_cache_compiles_without_graph_break(model):
         step = torch.compile(model.forward, backend="aot_eager", fullgraph=True)
         out = [step(tokens[:, n : n + 1], past_key_values=cache).logits for n in (24, 25)]
     torch.testing.assert_close(torch.cat(out, 1), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_who_observes_is_given_a_mask(model):
+    seen = torch.ones(2, 20, dtype=torch.long)
+    seen[1, :5] = 0
+    masks = []
+    positions = (seen.cumsum(-1) - 1).clamp(min=0)
+    with (
+        extended(model, METHOD, impl="blocked"),
+        observed(model, lambda call: masks.append(call.mask)),
+    ):
+        model(ids(20, rows=2), attention_mask=seen, position_ids=positions, use_cache=False)
+    assert torch.equal(masks[0][:, 0, 0], seen.bool())
 
 
 def test_wrong_positions_stop_a_compiled_step_too():
