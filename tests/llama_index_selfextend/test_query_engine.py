@@ -123,6 +123,20 @@ def test_what_does_not_fit_is_refused_before_it_is_read(llm):
         FullDocumentQueryEngine.from_documents([Document(text=FILLER * 40)], llm=llm)
 
 
+def test_an_engine_can_be_made_from_an_event_loop(llm):
+    async def main():
+        made = await FullDocumentQueryEngine.afrom_documents(
+            [Document(text=PASSKEY)], llm=llm, max_tokens=9
+        )
+        with pytest.raises(ContextBudgetExceeded):
+            await FullDocumentQueryEngine.afrom_documents([Document(text=FILLER * 40)], llm=llm)
+        return made, await made.aquery(QUESTION)
+
+    made, response = asyncio.run(main())
+    assert str(response) == "48213"
+    assert made.reading.plan.max_new_tokens == 9
+
+
 def test_a_question_that_outgrows_the_room_is_refused(engine):
     with pytest.raises(ContextBudgetExceeded, match="read again with more room"):
         engine.query(FILLER * 20)

@@ -122,14 +122,33 @@ class FullDocumentQueryEngine(BaseQueryEngine):
             progress=progress,
             cancelled=cancelled,
         )
-        return cls(
-            model,
-            reading,
-            documents,
-            streaming=streaming,
-            callback_manager=callback_manager,
-            **options,
+        made = {"streaming": streaming, "callback_manager": callback_manager, **options}
+        return cls(model, reading, documents, **made)
+
+    @classmethod
+    async def afrom_documents(
+        cls,
+        documents: Sequence[BaseNode],
+        llm: SelfExtendLLM | None = None,
+        *,
+        streaming: bool = False,
+        callback_manager: CallbackManager | None = None,
+        question_reserve: int | None = None,
+        progress: Any = None,
+        cancelled: Any = None,
+        **options: Any,
+    ) -> FullDocumentQueryEngine:
+        """Do as ``from_documents``, with the event loop free; ``cancelled`` is an event."""
+        model = selfextend_llm(llm)
+        reading = await model.core.aread(
+            [core_document(document) for document in documents],
+            max_new_tokens=_room(model, options),
+            question_reserve=question_reserve,
+            progress=progress,
+            cancelled=cancelled,
         )
+        made = {"streaming": streaming, "callback_manager": callback_manager, **options}
+        return cls(model, reading, documents, **made)
 
     @property
     def reading(self) -> Reading:
