@@ -13,7 +13,7 @@ from tests.llm.test_structured import TOOLS
 from tests.llm.tool_templates import family, scripted
 from tests.tiny import byte_tokenizer, tiny_llama
 
-FAMILIES = ("HERMES", "LLAMA", "MISTRAL", "GEMMA", "TAGS", "AS_TEXT")
+FAMILIES = ("HERMES", "LLAMA", "MISTRAL", "MISTRAL_ARGS", "GEMMA", "TAGS", "AS_TEXT")
 CALL = {"key": 5, "door": "front"}
 IN_FORM = {
     "HERMES": '<tool_call>\n{"name": "unlock", "arguments": {"key": 5, "door": "front"}}\n'
@@ -21,6 +21,7 @@ IN_FORM = {
     "LLAMA": '{"name": "unlock", "parameters": {"key": 5, "door": "front"}}',
     "MISTRAL": '[TOOL_CALLS][{"name": "unlock", "arguments": {"key": 5, "door": "front"},'
     ' "id": "a1B2c3D4e"}]',
+    "MISTRAL_ARGS": '[TOOL_CALLS]unlock[CALL_ID]a1B2c3D4e[ARGS]{"key": 5, "door": "front"}',
     "GEMMA": '<tool_call>{"name": "unlock", "arguments": {"key": 5, "door": "front"}}</tool_call>',
 }  # fmt: skip
 IN_FORM |= {"TAGS": IN_FORM["GEMMA"], "AS_TEXT": IN_FORM["HERMES"]}
@@ -76,7 +77,7 @@ def test_the_form_of_calls_is_read_off_the_template(name, model):
     assert (form.link is None) is (name == "LLAMA")
     if name in ("GEMMA", "TAGS"):
         assert form == OUR_FORM
-    elif name != "MISTRAL":
+    elif "MISTRAL" not in name:
         assert form.written([("unlock", CALL)]) == IN_FORM[name]
 
 

@@ -84,6 +84,19 @@ MISTRAL = """\
 {%- else %}{{ message.content }}{{ eos_token }}{% endif %}
 {%- endfor %}"""
 
+# Later ones of Mistral: a token before each name and one before its arguments.
+MISTRAL_ARGS = (
+    MISTRAL[: MISTRAL.index("{%- elif message.tool_calls %}")]
+    + """\
+{%- elif message.tool_calls %}
+{%- for call in message.tool_calls -%}
+[TOOL_CALLS]{{ call.function.name }}[CALL_ID]{{ call.id }}[ARGS]{{
+    call.function.arguments | tojson }}
+{%- endfor %}{{ eos_token }}
+{%- else %}{{ message.content }}{{ eos_token }}{% endif %}
+{%- endfor %}"""
+)
+
 # Gemma: knows neither tools nor a system's text, and insists on turns.
 GEMMA = """\
 {{ bos_token }}
@@ -118,12 +131,14 @@ SPECIAL = {
     "LLAMA": ["<|start|>", "<|eot|>"],
     "MISTRAL": ["[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_CALLS]",
                 "[TOOL_RESULTS]"],
+    "MISTRAL_ARGS": ["[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]",
+                     "[TOOL_CALLS]", "[TOOL_RESULTS]", "[CALL_ID]", "[ARGS]"],
     "GEMMA": ["<|start|>", "<|end|>"],
     "TAGS": ["<|start|>", "<|end|>"],
     "AS_TEXT": ["<|im_start|>", "<|im_end|>"],
 }  # fmt: skip
 ENDS = {"HERMES": "<|im_end|>", "LLAMA": "<|eot|>", "MISTRAL": "<eos>", "GEMMA": "<|end|>"}
-ENDS |= {"TAGS": "<|end|>", "AS_TEXT": "<|im_end|>"}
+ENDS |= {"TAGS": "<|end|>", "AS_TEXT": "<|im_end|>", "MISTRAL_ARGS": "<eos>"}
 
 
 def family(name: str) -> Any:
