@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from llguidance import LLMatcher
@@ -11,7 +11,9 @@ from llguidance import LLMatcher
 from selfextend_rag.errors import SchemaError
 from selfextend_rag.structured.closing import closed
 from selfextend_rag.structured.formats import with_real_dates
+from selfextend_rag.structured.numbers import with_ends
 from selfextend_rag.structured.thought import Thought
+from selfextend_rag.structured.walk import changed
 
 # One space where JSON allows any white space: small models write spaces and line ends for ever.
 _OPTIONS = {"whitespace_pattern": "[ ]?"}
@@ -46,8 +48,9 @@ def json_grammar(
 def schema_text(schema: Mapping[str, Any], whose: str = "the schema") -> str:
     """Return a checked schema as JSON with our options, for a ``%json`` in a grammar.
 
-    Objects that name their properties and do not say whether others may follow hold the named ones
-    alone; see ``closed``.
+    It is narrowed where models go on for ever otherwise, or validators refuse: objects hold the
+    properties they name (``closed``), numbers have bounds (``with_ends``), dates exist
+    (``with_real_dates``).
 
     Args:
         schema: a JSON schema.
@@ -65,14 +68,23 @@ def schema_text(schema: Mapping[str, Any], whose: str = "the schema") -> str:
         copied = json.loads(json.dumps(dict(schema), allow_nan=False))
     except (TypeError, ValueError) as error:
         raise SchemaError(f"{whose} must hold JSON values alone: {error}") from error
-    if obsolete := sorted(_OBSOLETE.intersection(_keywords(copied))):
+    if obsolete := sorted(_OBSOLETE & _keywords(copied)):
         raise SchemaError(_refusal(whose, f"keywords of an old draft: {', '.join(obsolete)}"))
     ready = with_real_dates(closed(copied))
-    text = json.dumps({**ready, "x-guidance": _OPTIONS}, ensure_ascii=False)
-    _, messages = LLMatcher.validate_grammar_with_warnings(LLMatcher.grammar_from_json_schema(text))
-    if messages:  # a warning, too, says that something is not enforced
-        raise SchemaError(_refusal(whose, " ".join(messages[0].split())))
+    text, reason = _checked(with_ends(ready))
+    if reason:  # what numbers are held to may clash with what else is said of them
+        text, reason = _checked(ready)
+    if reason:
+        raise SchemaError(_refusal(whose, reason))
     return text
+
+
+def _checked(schema: dict[str, Any]) -> tuple[str, str]:
+    """Return a schema with our options as JSON, and what the library objects to in it."""
+    text = json.dumps({**schema, "x-guidance": _OPTIONS}, ensure_ascii=False)
+    _, messages = LLMatcher.validate_grammar_with_warnings(LLMatcher.grammar_from_json_schema(text))
+    # A warning, too, says that something is not enforced.
+    return text, " ".join(messages[0].split()) if messages else ""
 
 
 def _refusal(whose: str, reason: str) -> str:
@@ -82,16 +94,13 @@ def _refusal(whose: str, reason: str) -> str:
     )
 
 
-def _keywords(schema: Any) -> Iterator[str]:
-    """Yield the keywords of a schema and of all schemas in it, and no names of properties."""
-    if isinstance(schema, list):
-        for item in schema:
-            yield from _keywords(item)
-    if not isinstance(schema, dict):
-        return
-    for key, value in schema.items():
-        yield key
-        if key in ("properties", "patternProperties", "$defs", "definitions"):
-            yield from _keywords(list(value.values()) if isinstance(value, dict) else [])
-        elif key not in ("enum", "const", "default", "examples"):
-            yield from _keywords(value)
+def _keywords(schema: dict[str, Any]) -> set[str]:
+    """Return the keywords of a schema and of all schemas in it."""
+    found: set[str] = set()
+
+    def note(inner: dict[str, Any]) -> dict[str, Any]:
+        found.update(inner)
+        return inner
+
+    changed(schema, note)
+    return found
