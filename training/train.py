@@ -121,7 +121,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--tokenizer", type=Path, default=Path("selfextend_rag/bundled/tokenizer.json")
     )
-    parser.add_argument("--tokens", type=int, default=60_000_000)
+    parser.add_argument("--tokens", type=int, default=52_000_000)
     parser.add_argument("--stage-tokens", type=int, default=6_000_000)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--hidden", type=int, default=256)
