@@ -14,7 +14,7 @@ TEST_JOBS ?= 2
 PYTEST_ARGS ?=
 
 DEMO_DOCUMENT ?= examples/documents/genesis.txt
-DEMO_QUESTION ?= What is the name of the second river?
+DEMO_QUESTION ?= What is the name of the fourth river?
 
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 SOURCES := pyproject.toml constraints.txt

@@ -28,7 +28,7 @@ import selfextend_rag
 from selfextend_rag import LongContextLLM, Reading, shared_llm
 
 PROSE = Path(selfextend_rag.__file__).parent / "evals" / "data" / "king-james.txt.gz"
-QUESTION = "What is the name of the second river?"
+QUESTION = "What is the name of the fourth river?"
 TICK = 0.01
 
 Start = Callable[[], Any]

@@ -26,7 +26,7 @@ import transformers
 from selfextend_rag import LongContextLLM
 
 DOCUMENT = Path(__file__).parent.parent / "examples" / "documents" / "genesis.txt"
-QUESTIONS = ("What is the name of the second river?", "What is the name of the third river?")
+QUESTIONS = ("What is the name of the fourth river?", "What is the name of the second river?")
 
 
 def document(llm: LongContextLLM, tokens: int) -> str:

@@ -30,8 +30,8 @@ from langchain_selfextend import ChatSelfExtend, FileLoader, FullDocumentRetriev
 
 DOCUMENT = Path(__file__).parent / "documents" / "genesis.txt"
 QUESTIONS = (
-    "What is the name of the second river?",
-    "What is the name of the third river?",
+    "What is the name of the fourth river?",
+    "What is the name of the fourth river?",
     "Who was a keeper of sheep?",
 )
 PROMPT = ChatPromptTemplate.from_messages([("system", "{context}"), ("human", "{input}")])

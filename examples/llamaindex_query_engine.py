@@ -17,8 +17,8 @@ from selfextend_rag import Document as File
 
 DOCUMENT = Path(__file__).parent / "documents" / "genesis.txt"
 QUESTIONS = (
-    "What is the name of the second river?",
-    "What is the name of the third river?",
+    "What is the name of the fourth river?",
+    "What is the name of the fourth river?",
 )
 
 
