@@ -114,7 +114,9 @@ class GrowingLayer(DynamicLayer):
             self._grown(None, self.values, 0, new.capacity),
         )
         new.keys, new.values = keys[:, :, :length], values[:, :, :length]
-        new._filled_under, new._noted = filled_under, length
+        # Where keys are expanded behind the cache (latent attention), nobody notes the settings.
+        noted = self._filled_under is not None
+        new._filled_under, new._noted = (filled_under if noted else None), length
         return new
 
     def start_of(self, length: int, capacity: int) -> GrowingLayer:

@@ -45,7 +45,11 @@ def _budget(args: argparse.Namespace, options: dict[str, Any]) -> ReadingBudget:
     from selfextend_rag.llm.loading import load_config, load_tokenizer, stated_max_new_tokens
     from selfextend_rag.llm.memory import budget_of_source
     from selfextend_rag.llm.prompts import PromptBuilder
-    from selfextend_rag.planning import ContextBudgetPlanner, pretraining_window_of
+    from selfextend_rag.planning import (
+        ContextBudgetPlanner,
+        planner_defaults,
+        pretraining_window_of,
+    )
 
     source = args.model or FOLDER
     tokenizer, config = load_tokenizer(source), load_config(source)
@@ -61,7 +65,7 @@ def _budget(args: argparse.Namespace, options: dict[str, Any]) -> ReadingBudget:
     )
     return ReadingBudget(
         PromptBuilder(tokenizer),
-        ContextBudgetPlanner(window, **options),
+        ContextBudgetPlanner(window, **planner_defaults(config, window), **options),
         stated_max_new_tokens(source),
         lambda: memory,
     )

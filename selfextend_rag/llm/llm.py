@@ -27,7 +27,12 @@ from selfextend_rag.llm.runner import TextRunner
 from selfextend_rag.llm.saved import load_saved
 from selfextend_rag.llm.stream import Answer, TextStream
 from selfextend_rag.llm.tools import ToolChoice, Tools, tool_request
-from selfextend_rag.planning import ContextBudgetPlanner, ContextPlan, pretraining_window_of
+from selfextend_rag.planning import (
+    ContextBudgetPlanner,
+    ContextPlan,
+    planner_defaults,
+    pretraining_window_of,
+)
 from selfextend_rag.planning.budget import CHUNK_SIZES
 from selfextend_rag.planning.plan import Rule
 from selfextend_rag.planning.planner import Extension
@@ -49,7 +54,8 @@ class LongContextLLM(AsyncCalls):
         group_size: G for all that must be extended; by default the smallest sufficient one.
         neighbor_window: W; by default a quarter of P, rounded down to a multiple of G.
         max_group_size: the largest G to choose.
-        trained_fraction: share of P that counts as well trained, see `ContextBudgetPlanner`.
+        trained_fraction: share of P that counts as well trained; by default what ``selfextend-rag
+            calibrate`` has measured of this model, or two thirds. See `ContextBudgetPlanner`.
         extension: ``"auto"``, ``"always"`` or ``"never"``, see `ContextBudgetPlanner`.
         rule: ``"empirical"`` or ``"exact"``, see `ContextBudgetPlanner`.
         prompt_form: ``"chat"``, ``"plain"`` or ``"auto"``, see `PromptBuilder`.
@@ -66,6 +72,7 @@ class LongContextLLM(AsyncCalls):
         prefix_cache_dir_bytes: what the files in that folder may take together.
 
     Raises:
+        CalibrationError: a calibration of this model is stored, and can't be read.
         ReadingFileError: ``prefix_cache_dir`` can't be made.
         UnknownMemoryError: a ``memory_limit`` is given, and what the model needs is not known.
         UnknownPretrainingWindow: the configuration does not say P, and it was not given.
@@ -81,7 +88,7 @@ class LongContextLLM(AsyncCalls):
         group_size: int | None = None,
         neighbor_window: int | None = None,
         max_group_size: int = 64,
-        trained_fraction: Fraction | float = Fraction(2, 3),
+        trained_fraction: Fraction | float | None = None,
         extension: Extension = "auto",
         rule: Rule = "empirical",
         prompt_form: PromptForm = "auto",
@@ -98,7 +105,7 @@ class LongContextLLM(AsyncCalls):
             pretraining_window = pretraining_window_of(model.config)
         self.planner = ContextBudgetPlanner(
             pretraining_window,
-            trained_fraction=trained_fraction,
+            **planner_defaults(model.config, pretraining_window, trained_fraction),
             neighbor_window=neighbor_window,
             group_size=group_size,
             max_group_size=max_group_size,

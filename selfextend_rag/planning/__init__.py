@@ -8,6 +8,7 @@ from selfextend_rag.planning.calibration import (
     calibration_path,
     find_calibration,
     load_calibration,
+    planner_defaults,
 )
 from selfextend_rag.planning.memory import DeviceMemory, MemoryEstimate, ModelMemory
 from selfextend_rag.planning.plan import ContextPlan
@@ -27,5 +28,6 @@ __all__ = [
     "calibration_path",
     "find_calibration",
     "load_calibration",
+    "planner_defaults",
     "pretraining_window_of",
 ]

@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -154,3 +155,27 @@ def find_calibration(config: Any, pretraining_window: int) -> Calibration | None
         return None
     found = load_calibration(path)
     return found if found.pretraining_window == pretraining_window else None
+
+
+def planner_defaults(
+    config: Any, pretraining_window: int, trained_fraction: Fraction | float | None = None
+) -> dict[str, Any]:
+    """Return the share options of a planner: as given, else as calibrated, else none.
+
+    Args:
+        config: the model's configuration.
+        pretraining_window: P, in tokens.
+        trained_fraction: what the user asked for; it goes before any calibration.
+
+    Raises:
+        CalibrationError: there is a calibration that can't be read.
+    """
+    if trained_fraction is not None:
+        return {"trained_fraction": trained_fraction}
+    found = find_calibration(config, pretraining_window)
+    if found is None:
+        return {}
+    return {
+        "trained_fraction": found.trained_fraction,
+        "neighbor_share": found.neighbor_share,
+    }

@@ -43,7 +43,7 @@ class ContextBudgetPlanner:
         trained_fraction: rho, the share of P that counts as well trained; the authors found one
             half to two thirds.
         neighbor_window: W to keep, whatever the group size; then only group sizes that divide it
-            are tried. By default the largest multiple of the group size within a quarter of P.
+            are tried. By default the largest multiple of the group size within ``neighbor_share``.
         group_size: G to use when the window must be extended. It is taken as it is: the exact
             limit alone then bounds the length, not ``trained_fraction``.
         max_group_size: the largest G to try; coarser positions than that blur what is far away.
@@ -52,6 +52,7 @@ class ContextBudgetPlanner:
             is to be expected.
         rule: ``"empirical"`` keeps ``W + (N - W) / G`` within ``trained_fraction`` of P, as the
             authors advise; ``"exact"`` uses every position below P.
+        neighbor_share: share of P for the neighbor window, if that is not given.
 
     Raises:
         ValueError: a setting is out of range, or the settings contradict each other.
@@ -64,14 +65,16 @@ class ContextBudgetPlanner:
     max_group_size: int = 64
     extension: Extension = "auto"
     rule: Rule = "empirical"
+    neighbor_share: Fraction | float = NEIGHBOR_SHARE
 
     def __post_init__(self) -> None:
         if self.pretraining_window < 8:
             raise ValueError(
                 f"pretraining_window must be at least 8, got {self.pretraining_window}"
             )
-        if not 0 < self.trained_fraction <= 1:
-            raise ValueError(f"trained_fraction must be in (0, 1], got {self.trained_fraction}")
+        for name in ("trained_fraction", "neighbor_share"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in (0, 1], got {getattr(self, name)}")
         if self.max_group_size < 1:
             raise ValueError(f"max_group_size must be positive, got {self.max_group_size}")
         if self.extension not in ("auto", "always", "never"):
@@ -279,13 +282,12 @@ class ContextBudgetPlanner:
                 yield SelfExtend(group, widest // group * group)
 
     def _default_neighbor_window(self) -> int:
-        return self.neighbor_window or int(NEIGHBOR_SHARE * self.pretraining_window)
+        share = _fraction(self.neighbor_share)
+        return self.neighbor_window or int(share * self.pretraining_window)
 
     def _sufficient_group_size(self, needed: int) -> int | None:
         """Return the smallest group size beyond the allowed ones that would do, if there is one."""
-        free = ContextBudgetPlanner(
-            self.pretraining_window, self.trained_fraction, self.neighbor_window, rule=self.rule
-        )
+        free = replace(self, group_size=None, max_group_size=64, extension="auto")
         least = needed // self.pretraining_window  # G * P tokens are more than G makes room for
         for settings in free._candidates(least, self.pretraining_window):
             if self.rule == "empirical" and needed > free._empirical_limit(settings):

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from selfextend_rag import LongContextLLM, extended
+from selfextend_rag import Document, LongContextLLM, extended
 from selfextend_rag.cli import main
 from selfextend_rag.evals.calibration import Calibrator, chosen, grid, judged, last_nll
 from selfextend_rag.evals.prose import Prose, king_james
@@ -107,6 +107,16 @@ def test_the_command_measures_and_stores_where_plans_look(llm, home, tmp_path, c
     assert found is not None
     assert json.loads(json.dumps(found.to_dict())) == written["calibration"]
     assert len(found.cells) >= 5
+    planner = LongContextLLM.bundled().planner
+    assert planner.trained_fraction == found.trained_fraction
+    assert planner.neighbor_share == found.neighbor_share
+    assert LongContextLLM.bundled(trained_fraction=0.6).planner.trained_fraction == 0.6
+    assert main(["plan", "examples/documents/genesis.txt", "--json"]) == 0
+    by_command = json.loads(capsys.readouterr().out)["plan"]
+    document = Document.from_file("examples/documents/genesis.txt")
+    plan = LongContextLLM.bundled().plan(document)
+    assert by_command["group_size"] == plan.group_size
+    assert plan.group_size != llm.plan(document).group_size  # made before there was a calibration
     assert find_calibration(llm.model.config, 1024) is None  # measured for another window
 
 

@@ -7,7 +7,7 @@ import threading
 
 from selfextend_rag.llm import LongContextLLM
 
-FILLER = "The grass is green. "
+FILLER = "And darkness was upon the face of the deep. "
 CODES = ("48213", "90617", "35528")
 
 
@@ -22,7 +22,7 @@ def test_sixteen_threads_ask_two_hundred_questions_of_three_readings():
     texts = [text(CODES[0], 1, 12), text(CODES[1], 0, 150), text(CODES[2], 0, 250)]
     readings = [llm.read(one, max_new_tokens=8) for one in texts]
     assert [reading.plan.extended for reading in readings] == [False, True, True]
-    questions = ["What is the pass key?", "What colour is the grass?"]
+    questions = ["What is the pass key?", "What was upon the face of the deep?"]
     alone = {(n, q): readings[n].ask(q).text for n in range(3) for q in questions}
     prompts = [f"{one}\n\nQuestion: {questions[0]}\nAnswer:" for one in texts[:2]]
     generated = {p: llm.generate(p, max_new_tokens=6).text for p in prompts}

@@ -16,7 +16,7 @@ DOCUMENT = "The pass key is 48213. Remember it. 48213 is the pass key."
 QUESTION = "What is the pass key?"
 SCHEMA = {
     "type": "object",
-    "properties": {"pass_key": {"type": "integer"}},
+    "properties": {"pass_key": {"type": "integer", "minimum": 10000, "maximum": 99999}},
     "required": ["pass_key"],
     "additionalProperties": False,
 }
@@ -163,10 +163,12 @@ def test_a_thought_that_the_prompt_has_begun_is_ended_before_json_and_not_shown(
     llm = LongContextLLM(
         scripted(tokenizer), tokenizer, template_options={"thinking": True}, prefix_cache_bytes=0
     )
-    said = tokenizer.encode('Hm: {"no": 1}.\n</think>\n\n{"pass_key": 7}', add_special_tokens=False)
+    said = tokenizer.encode(
+        'Hm: {"no": 1}.\n</think>\n\n{"pass_key": 70000}', add_special_tokens=False
+    )
     llm.model.script(said, len(llm.prompts.prompt("x")))
     answer = llm.generate("x", json_schema=SCHEMA, max_new_tokens=200)
-    assert answer.text == '{"pass_key": 7}'
+    assert answer.text == '{"pass_key": 70000}'
     assert answer.finish_reason == "stop"
     cut = llm.generate("x", json_schema=SCHEMA, max_new_tokens=10)
     assert (cut.text, cut.finish_reason) == ("", "length")
