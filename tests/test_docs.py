@@ -35,8 +35,9 @@ def commands():
 
 
 @pytest.fixture(autouse=True)
-def _in_the_repository(monkeypatch):
+def _in_the_repository(monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("SELFEXTEND_RAG_HOME", str(tmp_path))
 
 
 @pytest.mark.parametrize("source", list(blocks("python")))

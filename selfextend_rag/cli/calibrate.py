@@ -35,7 +35,13 @@ def run(args: argparse.Namespace) -> int:
         complain(error)
         return NOTHING_GOOD
     path = args.output or calibration_path(llm.model.config)
-    store(calibration, path)
+    try:
+        store(calibration, path)
+    except OSError as error:
+        raise BadOption(
+            f"can't store the calibration in {path}: {error.strerror}; name another file with "
+            "--output"
+        ) from error
     if args.json:
         console.write_json({"stored": str(path), "calibration": calibration.to_dict()})
     else:

@@ -120,6 +120,16 @@ def test_the_command_measures_and_stores_where_plans_look(llm, home, tmp_path, c
     assert find_calibration(llm.model.config, 1024) is None  # measured for another window
 
 
+def test_a_place_that_can_not_be_written_is_one_line(tmp_path, capsys):
+    text, blocked = tmp_path / "text.txt", tmp_path / "file"
+    text.write_text(king_james()[:20000])
+    blocked.write_text("")
+    arguments = ["--length", "600", "--depths", "1", "--samples", "1"]
+    output = ["--output", str(blocked / "map.json")]
+    assert main(["calibrate", "bundled", str(text), *arguments, *output]) == 2
+    assert "can't store the calibration in" in capsys.readouterr().err
+
+
 def test_another_model_has_another_calibration(llm):
     config = llm.model.config
     tuned = type(config).from_dict(config.to_dict())
