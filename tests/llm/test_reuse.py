@@ -42,7 +42,9 @@ def test_a_conversation_is_the_same_with_and_without_reuse(model, opening):
     with_reuse = talk(make(model), opening)
     without = talk(make(model, prefix_cache_bytes=0), opening)
     assert [a.text for a in with_reuse] == [a.text for a in without]
-    assert [a.plan for a in with_reuse] == [a.plan for a in without]
+    # two measurements of the memory that is free differ, so the plans are compared without it
+    plans = [[replace(a.plan, memory=None) for a in answers] for answers in (with_reuse, without)]
+    assert plans[0] == plans[1]
     assert {a.usage.cached_tokens for a in without} == {0}
     if opening is LONG:
         cached = [a.usage.cached_tokens / a.usage.prompt_tokens for a in with_reuse]
