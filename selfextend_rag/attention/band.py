@@ -7,7 +7,7 @@ from torch import Tensor
 
 from selfextend_rag.attention.partial import cuda_flash, cuda_flash_fits, partial_attention
 
-_TILE = 64  # queries that share one mask
+_TILE = 32  # queries that share one mask
 _ALIGNED = 16  # the width of a mask is a multiple of this; others cost up to a tenth more
 
 
