@@ -172,7 +172,7 @@ class _Call:
         return out
 
     def _grouped(self, k: Tensor, length: int, starts: tuple[int, ...]) -> Tensor | None:
-        """The kept grouped keys of all slots that are no query's neighbor, if they are kept.
+        """The kept keys of all slots that are no query's neighbor, and of a lone query's neighbors.
 
         A long prefill uses each rotated key for many queries, so it keeps none: the store is
         filled when the first short call (a question, a decode step) asks for it.
@@ -182,7 +182,7 @@ class _Call:
             return None
         if length > _SHORT and not store.nbytes:
             return None
-        buffer = store.reach(k, end, self.capacity, self.rotary, self.settings, starts)
+        buffer = store.reach(k, end, self.capacity, self.rotary, self.settings, starts, length == 1)
         return buffer[:, :, : k.shape[2]]
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, grouped: Tensor | None) -> Tensor:

@@ -43,7 +43,8 @@ def blocked_attention(
         k, v: ``[B, Hkv, S, D]`` un-rotated and ``[B, Hkv, S, Dv]``, at positions 0..S-1.
         rotary, settings, scaling, softcap: as in `self_extend_attention`.
         grouped_keys: ``[B, Hkv, S, D]`` whose first S - W keys are ``k`` rotated to their grouped
-            positions; the rest is scratch space that is overwritten. Made here when not given.
+            positions; for a lone query, the last W are ``k`` rotated to their own positions. Made
+            here when not given.
     """
     length, total, window = q.shape[2], k.shape[2], settings.neighbor_window
     if settings.group_size == 1 or total <= window:
@@ -102,21 +103,27 @@ def _decode(
     softcap: float | None,
     grouped_keys: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """One query: its neighbors are rotated to where its *grouped* position sees them.
-
-    A key at distance d < W gets the position (grouped query position) - d. Then one query,
-    rotated once, sees all keys at the relative positions of the method, in a single attention.
-    """
-    total, window = k.shape[2], settings.neighbor_window
-    far = total - window
+    """One query: its far keys are grouped, its neighbors stand where they are."""
+    total, far = k.shape[2], k.shape[2] - settings.neighbor_window
+    positions = torch.arange(total, device=q.device)
     if grouped_keys is None:
         grouped_keys = torch.empty_like(k)
-        _rotate_grouped(k, grouped_keys, 0, far, rotary, settings)
-    here = settings.query_position(total - 1)
-    positions = torch.arange(here - window + 1, here + 1, device=q.device)
-    rotary.rotate(k[:, :, far:], positions, out=grouped_keys[:, :, far:])
-    q = rotary.rotate(q, positions[-1:])
-    return partial_attention(q, grouped_keys, v, scaling=scaling, softcap=softcap)
+        grouped = settings.key_position(positions[:far])
+        rotary.rotate(k[:, :, :far], grouped, out=grouped_keys[:, :, :far])
+        rotary.rotate(k[:, :, far:], positions[far:], out=grouped_keys[:, :, far:])
+    here = positions[-1:]
+    parts = (
+        partial_attention(
+            rotary.rotate(q, position), grouped_keys[:, :, seen], v[:, :, seen],
+            scaling=scaling, softcap=softcap,
+        )
+        for position, seen in (
+            (settings.query_position(here), slice(0, far)),
+            (here, slice(far, total)),
+        )
+    )  # fmt: skip
+    (out, lse), neighbors = parts
+    return merge(out, lse, *neighbors)
 
 
 def _extended(
@@ -231,10 +238,3 @@ def _extended_heads(
         turned, neighbor_keys, v[:, :, start:], tables.window, tables.skip, scaling, softcap
     )
     return merge(*grouped, *band, into=out)[1]
-
-
-def _rotate_grouped(
-    k: Tensor, out: Tensor, begin: int, end: int, rotary: RotaryLayout, settings: SelfExtend
-) -> None:
-    positions = torch.arange(begin, end, device=k.device)
-    rotary.rotate(k[:, :, begin:end], settings.key_position(positions), out=out[:, :, begin:end])

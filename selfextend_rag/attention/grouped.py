@@ -1,4 +1,4 @@
-"""Keys rotated to their grouped positions, kept from one token to the next."""
+"""Rotated keys, kept from one token to the next: far ones grouped, neighbors as they stand."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from selfextend_rag.rope import RotaryLayout
 class GroupedKeys:
     """A buffer of grouped, rotated keys beside a cache layer's un-rotated ones.
 
-    A key's grouped position never changes, so each key is rotated once. The owner of the keys
-    calls `forget` or `clear` when cached keys are dropped or rows are rearranged; a change of
-    rotation, settings or padding is noticed here and starts the buffer anew.
+    Neither a key's own position nor its grouped one ever changes, so each key is rotated once as a
+    neighbor and once more when it has become a far one. The owner of the keys calls `forget` or
+    `clear` when cached keys are dropped or rows are rearranged; a change of rotation, settings or
+    padding is noticed here and starts the buffer anew.
     """
 
     def __init__(self) -> None:
         self._buffer: Tensor | None = None  # [B, Hkv, capacity, D]
         self._done = 0  # slots that hold grouped keys
+        self._near = (0, 0)  # from the first to behind the last slot that holds a neighbor
         self._made_for: tuple[RotaryLayout, SelfExtend, tuple[int, ...]] | None = None
 
     def reach(
@@ -30,42 +32,61 @@ class GroupedKeys:
         rotary: RotaryLayout,
         settings: SelfExtend,
         starts: tuple[int, ...],
+        neighbors: bool,
     ) -> Tensor:
         """Return the buffer, ``[B, Hkv, >= S, D]``, its first ``end`` slots grouped and rotated.
 
-        Later slots are scratch space. ``starts`` holds for each row the slot of its position 0;
-        what stands before it is padding.
+        ``starts`` holds for each row the slot of its position 0; what stands before it is padding.
 
         Args:
             k: ``[B, Hkv, S, D]`` un-rotated.
-            end: how many slots are needed.
+            end: how many slots are needed as grouped ones.
             capacity: slots to allocate when the buffer must grow.
+            neighbors: the slots from ``end`` to S are needed too, rotated to their own positions.
         """
         made_for = (rotary, settings, starts)
         if self._made_for != made_for:
-            self._made_for, self._done = made_for, 0
+            self._made_for, self._done, self._near = made_for, 0, (0, 0)
         self._fit(k, max(capacity, k.shape[2]))
+        self._rotate(k, self._done, end, grouped=True)
+        self._done = end  # what stands behind is used as neighbors alone
+        if neighbors:
+            total = k.shape[2]
+            first, last = max(self._near[0], end), min(self._near[1], total)
+            if first >= last:
+                first = last = total
+            self._rotate(k, end, first, grouped=False)
+            self._rotate(k, last, total, grouped=False)
+            self._near = (end, total)
+        else:
+            self._near = (max(self._near[0], end), self._near[1])
         assert self._buffer is not None
-        if self._done < end:
-            slots = torch.arange(self._done, end, device=k.device)
-            positions = slots - torch.tensor(starts, device=k.device)[:, None]
-            if len(set(starts)) == 1:
-                positions = positions[0]
-            rotary.rotate(
-                k[:, :, self._done : end],
-                settings.key_position(positions),
-                out=self._buffer[:, :, self._done : end],
-            )
-        self._done = end  # the caller may write over all slots from here on
         return self._buffer
+
+    def _rotate(self, k: Tensor, begin: int, end: int, *, grouped: bool) -> None:
+        if begin >= end:
+            return
+        assert self._made_for is not None
+        assert self._buffer is not None
+        rotary, settings, starts = self._made_for
+        slots = torch.arange(begin, end, device=k.device)
+        positions = slots - torch.tensor(starts, device=k.device)[:, None]
+        if len(set(starts)) == 1:
+            positions = positions[0]
+        rotary.rotate(
+            k[:, :, begin:end],
+            settings.key_position(positions) if grouped else positions,
+            out=self._buffer[:, :, begin:end],
+        )
 
     def forget(self, length: int) -> None:
         """Drop everything from slot ``length`` on."""
         self._done = min(self._done, length)
+        self._near = (self._near[0], min(self._near[1], length))
 
     def clear(self) -> None:
         """Free the buffer."""
-        self._buffer, self._done, self._made_for = None, 0, None
+        self._buffer, self._done, self._near, self._made_for = None, 0, (0, 0), None
 
     @property
     def nbytes(self) -> int:
@@ -79,5 +100,6 @@ class GroupedKeys:
                 return
             old, self._done = None, 0
         self._buffer = k.new_empty((*k.shape[:2], capacity, k.shape[3]))
+        self._near = (0, 0)
         if old is not None and self._done:
             self._buffer[:, :, : self._done] = old[:, :, : self._done]

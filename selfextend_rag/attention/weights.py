@@ -125,7 +125,7 @@ class _Blocks:
         store, far = self.scoring.grouped_keys, self.k.shape[1] - settings.neighbor_window
         if store is None or not store.nbytes or far <= 0:
             return None
-        return store.reach(self.k[None], far, 0, rotary, settings, (0,))[0, :, :far]
+        return store.reach(self.k[None], far, 0, rotary, settings, (0,), False)[0, :, :far]
 
     def __iter__(self) -> Iterator[_Exponentials]:
         for begin, end in zip(self.begins, self.ends, strict=True):
