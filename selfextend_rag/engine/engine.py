@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -112,7 +113,7 @@ class Engine:
                 raise GenerationCancelled(0, len(tokens))
             with switched(self.model, extension):
                 cache = self._new_cache(max(capacity, len(tokens)))
-                self._feed(tokens, 0, cache, progress, is_cancelled, chunk_size)
+                self.feed(tokens, 0, cache, progress, is_cancelled, chunk_size)
         cache.activate_past_recording()  # sliding layers keep what they need to be wound back
         return CachedPrefix(tokens, extension, cache)
 
@@ -164,7 +165,7 @@ class Engine:
         """
         tokens = _checked(tokens)
         if prefix is not None:
-            extension = _extension_of(prefix, tokens, extension)
+            extension = extension_of(prefix, tokens, extension)
         job = _Job(
             tokens,
             settings or GenerationSettings(),
@@ -208,7 +209,7 @@ class Engine:
         reason: FinishReason = "cancelled"  # as it is when the consumer leaves off
         try:
             cached = tally.cached_tokens
-            logits = self._feed(
+            logits = self.feed(
                 job.tokens[cached:], cached, cache, job.progress, job.is_cancelled, job.chunk_size
             )
             if job.reuse is not None and not has_state(cache):
@@ -266,7 +267,7 @@ class Engine:
         self._forward((0,), cache)
         return cache
 
-    def _feed(
+    def feed(
         self,
         tokens: tuple[int, ...],
         cached: int,
@@ -275,7 +276,14 @@ class Engine:
         is_cancelled: Callable[[], bool],
         chunk_size: int | None = None,
     ) -> Tensor:
-        """Run tokens in chunks after those cached, and return the last one's logits ``[1, V]``."""
+        """Run tokens in chunks after those cached, and return the last one's logits ``[1, V]``.
+
+        For who holds the model's turn and has set it up.
+
+        Raises:
+            GenerationCancelled: cancelled before the last chunk was read.
+            UnsupportedModelError: the model keeps no keys in the cache.
+        """
         total, step = cached + len(tokens), chunk_size or self.chunk_size
         for start in range(0, len(tokens), step):
             if is_cancelled():
@@ -292,13 +300,36 @@ class Engine:
                 progress(done, total)
         return logits
 
-    @torch.inference_mode()
     def _forward(self, tokens: tuple[int, ...], cache: Cache) -> Tensor:
+        return self.forward([tokens], cache)
+
+    @torch.inference_mode()
+    def forward(
+        self,
+        rows: Sequence[Sequence[int]],
+        cache: Cache,
+        positions: Sequence[Sequence[int]] | None = None,
+    ) -> Tensor:
+        """Run the next tokens of B rows and return the logits of their last ones, ``[B, V]``.
+
+        For who holds the model's turn and has set it up.
+
+        Args:
+            rows: of one length.
+            cache: what comes before them.
+            positions: where they stand; counted by the model when not given.
+        """
         device = next(self.model.get_input_embeddings().parameters()).device
         # Offloaded weights are on no device; accelerate's hooks then move what they are given.
-        ids = torch.tensor([tokens], device="cpu" if device.type == "meta" else device)
+        device = torch.device("cpu") if device.type == "meta" else device
+        options: dict[str, Any] = dict(self._last_logits)
+        if positions is not None:
+            options["position_ids"] = torch.tensor(positions, device=device)
         output = self.model(
-            input_ids=ids, past_key_values=cache, use_cache=True, **self._last_logits
+            input_ids=torch.tensor(rows, device=device),
+            past_key_values=cache,
+            use_cache=True,
+            **options,
         )
         return output.logits[:, -1]
 
@@ -325,7 +356,7 @@ def as_function(cancelled: Cancelled) -> Callable[[], bool]:
     return cancelled.is_set if isinstance(cancelled, threading.Event) else cancelled
 
 
-def _extension_of(
+def extension_of(
     prefix: CachedPrefix, tokens: tuple[int, ...], extension: SelfExtend | None
 ) -> SelfExtend | None:
     """Return the settings of a prefix, once it is known to be one of these tokens."""

@@ -89,6 +89,16 @@ class Tally:
             return 0.0
         return self._latest - self._first
 
+    def usage(self, prompt_tokens: int) -> Usage:
+        """Return what the answer to a prompt of so many tokens cost so far."""
+        return Usage(
+            prompt_tokens=prompt_tokens,
+            cached_tokens=self.cached_tokens,
+            completion_tokens=len(self.tokens),
+            prefill_seconds=self.prefill_seconds,
+            decode_seconds=self.decode_seconds,
+        )
+
 
 class Generation(Iterator[int]):
     """Token ids of one answer, as they are generated.
@@ -128,10 +138,4 @@ class Generation(Iterator[int]):
     @property
     def usage(self) -> Usage:
         """Return what it cost so far."""
-        return Usage(
-            prompt_tokens=self._prompt_tokens,
-            cached_tokens=self._tally.cached_tokens,
-            completion_tokens=len(self._tally.tokens),
-            prefill_seconds=self._tally.prefill_seconds,
-            decode_seconds=self._tally.decode_seconds,
-        )
+        return self._tally.usage(self._prompt_tokens)

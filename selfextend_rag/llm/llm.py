@@ -272,7 +272,7 @@ class LongContextLLM(AsyncCalls):
             cancelled=cancelled,
         )
         seconds = time.perf_counter() - started
-        return Reading(self._runner, self.planner, kept, plan, prefix, seconds, packed)
+        return Reading(self._runner, self.budget, kept, plan, prefix, seconds, packed)
 
     def load(self, path: str | os.PathLike[str], *, documents: Documents | None = None) -> Reading:
         """Return a reading that ``Reading.save`` wrote; the model reads nothing again.
@@ -291,7 +291,7 @@ class LongContextLLM(AsyncCalls):
         expected = None if documents is None else as_documents(documents)
         saved = load_saved(path, self.engine, self.prompts, self.planner, expected)
         return Reading(
-            self._runner, self.planner, saved.documents, saved.plan, saved.prefix, saved.seconds
+            self._runner, self.budget, saved.documents, saved.plan, saved.prefix, saved.seconds
         )
 
     def generate(

@@ -9,15 +9,25 @@ from typing import Any
 
 from selfextend_rag.cache import store
 from selfextend_rag.documents import Document
-from selfextend_rag.engine import CachedPrefix
+from selfextend_rag.engine import CachedPrefix, rows
 from selfextend_rag.engine.engine import Cancelled, Progress
+from selfextend_rag.errors import SelfExtendError
+from selfextend_rag.llm.batch import (
+    Asked,
+    BatchQuestion,
+    QuestionsProgress,
+    answers_of,
+    arguments_of,
+)
+from selfextend_rag.llm.budget import ReadingBudget
 from selfextend_rag.llm.fingerprint import reading_fingerprint
 from selfextend_rag.llm.forms import answer_form
 from selfextend_rag.llm.packing import PackedDocuments
 from selfextend_rag.llm.runner import Sources, TextRunner
 from selfextend_rag.llm.saved import attachment_of
 from selfextend_rag.llm.stream import Answer, TextStream
-from selfextend_rag.planning import ContextBudgetPlanner, ContextPlan
+from selfextend_rag.planning import ContextPlan
+from selfextend_rag.planning.rows import most_rows
 
 
 class Reading:
@@ -34,7 +44,7 @@ class Reading:
     def __init__(
         self,
         runner: TextRunner,
-        planner: ContextBudgetPlanner,
+        budget: ReadingBudget,
         documents: Sequence[Document],
         plan: ContextPlan,
         prefix: CachedPrefix,
@@ -45,7 +55,7 @@ class Reading:
         self.plan = plan
         self.seconds = seconds
         self._runner = runner
-        self._planner = planner
+        self._budget = budget
         self._prefix = prefix
         self._packed = packed  # made when it is first needed, if the documents came without it
 
@@ -130,19 +140,119 @@ class Reading:
         **options: Any,
     ) -> TextStream:
         """Return the answer as pieces of text that come as it is generated; see ``ask``."""
+        asked = self._asked(question, json_schema, options)
+        return self._stream(asked, evidence, progress, cancelled)
+
+    def ask_batch(
+        self,
+        questions: Sequence[BatchQuestion],
+        *,
+        json_schema: Mapping[str, Any] | None = None,
+        evidence: bool = False,
+        at_once: int = 16,
+        progress: Progress | None = None,
+        cancelled: Cancelled = None,
+        **options: Any,
+    ) -> list[Answer]:
+        """Return the answers to several questions, in their order; each is that of ``ask``.
+
+        The documents' keys are held once. Each question is read alone, then one token of each
+        answer is made in every step of the model; an answer that ends makes room for the next
+        question. Models that can't do this (recurrent layers, chunked attention, attention outside
+        the function of the configuration) answer one after another, and so do all with
+        ``evidence``.
+
+        Args:
+            questions: texts; or, for what differs by question, dicts of the arguments of ``ask``:
+                ``{"question": "...", "stop": "."}``. They win over those given here for all.
+            json_schema: the answers are JSON that is valid for this schema.
+            evidence: find the passages that each answer rests on. They are then answered one by
+                one, in the time that takes.
+            at_once: the most questions that are answered at a time. Each holds keys for its
+                question and its answer meanwhile, and a window of each sliding layer; where memory
+                has no room for so many, fewer are.
+            progress: called after each chunk of a question, with the tokens read of all questions
+                and how many there are.
+            cancelled: ends all answers where they are; those not begun are empty.
+            options: as for ``ask``. A ``seed`` gives each question the answer that it gives alone.
+
+        Raises:
+            ContextBudgetExceeded: a question and its answer need more room than the plan left;
+                nothing has run. Errors of one question say in a note which it is.
+            SchemaError: a schema holds what can't be enforced; nothing has run.
+            ConstraintError: an answer could not be kept to its schema; no answers come back.
+            TypeError: a question is none; nothing has run.
+            ValueError: an option is out of range; nothing has run.
+        """
+        if at_once < 1:
+            raise ValueError(f"at_once must be a positive integer, got {at_once}")
+        shared = {"json_schema": json_schema, **options}
+        asked = []
+        for number, arguments in enumerate(arguments_of(questions, shared), 1):
+            question, schema = arguments.pop("question"), arguments.pop("json_schema")
+            try:
+                asked.append(self._asked(question, schema, arguments))
+            except (SelfExtendError, TypeError, ValueError) as error:
+                error.add_note(f"It was question {number} of the batch.")
+                raise
+        at_once = 1 if evidence else self._rows(asked, at_once)
+        if at_once == 1 or rows.objection(self._runner.engine, self._prefix, cancelled):
+            return self._one_by_one(asked, evidence, progress, cancelled)
+        return answers_of(
+            self._runner,
+            asked,
+            self._prefix,
+            at_once=at_once,
+            progress=progress,
+            cancelled=cancelled,
+        )
+
+    def _rows(self, asked: Sequence[Asked], at_once: int) -> int:
+        """Return how many of the questions to answer at a time."""
+        if len(asked) < 2:
+            return 1
+        own = max(len(x.tokens) + x.settings.max_new_tokens for x in asked) - len(self._prefix)
+        return most_rows(self._budget.memory(), self.plan, own, min(at_once, len(asked)))
+
+    def _one_by_one(
+        self,
+        asked: Sequence[Asked],
+        evidence: bool,
+        progress: Progress | None,
+        cancelled: Cancelled,
+    ) -> list[Answer]:
+        told = progress and QuestionsProgress(asked, len(self._prefix), progress)
+        answers = []
+        for index, question in enumerate(asked):
+            own = told.of(index) if told else None
+            with self._stream(question, evidence, own, cancelled) as stream:
+                answers.append(stream.answer)
+        return answers
+
+    def _asked(
+        self,
+        question: str,
+        json_schema: Mapping[str, Any] | None,
+        options: Mapping[str, Any],
+    ) -> Asked:
+        """Return a question ready to be answered; nothing runs."""
         settings = self._runner.settings(
             {"max_new_tokens": self.plan.max_new_tokens, **options}, framed=True
         )
         form = answer_form(self._runner.prompts, settings, json_schema, None)
-        asked = self._runner.prompts.question(question)
-        tokens = (*self._prefix.tokens, *asked)
-        plan = self._planner.plan_within(self.plan, len(tokens), settings.max_new_tokens)
+        tokens = (*self._prefix.tokens, *self._runner.prompts.question(question))
+        plan = self._budget.planner.plan_within(self.plan, len(tokens), settings.max_new_tokens)
+        return Asked(tokens, settings, plan, form)
+
+    def _stream(
+        self, asked: Asked, evidence: bool, progress: Progress | None, cancelled: Cancelled
+    ) -> TextStream:
         return self._runner.stream(
-            tokens,
-            settings,
-            plan,
+            asked.tokens,
+            asked.settings,
+            asked.plan,
             framed=True,
-            form=form,
+            form=asked.form,
             prefix=self._prefix,
             progress=progress,
             cancelled=cancelled,

@@ -9,7 +9,14 @@ from typing import Any
 
 from selfextend_rag.cache.prefix import PrefixStore
 from selfextend_rag.documents import Document
-from selfextend_rag.engine import CachedPrefix, Engine, Generation, GenerationSettings
+from selfextend_rag.engine import (
+    CachedPrefix,
+    Engine,
+    FinishReason,
+    Generation,
+    GenerationSettings,
+    Usage,
+)
 from selfextend_rag.engine.engine import Cancelled, Progress, as_function
 from selfextend_rag.evidence import AnswerWatch, Evidence, TokenRanges, find_evidence
 from selfextend_rag.llm.forms import FREE, AnswerForm, CallReader, TextReader
@@ -123,17 +130,30 @@ def _answer(
     pieces.append(reader.finish())
     if pieces[-1]:
         yield pieces[-1]
-    reason: AnswerReason | None = "stop" if reader.stopped else generation.finish_reason
+    evidence = _evidence(watch, sources)
+    return whole_answer(reader, pieces, generation.finish_reason, generation.usage, plan, evidence)
+
+
+def whole_answer(
+    reader: TextReader | CallReader,
+    pieces: Sequence[str],
+    finish_reason: FinishReason | None,
+    usage: Usage,
+    plan: ContextPlan,
+    evidence: tuple[Evidence, ...] = (),
+) -> Answer:
+    """Return an answer that has ended, from its pieces and what the engine says of it."""
+    reason: AnswerReason | None = "stop" if reader.stopped else finish_reason
     assert reason is not None
     calls, unfinished = reader.calls()
     return Answer(
         text="".join(pieces),
         finish_reason="tool_calls" if calls and reason == "stop" else reason,
-        usage=generation.usage,
+        usage=usage,
         plan=plan,
         tool_calls=calls,
         unfinished_call=unfinished,
-        evidence=_evidence(watch, sources),
+        evidence=evidence,
     )
 
 

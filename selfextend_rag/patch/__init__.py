@@ -2,6 +2,7 @@
 
 from selfextend_rag.patch.observe import observed
 from selfextend_rag.patch.patch import (
+    by_rows,
     current_settings,
     extend,
     extended,
@@ -18,6 +19,7 @@ __all__ = [
     "AttentionCall",
     "LayerReport",
     "SupportReport",
+    "by_rows",
     "current_settings",
     "extend",
     "extended",

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from selfextend_rag.attention.bounds import host_waits_are_forbidden
+from selfextend_rag.cache import RowsCache
 from selfextend_rag.errors import CacheMismatchError
 from selfextend_rag.positions import SelfExtend
 
@@ -89,6 +90,9 @@ class ConsecutivePositions:
                 "multimodal position ids (rows that differ between the axes) can't be extended",
             )
         flat = positions[0] if positions.ndim == 3 else positions
+        if isinstance(cache, RowsCache):
+            _refuse_other_positions(flat, cache)
+            return
         past = cache.get_seq_length() if cache is not None else 0
         if isinstance(past, Tensor):  # of a static cache; it grows in place
             past = past.to(flat.device, copy=True)
@@ -126,6 +130,15 @@ class ConsecutivePositions:
                     f"can't be continued under {self.settings}; read them again with a new cache"
                 )
             setattr(cache, _FILLED_UNDER, self.settings)
+
+
+def _refuse_other_positions(positions: Tensor, cache: RowsCache) -> None:
+    """Refuse positions ``[B, 1]`` that are not those of each row's next token."""
+    given = positions.flatten().tolist()
+    if given != cache.positions:
+        raise ValueError(
+            f"the next tokens of the rows stand at {cache.positions}, and position_ids say {given}"
+        )
 
 
 def _refuse_holes(mask: Any) -> None:

@@ -18,7 +18,7 @@ from selfextend_rag.attention import Impl
 from selfextend_rag.errors import UnsupportedModelError
 from selfextend_rag.patch.hooks import ConsecutivePositions, RawPositions
 from selfextend_rag.patch.inspect_model import Inspection, inspect_model
-from selfextend_rag.patch.probe import set_implementation
+from selfextend_rag.patch.probe import configs, set_implementation
 from selfextend_rag.patch.registry import BINDING, Binding, implementation_name
 from selfextend_rag.patch.report import SupportReport
 from selfextend_rag.patch.sketch import sketch
@@ -95,6 +95,22 @@ def switched(model: PreTrainedModel, settings: SelfExtend | None) -> Iterator[No
             _restore(model)
         else:
             _extend(model, *before)
+
+
+@contextmanager
+def by_rows(model: nn.Module) -> Iterator[None]:
+    """Let attention look for rows within the block; an extended model's does so already.
+
+    For who holds the model's turn. Only forwards of one token of each row belong in the block.
+    """
+    before = [] if is_extended(model) else [(c, c._attn_implementation) for c in configs(model)]
+    for config, name in before:
+        set_implementation(config, implementation_name(name or "eager"))
+    try:
+        yield
+    finally:
+        for config, name in before:
+            set_implementation(config, name)
 
 
 def is_extended(model: nn.Module) -> bool:

@@ -24,8 +24,9 @@ from selfextend_rag.attention.bounds import (
     mask_of,
     refuse_holes,
 )
-from selfextend_rag.cache import GrowingLayer
+from selfextend_rag.cache import GrowingLayer, RowsLayer
 from selfextend_rag.errors import UnsupportedModelError
+from selfextend_rag.patch.rows import attend_by_rows
 from selfextend_rag.positions import SelfExtend
 from selfextend_rag.rope import RotaryLayout
 
@@ -121,6 +122,11 @@ def attention_forward(
 
     Shapes as transformers has them: query ``[B, H, T, D]`` in, output ``[B, T, H, Dv]``.
     """
+    rows = getattr(key, "rows", None)
+    if isinstance(rows, RowsLayer):
+        asked = {"scaling": scaling, "softcap": softcap, "s_aux": s_aux, **kwargs}
+        attend = partial(attention_forward, previous=previous, dropout=dropout)
+        return attend_by_rows(attend, module, query, rows, attention_mask, asked)
     binding: Binding | None = getattr(module, BINDING, None)
     asked = {"scaling": scaling, "softcap": softcap, "s_aux": s_aux, **kwargs}
     tell_observer(module, query, key, attention_mask, binding, asked)

@@ -1,0 +1,177 @@
+"""Several rows that go on from the same tokens: those are held once, each row keeps its own.
+
+A model sees a cache of B rows and hands over one new token of each. While a row attends, its keys
+are put behind the shared ones, in the free room of the shared buffers; then they are taken away.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
+
+from selfextend_rag.cache.layers import GrowingLayer, SelfExtendCache
+from selfextend_rag.errors import UnsupportedModelError
+
+
+class Row:
+    """What one row has of its own, layer by layer.
+
+    Of a layer that keeps all keys these are the keys and values behind the shared ones; of a
+    sliding layer, all that it keeps, which is a window at most.
+
+    Args:
+        cache: the shared tokens and, behind them, the row's.
+        shared: how many tokens are shared.
+        capacity: tokens of the row to make room for.
+    """
+
+    @torch.inference_mode()
+    def __init__(self, cache: Cache, shared: int, capacity: int) -> None:
+        self.length = cache.get_seq_length()
+        self.layers = [_own(layer, shared, capacity) for layer in cache.layers]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its keys and values, free room included."""
+        kept = [(layer.keys, layer.values) for layer in self.layers]
+        return sum(x.untyped_storage().nbytes() for pair in kept for x in pair if x is not None)
+
+
+def rows_objection(cache: Cache) -> str:
+    """Return why rows can't share a cache, in words; empty if they can."""
+    for layer in cache.layers:
+        if type(layer) not in (GrowingLayer, DynamicSlidingWindowLayer):
+            return f"a cache layer is a {type(layer).__name__}, whose state can't be shared"
+    return ""
+
+
+def _own(layer: Any, shared: int, capacity: int) -> DynamicLayer:
+    own: DynamicLayer
+    if isinstance(layer, GrowingLayer):
+        held = 0 if layer.keys is None else layer.keys.shape[2] - shared
+        own = layer.emptied(held, None, capacity)
+        parts = (layer.keys, own.keys), (layer.values, own.values)
+        for mine, copied in parts:
+            if mine is not None and copied is not None:
+                copied.copy_(mine[:, :, shared:])
+        return own
+    own = copy.copy(layer)
+    if own.is_initialized:
+        if layer.record_past:
+            own.crop(0)  # what it kept in order to be wound back
+        assert own.keys is not None
+        assert own.values is not None
+        own.keys, own.values = own.keys.clone(), own.values.clone()
+    own.record_past = False  # type: ignore[attr-defined]
+    return own
+
+
+class RowsLayer(CacheLayerMixin):
+    """One layer of a `RowsCache`.
+
+    The keys that `update` returns are the new ones alone; they carry this layer as the attribute
+    ``rows``, where attention finds the keys of each row.
+
+    Args:
+        shared: the layer that holds the shared tokens; None where rows have nothing in common.
+        rows: what each row has of its own.
+    """
+
+    def __init__(self, shared: GrowingLayer | None, rows: Sequence[DynamicLayer]) -> None:
+        super().__init__()
+        self.is_sliding = shared is None
+        self.is_initialized = True
+        self.unattended = False
+        self._shared = shared
+        self._before = 0 if shared is None else shared.get_seq_length()
+        self._rows = rows
+        self._kept: list[tuple[Tensor, Tensor]] = []
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Do nothing: the rows have been filled."""
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Append one token of each row, ``[B, Hkv, 1, D]``, and return what came."""
+        self._kept = [
+            row.update(key_states[i : i + 1], value_states[i : i + 1])
+            for i, row in enumerate(self._rows)
+        ]
+        self.unattended = True
+        given = key_states[:]
+        given.rows = self  # type: ignore[attr-defined]
+        return given, value_states
+
+    @contextmanager
+    def row(self, index: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Hand out all keys and values of one row, ``[1, Hkv, S, D]``, within the block."""
+        self.unattended = False
+        keys, values = self._kept[index]
+        if self._shared is None:
+            yield keys, values
+            return
+        try:
+            yield self._shared.update(keys, values)
+        finally:
+            self._shared.crop(self._before - self._shared.get_seq_length())
+
+    def get_seq_length(self) -> int:
+        """Return the tokens of the longest row."""
+        return self._before + max(int(row.get_seq_length()) for row in self._rows)
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Return the length of the longest row's keys and the position of its first."""
+        if self._shared is not None:
+            return self.get_seq_length() + query_length, 0
+        longest: Any = max(self._rows, key=lambda row: int(row.get_seq_length()))
+        return longest.get_mask_sizes(query_length)
+
+    def get_max_length(self) -> int:
+        """Return -1: there is no limit."""
+        return -1
+
+
+class RowsCache(Cache):
+    """What a model is given in place of a cache, for one token of each row.
+
+    Args:
+        shared: the cache of the shared tokens; it is as before when a forward has ended.
+        rows: the rows, in the order of the batch.
+    """
+
+    def __init__(self, shared: SelfExtendCache, rows: Sequence[Row]) -> None:
+        super().__init__(
+            layers=[
+                RowsLayer(
+                    layer if isinstance(layer, GrowingLayer) else None,
+                    [row.layers[i] for row in rows],
+                )
+                for i, layer in enumerate(shared.layers)
+            ]
+        )
+        self.positions = [row.length for row in rows]
+        for name, noted in vars(shared).items():  # under which settings it was filled, above all
+            vars(self).setdefault(name, noted)
+
+    def check_attended(self) -> None:
+        """See to it that attention has looked at the rows of every layer that got keys.
+
+        Raises:
+            UnsupportedModelError: it took the new keys for all there are.
+        """
+        for i, layer in enumerate(self.layers):
+            if isinstance(layer, RowsLayer) and layer.unattended:
+                raise UnsupportedModelError(
+                    f"layer {i} does not attend through the attention function of its "
+                    "configuration; ask one question at a time"
+                )

@@ -1,0 +1,81 @@
+"""The stated bound of the memory of rows against every allocation that a real batch makes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from selfextend_rag import SelfExtend
+from selfextend_rag.cache import Row
+from selfextend_rag.engine import BatchGeneration, BatchPrompt, Engine, GenerationSettings, rows
+from selfextend_rag.planning import ContextPlan, DeviceMemory, MemoryBudget
+from selfextend_rag.planning.rows import most_rows, rows_bytes
+from tests import zoo
+from tests.planning.test_workspace import memory_of, peak_bytes
+
+QUESTION, ANSWER = 24, 8
+
+
+def asked(tokens, count):
+    questions = torch.randint(4, 90, (count, QUESTION)).tolist()
+    settings = GenerationSettings(max_new_tokens=ANSWER, stop_token_ids=())
+    return [BatchPrompt((*tokens, *question), settings) for question in questions]
+
+
+def plan_of(prompt, settings, chunk):
+    group, window = (settings.group_size, settings.neighbor_window) if settings else (1, None)
+    return ContextPlan(prompt, ANSWER, QUESTION, 4096, group, window, chunk_size=chunk)
+
+
+@pytest.mark.parametrize("settings", [None, SelfExtend(4, 64)], ids=["plain", "extended"])
+@pytest.mark.parametrize("chunk", [64, 4])
+@pytest.mark.parametrize("family", ["llama", "gemma3_text", "gpt_neox"])
+def test_no_batch_needs_more_than_the_bound(family, chunk, settings):
+    engine = Engine(zoo.build(family), chunk_size=chunk)
+    tokens = torch.randint(4, 90, (300,)).tolist()
+    few = engine.prefill(tokens[:8], extension=settings)
+    assert rows.objection(engine, few) == ""  # the model has been measured, once for all
+    plan, memory = plan_of(len(tokens), settings, chunk), memory_of(engine.model)
+    prompts = asked(tokens, 20)
+
+    def run(count):
+        prefix = engine.prefill(tokens, extension=settings, capacity=plan.total_tokens)
+        list(BatchGeneration(engine, prompts, prefix, at_once=count))
+
+    stated = memory.estimate(len(tokens), QUESTION + ANSWER, settings, chunk).needed_bytes
+    for count in (2, 16):
+        own = rows_bytes(memory, memory.shares[0], plan, QUESTION + ANSWER, count)
+        peak = peak_bytes(lambda count=count: run(count))
+        assert peak <= stated + own
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3_text"])
+def test_the_bound_is_not_loose(family):
+    engine = Engine(zoo.build(family))
+    tokens = torch.randint(4, 90, (300,)).tolist()
+    prefix = engine.prefill(tokens, capacity=400)
+    with prefix.lent() as cache:
+        engine.feed(tuple(tokens[:QUESTION]), len(prefix), cache, None, lambda: False)
+        row = Row(cache, len(prefix), QUESTION + ANSWER)
+    memory, plan = memory_of(engine.model), plan_of(300, None, 64)
+    sixteen = rows_bytes(memory, memory.shares[0], plan, QUESTION + ANSWER, 16)
+    assert 16 * row.nbytes < sixteen < 2 * 16 * row.nbytes
+
+
+@pytest.mark.parametrize("measured", [False, True])
+def test_as_many_rows_as_fit_and_no_more(measured):
+    memory = memory_of(zoo.build("llama"))
+    plan = plan_of(300, SelfExtend(4, 64), 64)
+    stated = memory.estimate(300, QUESTION + ANSWER, plan.settings, 64)
+    held = stated.kv_cache_bytes if measured else 0
+    for count in (2, 3, 16):
+        own = rows_bytes(memory, memory.shares[0], plan, QUESTION + ANSWER, count)
+        needed = stated.needed_bytes - held + own
+        for free, fit in ((needed, count), (needed - 1, count - 1)):
+            budget = MemoryBudget(memory, (DeviceMemory("cpu", free, free),), measured=measured)
+            assert most_rows(budget, plan, QUESTION + ANSWER, 16) == fit
+    assert most_rows(budget, plan, QUESTION + ANSWER, 2) == 2
+    assert most_rows(MemoryBudget(memory), plan, QUESTION + ANSWER, 16) == 16
+    assert most_rows(None, plan, QUESTION + ANSWER, 16) == 16
+    nothing = MemoryBudget(memory, (DeviceMemory("cpu", 1, 1),))
+    assert most_rows(nothing, plan, QUESTION + ANSWER, 16) == 1
