@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
             console.say(f"{reading.plan.explain()}\n")
     if args.max_new_tokens is not None:
         answering["max_new_tokens"] = args.max_new_tokens
-    answers = [_answer(console, args, reading, question, answering) for question in args.questions]
+    answers = _answers(console, args, reading, answering)
     if args.json:
         console.write_json(_report(args, reading, answers))
         return 0
@@ -94,6 +94,22 @@ def _generation_options(args: argparse.Namespace) -> dict[str, Any]:
     return options
 
 
+def _answers(
+    console: Console, args: argparse.Namespace, reading: Any, options: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Ask all questions, write the answers unless all is to be JSON, and return them as such."""
+    questions = args.questions
+    if len(questions) == 1 or args.evidence:
+        return [_answer(console, args, reading, question, options) for question in questions]
+    with console.progress("questions") as progress:
+        answers = reading.ask_batch(questions, progress=progress, **options)
+    for question, answer in zip(questions, answers, strict=True):
+        if not args.json:
+            console.write(f"Q: {question}\nA: {answer.text}\n\n")
+        _remark(console, reading, answer)
+    return [_as_values(*pair) for pair in zip(questions, answers, strict=True)]
+
+
 def _answer(
     console: Console,
     args: argparse.Namespace,
@@ -101,7 +117,7 @@ def _answer(
     question: str,
     options: dict[str, Any],
 ) -> dict[str, Any]:
-    """Ask, write the answer as it comes unless all is to be JSON, and return it as such."""
+    """Ask one question and write the answer as it comes."""
     several = len(args.questions) > 1
     if several and not args.json:
         console.write(f"Q: {question}\nA: ")
@@ -112,6 +128,11 @@ def _answer(
         answer = stream.answer
     if not args.json:
         console.write("\n\n" if several else "\n")
+    _remark(console, reading, answer)
+    return _as_values(question, answer)
+
+
+def _remark(console: Console, reading: Any, answer: Any) -> None:
     if answer.finish_reason == "length":
         console.say(
             f"(cut off after {answer.usage.completion_tokens} tokens; "
@@ -119,6 +140,9 @@ def _answer(
         )
     for passage in answer.evidence:
         console.say(_as_line(passage, reading.documents))
+
+
+def _as_values(question: str, answer: Any) -> dict[str, Any]:
     return {
         "question": question,
         "text": answer.text,

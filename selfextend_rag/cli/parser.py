@@ -58,7 +58,7 @@ def _add_ask(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "-q", "--question", action="append", required=True, dest="questions", metavar="Q",
-        help="a question; give several to ask the same reading again",
+        help="a question; give several to ask the same reading again, with --no-evidence at once",
     )  # fmt: skip
     _add_model(parser)
     _add_budget(parser)

@@ -18,7 +18,7 @@ import transformers
 
 from selfextend_rag.cli import main
 from selfextend_rag.documents import Document
-from selfextend_rag.llm import LongContextLLM
+from selfextend_rag.llm import LongContextLLM, Reading
 from selfextend_rag.planning import ContextPlan
 from tests.tiny import byte_tokenizer
 
@@ -61,6 +61,31 @@ def test_several_questions_are_asked_of_one_reading(run, model_folder, long):
     assert questions == ["Q: Why?", "Q: Who?"]
     assert out.count("\nA: ") == 2
     assert err.count("Read ") == 1
+
+
+def test_questions_without_evidence_are_answered_together(run, model_folder, long, monkeypatch):
+    asked = []
+    real = Reading.ask_batch
+
+    def ask_batch(reading, questions, **options):
+        asked.append(list(questions))
+        return real(reading, questions, **options)
+
+    monkeypatch.setattr(Reading, "ask_batch", ask_batch)
+    arguments = ["ask", long, "-q", "Why?", "-q", "Who?", "--model", model_folder]
+    for more in ([], ["--json"]):
+        one_by_one = run(*arguments, *more)
+        assert not asked
+        together = run(*arguments, "--no-evidence", *more)
+        assert asked == [["Why?", "Who?"]]
+        assert one_by_one[0] == together[0] == 0
+        told = [one_by_one[1], together[1]]
+        if more:
+            told = [[(x["question"], x["text"]) for x in json.loads(o)["answers"]] for o in told]
+        assert told[0] == told[1]
+        asked.clear()
+    assert run("ask", long, "-q", "Why?", "--model", model_folder, "--no-evidence")[0] == 0
+    assert not asked
 
 
 def test_json_is_one_object_and_nothing_else(run, model_folder, long, short):
