@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
-import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
-import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
@@ -19,19 +14,14 @@ from selfextend_rag.cache.contents import Snapshot, snapshot
 from selfextend_rag.cache.cutting import has_state
 from selfextend_rag.cache.prefix import PrefixStore
 from selfextend_rag.engine.constraint import TokenConstraint
+from selfextend_rag.engine.forward import Cancelled, Forwards, Progress, as_function
 from selfextend_rag.engine.generation import FinishReason, Generation, Tally
 from selfextend_rag.engine.prefix import CachedPrefix
 from selfextend_rag.engine.sampling import Sampler
 from selfextend_rag.engine.settings import GenerationSettings
-from selfextend_rag.errors import CacheMismatchError, GenerationCancelled, UnsupportedModelError
+from selfextend_rag.errors import CacheMismatchError, GenerationCancelled
 from selfextend_rag.patch import switched, turn_of
 from selfextend_rag.positions import SelfExtend
-
-Progress = Callable[[int, int], None]
-"""Called with the tokens read so far and the tokens to read, after each chunk."""
-
-Cancelled = threading.Event | Callable[[], bool] | None
-"""Looked at between chunks and tokens: an event, or a function that says whether to stop."""
 
 Watch = Callable[[PreTrainedModel], AbstractContextManager[object]]
 """Entered once the model is set up, left when the answer has ended and the cache still holds it."""
@@ -58,7 +48,7 @@ class _Job:
         return len(self.tokens) + self.settings.max_new_tokens
 
 
-class Engine:
+class Engine(Forwards):
     """Runs one causal language model on token ids.
 
     Calls may come from several threads; they take turns, and so do all engines of one model.
@@ -73,14 +63,8 @@ class Engine:
     """
 
     def __init__(self, model: PreTrainedModel, *, chunk_size: int = 2048) -> None:
-        if chunk_size < 1:
-            raise ValueError(f"chunk_size must be a positive integer, got {chunk_size}")
-        if model.training:
-            raise ValueError("the model is in training mode; call model.eval() first")
-        self.model = model
-        self.chunk_size = chunk_size
+        super().__init__(model, chunk_size)
         self._turn = turn_of(model)
-        self._last_logits = _last_logits_option(model)
 
     def prefill(
         self,
@@ -184,13 +168,6 @@ class Engine:
         tally.cached_tokens = 0 if prefix is None else len(prefix)
         return Generation(self._run(job, tally), tally, len(tokens))
 
-    def end_tokens(self) -> tuple[int, ...]:
-        """Return the tokens that the model's generation configuration names as its end."""
-        named = getattr(self.model.generation_config, "eos_token_id", None)
-        if named is None:
-            return ()
-        return tuple(named) if isinstance(named, list | tuple) else (int(named),)
-
     def _run(self, job: _Job, tally: Tally) -> Generator[int, None, None]:
         """Wait for the model, set it up, answer, and put everything back."""
         with self._turn.hold(job.is_cancelled) as held:
@@ -261,99 +238,11 @@ class Engine:
         if length:
             job.reuse.put((*job.tokens, *tally.tokens)[:length], job.extension, cache)
 
-    def _blank_cache(self) -> SelfExtendCache:
-        """Return the cache of one token, which shows how this model keeps its keys."""
-        cache = self._new_cache(1)
-        self._forward((0,), cache)
-        return cache
-
-    def feed(
-        self,
-        tokens: tuple[int, ...],
-        cached: int,
-        cache: Cache,
-        progress: Progress | None,
-        is_cancelled: Callable[[], bool],
-        chunk_size: int | None = None,
-    ) -> Tensor:
-        """Run tokens in chunks after those cached, and return the last one's logits ``[1, V]``.
-
-        For who holds the model's turn and has set it up.
-
-        Raises:
-            GenerationCancelled: cancelled before the last chunk was read.
-            UnsupportedModelError: the model keeps no keys in the cache.
-        """
-        total, step = cached + len(tokens), chunk_size or self.chunk_size
-        for start in range(0, len(tokens), step):
-            if is_cancelled():
-                raise GenerationCancelled(cached + start, total)
-            chunk = tokens[start : start + step]
-            logits = self._forward(chunk, cache)
-            done = cached + start + len(chunk)
-            if cache.get_seq_length() != done:
-                raise UnsupportedModelError(
-                    f"{type(self.model).__name__} does not keep its keys in the cache it is given "
-                    f"({cache.get_seq_length()} of {done} tokens arrived)"
-                )
-            if progress is not None:
-                progress(done, total)
-        return logits
-
-    def _forward(self, tokens: tuple[int, ...], cache: Cache) -> Tensor:
-        return self.forward([tokens], cache)
-
-    @torch.inference_mode()
-    def forward(
-        self,
-        rows: Sequence[Sequence[int]],
-        cache: Cache,
-        positions: Sequence[Sequence[int]] | None = None,
-    ) -> Tensor:
-        """Run the next tokens of B rows and return the logits of their last ones, ``[B, V]``.
-
-        For who holds the model's turn and has set it up.
-
-        Args:
-            rows: of one length.
-            cache: what comes before them.
-            positions: where they stand; counted by the model when not given.
-        """
-        device = next(self.model.get_input_embeddings().parameters()).device
-        # Offloaded weights are on no device; accelerate's hooks then move what they are given.
-        device = torch.device("cpu") if device.type == "meta" else device
-        options: dict[str, Any] = dict(self._last_logits)
-        if positions is not None:
-            options["position_ids"] = torch.tensor(positions, device=device)
-        output = self.model(
-            input_ids=torch.tensor(rows, device=device),
-            past_key_values=cache,
-            use_cache=True,
-            **options,
-        )
-        return output.logits[:, -1]
-
-    def _new_cache(self, capacity: int) -> SelfExtendCache:
-        return SelfExtendCache(self.model.config, capacity=capacity)
-
-
-def _last_logits_option(model: PreTrainedModel) -> dict[str, int]:
-    """Return what asks a model for the last token's logits alone, where it can be asked."""
-    accepted = inspect.signature(model.forward).parameters
-    return {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
-
 
 def _checked(tokens: Sequence[int]) -> tuple[int, ...]:
     if not tokens:
         raise ValueError("there are no tokens to run; a prompt needs at least one")
     return tuple(tokens)
-
-
-def as_function(cancelled: Cancelled) -> Callable[[], bool]:
-    """Return a way to ask whether to stop, whichever form it was given in."""
-    if cancelled is None:
-        return lambda: False
-    return cancelled.is_set if isinstance(cancelled, threading.Event) else cancelled
 
 
 def extension_of(

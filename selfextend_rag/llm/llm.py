@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -14,22 +14,19 @@ from selfextend_rag.bundled import FOLDER as BUNDLED
 from selfextend_rag.engine import Engine
 from selfextend_rag.engine.engine import Cancelled, Progress
 from selfextend_rag.llm.asynchronous import AsyncCalls
-from selfextend_rag.llm.budget import DocumentGroup, Documents, ReadingBudget, as_documents
-from selfextend_rag.llm.conversation import Message
-from selfextend_rag.llm.forms import answer_form
+from selfextend_rag.llm.budget import Documents, ReadingBudget, as_documents
 from selfextend_rag.llm.loading import load_model, load_tokenizer
 from selfextend_rag.llm.machine import MemoryLimit
 from selfextend_rag.llm.memory import budget_of_model
+from selfextend_rag.llm.planned import PlanCalls
+from selfextend_rag.llm.prompted import PromptCalls
 from selfextend_rag.llm.prompts import INSTRUCTION, PromptBuilder, PromptForm
 from selfextend_rag.llm.reading import Reading
 from selfextend_rag.llm.reuse import prefix_store
 from selfextend_rag.llm.runner import TextRunner
 from selfextend_rag.llm.saved import load_saved
-from selfextend_rag.llm.stream import Answer, TextStream
-from selfextend_rag.llm.tools import ToolChoice, Tools, tool_request
 from selfextend_rag.planning import (
     ContextBudgetPlanner,
-    ContextPlan,
     planner_defaults,
     pretraining_window_of,
 )
@@ -38,7 +35,7 @@ from selfextend_rag.planning.plan import Rule
 from selfextend_rag.planning.planner import Extension
 
 
-class LongContextLLM(AsyncCalls):
+class LongContextLLM(PlanCalls, PromptCalls, AsyncCalls):
     """A causal language model whose context window is stretched to what a prompt needs.
 
     What fits the pretraining window runs plain and is the stock model's answer. What does not runs
@@ -168,70 +165,6 @@ class LongContextLLM(AsyncCalls):
         """Return the model."""
         return self.engine.model
 
-    def count_tokens(self, prompt: str | Sequence[Message], *, tools: Tools | None = None) -> int:
-        """Return the tokens of a text alone, or of the prompt that messages, and tools, make."""
-        if isinstance(prompt, str):
-            return len(self.prompts.codec.text(prompt))
-        request = tool_request(tools)
-        return len(self.prompts.prompt(prompt, () if request is None else request.tools))
-
-    def plan(
-        self,
-        documents: Documents,
-        *,
-        question: str | Sequence[str] = (),
-        max_new_tokens: int | None = None,
-        question_reserve: int | None = None,
-        turns: int = 1,
-    ) -> ContextPlan:
-        """Return how documents would be read; the model does not run.
-
-        Args:
-            documents: one or several, each a `Document` or a text.
-            question: the question to come, or several; by default room is kept for any.
-            max_new_tokens: tokens to keep free for an answer; by default those that the model's
-                generation configuration names, or an eighth of P and at most 256.
-            question_reserve: tokens to keep free for a question and its frame; by default those of
-                the longest ``question``, or an eighth of P, from 16 to 512.
-            turns: questions and answers to keep room for one after another, as in a conversation.
-
-        Raises:
-            ContextBudgetExceeded: they do not fit.
-            MemoryBudgetExceeded: they would, but memory does not hold them.
-        """
-        return self.budget.plan(
-            documents,
-            questions=[question] if isinstance(question, str) else question,
-            max_new_tokens=max_new_tokens,
-            question_reserve=question_reserve,
-            turns=turns,
-        )
-
-    def plan_groups(
-        self,
-        documents: Documents,
-        *,
-        question: str | Sequence[str] = (),
-        max_new_tokens: int | None = None,
-        question_reserve: int | None = None,
-        turns: int = 1,
-    ) -> list[DocumentGroup]:
-        """Return documents in as few groups as can each be read whole; arguments as for ``plan``.
-
-        Each group has its ``documents``, in the order they were given in, and the ``plan`` under
-        which ``read`` would read them.
-
-        Raises:
-            DocumentTooLarge: a document can't be read even by itself; it is named.
-        """
-        return self.budget.plan_groups(
-            documents,
-            questions=[question] if isinstance(question, str) else question,
-            max_new_tokens=max_new_tokens,
-            question_reserve=question_reserve,
-            turns=turns,
-        )
-
     def read(
         self,
         documents: Documents,
@@ -292,80 +225,4 @@ class LongContextLLM(AsyncCalls):
         saved = load_saved(path, self.engine, self.prompts, self.planner, expected)
         return Reading(
             self._runner, self.budget, saved.documents, saved.plan, saved.prefix, saved.seconds
-        )
-
-    def generate(
-        self,
-        prompt: str | Sequence[Message],
-        *,
-        tools: Tools | None = None,
-        tool_choice: ToolChoice = "auto",
-        parallel_tool_calls: bool = True,
-        json_schema: Mapping[str, Any] | None = None,
-        progress: Progress | None = None,
-        cancelled: Cancelled = None,
-        **options: Any,
-    ) -> Answer:
-        """Return the answer to a text or a conversation.
-
-        Args:
-            prompt: a text, or messages with ``role`` and ``content``, an assistant's ``tool_calls``
-                and messages of role ``tool`` among them, in OpenAI's form.
-            tools: what the model may call, in OpenAI's form; calls are in ``answer.tool_calls``.
-            tool_choice: ``"auto"``, ``"none"``, ``"required"`` (or ``"any"``), or a tool's name.
-            parallel_tool_calls: an answer may have several calls.
-            json_schema: the answer is JSON that is valid for this schema.
-            progress: called after each chunk of the prompt, from another thread.
-            cancelled: ends the answer where it is.
-            options: fields of `GenerationSettings`. In the plain form, of models without a chat
-                template, a conversation's ``stop`` is a line end by default.
-
-        Raises:
-            ContextBudgetExceeded: prompt and answer do not fit; the model has not run.
-            SchemaError: a schema holds what can't be enforced; the model has not run.
-            ToolError: tools, choice or messages about tools can't be used as they are.
-            ConstraintError: the answer could not be kept to its grammar.
-        """
-        with self.stream(
-            prompt,
-            tools=tools,
-            tool_choice=tool_choice,
-            parallel_tool_calls=parallel_tool_calls,
-            json_schema=json_schema,
-            progress=progress,
-            cancelled=cancelled,
-            **options,
-        ) as stream:
-            return stream.answer
-
-    def stream(
-        self,
-        prompt: str | Sequence[Message],
-        *,
-        tools: Tools | None = None,
-        tool_choice: ToolChoice = "auto",
-        parallel_tool_calls: bool = True,
-        json_schema: Mapping[str, Any] | None = None,
-        progress: Progress | None = None,
-        cancelled: Cancelled = None,
-        **options: Any,
-    ) -> TextStream:
-        """Return the answer as pieces of text that come as it is generated; see ``generate``."""
-        request = tool_request(tools, tool_choice, parallel_tool_calls)
-        framed = not isinstance(prompt, str) or request is not None
-        settings = self._runner.settings(
-            {"max_new_tokens": self.budget.max_new_tokens, **options}, framed=framed
-        )
-        form = answer_form(self.prompts, settings, json_schema, request)
-        tokens = self.prompts.prompt(prompt, () if request is None else request.tools)
-        plan = self.budget.plan_prompt(len(tokens), settings.max_new_tokens)
-        return self._runner.stream(
-            tokens,
-            settings,
-            plan,
-            framed=framed,
-            reuse=self.prefix_cache,
-            form=form,
-            progress=progress,
-            cancelled=cancelled,
         )
