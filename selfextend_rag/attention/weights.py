@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from selfextend_rag.attention.grouped import GroupedKeys
@@ -15,6 +17,7 @@ from selfextend_rag.rope import RotaryLayout
 
 _KEPT = 1 << 24  # scores that are kept between the two passes over the keys
 _AT_ONCE = 1 << 22  # scores made at a time
+_NOTHING = -60.0  # a score so far below the highest of its block weighs nothing in float64
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -137,7 +140,10 @@ class _Blocks:
             if self.starts is not None or self.first_key + end - 1 > self.earliest:
                 self._mask(scores, begin, end)
             highest = scores.amax(-1).clamp_(min=torch.finfo(scores.dtype).min)
-            yield _Exponentials(begin, highest, scores.sub_(highest.unsqueeze(-1)).exp_())
+            # what would hardly be a number is none: denormals, and infinite exponents, are slow
+            values = scores.sub_(highest.unsqueeze(-1)).clamp_(min=_NOTHING).exp_()
+            values = F.threshold(values, math.exp(_NOTHING + 1), 0.0, inplace=True)
+            yield _Exponentials(begin, highest, values)
 
     def _mask(self, scores: Tensor, begin: int, end: int) -> None:
         keys = torch.arange(begin, end, device=self.k.device) + self.first_key
