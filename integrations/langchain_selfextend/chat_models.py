@@ -12,10 +12,11 @@ from langchain_core.language_models.chat_models import (
     generate_from_stream,
 )
 from langchain_core.language_models.model_profile import ModelProfile
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, ToolMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
+from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from langchain_selfextend.errors import overflow_of_the_framework
 from langchain_selfextend.messages import core_messages, last_chunk
@@ -23,7 +24,6 @@ from langchain_selfextend.settings import SelfExtendSettings
 from langchain_selfextend.structured import (
     OutputSchema,
     Structure,
-    openai_tool,
     parsed,
     schema_of_response_format,
     structured_call,
@@ -71,6 +71,10 @@ class ChatSelfExtend(SelfExtendSettings, BaseChatModel):
     runs, with `ContextWindowExceeded`, which is LangChain's ``ContextOverflowError``.
     """
 
+    initial_tool_choice: str | None = None
+    """What ``bind_tools`` takes when it names no ``tool_choice``, up to the result of a call: such
+    as ``"any"`` for a small model that can't judge when to call. After a result, it may choose."""
+
     @property
     def _llm_type(self) -> str:
         return "selfextend"
@@ -94,7 +98,7 @@ class ChatSelfExtend(SelfExtendSettings, BaseChatModel):
         self, messages: list[BaseMessage], tools: Sequence[Any] | None = None
     ) -> int:
         """Return the tokens of the whole prompt that these messages, and tools, make."""
-        converted = [openai_tool(tool) for tool in tools or ()]
+        converted = [convert_to_openai_tool(tool) for tool in tools or ()]
         return self.llm.count_tokens(core_messages(messages), tools=converted)
 
     def _call_arguments(
@@ -107,6 +111,8 @@ class ChatSelfExtend(SelfExtendSettings, BaseChatModel):
         structure = {name: options.pop(name) for name in _STRUCTURE if name in options}
         if (response_format := options.pop("response_format", None)) is not None:
             structure["json_schema"] = schema_of_response_format(response_format)
+        if structure.get("tools"):
+            structure |= self._choice(messages, structure)
         options = self.call_options(stop, options)
         if "stop" in options:  # the model's own end stays one
             options["stop"] = (*options["stop"], *llm.prompts.answer_stops)
@@ -115,6 +121,20 @@ class ChatSelfExtend(SelfExtendSettings, BaseChatModel):
             "cancelled": self.deadline(),
             **options,
             **{name: value for name, value in structure.items() if value is not None},
+        }
+
+    def _choice(
+        self, messages: Sequence[BaseMessage], structure: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Return what a call may choose among its tools, where ``bind_tools`` left it open."""
+        choice = structure.get("tool_choice")
+        if choice is None:
+            answers_a_call = isinstance(messages[-1], ToolMessage)
+            choice = "auto" if answers_a_call else self.initial_tool_choice or "auto"
+        parallel = structure.get("parallel_tool_calls")
+        return {
+            "tool_choice": choice,
+            "parallel_tool_calls": choice == "auto" if parallel is None else parallel,
         }
 
     def _stream(
@@ -182,6 +202,7 @@ class ChatSelfExtend(SelfExtendSettings, BaseChatModel):
             tools: in any form that LangChain knows.
             tool_choice: ``"auto"`` lets the model choose, ``"any"`` (``"required"``, True) makes it
                 call one, ``"none"`` (False) none; a name, or OpenAI's dictionary of one, that one.
+                By default ``initial_tool_choice`` of the model, or ``"auto"``.
             parallel_tool_calls: whether an answer may hold more than one call; by default it may
                 where the model chooses, and a call that it must make is one.
             strict: taken and not needed: arguments always obey the schema of their tool.
@@ -190,13 +211,10 @@ class ChatSelfExtend(SelfExtendSettings, BaseChatModel):
         Raises:
             ValueError: ``tool_choice`` names no tool that is there.
         """
-        converted = [openai_tool(tool) for tool in tools]
-        choice = _tool_choice(tool_choice, converted)
-        if parallel_tool_calls is None:
-            parallel_tool_calls = choice == "auto"
+        converted = [convert_to_openai_tool(tool) for tool in tools]
         return self.bind(
             tools=converted,
-            tool_choice=choice,
+            tool_choice=_tool_choice(tool_choice, converted),
             parallel_tool_calls=parallel_tool_calls,
             **kwargs,
         )
@@ -235,10 +253,12 @@ class ChatSelfExtend(SelfExtendSettings, BaseChatModel):
 
 def _tool_choice(
     choice: str | bool | dict[str, Any] | None, tools: Sequence[Mapping[str, Any]]
-) -> str:
-    """Return the core's word for a choice in one of LangChain's forms."""
-    if choice is None or isinstance(choice, bool):
-        return {None: "auto", True: "required", False: "none"}[choice]
+) -> str | None:
+    """Return the core's word for a choice in one of LangChain's forms; None for none."""
+    if choice is None:
+        return None
+    if isinstance(choice, bool):
+        return "required" if choice else "none"
     chosen: str = choice["function"]["name"] if isinstance(choice, Mapping) else choice
     names = [tool["function"]["name"] for tool in tools]
     if chosen == "any":

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
+from langchain_core.exceptions import OutputParserException
 from langchain_core.language_models import LanguageModelInput
+from langchain_core.messages import BaseMessage
 from langchain_core.output_parsers import (
     BaseOutputParser,
     JsonOutputParser,
     PydanticOutputParser,
 )
 from langchain_core.output_parsers.openai_tools import JsonOutputKeyToolsParser, PydanticToolsParser
-from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
+from langchain_core.runnables import (
+    Runnable,
+    RunnableGenerator,
+    RunnableMap,
+    RunnablePassthrough,
+)
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
 from langchain_core.utils.pydantic import is_basemodel_subclass
 
 OutputSchema = dict[str, Any] | type
-_NAMED_SCHEMAS = frozenset(("properties", "$defs", "definitions"))
-_SCHEMAS = frozenset(("items", "prefixItems", "anyOf", "oneOf", "additionalProperties"))
-_SAY_MORE = frozenset(("additionalProperties", "patternProperties", "allOf", "anyOf", "oneOf")) | {
-    "$ref",
-    "unevaluatedProperties",
-    "if",
-}
 _METHODS = ("json_schema", "function_calling", "json_mode")
 
 
@@ -69,42 +69,10 @@ def structured_call(schema: OutputSchema, method: str) -> Structure:
 def json_schema_of(schema: OutputSchema) -> dict[str, Any]:
     """Return a schema as JSON schema, a Pydantic class's with all of its constraints."""
     if isinstance(schema, type) and hasattr(schema, "model_json_schema"):
-        return closed(schema.model_json_schema())
+        return schema.model_json_schema()
     if isinstance(schema, Mapping) and ("properties" in schema or "$ref" in schema):
-        return closed(schema)
-    return closed(convert_to_json_schema(schema))
-
-
-def openai_tool(tool: Any) -> dict[str, Any]:
-    """Return a tool in OpenAI's form, whose arguments are those that it names."""
-    converted = convert_to_openai_tool(tool)
-    function = dict(converted["function"])
-    if "parameters" in function:
-        function["parameters"] = closed(function["parameters"])
-    return {**converted, "function": function}
-
-
-def closed(schema: Any) -> Any:
-    """Return a JSON schema whose objects have the properties that it names and no others.
-
-    Where it says itself what else there may be, or puts an object together from several schemas, it
-    is left as it is. A small model would otherwise go on making properties up.
-    """
-    if isinstance(schema, list):
-        return [closed(each) for each in schema]
-    if not isinstance(schema, Mapping):
-        return schema
-    inside = {
-        name: {key: closed(each) for key, each in value.items()}
-        if name in _NAMED_SCHEMAS and isinstance(value, Mapping)
-        else closed(value)
-        if name in _SCHEMAS
-        else value
-        for name, value in schema.items()
-    }
-    if "properties" in inside and not _SAY_MORE & inside.keys():
-        inside["additionalProperties"] = False
-    return inside
+        return dict(schema)
+    return convert_to_json_schema(schema)
 
 
 def schema_of_response_format(response_format: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -119,7 +87,7 @@ def schema_of_response_format(response_format: Mapping[str, Any]) -> dict[str, A
     if kind == "json_object":
         return {"type": "object"}
     if kind == "json_schema":
-        return closed(response_format["json_schema"]["schema"])
+        return response_format["json_schema"]["schema"]
     raise ValueError(
         f'the type of response_format must be "text", "json_object" or "json_schema", got {kind!r}'
     )
@@ -128,11 +96,38 @@ def schema_of_response_format(response_format: Mapping[str, Any]) -> dict[str, A
 def parsed(
     model: Runnable[LanguageModelInput, Any], structure: Structure, include_raw: bool
 ) -> Runnable[LanguageModelInput, Any]:
-    """Return the model with its answers as objects, and as they were if ``include_raw``."""
+    """Return the model with its answers as objects, and as they were if ``include_raw``.
+
+    An answer that was cut off is an `OutputParserException`: the parsers of JSON would make an
+    object of its beginning, and those of calls None of it.
+    """
+    pieces: RunnableGenerator[Any, Any] = RunnableGenerator(_until_cut_off, _auntil_cut_off)
+    parser = pieces | structure.parser
     if not include_raw:
-        return model | structure.parser
+        return model | parser
     right = RunnablePassthrough.assign(
-        parsed=itemgetter("raw") | structure.parser, parsing_error=lambda _: None
+        parsed=itemgetter("raw") | parser, parsing_error=lambda _: None
     )
     wrong = RunnablePassthrough.assign(parsed=lambda _: None)
     return RunnableMap(raw=model) | right.with_fallbacks([wrong], exception_key="parsing_error")
+
+
+def _until_cut_off(pieces: Iterator[BaseMessage]) -> Iterator[BaseMessage]:
+    for piece in pieces:
+        yield _checked(piece)
+
+
+async def _auntil_cut_off(pieces: AsyncIterator[BaseMessage]) -> AsyncIterator[BaseMessage]:
+    async for piece in pieces:
+        yield _checked(piece)
+
+
+def _checked(piece: BaseMessage) -> BaseMessage:
+    if piece.response_metadata.get("finish_reason") != "length":
+        return piece
+    usage = getattr(piece, "usage_metadata", None) or {}
+    raise OutputParserException(
+        f"the answer was cut off after {usage.get('output_tokens')} tokens, before its object was "
+        "whole; allow more with max_tokens",
+        llm_output=piece.text or piece.response_metadata.get("unfinished_call"),
+    )

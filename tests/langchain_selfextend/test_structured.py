@@ -14,8 +14,8 @@ from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
 from langchain_selfextend import ChatSelfExtend
-from langchain_selfextend.structured import closed
 from tests.langchain_selfextend.conftest import SMALL
+from tests.langchain_selfextend.knowing import JOKE, knowing_llm
 
 ROOMY = {**SMALL, "max_tokens": 80}
 QUESTION = "The pass key is 48213. What is the pass key?"
@@ -77,15 +77,34 @@ def test_the_raw_message_comes_too_if_wanted(roomy):
     assert got["parsing_error"] is None
 
 
-def test_an_answer_that_was_cut_off_is_an_error_and_not_an_object(roomy):
-    short = roomy.bind(max_tokens=2)
-    with pytest.raises(OutputParserException):
-        roomy.with_structured_output(Size, max_tokens=2).invoke(QUESTION)
-    got = roomy.with_structured_output(Size, include_raw=True, max_tokens=2).invoke(QUESTION)
+@pytest.mark.parametrize("method", ["json_schema", "function_calling", "json_mode"])
+@pytest.mark.parametrize("schema", [Size, SizeDict, SIZE_SCHEMA])
+def test_an_answer_that_was_cut_off_is_an_error_and_not_an_object(roomy, schema, method):
+    """The beginning of a JSON object was one object, and that of a call was None."""
+    structured = roomy.with_structured_output(schema, method=method, max_tokens=6)
+    with pytest.raises(OutputParserException, match=r"cut off after 6 tokens.*with max_tokens"):
+        structured.invoke(QUESTION)
+    with pytest.raises(OutputParserException, match="cut off"):
+        asyncio.run(structured.ainvoke(QUESTION))
+    with pytest.raises(OutputParserException, match="cut off"):
+        list(structured.stream(QUESTION))
+    raw = roomy.with_structured_output(schema, method=method, include_raw=True, max_tokens=6)
+    got = raw.invoke(QUESTION)
     assert got["parsed"] is None
     assert isinstance(got["parsing_error"], OutputParserException)
     assert got["raw"].response_metadata["finish_reason"] == "length"
-    assert short.invoke(QUESTION).response_metadata["finish_reason"] == "length"
+
+
+def test_objects_are_streamed_as_they_grow(knowing):
+    schema = {
+        "title": "Joke",
+        "type": "object",
+        "properties": {"setup": {"type": "string"}, "punchline": {"type": "string"}},
+        "required": ["setup", "punchline"],
+    }
+    grown = list(knowing.with_structured_output(schema).stream("Tell me a joke about cats."))
+    assert len(grown) > 10
+    assert grown[-1] == json.loads(JOKE)
 
 
 def test_a_method_that_is_not_known_is_refused(chat):
@@ -140,18 +159,48 @@ def test_no_call_where_none_is_wanted(roomy, choice):
     assert message.content == "48213"
 
 
-def test_several_calls_only_where_the_model_chooses_or_it_is_said(roomy):
-    def parallel(**options):
-        return roomy.bind_tools([weigh], **options).kwargs["parallel_tool_calls"]
+@pytest.fixture(scope="module")
+def knowing():
+    return ChatSelfExtend(llm=knowing_llm(), max_tokens=300)
 
-    assert parallel() is True
-    assert parallel(tool_choice="any") is False
-    assert parallel(tool_choice="any", parallel_tool_calls=True) is True
-    several = roomy.bind_tools([weigh], tool_choice="any", parallel_tool_calls=True)
-    message = several.invoke(QUESTION, max_tokens=200)
-    assert {call["name"] for call in message.tool_calls} == {"weigh"}
-    ids = [call["id"] for call in message.tool_calls]
-    assert len(set(ids)) == len(ids)
+
+@tool("weigh")
+def weigh_it(what: str) -> str:
+    """Weigh a thing."""
+    return f"{what}: 1 kg"
+
+
+def test_several_calls_only_where_the_model_chooses_or_it_is_said(knowing):
+    def weighed(**options):
+        message = knowing.bind_tools([weigh_it], **options).invoke("Weigh the cat and the dog.")
+        ids = [call["id"] for call in message.tool_calls]
+        assert len(set(ids)) == len(ids)
+        return [call["args"]["what"] for call in message.tool_calls]
+
+    assert weighed() == ["cat", "dog"]
+    assert weighed(parallel_tool_calls=False) == ["cat"]
+    assert weighed(tool_choice="any") == ["cat"]
+    assert weighed(tool_choice="any", parallel_tool_calls=True) == ["cat", "dog"]
+
+
+def test_streamed_parallel_calls_are_told_apart(knowing):
+    first, *others = knowing.bind_tools([weigh_it]).stream("Weigh the cat and the dog.")
+    for chunk in others:
+        first += chunk
+    assert [call["args"] for call in first.tool_calls] == [{"what": "cat"}, {"what": "dog"}]
+
+
+def test_the_initial_choice_holds_until_there_is_a_result(knowing):
+    eager = ChatSelfExtend(llm=knowing.llm, initial_tool_choice="any", max_tokens=60)
+    question = HumanMessage("How is it?")  # to which the model would say something
+    bound = eager.bind_tools([weigh])
+    message = bound.invoke([question])
+    assert [call["name"] for call in message.tool_calls] == ["weigh"]
+    result = ToolMessage("1 kg", tool_call_id=message.tool_calls[0]["id"])
+    assert not bound.invoke([question, message, result]).tool_calls
+    for choice in ("auto", "none"):
+        assert not eager.bind_tools([weigh], tool_choice=choice).invoke([question]).tool_calls
+    assert not knowing.bind_tools([weigh]).invoke([question]).tool_calls
 
 
 def test_a_choice_that_is_none_of_the_tools_is_refused(chat):
@@ -182,26 +231,13 @@ def test_a_call_that_was_cut_off_is_told_and_not_made(roomy):
     assert message.response_metadata["unfinished_call"]
 
 
-def test_objects_have_the_properties_they_name_unless_they_say_more():
-    open_object = {"type": "object", "properties": {"a": {}}, "additionalProperties": True}
-    put_together = {"allOf": [{"properties": {"a": {}}}], "properties": {"b": {}}}
-    schema = {
-        "properties": {
-            "properties": {"properties": {"x": {"type": "string"}}},
-            "many": {"items": {"properties": {}}},
-            "open": open_object,
-            "both": put_together,
-            "any": {"type": "object"},
-        },
-        "$defs": {"D": {"properties": {}}},
-        "required": ["many"],
-    }
-    got = closed(schema)
-    assert got["additionalProperties"] is False
-    assert got["properties"]["properties"]["additionalProperties"] is False
-    assert got["properties"]["many"]["items"]["additionalProperties"] is False
-    assert got["$defs"]["D"]["additionalProperties"] is False
-    assert got["properties"]["open"] == open_object
-    assert got["properties"]["both"] == put_together
-    assert got["properties"]["any"] == {"type": "object"}
-    assert got["required"] == ["many"]
+def test_objects_have_the_properties_they_name_unless_they_say_more(knowing):
+    """Whoever writes a schema; the model would say ``punchline`` too."""
+    named = {"type": "object", "properties": {"setup": {"type": "string"}}, "required": ["setup"]}
+    question = "Tell me a joke about cats."
+
+    def told(schema):
+        return set(knowing.with_structured_output(schema | {"title": "Joke"}).invoke(question))
+
+    assert told(named) == {"setup"}
+    assert told(named | {"additionalProperties": True}) == {"setup", "punchline"}
