@@ -1,7 +1,8 @@
 """Several rows that go on from the same tokens: those are held once, each row keeps its own.
 
-A model sees a cache of B rows and hands over one new token of each. While a row attends, its keys
-are put behind the shared ones, in the free room of the shared buffers; then they are taken away.
+A model sees a cache of B rows and hands over one new token of each. Attention that knows how takes
+shared and own keys as they are. For any other, a row's keys are put behind the shared ones while it
+attends, in the free room of the shared buffers; then they are taken away.
 """
 
 from __future__ import annotations
@@ -111,6 +112,16 @@ class RowsLayer(CacheLayerMixin):
         given = key_states[:]
         given.rows = self  # type: ignore[attr-defined]
         return given, value_states
+
+    @property
+    def shared(self) -> GrowingLayer | None:
+        """The layer that holds the shared tokens; None where each row has all it sees."""
+        return self._shared
+
+    def own(self) -> list[tuple[Tensor, Tensor]]:
+        """Hand out the keys and values that each row has of its own, ``[1, Hkv, S_i, D]``."""
+        self.unattended = False
+        return self._kept
 
     @contextmanager
     def row(self, index: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -122,12 +122,12 @@ def attention_forward(
 
     Shapes as transformers has them: query ``[B, H, T, D]`` in, output ``[B, T, H, Dv]``.
     """
+    binding: Binding | None = getattr(module, BINDING, None)
     rows = getattr(key, "rows", None)
     if isinstance(rows, RowsLayer):
         asked = {"scaling": scaling, "softcap": softcap, "s_aux": s_aux, **kwargs}
         attend = partial(attention_forward, previous=previous, dropout=dropout)
-        return attend_by_rows(attend, module, query, rows, attention_mask, asked)
-    binding: Binding | None = getattr(module, BINDING, None)
+        return attend_by_rows(attend, module, query, rows, attention_mask, asked, binding)
     asked = {"scaling": scaling, "softcap": softcap, "s_aux": s_aux, **kwargs}
     tell_observer(module, query, key, attention_mask, binding, asked)
     if binding is None:

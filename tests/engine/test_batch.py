@@ -12,6 +12,7 @@ from selfextend_rag.engine import BatchGeneration, BatchPrompt, Engine, Generati
 from selfextend_rag.engine import batch as batches
 from selfextend_rag.errors import CacheMismatchError, UnsupportedModelError
 from selfextend_rag.patch import current_settings, extended
+from selfextend_rag.patch import rows as row_attention
 from selfextend_rag.positions import SelfExtend
 from tests import zoo
 from tests.tiny import tiny_llama
@@ -54,10 +55,18 @@ SETTINGS = (None, SelfExtend(4, 16), SelfExtend(3, 10))
 CASES = [(name, x) for name in MODELS for x in SETTINGS if x is None or name != "mistral"]
 
 
+@pytest.mark.parametrize("way", ["together", "row by row"])
 @pytest.mark.parametrize(("family", "extension"), CASES, ids=str)
 @pytest.mark.parametrize("read", [2, 60])
-def test_rows_of_different_lengths_give_what_each_gives_alone(family, extension, read):
+def test_rows_of_different_lengths_give_what_each_gives_alone(
+    family, extension, read, way, monkeypatch
+):
     """From 2 tokens on, the rows cross W, and every multiple of G, at steps of their own."""
+    ways = []
+    fits = (lambda *given: False) if way == "row by row" else row_attention._fits_together
+    monkeypatch.setattr(
+        row_attention, "_fits_together", lambda *given: ways.append(fits(*given)) or ways[-1]
+    )
     engine = Engine(MODELS[family]().double().eval(), chunk_size=32)
     prefix = engine.prefill(READ[:read], extension=extension)
     assert rows.objection(engine, prefix) == ""
@@ -66,6 +75,7 @@ def test_rows_of_different_lengths_give_what_each_gives_alone(family, extension,
     assert len({tuple(tokens) for tokens in expected}) == len(asked)
     for at_once in (3, 16):
         assert together(engine, asked, prefix, at_once=at_once) == expected
+    assert any(ways) == (way == "together" and family != "mistral")  # which slides in all layers
     assert alone(engine, asked, prefix) == expected
 
 
