@@ -158,9 +158,9 @@ class Reading:
 
         The documents' keys are held once, and on a CPU looked at once for all. Each question is
         read alone, then one token of each answer is made in every step of the model; an answer that
-        ends makes room for the next question. Models that can't do this (recurrent layers, chunked attention, attention outside
-        the function of the configuration) answer one after another, and so do all with
-        ``evidence``.
+        ends makes room for the next question. Models that can't do this (recurrent layers, chunked
+        attention, attention outside the function of the configuration) answer one after another,
+        and so do all with ``evidence``.
 
         Args:
             questions: texts; or, for what differs by question, dicts of the arguments of ``ask``:
