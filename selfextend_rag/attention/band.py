@@ -8,12 +8,19 @@ from torch import Tensor
 from selfextend_rag.attention.partial import cuda_flash, cuda_flash_fits, partial_attention
 
 _TILE = 32  # queries that share one mask
+_WIDE_TILE = 256  # the same for wide heads in 16 bits: torch's kernel packs keys for so many
+_WIDE_HEAD = 128
 _ALIGNED = 16  # the width of a mask is a multiple of this; others cost up to a tenth more
 
 
-def unused_keys(length: int, window: int) -> int:
+def unused_keys(q: Tensor, window: int) -> int:
     """Return how many keys before the first neighbor make the mask of a tile well aligned."""
-    return -(min(_TILE, length) + window - 1) % _ALIGNED
+    return -(_tile(q) + window - 1) % _ALIGNED
+
+
+def _tile(q: Tensor) -> int:
+    wide = q.element_size() == 2 and q.shape[3] >= _WIDE_HEAD
+    return min(_WIDE_TILE if wide else _TILE, q.shape[2])
 
 
 def band_attention(
@@ -24,7 +31,7 @@ def band_attention(
         k, v = k[:, :, skip:], v[:, :, skip:]
         return cuda_flash(q, k, v, scaling=scaling, causal=True, window=window)
     length = q.shape[2]
-    tile = min(_TILE, length)
+    tile = _tile(q)
     whole = length - length % tile
     rows = [
         _row(q[b], k[b], v[b], tile, whole, window, skip, scaling, softcap) for b in range(len(q))

@@ -188,7 +188,7 @@ class _Tables(NamedTuple):
         length, total, window = q.shape[2], k.shape[2], settings.neighbor_window
         far = total - window
         first = far - length + 1  # the oldest neighbor of the first query
-        skip = min(first, unused_keys(length, window))
+        skip = min(first, unused_keys(q, window))
         positions = torch.arange(total, device=q.device)
         dtype = rotation_dtype(q)
         # grouped positions come again and again: far fewer angles than tokens

@@ -8,13 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import (
-    DummyLayer,
-    DynamicSlidingWindowLayer,
-    LinearAttentionAndFullAttentionLayer,
-    LinearAttentionAndSlidingWindowAttentionLayer,
-    LinearAttentionLayer,
-)
+from transformers import cache_utils
 
 from selfextend_rag.cache.layers import GrowingLayer, SelfExtendCache
 from selfextend_rag.errors import CacheMismatchError, CorruptReadingError
@@ -28,13 +22,16 @@ DTYPES = {
     torch.int64: "I64",
     torch.uint8: "U8",
 }
+_STOCK_KINDS = (
+    "DynamicSlidingWindowLayer",
+    "LinearAttentionLayer",
+    "LinearAttentionAndFullAttentionLayer",
+    "LinearAttentionAndSlidingWindowAttentionLayer",
+    "DummyLayer",  # later than transformers 5.15
+)
 _KINDS = (
     GrowingLayer,
-    DynamicSlidingWindowLayer,
-    LinearAttentionLayer,
-    LinearAttentionAndFullAttentionLayer,
-    LinearAttentionAndSlidingWindowAttentionLayer,
-    DummyLayer,
+    *(getattr(cache_utils, kind) for kind in _STOCK_KINDS if hasattr(cache_utils, kind)),
 )
 _STATES = ("conv_states", "recurrent_states")
 

@@ -25,7 +25,7 @@ from selfextend_rag.positions import SelfExtend
 _FLOAT32 = 4
 _ROTATED_AT_ONCE = 1 << 20  # bytes of a slice of a rotation, in float32, in and out
 _SCORES_AT_ONCE = 1 << 23  # scores that attention without a fused kernel holds at a time
-_TILE = 64  # queries of the neighbor band that share one mask
+_TILE = 256  # queries of the neighbor band that share one mask, at most
 _SAMPLING = 48  # bytes for each word of the vocabulary: logits, probabilities, sorted, indices
 _ALLOCATOR = 1.05  # rounding and what is freed late
 
