@@ -25,16 +25,15 @@ def merge(
     if out.dtype == share.dtype:
         torch.lerp(out, other_out, share, out=into)
     else:
-        step = max(1, _AT_ONCE // max(1, out[:, :, :1].numel())) if out.device.type == "cpu" else None
-        for part in _parts(out.shape[2], step):
+        for part in _parts(out):
             wide, other = out[:, :, part].to(share.dtype), other_out[:, :, part].to(share.dtype)
             into[:, :, part] = torch.lerp(wide, other, share[:, :, part])
     return into, torch.logaddexp(lse, other_lse)
 
 
-def _parts(length: int, step: int | None) -> Iterator[slice]:
-    step = length if step is None else step
-    return (slice(begin, begin + step) for begin in range(0, length, max(1, step)))
+def _parts(x: Tensor) -> Iterator[slice]:
+    step = max(1, _AT_ONCE // max(1, x[:, :, :1].numel())) if x.device.type == "cpu" else x.shape[2]
+    return (slice(begin, begin + step) for begin in range(0, x.shape[2], step))
 
 
 def add_sinks(out: Tensor, lse: Tensor, sinks: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import cache_utils
 
 from selfextend_rag.cache.layers import GrowingLayer, SelfExtendCache
+from selfextend_rag.cache.sliding import SlidingLayer
 from selfextend_rag.errors import CacheMismatchError, CorruptReadingError
 from selfextend_rag.positions import SelfExtend
 
@@ -23,7 +24,6 @@ DTYPES = {
     torch.uint8: "U8",
 }
 _STOCK_KINDS = (
-    "DynamicSlidingWindowLayer",
     "LinearAttentionLayer",
     "LinearAttentionAndFullAttentionLayer",
     "LinearAttentionAndSlidingWindowAttentionLayer",
@@ -31,6 +31,7 @@ _STOCK_KINDS = (
 )
 _KINDS = (
     GrowingLayer,
+    SlidingLayer,
     *(getattr(cache_utils, kind) for kind in _STOCK_KINDS if hasattr(cache_utils, kind)),
 )
 _STATES = ("conv_states", "recurrent_states")

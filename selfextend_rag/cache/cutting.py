@@ -9,6 +9,7 @@ import torch
 from transformers.cache_utils import (
     Cache,
     CacheLayerMixin,
+    DynamicLayer,
     DynamicSlidingWindowLayer,
     LinearAttentionCacheLayerMixin,
 )
@@ -32,7 +33,12 @@ def rewind(cache: Cache, length: int) -> None:
 
 def can_rewind(cache: Cache) -> bool:
     """Return whether `rewind` leaves no trace; recurrent and convolution states can't go back."""
-    return cache.is_croppable and not has_state(cache)
+    return all(map(_croppable, cache.layers)) and not has_state(cache)
+
+
+def _croppable(layer: Any) -> bool:
+    croppable: bool = getattr(layer, "is_croppable", isinstance(layer, DynamicLayer))
+    return croppable  # layers say so from transformers 5.17 on
 
 
 def has_state(cache: Cache) -> bool:

@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicCache, DynamicLayer
+from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from selfextend_rag.attention import GroupedKeys
+from selfextend_rag.cache.sliding import SlidingLayer
 from selfextend_rag.errors import CacheMismatchError
 from selfextend_rag.positions import SelfExtend
 
@@ -164,8 +165,8 @@ class GrowingLayer(DynamicLayer):
 class SelfExtendCache(DynamicCache):
     """A `transformers.DynamicCache` whose full-attention layers are `GrowingLayer`s.
 
-    Sliding-window and other layers are those of transformers. Works for plain and for extended
-    models; what it holds belongs to the settings it was filled under.
+    Sliding-window layers are `SlidingLayer`s, others those of transformers. Works for plain and for
+    extended models; what it holds belongs to the settings it was filled under.
 
     Args:
         config: the model's config; without it every layer is a growing one.
@@ -175,10 +176,7 @@ class SelfExtendCache(DynamicCache):
     def __init__(self, config: Any = None, capacity: int = 0) -> None:
         super().__init__(config=config)
         self.capacity = capacity
-        self.layers = [
-            GrowingLayer(capacity) if type(layer) is DynamicLayer else layer
-            for layer in self.layers
-        ]
+        self.layers = [_our_own(layer, capacity) for layer in self.layers]
         if self.layer_class_to_replicate is not None:
             self.layer_class_to_replicate = GrowingLayer
 
@@ -199,6 +197,14 @@ class SelfExtendCache(DynamicCache):
     def nbytes(self) -> int:
         """Bytes held by all layers, free room included."""
         return sum(_layer_nbytes(layer) for layer in self.layers)
+
+
+def _our_own(layer: Any, capacity: int) -> Any:
+    if type(layer) is DynamicLayer:
+        return GrowingLayer(capacity)
+    if type(layer) is DynamicSlidingWindowLayer:
+        return SlidingLayer(layer.sliding_window)
+    return layer
 
 
 def _layer_nbytes(layer: Any) -> int:

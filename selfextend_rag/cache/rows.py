@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer
 
 from selfextend_rag.cache.layers import GrowingLayer, SelfExtendCache
+from selfextend_rag.cache.sliding import SlidingLayer
 from selfextend_rag.errors import UnsupportedModelError
 
 
@@ -47,7 +48,7 @@ class Row:
 def rows_objection(cache: Cache) -> str:
     """Return why rows can't share a cache, in words; empty if they can."""
     for layer in cache.layers:
-        if type(layer) not in (GrowingLayer, DynamicSlidingWindowLayer):
+        if type(layer) not in (GrowingLayer, SlidingLayer):
             return f"a cache layer is a {type(layer).__name__}, whose state can't be shared"
     return ""
 
