@@ -53,7 +53,7 @@ MAY_NOT_USE: dict[str, frozenset[str]] = {
 }
 FRAMEWORKS = frozenset({"langchain", "langchain_core", "llama_index", "langchain_selfextend"})
 
-WRITERS = frozenset({"cache/store.py", "evals"})
+WRITERS = frozenset({"cache/files.py", "evals"})
 _WRITING_METHODS = frozenset(
     ("write_text", "write_bytes", "savefig", "save_file", "save_pretrained", "mkdir", "makedirs")
 ) | frozenset(("unlink", "rmtree", "touch", "copyfile", "NamedTemporaryFile", "mkstemp"))

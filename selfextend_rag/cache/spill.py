@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from selfextend_rag.cache import store
+from selfextend_rag.cache import files, store
 from selfextend_rag.cache.contents import snapshot
 from selfextend_rag.cache.cutting import has_state
 from selfextend_rag.cache.header import Checksum
@@ -46,7 +46,7 @@ class SpillFolder:
         self.max_bytes = max_bytes
         self._fingerprint = fingerprint
         self._known: dict[Path, _Known] = {}
-        store.make_folder(folder)
+        files.make_folder(folder)
 
     def write(
         self, tokens: tuple[int, ...], extension: SelfExtend | None, cache: SelfExtendCache
@@ -62,7 +62,7 @@ class SpillFolder:
             found = snapshot(cache)
             if sum(x.nbytes for x in found.tensors.values()) <= self.max_bytes:
                 store.save(path, found, tokens, extension, fingerprint=self._fingerprint())
-                store.remove_oldest(self.folder, f"*{_SUFFIX}", self.max_bytes)
+                files.remove_oldest(self.folder, f"*{_SUFFIX}", self.max_bytes)
         except (ReadingFileError, CacheMismatchError, OSError) as error:
             _log.warning("a prefix was not kept in %s: %s", self.folder, error)
 
@@ -114,7 +114,7 @@ class SpillFolder:
         if path.exists():  # if not, another process removed it just now, as it may
             _log.warning("a kept prefix can't be used: %s", error)
             if isinstance(error, CorruptReadingError):
-                store.remove(path)
+                files.remove(path)
 
     def _prefix(self) -> str:
         parts = repr(sorted(self._fingerprint().items()))

@@ -1,15 +1,11 @@
-"""Saved keys and values; the only writer of files outside the evaluations.
+"""Saved keys and values, checked byte by byte when they come back.
 
-A file is written beside its place under another name, flushed to the disk and then renamed, so that
-at any moment the old file is there or the new one, whole, whoever else writes or is killed. Nothing
-in a file is executed: it is safetensors, without pickle.
+Nothing in a file is executed: it is safetensors, without pickle. ``files.py`` puts it in its place.
 """
 
 from __future__ import annotations
 
 import os
-import secrets
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +16,7 @@ import torch
 from torch import Tensor
 
 from selfextend_rag.cache.contents import DTYPES, Snapshot, kinds, refill, slabs
+from selfextend_rag.cache.files import replacing
 from selfextend_rag.cache.header import (
     LENGTH_BYTES,
     Checksum,
@@ -36,8 +33,6 @@ from selfextend_rag.errors import CacheMismatchError, CorruptReadingError, Readi
 from selfextend_rag.positions import SelfExtend
 
 _TORCH = {name: dtype for dtype, name in DTYPES.items()}
-_SUFFIX = ".tmp"
-_STALE_SECONDS = 3600  # no writer pauses so long; its temporary file was left by a killed one
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +93,7 @@ def save(
     entries = lay_out([(n, DTYPES[x.dtype], tuple(x.shape)) for n, x in content.items()])
     header = unsealed(entries, about)
     try:
-        with _replacing(path) as file:
+        with replacing(path) as file:
             file.write(header)
             checksum = Checksum()
             for tensor in content.values():
@@ -182,75 +177,6 @@ def tokens_in(path: Path, fingerprint: Mapping[str, str]) -> tuple[tuple[int, ..
         tokens = torch.empty(entry.shape, dtype=torch.int64)
         _read_into(file, tokens)
         return tuple(tokens.tolist()), _extension(header)
-
-
-def remove_stale(folder: Path, name: str = "*") -> None:
-    """Remove temporary files that killed writers left in a folder."""
-    for left in folder.glob(f".{name}.*{_SUFFIX}"):
-        try:
-            if time.time() - left.stat().st_mtime > _STALE_SECONDS:
-                left.unlink()
-        except OSError:  # another process was faster, or it is not ours to remove
-            continue
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder, if it is not there.
-
-    Raises:
-        ReadingFileError: it can't be made.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ReadingFileError(
-            f"can't use {folder} as a folder: {error.strerror or error}; name another"
-        ) from error
-
-
-def remove_oldest(folder: Path, pattern: str, max_bytes: int) -> None:
-    """Remove the files of a folder that were used longest ago, until the rest fits."""
-    remove_stale(folder)
-    files = []
-    for path in folder.glob(pattern):
-        try:
-            state = path.stat()
-        except FileNotFoundError:  # another process removes too
-            continue
-        files.append((state.st_mtime_ns, state.st_size, path))
-    surplus = sum(size for _, size, _ in files) - max_bytes
-    for _, size, path in sorted(files):
-        if surplus <= 0:
-            return
-        remove(path)
-        surplus -= size
-
-
-def remove(path: Path) -> None:
-    """Remove a file, if it is there."""
-    path.unlink(missing_ok=True)
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """Yield a file that takes the place of ``path`` when the block ends well."""
-    remove_stale(path.parent, path.name)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{_SUFFIX}")
-    try:
-        with open(temporary, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    if hasattr(os, "O_DIRECTORY"):  # the new name, too, is to survive a power cut
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 @contextmanager
