@@ -1,11 +1,12 @@
-"""Time to the first token of a question: asked again, from disk, and after reading again.
+"""Questions about a reading: time to the first token, and many answers one by one or in a batch.
 
     python benchmarks/readings.py
 
 The bundled model reads a real document of about 16 thousand tokens; each round reads it anew, asks
 a question, asks a second one, saves the reading, loads it in place of reading, and asks again. The
-ratios are medians over the rounds, each within its own round. ``--json FILE`` writes what is
-printed.
+ratios are medians over the rounds, each within its own round. Then 16 questions are asked of
+readings of several lengths, one by one and as a batch, in turn, with answers of 16 tokens each and
+without evidence. ``--json FILE`` writes what is printed.
 """
 
 from __future__ import annotations
@@ -27,6 +28,14 @@ from selfextend_rag import LongContextLLM
 
 DOCUMENT = Path(__file__).parent.parent / "examples" / "documents" / "genesis.txt"
 QUESTIONS = ("What is the name of the fourth river?", "What is the name of the second river?")
+SIXTEEN = (
+    *(f"What is the name of the {n} river?" for n in ("first", "second", "third", "fourth")),
+    *(f"Who is {name}?" for name in ("Adam", "Eve", "Cain", "Abel", "Enoch", "Noah")),
+    *(f"What did God make on the {n} day?" for n in ("first", "second", "third", "fourth")),
+    "Where is the land of Nod?",
+    "How many rivers are there?",
+)
+BATCH_LENGTHS = (250, 4000, 16000)
 
 
 def document(llm: LongContextLLM, tokens: int) -> str:
@@ -69,6 +78,29 @@ def measured(text: str, folder: Path) -> dict[str, float]:
     }
 
 
+def batch(llm: LongContextLLM, tokens: int, rounds: int) -> dict[str, Any]:
+    """Sixteen answers one by one and in a batch; the ratio is the median of pairs in turn."""
+    reading = llm.read(document(llm, tokens))
+    options: dict[str, Any] = {"max_new_tokens": 16, "stop": (), "stop_token_ids": ()}
+    reading.ask_batch(SIXTEEN[:2], **options)  # grouped keys are made, the model is measured
+    pairs, same = [], 0
+    for _ in range(rounds):
+        one_by_one, alone = seconds(
+            lambda: [reading.ask(question, evidence=False, **options) for question in SIXTEEN]
+        )
+        together, answers = seconds(lambda: reading.ask_batch(SIXTEEN, **options))
+        pairs.append((one_by_one, together))
+        same += sum(a.text == b.text for a, b in zip(alone, answers, strict=True))
+    return {
+        "tokens": reading.plan.prompt_tokens,
+        "group_size": reading.plan.group_size,
+        "one_by_one": statistics.median(pair[0] for pair in pairs),
+        "together": statistics.median(pair[1] for pair in pairs),
+        "times_faster": statistics.median(pair[0] / pair[1] for pair in pairs),
+        "equal_answers": f"{same} of {len(SIXTEEN) * rounds}",
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokens", type=int, default=16000)
@@ -93,6 +125,10 @@ def main() -> None:
                 for row in rounds
             ),
         },
+        "sixteen_answers": [
+            batch(LongContextLLM.bundled(max_group_size=128), tokens, args.rounds)
+            for tokens in BATCH_LENGTHS
+        ],
         "rounds": args.rounds,
         "threads": args.threads,
         "machine": f"{platform.processor() or platform.machine()} {platform.system()}",
