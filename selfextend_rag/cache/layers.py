@@ -89,9 +89,9 @@ class GrowingLayer(DynamicLayer):
     def reset(self) -> None:
         """Drop everything, the buffers too."""
         self.grouped_keys.clear()
-        self._buffers = self._filled_under = None
+        self._buffers = self._filled_under = self.keys = self.values = None
         self._noted = 0
-        super().reset()
+        self.is_initialized = False
 
     @property
     def filled_under(self) -> SelfExtend | None:

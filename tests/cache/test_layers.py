@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from selfextend_rag import SelfExtend, extended
 from selfextend_rag.cache import GrowingLayer, SelfExtendCache
@@ -74,6 +75,8 @@ OPERATIONS = {
 # transformers' own sliding layers can't be cropped that far, so the mixed model is not
 CASES = [(llama, name) for name in OPERATIONS]
 CASES += [(gemma, name) for name in OPERATIONS if not name.startswith("crop")]
+if "reset" not in vars(DynamicLayer):  # transformers 5.15: a stock cache goes on behind zeros
+    CASES = [case for case in CASES if case[1] != "reset"]
 
 
 @pytest.mark.parametrize("extend_it", [False, True])
