@@ -123,8 +123,8 @@ def test_blocked_errs_no_more_than_its_precision_does(case, dtype):
 
     The unit is the rounding of the output at the size of the largest value, times the steps in
     which a blocked result is rounded: each of up to three parts, and each of two merges. Where that
-    is not enough, the reference may have been lucky with a handful of numbers: its error is then the
-    largest of eight draws of such a case.
+    is not enough, the reference may have been lucky with a handful of numbers: its error is then
+    the largest of eight draws of such a case.
     """
     size, own, error = errors(case, dtype)
     unit = torch.finfo(dtype).eps * size
@@ -137,7 +137,8 @@ def test_blocked_errs_no_more_than_its_precision_does(case, dtype):
 def errors(case, dtype):
     """The largest number, and how far the reference and blocked attention are off at most."""
     exact, same, in_blocks = run_both(case, dtype)
-    return [float(x.abs().max()) for x in (exact, same.double() - exact, in_blocks.double() - exact)]
+    own, error = same.double() - exact, in_blocks.double() - exact
+    return [float(x.abs().max()) for x in (exact, own, error)]
 
 
 @pytest.mark.parametrize("length", [0, 3])
