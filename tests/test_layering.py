@@ -21,8 +21,9 @@ BASE: dict[str, frozenset[str]] = {
     "errors": frozenset(),
     "bundled": frozenset(),
     "positions": frozenset({"errors"}),
+    "kv_bits": frozenset(),
     "documents": frozenset({"errors"}),
-    "planning": frozenset({"errors", "positions"}),
+    "planning": frozenset({"errors", "positions", "kv_bits"}),
 }
 # The order: a room may import every earlier one, and of the rooms above these. A new room has to
 # name its place here.
@@ -34,7 +35,7 @@ def _order() -> dict[str, frozenset[str]]:
     allowed = dict(BASE)
     earlier: set[str] = set()
     for room in (*FROM_TENSORS_UP, *FROM_TEXT_UP):
-        beside = BASE if room in FROM_TEXT_UP else ("errors", "positions")
+        beside = BASE if room in FROM_TEXT_UP else ("errors", "positions", "kv_bits")
         allowed[room] = frozenset(beside) | earlier
         earlier.add(room)
     return allowed
@@ -45,6 +46,7 @@ MAY_IMPORT = _order()
 # What a room may not import of others, because its work is defined without it.
 MAY_NOT_USE: dict[str, frozenset[str]] = {
     "positions": frozenset({"torch", "numpy", "transformers", "pathlib", "io"}),
+    "kv_bits": frozenset({"torch", "numpy", "transformers"}),
     "planning": frozenset({"torch", "numpy", "transformers", "safetensors"}),
     "documents": frozenset({"torch", "transformers"}),
     "rope": frozenset({"transformers", "tokenizers"}),

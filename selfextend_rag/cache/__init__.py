@@ -1,6 +1,16 @@
 """Key-value caches."""
 
+from selfextend_rag.cache.full import FullLayer
 from selfextend_rag.cache.layers import GrowingLayer, SelfExtendCache
+from selfextend_rag.cache.quantised import QuantisedLayer
 from selfextend_rag.cache.rows import Row, RowsCache, RowsLayer
 
-__all__ = ["GrowingLayer", "Row", "RowsCache", "RowsLayer", "SelfExtendCache"]
+__all__ = [
+    "FullLayer",
+    "GrowingLayer",
+    "QuantisedLayer",
+    "Row",
+    "RowsCache",
+    "RowsLayer",
+    "SelfExtendCache",
+]

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 from transformers import cache_utils
 
+from selfextend_rag.cache.full import FullLayer
 from selfextend_rag.cache.layers import GrowingLayer, SelfExtendCache
+from selfextend_rag.cache.quantised import QuantisedLayer
 from selfextend_rag.cache.sliding import SlidingLayer
 from selfextend_rag.errors import CacheMismatchError, CorruptReadingError
 from selfextend_rag.positions import SelfExtend
@@ -31,6 +33,7 @@ _STOCK_KINDS = (
 )
 _KINDS = (
     GrowingLayer,
+    QuantisedLayer,
     SlidingLayer,
     *(getattr(cache_utils, kind) for kind in _STOCK_KINDS if hasattr(cache_utils, kind)),
 )
@@ -61,7 +64,8 @@ def kinds(cache: SelfExtendCache) -> list[str]:
     """Return the names of the kinds of layers.
 
     Raises:
-        CacheMismatchError: a layer of a kind that is not understood, such as a quantised one.
+        CacheMismatchError: a layer of a kind that is not understood, such as one of others that
+            is quantised.
     """
     for index, layer in enumerate(cache.layers):
         if type(layer) not in _KINDS:
@@ -90,6 +94,9 @@ def tensors(cache: SelfExtendCache) -> dict[str, Tensor]:
 
 
 def _tensors_of(layer: Any) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(layer, FullLayer):
+        yield from layer.tensors().items()
+        return
     for name in ("keys", "values"):
         tensor = getattr(layer, name, None)
         if tensor is not None and tensor.numel():
@@ -140,11 +147,15 @@ def refill(
     for index, layer in enumerate(cache.layers):
         prefix = f"layers.{index}."
         shapes = {n.removeprefix(prefix): s for n, (_, s) in ours.items() if n.startswith(prefix)}
-        if isinstance(layer, GrowingLayer):
-            if shapes and shapes["keys"][2] != tokens:
-                raise CorruptReadingError(f"{shapes['keys'][2]} keys are for {tokens} tokens")
+        if isinstance(layer, FullLayer):
             layer = cache.layers[index] = layer.emptied(tokens, extension, cache.capacity)
-            places |= {prefix + name: x for name, x in _tensors_of(layer)}
+            for name, place in layer.tensors().items():
+                if shapes[name] != tuple(place.shape):
+                    raise CorruptReadingError(
+                        f"{prefix}{name} is {list(shapes[name])}, and {tokens} tokens make "
+                        f"{list(place.shape)}"
+                    )
+                places[prefix + name] = place
         else:
             places |= {prefix + name: x for name, x in _refill_others(layer, shapes, tokens)}
     return places
@@ -152,7 +163,9 @@ def refill(
 
 def _fits(name: str, shape: Sequence[int], like: Tensor) -> bool:
     """Keys and values may differ in their number of tokens, states in nothing."""
-    if name.endswith((".keys", ".values")):
+    if ".keys" in name or ".values" in name:
+        if len(shape) == 5:  # scales have pairs in their last dimension
+            return [*shape[:2], *shape[3:]] == [*like.shape[:2], *like.shape[3:]]
         return len(shape) == 4 and [*shape[:2], shape[3]] == [*like.shape[:2], like.shape[3]]
     return tuple(shape) == tuple(like.shape)
 

@@ -14,7 +14,8 @@ from transformers.cache_utils import (
     LinearAttentionCacheLayerMixin,
 )
 
-from selfextend_rag.cache.layers import GrowingLayer, SelfExtendCache
+from selfextend_rag.cache.full import FullLayer
+from selfextend_rag.cache.layers import SelfExtendCache
 
 
 def rewind(cache: Cache, length: int) -> None:
@@ -90,7 +91,7 @@ def copied(cache: SelfExtendCache, length: int, capacity: int) -> SelfExtendCach
 
 
 def _copied_layer(layer: Any, length: int, capacity: int) -> Any:
-    if isinstance(layer, GrowingLayer):
+    if isinstance(layer, FullLayer):
         return layer.start_of(length, capacity)
     other: Any = copy.deepcopy(layer)
     if isinstance(layer, CacheLayerMixin) and layer.is_initialized:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,31 +10,26 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from selfextend_rag.attention import GroupedKeys
+from selfextend_rag.cache.full import FIRST_CAPACITY, GROWTH, FullLayer
+from selfextend_rag.cache.quantised import QuantisedLayer
 from selfextend_rag.cache.sliding import SlidingLayer
-from selfextend_rag.errors import CacheMismatchError
+from selfextend_rag.errors import UnsupportedModelError
+from selfextend_rag.kv_bits import check_kv_bits, why_not_rounded
 from selfextend_rag.positions import SelfExtend
 
-_FIRST_CAPACITY = 256
-_GROWTH = 1.5
 
-
-class GrowingLayer(DynamicLayer):
+class GrowingLayer(FullLayer):
     """Keys ``[B, Hkv, S, D]`` and values ``[B, Hkv, S, Dv]`` of one layer, in buffers with room.
 
-    ``keys`` and ``values`` are views of the filled part. Keys are stored as they come: un-rotated
-    when the model is extended. The keys that `update` returns carry this layer as the attribute
-    ``cache_layer``, where attention finds ``grouped_keys``.
+    ``keys`` and ``values`` are views of the filled part.
 
     Args:
         capacity: tokens to make room for at the first update; more is allocated when needed.
     """
 
     def __init__(self, capacity: int = 0, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.capacity = max(capacity, 0)
-        self.grouped_keys = GroupedKeys()
-        self._filled_under: SelfExtend | None = None
-        self._noted = 0  # tokens that came under those settings
+        super().__init__(capacity, **kwargs)
+        self.grouped_keys: GroupedKeys = GroupedKeys()
         self._buffers: tuple[Tensor, Tensor] | None = None  # [B, Hkv, capacity, D], and D = Dv
 
     def update(
@@ -49,12 +45,7 @@ class GrowingLayer(DynamicLayer):
             self.is_initialized = True
             self._buffers = self.keys = self.values = None
         length = 0 if self.keys is None else self.keys.shape[-2]
-        if self._filled_under is not None and length > self._noted:
-            raise CacheMismatchError(
-                f"{self._noted} tokens were cached under {self._filled_under}, and "
-                f"{length - self._noted} more under plain attention; read them again with a new "
-                "cache"
-            )
+        self._check_noted(length)
         end = length + key_states.shape[-2]
         keys, values = self._buffers = self._room(key_states, value_states, length, end)
         keys[:, :, length:end] = key_states
@@ -63,21 +54,6 @@ class GrowingLayer(DynamicLayer):
         given = keys[:, :, :end]  # a view of its own: self.keys must not point back at the layer
         given.cache_layer = self  # type: ignore[attr-defined]
         return given, self.values
-
-    def belong_to(self, settings: SelfExtend, new_tokens: int) -> None:
-        """Take note of the settings under which keys come; the last ``new_tokens`` just came.
-
-        Raises:
-            CacheMismatchError: the keys before were cached plain, or under other settings.
-        """
-        before = self.get_seq_length() - new_tokens
-        if before > 0 and self._filled_under != settings:
-            how = "plain attention" if self._filled_under is None else f"{self._filled_under}"
-            raise CacheMismatchError(
-                f"{before} tokens were cached under {how}, and can't be continued under {settings};"
-                " read them again with a new cache"
-            )
-        self._filled_under, self._noted = settings, self.get_seq_length()
 
     def crop(self, tokens_to_remove: int) -> None:
         """Remove the last ``-tokens_to_remove`` tokens; see `transformers.DynamicLayer.crop`."""
@@ -89,23 +65,16 @@ class GrowingLayer(DynamicLayer):
     def reset(self) -> None:
         """Drop everything, the buffers too."""
         self.grouped_keys.clear()
-        self._buffers = self._filled_under = self.keys = self.values = None
-        self._noted = 0
-        self.is_initialized = False
+        self._buffers = None
+        super().reset()
 
-    @property
-    def filled_under(self) -> SelfExtend | None:
-        """The settings under which the cached keys came; None for plain attention."""
-        return self._filled_under
+    def tensors(self) -> dict[str, Tensor]:
+        """Return views of keys and values, by name."""
+        named = {"keys": self.keys, "values": self.values}
+        return {name: x for name, x in named.items() if x is not None and x.numel()}
 
     def emptied(self, length: int, filled_under: SelfExtend | None, capacity: int) -> GrowingLayer:
-        """Return a layer of the same shapes, whose ``length`` keys and values are to be written.
-
-        Args:
-            length: tokens; ``keys`` and ``values`` of the new layer are views of so many.
-            filled_under: the settings under which they came.
-            capacity: tokens to make room for.
-        """
+        """Return a layer of the same shapes, whose ``length`` tokens are to be written."""
         new = GrowingLayer(max(capacity, length))
         if self.keys is None or self.values is None:
             return new
@@ -115,18 +84,7 @@ class GrowingLayer(DynamicLayer):
             self._grown(None, self.values, 0, new.capacity),
         )
         new.keys, new.values = keys[:, :, :length], values[:, :, :length]
-        # Where keys are expanded behind the cache (latent attention), nobody notes the settings.
-        noted = self._filled_under is not None
-        new._filled_under, new._noted = (filled_under if noted else None), length
-        return new
-
-    def start_of(self, length: int, capacity: int) -> GrowingLayer:
-        """Return a copy of the first ``length`` tokens, with room for ``capacity``."""
-        new = self.emptied(length, self._filled_under, capacity)
-        for mine, copied in ((self.keys, new.keys), (self.values, new.values)):
-            if mine is not None and copied is not None:
-                copied.copy_(mine[:, :, :length])
-        return new
+        return self._note(new, length, filled_under)
 
     @property
     def nbytes(self) -> int:
@@ -147,7 +105,7 @@ class GrowingLayer(DynamicLayer):
             room = buffers[0].shape[2]
             if end <= room and len(buffers[0]) == len(new_keys):
                 return buffers
-        room = max(end, self.capacity, int(room * _GROWTH), _FIRST_CAPACITY)
+        room = max(end, self.capacity, int(room * GROWTH), FIRST_CAPACITY)
         self.capacity = room
         return (
             self._grown(self.keys, new_keys, length, room),
@@ -163,52 +121,66 @@ class GrowingLayer(DynamicLayer):
 
 
 class SelfExtendCache(DynamicCache):
-    """A `transformers.DynamicCache` whose full-attention layers are `GrowingLayer`s.
+    """A `transformers.DynamicCache` whose full-attention layers make room and know their settings.
 
     Sliding-window layers are `SlidingLayer`s, others those of transformers. Works for plain and for
     extended models; what it holds belongs to the settings it was filled under.
 
     Args:
-        config: the model's config; without it every layer is a growing one.
+        config: the model's config; without it every layer keeps all tokens.
         capacity: tokens to make room for at once, so that nothing is copied while it fills.
+        kv_bits: 8 or 4 to keep keys and values in so many bits, in the layers that keep all tokens;
+            None for the model's own precision.
+
+    Raises:
+        UnsupportedModelError: ``kv_bits`` is given, and no layer keeps all tokens.
+        ValueError: ``kv_bits`` is out of range.
     """
 
-    def __init__(self, config: Any = None, capacity: int = 0) -> None:
+    def __init__(self, config: Any = None, capacity: int = 0, kv_bits: int | None = None) -> None:
         super().__init__(config=config)
+        check_kv_bits(kv_bits)
         self.capacity = capacity
-        self.layers = [_our_own(layer, capacity) for layer in self.layers]
+        self.kv_bits = kv_bits
+        kinds = [type(layer).__name__ for layer in self.layers]
+        self.layers = [self._our_own(layer) for layer in self.layers]
         if self.layer_class_to_replicate is not None:
-            self.layer_class_to_replicate = GrowingLayer
+            kind: Any = GrowingLayer if kv_bits is None else partial(QuantisedLayer, kv_bits)
+            self.layer_class_to_replicate = kind
+        elif kv_bits is not None and not any(isinstance(x, FullLayer) for x in self.layers):
+            raise UnsupportedModelError(why_not_rounded(kv_bits, kinds))
+
+    def _our_own(self, layer: Any) -> Any:
+        if type(layer) is DynamicSlidingWindowLayer:
+            return SlidingLayer(layer.sliding_window)
+        if type(layer) is not DynamicLayer:
+            return layer
+        if self.kv_bits is None:
+            return GrowingLayer(self.capacity)
+        return QuantisedLayer(self.kv_bits, self.capacity)
 
     def set_capacity(self, capacity: int) -> None:
         """Set the tokens to make room for when a layer next needs other buffers."""
         self.capacity = capacity
         for layer in self.layers:
-            if isinstance(layer, GrowingLayer):
+            if isinstance(layer, FullLayer):
                 layer.capacity = capacity
 
     def drop_grouped_keys(self) -> None:
         """Free what can be made again."""
         for layer in self.layers:
-            if isinstance(layer, GrowingLayer):
+            if isinstance(layer, FullLayer) and layer.grouped_keys is not None:
                 layer.grouped_keys.clear()
 
     @property
     def nbytes(self) -> int:
         """Bytes held by all layers, free room included."""
-        return sum(_layer_nbytes(layer) for layer in self.layers)
+        return sum(layer_nbytes(layer) for layer in self.layers)
 
 
-def _our_own(layer: Any, capacity: int) -> Any:
-    if type(layer) is DynamicLayer:
-        return GrowingLayer(capacity)
-    if type(layer) is DynamicSlidingWindowLayer:
-        return SlidingLayer(layer.sliding_window)
-    return layer
-
-
-def _layer_nbytes(layer: Any) -> int:
-    if isinstance(layer, GrowingLayer):
+def layer_nbytes(layer: Any) -> int:
+    """Return the bytes that a layer of a cache holds."""
+    if isinstance(layer, FullLayer):
         return layer.nbytes
     states = (getattr(layer, name, None) or {} for name in ("conv_states", "recurrent_states"))
     tensors = [getattr(layer, "keys", None), getattr(layer, "values", None)]

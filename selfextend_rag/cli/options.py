@@ -80,6 +80,7 @@ def load_llm(args: argparse.Namespace, options: dict[str, Any]) -> Any:
     options = {**options, "pretraining_window": args.pretraining_window, "dtype": args.dtype}
     options["device_map"] = None if args.device == "cpu" else args.device
     options["memory_limit"] = memory_limit(args)
+    options["kv_bits"] = args.kv_bits
     if args.model is None:
         return LongContextLLM.bundled(**options)
     return LongContextLLM.from_pretrained(args.model, **options)

@@ -179,6 +179,10 @@ def _add_budget(parser: argparse.ArgumentParser) -> None:
         "what is free by default",
     )  # fmt: skip
     budget.add_argument(
+        "--kv-bits", type=int, choices=(8, 4),
+        help="keep keys and values in so many bits; in the model's own precision by default",
+    )  # fmt: skip
+    budget.add_argument(
         "--plain", action="store_true",
         help="never extend, whatever the length; past its window a model makes no sense",
     )  # fmt: skip

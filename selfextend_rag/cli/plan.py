@@ -62,6 +62,7 @@ def _budget(args: argparse.Namespace, options: dict[str, Any]) -> ReadingBudget:
         device_map=None if args.device == "cpu" else args.device,
         dtype=args.dtype,
         limit=memory_limit(args),
+        kv_bits=args.kv_bits,
     )
     return ReadingBudget(
         PromptBuilder(tokenizer),

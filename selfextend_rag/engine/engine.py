@@ -57,13 +57,17 @@ class Engine(Forwards):
     Args:
         model: a causal language model of transformers, in evaluation mode, on any device.
         chunk_size: tokens of a prompt to run at once; bounds the memory of a prefill.
+        kv_bits: 8 or 4 to keep keys and values in so many bits; None for the model's precision.
 
     Raises:
-        ValueError: ``chunk_size`` is not positive, or the model is in training mode.
+        UnsupportedModelError: ``kv_bits`` is given, and no layer of the model keeps all tokens.
+        ValueError: an option is out of range, or the model is in training mode.
     """
 
-    def __init__(self, model: PreTrainedModel, *, chunk_size: int = 2048) -> None:
-        super().__init__(model, chunk_size)
+    def __init__(
+        self, model: PreTrainedModel, *, chunk_size: int = 2048, kv_bits: int | None = None
+    ) -> None:
+        super().__init__(model, chunk_size, kv_bits)
         self._turn = turn_of(model)
 
     def prefill(

@@ -35,18 +35,22 @@ class Forwards:
     Args:
         model: a causal language model of transformers, in evaluation mode, on any device.
         chunk_size: tokens of a prompt to run at once.
+        kv_bits: 8 or 4 to keep keys and values in so many bits; None for the model's precision.
 
     Raises:
-        ValueError: ``chunk_size`` is not positive, or the model is in training mode.
+        UnsupportedModelError: ``kv_bits`` is given, and no layer of the model keeps all tokens.
+        ValueError: an option is out of range, or the model is in training mode.
     """
 
-    def __init__(self, model: PreTrainedModel, chunk_size: int) -> None:
+    def __init__(self, model: PreTrainedModel, chunk_size: int, kv_bits: int | None = None) -> None:
         if chunk_size < 1:
             raise ValueError(f"chunk_size must be a positive integer, got {chunk_size}")
         if model.training:
             raise ValueError("the model is in training mode; call model.eval() first")
         self.model = model
         self.chunk_size = chunk_size
+        self.kv_bits = kv_bits
+        self._new_cache(0)  # refuses bits that it can't keep keys in
         self._last_logits = _last_logits_option(model)
 
     def end_tokens(self) -> tuple[int, ...]:
@@ -123,7 +127,7 @@ class Forwards:
         return output.logits[:, -1]
 
     def _new_cache(self, capacity: int) -> SelfExtendCache:
-        return SelfExtendCache(self.model.config, capacity=capacity)
+        return SelfExtendCache(self.model.config, capacity, self.kv_bits)
 
     def _blank_cache(self) -> SelfExtendCache:
         """Return the cache of one token, which shows how this model keeps its keys."""

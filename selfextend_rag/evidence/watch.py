@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from selfextend_rag.attention import Scoring, attention_mass
-from selfextend_rag.cache import GrowingLayer
+from selfextend_rag.cache import FullLayer, QuantisedLayer
 from selfextend_rag.patch import AttentionCall, observed
 
 _AT_ONCE = 64  # queries of a long answer that are weighed together
@@ -125,6 +125,7 @@ class _WatchedLayer:
         self._queries: list[tuple[int, Tensor, int, Tensor | None]] = []
         self._taken = 0  # queries that have been weighed
         self._keys: list[Tensor] = []
+        self._rounded: QuantisedLayer | None = None  # makes its keys anew when they are asked for
         self._drops = False
         self._scoring: Scoring | None = None
 
@@ -140,7 +141,7 @@ class _WatchedLayer:
         if not self.reason and forward == self._forward:
             self.reason = "attends more than once for a token"
         if self.reason:
-            self._queries, self._keys = [], []
+            self._let_go()
             return
         self._end, self._forward = end, forward
         total = call.key.shape[2]
@@ -153,7 +154,9 @@ class _WatchedLayer:
         if self._drops and self._keys:
             self._keys.append(call.key[:, :, -1:].clone())
         elif total == self._end or self._drops:
-            self._keys = [call.key]
+            layer = getattr(call.key, "cache_layer", None)
+            self._rounded = layer if isinstance(layer, QuantisedLayer) else None
+            self._keys = [] if self._rounded and not self._drops else [call.key]
         else:
             self.reason = f"keeps {total} of {self._end} keys, and does not say which"
             return
@@ -169,14 +172,17 @@ class _WatchedLayer:
     def weigh(self, answer_tokens: int) -> None:
         """Weigh the queries that are left, up to as many as the answer has tokens."""
         self._weigh_first(max(1, answer_tokens) - self._taken)
-        self._queries, self._keys = [], []
+        self._let_go()
+
+    def _let_go(self) -> None:
+        self._queries, self._keys, self._rounded = [], [], None
 
     def _weigh_first(self, count: int) -> None:
         batch, self._queries = self._queries[:count], self._queries[count:]
         if not batch or self._scoring is None:
             return
         self._taken += len(batch)
-        keys = torch.cat(self._keys, dim=2) if len(self._keys) > 1 else self._keys[0]
+        keys = self._all_keys()
         first = self._end - keys.shape[2]
         positions, queries, starts, rows = zip(*batch, strict=True)
         on = keys.device
@@ -194,6 +200,11 @@ class _WatchedLayer:
         if self._drops and len(self._keys) > 1:
             begin = min((start for _, _, start, _ in self._queries), default=self._end)
             self._keys = [keys[:, :, min(begin - first, keys.shape[2] - 1) :]]
+
+    def _all_keys(self) -> Tensor:
+        if not self._keys and self._rounded is not None:
+            return self._rounded.restored_keys()
+        return torch.cat(self._keys, dim=2) if len(self._keys) > 1 else self._keys[0]
 
 
 def _objection(call: AttentionCall) -> str:
@@ -219,7 +230,7 @@ def _scoring(call: AttentionCall) -> Scoring:
     if call.binding is None:
         return Scoring(**shared)
     layer = getattr(call.key, "cache_layer", None)
-    kept = layer.grouped_keys if isinstance(layer, GrowingLayer) else None
+    kept = layer.grouped_keys if isinstance(layer, FullLayer) else None
     return Scoring(
         **shared, rotary=call.binding.rotary, settings=call.binding.settings, grouped_keys=kept
     )

@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 from selfextend_rag.documents import Document
 from selfextend_rag.engine import Engine
 from selfextend_rag.engine.fingerprint import digest, model_fingerprint
+from selfextend_rag.kv_bits import in_words
 from selfextend_rag.llm.prompts import PromptBuilder
 
 _tokenizers: WeakKeyDictionary[Any, tuple[tuple[Any, ...], str]] = WeakKeyDictionary()
@@ -17,7 +18,11 @@ _tokenizers: WeakKeyDictionary[Any, tuple[tuple[Any, ...], str]] = WeakKeyDictio
 
 def token_fingerprint(engine: Engine, prompts: PromptBuilder) -> dict[str, str]:
     """Return what cached keys of token ids belong to, whatever prompt they come from."""
-    return {**model_fingerprint(engine.model), "tokenizer": _tokenizer(prompts.codec.tokenizer)}
+    return {
+        **model_fingerprint(engine.model),
+        "tokenizer": _tokenizer(prompts.codec.tokenizer),
+        "keys and values": f"in {in_words(engine.kv_bits)}",
+    }
 
 
 def reading_fingerprint(

@@ -62,6 +62,8 @@ class LongContextLLM(PlanCalls, PromptCalls, AsyncCalls):
             most 2048.
         memory_limit: bytes that the model may take in all, as a number or such as ``"8GiB"``, or
             for each device; by default what is free. See docs/planning.md.
+        kv_bits: 8 or 4 to keep keys and values in so many bits, in a half to a quarter of the
+            memory of 16; None for the model's own precision. See docs/planning.md.
         prefix_cache_bytes: memory for the keys of earlier prompts of ``generate`` and ``stream``,
             so that one that starts alike runs only the rest; 0 keeps none. See docs/readings.md.
         prefix_cache_dir: a folder for those that memory has no room for, found again by other
@@ -73,6 +75,7 @@ class LongContextLLM(PlanCalls, PromptCalls, AsyncCalls):
         ReadingFileError: ``prefix_cache_dir`` can't be made.
         UnknownMemoryError: a ``memory_limit`` is given, and what the model needs is not known.
         UnknownPretrainingWindow: the configuration does not say P, and it was not given.
+        UnsupportedModelError: ``kv_bits`` is given, and no layer of the model keeps all tokens.
         ValueError: an option is out of range.
     """
 
@@ -93,6 +96,7 @@ class LongContextLLM(PlanCalls, PromptCalls, AsyncCalls):
         template_options: Mapping[str, Any] | None = None,
         chunk_size: int | None = None,
         memory_limit: MemoryLimit | None = None,
+        kv_bits: int | None = None,
         prefix_cache_bytes: int = 1 << 30,
         prefix_cache_dir: str | os.PathLike[str] | None = None,
         prefix_cache_dir_bytes: int = 16 << 30,
@@ -115,9 +119,10 @@ class LongContextLLM(PlanCalls, PromptCalls, AsyncCalls):
             instruction=instruction,
             template_options=template_options,
         )
-        self.engine = Engine(model, chunk_size=CHUNK_SIZES[0] if chunk_size is None else chunk_size)
+        at_once = CHUNK_SIZES[0] if chunk_size is None else chunk_size
+        self.engine = Engine(model, chunk_size=at_once, kv_bits=kv_bits)
         stated = getattr(model.generation_config, "max_new_tokens", None)
-        memory = budget_of_model(model, memory_limit, chunk_size)
+        memory = budget_of_model(model, memory_limit, chunk_size, kv_bits)
         self.budget = ReadingBudget(self.prompts, self.planner, stated, memory)
         self._runner = TextRunner(self.engine, self.prompts)
         self.prefix_cache = prefix_store(

@@ -22,7 +22,10 @@ BudgetNow = Callable[[], MemoryBudget | None]
 
 
 def budget_of_model(
-    model: PreTrainedModel, limit: MemoryLimit | None = None, chunk_size: int | None = None
+    model: PreTrainedModel,
+    limit: MemoryLimit | None = None,
+    chunk_size: int | None = None,
+    kv_bits: int | None = None,
 ) -> BudgetNow:
     """Return a way to ask what memory there is for a loaded model.
 
@@ -30,13 +33,15 @@ def budget_of_model(
         model: with its weights.
         limit: bytes for it; by default what is free now, and what its weights hold.
         chunk_size: tokens of a prompt to run at once; by default as many as memory allows.
+        kv_bits: that keys and values are kept in; None for the model's precision.
 
     Raises:
         UnknownMemoryError: a limit is given, and what the model needs is not known.
+        UnsupportedModelError: ``kv_bits`` would change nothing.
         ValueError: the limit is out of range.
     """
     try:
-        memory = memory_of_model(model)
+        memory = memory_of_model(model, kv_bits)
     except UnknownMemoryError:
         if limit is not None:
             raise
@@ -51,6 +56,7 @@ def budget_of_source(
     device_map: Any = None,
     dtype: str = "auto",
     limit: MemoryLimit | None = None,
+    kv_bits: int | None = None,
 ) -> MemoryBudget | None:
     """Return what memory there is for a model that is not loaded; None if its needs are unknown.
 
@@ -63,9 +69,11 @@ def budget_of_source(
         device_map: where the weights would go; None for the CPU.
         dtype: precision that the weights would be loaded in.
         limit: bytes for it; by default what is free now.
+        kv_bits: that keys and values would be kept in; None for the model's precision.
 
     Raises:
         UnknownMemoryError: a limit is given, and what the model needs is not known.
+        UnsupportedModelError: ``kv_bits`` would change nothing.
         ModelLoadError: no causal language model can be built from the configuration, or
             ``device_map`` asks for devices that are not there.
         ValueError: the limit is out of range.
@@ -80,6 +88,7 @@ def budget_of_source(
             {**_buffers(empty), **stored} if stored else sizes_of(empty),
             placement(empty, device_map),
             itemsize=empty.dtype.itemsize,
+            kv_bits=kv_bits,
         )
     except UnknownMemoryError:
         if limit is not None:

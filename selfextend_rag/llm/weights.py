@@ -17,7 +17,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from selfextend_rag.errors import ModelLoadError
+from selfextend_rag.errors import ModelLoadError, UnsupportedModelError
+from selfextend_rag.kv_bits import why_not_rounded
 from selfextend_rag.planning.layers import LayerShape, layer_shapes
 from selfextend_rag.planning.memory import DeviceShare, ModelMemory
 from selfextend_rag.planning.workspace import work_shape
@@ -27,19 +28,25 @@ _OFFLOADED = ("cpu", "disk")
 _LONGEST_HEADER = 100_000_000
 
 
-def memory_of_model(model: PreTrainedModel) -> ModelMemory:
+def memory_of_model(model: PreTrainedModel, kv_bits: int | None = None) -> ModelMemory:
     """Return what the memory of a loaded model follows from.
 
     Raises:
         UnknownMemoryError: its configuration does not tell what its layers keep.
+        UnsupportedModelError: ``kv_bits`` would change nothing.
     """
     placed = getattr(model, "hf_device_map", None) or {"": str(model.device)}
     sizes = dict(_sizes(model))
-    return model_memory(model, sizes, placed, itemsize=_precision(model))
+    return model_memory(model, sizes, placed, itemsize=_precision(model), kv_bits=kv_bits)
 
 
 def model_memory(
-    model: nn.Module, sizes: Mapping[str, int], placed: Mapping[str, Any], *, itemsize: int
+    model: nn.Module,
+    sizes: Mapping[str, int],
+    placed: Mapping[str, Any],
+    *,
+    itemsize: int,
+    kv_bits: int | None = None,
 ) -> ModelMemory:
     """Return what the memory of a model follows from.
 
@@ -48,12 +55,16 @@ def model_memory(
         sizes: bytes of each of its weights, by name.
         placed: the device of modules, by the beginning of their names, as accelerate has it.
         itemsize: bytes of a number in the precision it runs in.
+        kv_bits: that keys and values are kept in; None for that precision.
 
     Raises:
         UnknownMemoryError: its configuration does not tell what its layers keep.
+        UnsupportedModelError: ``kv_bits`` would change nothing.
     """
     config: Any = model.config
     layers = layer_shapes(config)
+    if kv_bits is not None and not any(layer.can_be_rounded for layer in layers):
+        raise UnsupportedModelError(why_not_rounded(kv_bits, (layer.kind for layer in layers)))
     shares = _shares(sizes, {name: _named(place) for name, place in placed.items()}, layers)
     accepted = inspect.signature(model.forward).parameters
     return ModelMemory(
@@ -66,6 +77,7 @@ def model_memory(
         ),
         shares,
         rewinds=not any(layer.states for layer in layers),
+        kv_bits=kv_bits,
     )
 
 

@@ -24,7 +24,7 @@ from selfextend_rag.attention.bounds import (
     mask_of,
     refuse_holes,
 )
-from selfextend_rag.cache import GrowingLayer, RowsLayer
+from selfextend_rag.cache import FullLayer, RowsLayer
 from selfextend_rag.errors import UnsupportedModelError
 from selfextend_rag.patch.rows import attend_by_rows
 from selfextend_rag.positions import SelfExtend
@@ -149,7 +149,7 @@ def attention_forward(
     if kwargs.get("position_bias") is not None or kwargs.get("is_causal") is False:
         raise ValueError("an extended layer was asked for a position bias or bidirectional scores")
     layer = getattr(key, "cache_layer", None)
-    kept = layer if isinstance(layer, GrowingLayer) else None
+    kept = layer if isinstance(layer, FullLayer) else None
     if kept is not None:
         kept.belong_to(binding.settings, new_tokens=query.shape[2])
     if attention_mask is not None:  # a static cache hands over its whole buffer

@@ -58,6 +58,7 @@ class LayerShape:
             all query heads.
         query_size: numbers of one token's query, all heads together.
         head_size: numbers of one head of it.
+        kept_heads: heads of a key in the cache.
         expanded: keys and values are made anew from what is cached in each forward.
     """
 
@@ -70,6 +71,7 @@ class LayerShape:
     attended_size: int = 0
     query_size: int = 0
     head_size: int = 0
+    kept_heads: int = 1
     expanded: bool = False
 
     @property
@@ -86,6 +88,11 @@ class LayerShape:
     def size(self) -> int:
         """Return the numbers that one token leaves in the cache."""
         return self.key_size + self.value_size
+
+    @property
+    def can_be_rounded(self) -> bool:
+        """Return whether its keys and values can be kept in few bits: it keeps all tokens."""
+        return self.kind == "growing"
 
 
 def text_part(config: Any) -> Any:
@@ -209,7 +216,7 @@ def _heads(config: Any) -> LayerShape:
         kept = 1
     return LayerShape(
         "growing", kept * dim, kept * value, attended_size=heads * (dim + value),
-        query_size=heads * dim, head_size=dim,
+        query_size=heads * dim, head_size=dim, kept_heads=kept,
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from selfextend_rag.kv_bits import head_bytes
 from selfextend_rag.planning.layers import LayerShape
 from selfextend_rag.planning.units import in_words
 from selfextend_rag.planning.workspace import Forward, WorkShape, workspace_bytes
@@ -69,6 +70,7 @@ class CacheFill:
         recorded: tokens that came since a reading ended; sliding layers keep all of them, to be
             wound back.
         settings: of SelfExtend; None for plain attention.
+        kv_bits: that keys and values are kept in; None for the model's precision.
     """
 
     tokens: int
@@ -76,6 +78,7 @@ class CacheFill:
     latest: int
     recorded: int = 0
     settings: SelfExtend | None = None
+    kv_bits: int | None = None
 
     @property
     def keeps_grouped_keys(self) -> bool:
@@ -103,11 +106,21 @@ def layer_bytes(layer: LayerShape, fill: CacheFill, itemsize: int) -> tuple[int,
         "sliding": min(fill.tokens - latest, (layer.window or 1) - 1) + latest,
         "none": 0,
     }[layer.kind]
+    if fill.kv_bits is not None and layer.can_be_rounded:
+        return _rounded_bytes(layer, fill.kv_bits, slots, itemsize), 0
     grouped = 0
     if layer.kind == "growing" and layer.extended and not layer.expanded:
         grouped = slots * layer.key_size * itemsize if fill.keeps_grouped_keys else 0
     states = layer.states.nbytes(fill.recorded, itemsize) if layer.states else 0
     return slots * layer.size * itemsize + states, grouped
+
+
+def _rounded_bytes(layer: LayerShape, bits: int, slots: int, itemsize: int) -> int:
+    heads = layer.kept_heads
+    return heads * sum(
+        head_bytes(size // heads, bits, slots, itemsize)
+        for size in (layer.key_size, layer.value_size)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,9 +161,17 @@ class DeviceEstimate:
 
 @dataclass(frozen=True, slots=True)
 class MemoryEstimate:
-    """What a plan needs in memory, device by device."""
+    """What a plan needs in memory, device by device.
+
+    Args:
+        devices: what is needed on each.
+        kv_bits: that keys and values are kept in; None for the model's precision.
+        unrounded_layers: layers that keep keys and values in the model's precision all the same.
+    """
 
     devices: tuple[DeviceEstimate, ...]
+    kv_bits: int | None = None
+    unrounded_layers: int = 0
 
     @property
     def weights_bytes(self) -> int:
@@ -183,25 +204,39 @@ class MemoryEstimate:
         return all(device.fits for device in self.devices)
 
     def explain(self) -> str:
-        """Return one line a device, in plain words."""
-        return "\n".join(_explained(device) for device in self.devices)
+        """Return one line a device, in plain words, and one on what is not rounded."""
+        lines = [_explained(device, self.kv_bits) for device in self.devices]
+        if self.unrounded_layers:
+            lines.append(
+                f"{self.unrounded_layers} layers that keep a window of tokens, or a state beside "
+                "them, have their keys and values in full precision."
+            )
+        return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures as JSON values."""
         devices = [{**asdict(x), "needed_bytes": x.needed_bytes} for x in self.devices]
-        return {"devices": devices, "needed_bytes": self.needed_bytes, "fits": self.fits}
+        return {
+            "devices": devices,
+            "kv_bits": self.kv_bits,
+            "unrounded_layers": self.unrounded_layers,
+            "needed_bytes": self.needed_bytes,
+            "fits": self.fits,
+        }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> MemoryEstimate:
         """Return the estimate that ``to_dict`` wrote."""
         names = DeviceEstimate.__dataclass_fields__
-        return cls(tuple(DeviceEstimate(**{n: row[n] for n in names}) for row in values["devices"]))
+        devices = tuple(DeviceEstimate(**{n: row[n] for n in names}) for row in values["devices"])
+        return cls(devices, values["kv_bits"], values["unrounded_layers"])
 
 
-def _explained(device: DeviceEstimate) -> str:
+def _explained(device: DeviceEstimate, kv_bits: int | None) -> str:
     parts = [
         f"{in_words(device.weights_bytes)} of weights",
-        f"{in_words(device.kv_cache_bytes)} of keys and values",
+        f"{in_words(device.kv_cache_bytes)} of keys and values"
+        + (f" in {kv_bits} bits" if kv_bits else ""),
     ]
     if device.grouped_keys_bytes:
         parts.append(f"{in_words(device.grouped_keys_bytes)} of grouped keys")
@@ -223,6 +258,8 @@ class ModelMemory:
         work: sizes that its workspace depends on.
         shares: what each device has to do with it.
         rewinds: a cache that was asked can be wound back; otherwise every question copies it.
+        kv_bits: that keys and values are kept in, by the layers that keep all tokens; None for the
+            model's precision.
     """
 
     layers: tuple[LayerShape, ...]
@@ -230,6 +267,7 @@ class ModelMemory:
     work: WorkShape
     shares: tuple[DeviceShare, ...]
     rewinds: bool = True
+    kv_bits: int | None = None
 
     def estimate(
         self,
@@ -250,8 +288,8 @@ class ModelMemory:
         """
         total = prompt_tokens + later_tokens
         at_once = max(1, min(chunk_size, total))
-        fill = CacheFill(total, total, at_once, later_tokens, settings)
-        run = Forward(at_once, total, settings, self.itemsize)
+        fill = CacheFill(total, total, at_once, later_tokens, settings, self.kv_bits)
+        run = Forward(at_once, total, settings, self.itemsize, self.kv_bits)
         rows = []
         for share in self.shares:
             layers = tuple(self.layers[index] for index in share.layers)
@@ -268,4 +306,5 @@ class ModelMemory:
                     None if there is None else there.available_bytes,
                 )
             )
-        return MemoryEstimate(tuple(rows))
+        unrounded = sum(bool(x.size) and not x.can_be_rounded for x in self.layers)
+        return MemoryEstimate(tuple(rows), self.kv_bits, unrounded if self.kv_bits else 0)

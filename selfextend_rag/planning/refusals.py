@@ -11,8 +11,8 @@ from selfextend_rag.errors import (
     DocumentTooLarge,
     MemoryBudgetExceeded,
 )
+from selfextend_rag.kv_bits import KV_BITS
 from selfextend_rag.planning.budget import MemoryBudget
-from selfextend_rag.planning.memory import DeviceEstimate
 from selfextend_rag.planning.plan import ContextPlan, added_up
 from selfextend_rag.planning.units import in_words
 from selfextend_rag.positions import SelfExtend
@@ -21,8 +21,6 @@ NamedSize = tuple[str, int]
 """The name of a document, and its tokens."""
 
 _NAMED_AT_MOST = 5
-_QUANTISED_BITS = 4
-_QUANTISED_GROUP = 64  # numbers that share a scale and an offset of two bytes each
 
 
 def window_refusal(
@@ -87,7 +85,7 @@ def memory_refusal(
         remedies += _fewer_documents(documents, excess)
         remedies += _smaller_answer(plan, excess)
     remedies.extend(_smaller_chunks(plan, memory))
-    remedies.extend(_quantised(short, memory.model.itemsize))
+    remedies.extend(_fewer_bits(plan, memory))
     remedies.append("take a smaller model or a device with more memory")
     return MemoryBudgetExceeded(
         f"{added_up(plan)} = {plan.total_tokens} tokens need at most "
@@ -179,16 +177,20 @@ def _smaller_chunks(plan: ContextPlan, memory: MemoryBudget) -> Iterator[str]:
             yield f"read {free.chunk_size} tokens at a time instead of {memory.chunk_size}"
 
 
-def _quantised(device: DeviceEstimate, itemsize: int) -> Iterator[str]:
-    """What a quantised cache would take: bits, and a scale and an offset for each group."""
-    held = device.kv_cache_bytes + device.grouped_keys_bytes
-    if not held:
-        return
-    bits = _QUANTISED_BITS + 32 / _QUANTISED_GROUP
-    smaller = int(device.kv_cache_bytes * bits / (8 * itemsize))
-    assert device.available_bytes is not None
-    if device.needed_bytes - held + smaller <= device.available_bytes:
-        yield (
-            f"quantise keys and values to {_QUANTISED_BITS} bits ({in_words(smaller)} instead of "
-            f"{in_words(held)}), which the caches of transformers can do and this engine can't"
-        )
+def _fewer_bits(plan: ContextPlan, memory: MemoryBudget) -> Iterator[str]:
+    """The mildest rounding of keys and values with which memory would hold the plan."""
+    now, chunk_size = memory.model.kv_bits, plan.chunk_size
+    assert plan.memory is not None
+    assert chunk_size is not None
+    for bits in sorted(KV_BITS, reverse=True):
+        if now is not None and bits >= now:
+            continue
+        rounded = replace(memory, model=replace(memory.model, kv_bits=bits))
+        needed = rounded.estimate(plan, chunk_size)
+        if needed.fits:
+            yield (
+                f"keep keys and values in {bits} bits by kv_bits={bits} (at most "
+                f"{in_words(needed.needed_bytes)} in all instead of "
+                f"{in_words(plan.memory.needed_bytes)})"
+            )
+            return

@@ -5,6 +5,7 @@ With T tokens run at once against S tokens in all, one layer after another, it i
 * the hidden states and what norms and the residual stream make of them, T of each;
 * queries, keys and values, T of each;
 * the larger of attention and feed-forward, which do not live at the same time;
+* keys and values of one layer in the model's precision, where they are kept in few bits;
 * the scores of the vocabulary, of the last token where the model can be asked for it alone.
 
 Attention that is extended needs some tensors of T tokens, and keys of S tokens where a prefill has
@@ -25,6 +26,8 @@ from selfextend_rag.positions import SelfExtend
 _FLOAT32 = 4
 _ROTATED_AT_ONCE = 1 << 20  # bytes of a slice of a rotation, in float32, in and out
 _SCORES_AT_ONCE = 1 << 23  # scores that attention without a fused kernel holds at a time
+_ROUNDED_AT_ONCE = {True: 1 << 17, False: 1 << 22}  # numbers, on a CPU and elsewhere
+_ROUNDING = 24  # bytes for each of them
 _TILE = 256  # queries of the neighbor band that share one mask, at most
 _SAMPLING = 48  # bytes for each word of the vocabulary: logits, probabilities, sorted, indices
 _ALLOCATOR = 1.05  # rounding and what is freed late
@@ -41,6 +44,7 @@ class WorkShape:
         fused: plain attention runs in a fused kernel; otherwise it makes all scores at once.
         fused_extended: SelfExtend does; otherwise it makes the scores of some queries at a time.
         last_logits: the model can be asked for the logits of the last token alone.
+        on_cpu: all of it runs on a CPU.
     """
 
     hidden: int
@@ -49,6 +53,7 @@ class WorkShape:
     fused: bool = True
     fused_extended: bool = True
     last_logits: bool = True
+    on_cpu: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +65,14 @@ class Forward:
         total: S, in the cache afterwards.
         settings: of SelfExtend; None for plain attention.
         itemsize: bytes of a number.
+        kv_bits: that keys and values are kept in; None for this precision.
     """
 
     tokens: int
     total: int
     settings: SelfExtend | None
     itemsize: int
+    kv_bits: int | None = None
 
 
 def workspace_bytes(layers: tuple[LayerShape, ...], work: WorkShape, run: Forward) -> int:
@@ -77,9 +84,10 @@ def workspace_bytes(layers: tuple[LayerShape, ...], work: WorkShape, run: Forwar
     attention = max(_attention(layer, work, run) for layer in layers)
     masks = sum(_mask(window, run) for window in {_seen(layer) for layer in layers if layer.size})
     appended = max(_appended(layer, run) for layer in layers)
+    restored = _restored(layers, work, run)
     rows = 1 if work.last_logits else run.tokens
     logits = rows * work.vocabulary * (_SAMPLING if rows == 1 else 3 * _FLOAT32)
-    total = hidden + max(feed_forward, attention) + masks + appended + logits
+    total = hidden + max(feed_forward, attention) + masks + appended + restored + logits
     return int(total * _ALLOCATOR) + _ROTATED_AT_ONCE
 
 
@@ -149,6 +157,19 @@ def _appended(layer: LayerShape, run: Forward) -> int:
     return _reach(layer.window, run) * layer.size * run.itemsize
 
 
+def _restored(layers: tuple[LayerShape, ...], work: WorkShape, run: Forward) -> int:
+    """Bytes of rounded keys and values that are made anew for attention.
+
+    They live as long as their layer runs; where later layers attend to them too, to the end.
+    """
+    rounded = [layer.size for layer in layers if layer.can_be_rounded]
+    if run.kv_bits is None or not rounded:
+        return 0
+    shared = any(layer.kind == "none" and layer.states is None for layer in layers)
+    made = run.total * (sum(rounded) if shared else max(rounded))
+    return made * run.itemsize + min(made, _ROUNDED_AT_ONCE[work.on_cpu]) * _ROUNDING
+
+
 def work_shape(config: Any, *, on_cpu: bool = True, last_logits: bool = True) -> WorkShape:
     """Return the sizes that the workspace depends on, from a configuration.
 
@@ -168,6 +189,7 @@ def work_shape(config: Any, *, on_cpu: bool = True, last_logits: bool = True) ->
         fused=not softcap and getattr(text, "_attn_implementation", None) != "eager",
         fused_extended=on_cpu and not softcap,
         last_logits=last_logits,
+        on_cpu=on_cpu,
     )
 
 

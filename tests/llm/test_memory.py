@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
@@ -10,6 +12,7 @@ from selfextend_rag.errors import UnknownMemoryError
 from selfextend_rag.llm.loading import empty_model
 from selfextend_rag.llm.memory import budget_of_model, budget_of_source
 from selfextend_rag.llm.weights import memory_of_model, model_memory, sizes_in_folder, sizes_of
+from selfextend_rag.planning.units import in_words
 from tests import zoo
 from tests.tiny import byte_tokenizer, tiny_llama
 
@@ -72,6 +75,22 @@ def test_less_memory_means_smaller_chunks_and_the_same_answer(monkeypatch):
     assert reading.ask("Why?", max_new_tokens=5).text == answer
     stated = reading.plan.memory
     assert reading.nbytes == stated.kv_cache_bytes + stated.grouped_keys_bytes
+
+
+def test_the_rounding_that_a_refusal_proposes_can_be_taken():
+    model = tiny_llama(window=128, num_hidden_layers=24, dtype=torch.float32)
+    refused = make(model, chunk_size=64)
+    needed = refused.plan(LONG).memory.needed_bytes
+    with pytest.raises(MemoryBudgetExceeded) as caught:
+        make(model, memory_limit=needed - 1, chunk_size=64).plan(LONG)
+    (remedy,) = [x for x in caught.value.remedies if "kv_bits" in x]
+    bits = int(re.search(r"kv_bits=(\d)", remedy)[1])
+    llm = make(model, memory_limit=needed - 1, chunk_size=64, kv_bits=bits)
+    reading = llm.read(LONG)
+    stated = reading.plan.memory
+    assert in_words(stated.needed_bytes) in remedy
+    assert reading.nbytes == stated.kv_cache_bytes
+    assert reading.ask("Why?", max_new_tokens=5).usage.completion_tokens == 5
 
 
 def test_the_chunks_of_a_reading_are_those_of_its_plan():

@@ -10,7 +10,8 @@ import torch
 
 from selfextend_rag import SelfExtend, extended
 from selfextend_rag.engine import Engine
-from selfextend_rag.errors import UnknownMemoryError
+from selfextend_rag.errors import UnknownMemoryError, UnsupportedModelError
+from selfextend_rag.llm.weights import memory_of_model
 from selfextend_rag.patch import support
 from selfextend_rag.planning.layers import layer_shapes
 from selfextend_rag.planning.memory import CacheFill, layer_bytes
@@ -38,15 +39,15 @@ NO_CACHE = frozenset(
 ) | {"rwkv", "xlstm", "minimax", "recurrent_gemma", "mamba", "mamba2", "falcon_mamba"}
 
 
-def measured_and_predicted(name, dtype, settings):
+def measured_and_predicted(name, dtype, settings, kv_bits=None):
     """Bytes after a prefill in chunks, and after some more tokens; each measured and predicted."""
     model = zoo.build(name).to(dtype)
     shapes = layer_shapes(model.config)
-    engine = Engine(model, chunk_size=CHUNK)
+    engine = Engine(model, chunk_size=CHUNK, kv_bits=kv_bits)
     tokens = zoo.tokens(PROMPT)[0].tolist()
     prefix = engine.prefill(tokens, extension=settings, capacity=CAPACITY)
-    read = CacheFill(PROMPT, CAPACITY, PROMPT % CHUNK, 0, settings)
-    asked = CacheFill(PROMPT + LATER, CAPACITY, 1, LATER, settings)
+    read = CacheFill(PROMPT, CAPACITY, PROMPT % CHUNK, 0, settings, kv_bits)
+    asked = CacheFill(PROMPT + LATER, CAPACITY, 1, LATER, settings, kv_bits)
     found = [(prefix.cache.nbytes, predicted(shapes, read, dtype))]
     switched = extended(model, settings) if settings else contextlib.nullcontext()
     with prefix.lent() as cache, switched:
@@ -71,6 +72,32 @@ def test_a_cache_in_half_precision_holds_exactly_the_bytes_predicted(name):
     for settings in (None, METHOD) if supported else (None,):
         for measured, expected in measured_and_predicted(name, torch.bfloat16, settings):
             assert measured == expected
+
+
+def rounds(name):
+    """Return whether a model keeps the keys of any layer in few bits."""
+    return any(shape.can_be_rounded for shape in layer_shapes(zoo.config(name)))
+
+
+@pytest.mark.parametrize("name", [name for name in NAMED if rounds(name)])
+def test_rounded_keys_and_values_take_exactly_the_bytes_predicted(name):
+    supported = support(zoo.build(name).to(torch.bfloat16)).supported
+    for kv_bits in (8, 4):
+        for settings in (None, METHOD) if supported else (None,):
+            found = measured_and_predicted(name, torch.bfloat16, settings, kv_bits)
+            for measured, expected in found:
+                assert measured == expected
+
+
+def test_of_the_named_families_most_can_be_rounded_and_the_others_are_refused():
+    assert sum(rounds(name) for name in NAMED) >= 24
+    others = [name for name in NAMED if not rounds(name)]
+    assert others
+    for name in others:
+        with pytest.raises(UnsupportedModelError, match="would change nothing"):
+            Engine(zoo.build(name), kv_bits=8)
+        with pytest.raises(UnsupportedModelError, match="would change nothing"):
+            memory_of_model(zoo.build(name), 8)
 
 
 def test_of_the_named_families_most_are_extended():

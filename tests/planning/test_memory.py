@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import assume, given, settings
@@ -37,7 +38,7 @@ def models(draw):
         window = draw(st.integers(2, 200)) if kind == "sliding" else None
         layers.append(
             LayerShape(
-                kind, kept * head, kept * head, window, extended=kind != "sliding",
+                kind, kept * head, kept * head, window, kept_heads=kept, extended=kind != "sliding",
                 attended_size=2 * heads * head, query_size=heads * head, head_size=head,
             )
         )  # fmt: skip
@@ -52,7 +53,12 @@ def models(draw):
         fused=draw(st.booleans()), fused_extended=draw(st.booleans()),
     )  # fmt: skip
     return ModelMemory(
-        tuple(layers), draw(st.sampled_from([2, 4])), work, shares, draw(st.booleans())
+        tuple(layers),
+        draw(st.sampled_from([2, 4])),
+        work,
+        shares,
+        draw(st.booleans()),
+        kv_bits=draw(st.sampled_from([None, 8, 4])),
     )
 
 
@@ -61,10 +67,10 @@ def needed_by_hand(model, plan, chunk, device):
     share = next(share for share in model.shares if share.name == device)
     total = plan.total_tokens
     chunk = max(1, min(chunk, total))
-    fill = CacheFill(total, total, chunk, total - plan.prompt_tokens, plan.settings)
+    fill = CacheFill(total, total, chunk, total - plan.prompt_tokens, plan.settings, model.kv_bits)
     layers = [model.layers[index] for index in share.layers]
     cache = sum(sum(layer_bytes(layer, fill, model.itemsize)) for layer in layers)
-    run = Forward(chunk, total, plan.settings, model.itemsize)
+    run = Forward(chunk, total, plan.settings, model.itemsize, model.kv_bits)
     work = workspace_bytes(tuple(layers), model.work, run)
     return share.weights_bytes + (1 if model.rewinds else 2) * cache + work
 
@@ -131,13 +137,20 @@ def test_what_the_error_calls_available_does_fit(model, P, prompt, amount):
         pass
 
 
-def llama_like(layers=4, weights=10**6, rewinds=True):
+def llama_like(layers=4, weights=10**6, rewinds=True, kv_bits=None):
     shape = LayerShape(
-        "growing", 64, 64, extended=True, attended_size=512, query_size=256, head_size=32
+        "growing",
+        64,
+        64,
+        extended=True,
+        attended_size=512,
+        query_size=256,
+        head_size=32,
+        kept_heads=2,
     )
     work = WorkShape(256, 704, 2048)
     share = DeviceShare("cpu", weights, tuple(range(layers)))
-    return ModelMemory((shape,) * layers, 2, work, (share,), rewinds)
+    return ModelMemory((shape,) * layers, 2, work, (share,), rewinds, kv_bits)
 
 
 def limited(amount, chunk_size=None, **options):
@@ -170,12 +183,55 @@ def test_the_refusal_names_figures_and_remedies_in_order():
         assert figure in words
     order = [
         next(i for i, remedy in enumerate(error.remedies) if remedy.startswith(start))
-        for start in ("drop the document", "quantise keys and values to 4 bits", "take a smaller")
+        for start in ("drop the document", "take a smaller")
     ]
     assert order == sorted(order)
     dropped = next(n for n, s in sorted(documents, key=lambda d: d[1]) if s >= error.excess)
     assert f'drop the document "{dropped}"' in words
-    assert "this engine can't" in words
+
+
+def needed(kv_bits, layers, chunk=64):
+    """Bytes that 3,050 tokens take at most in the smallest chunks."""
+    plan = ContextBudgetPlanner(512).plan(3000, 50)
+    return llama_like(layers, kv_bits=kv_bits).estimate(3000, 50, plan.settings, chunk).needed_bytes
+
+
+@pytest.mark.parametrize(
+    ("now", "room_for", "named"), [(None, 8, 8), (None, 4, 4), (8, 4, 4), (4, 4, None)]
+)
+def test_the_mildest_rounding_that_helps_is_named_with_its_figure_and_does_help(
+    now, room_for, named
+):
+    layers, planner = 40, ContextBudgetPlanner(512)
+    amount = needed(room_for, layers) - (named is None)  # one byte too few even for that
+    with pytest.raises(MemoryBudgetExceeded) as caught:
+        planner.plan(3000, 50, memory=limited(amount, layers=layers, kv_bits=now))
+    remedies = [remedy for remedy in caught.value.remedies if "kv_bits" in remedy]
+    if named is None:
+        assert remedies == []
+        return
+    assert remedies == [
+        f"keep keys and values in {named} bits by kv_bits={named} (at most "
+        f"{in_words(needed(named, layers))} in all instead of "
+        f"{in_words(caught.value.needed_bytes)})"
+    ]
+    assert planner.plan(3000, 50, memory=limited(amount, layers=layers, kv_bits=named)).fits_memory
+
+
+def test_a_plan_says_which_layers_are_not_rounded():
+    full = llama_like(3, kv_bits=4)
+    window = LayerShape("sliding", 64, 64, 100, kept_heads=2, query_size=256, head_size=32)
+    model = replace(full, layers=(*full.layers[:2], window))
+    plan = ContextBudgetPlanner(512).plan(3000, 50, memory=MemoryBudget(model))
+    words = plan.explain()
+    assert "of keys and values in 4 bits" in words
+    assert "1 layers that keep a window" in words
+    assert plan.to_dict()["memory"]["kv_bits"] == 4
+    assert ContextPlan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
+    assert (
+        "full precision"
+        not in ContextBudgetPlanner(512).plan(3000, 50, memory=MemoryBudget(full)).explain()
+    )
 
 
 def test_weights_that_do_not_fit_leave_nothing_to_drop():

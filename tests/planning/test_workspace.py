@@ -22,6 +22,14 @@ FAMILIES = [
     "qwen3_moe", "longcat_flash", "lfm2", "qwen3_next", "bailing_hybrid", "phi3", "mistral",
     "gemma4_text:shared-keys", "nemotron_h",
 ]  # fmt: skip
+ROUNDED = [
+    "llama",
+    "gemma2",
+    "deepseek_v3",
+    "longcat_flash",
+    "qwen3_next",
+    "gemma4_text:shared-keys",
+]
 METHOD = SelfExtend(4, 64)
 WIDTHS = {
     "grouped queries": (256, 704, 8, 2, 32, 2048),
@@ -43,7 +51,7 @@ def peak_bytes(run) -> int:
     return peak
 
 
-def memory_of(model):
+def memory_of(model, kv_bits=None):
     shapes = layer_shapes(model.config)
     return ModelMemory(
         shapes,
@@ -51,14 +59,15 @@ def memory_of(model):
         work_shape(model.config),
         (DeviceShare("cpu", 0, tuple(range(len(shapes)))),),
         rewinds=not any(shape.states for shape in shapes),
+        kv_bits=kv_bits,
     )
 
 
-def peak_and_bound(model, prompt, chunk, settings, later=20):
+def peak_and_bound(model, prompt, chunk, settings, later=20, kv_bits=None):
     """Bytes that reading and then asking takes at most, beside the weights: measured and stated."""
     vocabulary = model.config.get_text_config(decoder=True).vocab_size
     tokens = torch.randint(4, vocabulary, (prompt,)).tolist()
-    engine = Engine(model, chunk_size=chunk)
+    engine = Engine(model, chunk_size=chunk, kv_bits=kv_bits)
     engine.prefill(tokens[:8], extension=settings)  # the model has been measured, once for all
 
     def run():
@@ -69,7 +78,7 @@ def peak_and_bound(model, prompt, chunk, settings, later=20):
             for token in tokens[: later // 2]:
                 engine._forward((token,), cache)
 
-    bound = memory_of(model).estimate(prompt, later, settings, chunk).needed_bytes
+    bound = memory_of(model, kv_bits).estimate(prompt, later, settings, chunk).needed_bytes
     return peak_bytes(run), bound
 
 
@@ -104,3 +113,27 @@ def test_a_smaller_chunk_needs_a_smaller_workspace():
     ]
     assert needed == sorted(needed)
     assert needed[0] < needed[-1] / 3
+
+
+@pytest.mark.parametrize("name", ROUNDED)
+def test_no_family_needs_more_than_the_bound_with_rounded_keys(name):
+    model = zoo.build(name)
+    for settings in (None, METHOD) if support(model).supported else (None,):
+        peak, bound = peak_and_bound(model, 600, 150, settings, kv_bits=4)
+        assert peak <= bound
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("settings", [None, METHOD], ids=["plain", "extended"])
+def test_with_rounded_keys_less_is_needed_and_less_is_stated(dtype, settings):
+    config = LlamaConfig(
+        vocab_size=500, hidden_size=128, intermediate_size=256, num_hidden_layers=8,
+        num_attention_heads=4, num_key_value_heads=4, head_dim=64, max_position_embeddings=1024,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config).to(dtype).eval()
+    found = [peak_and_bound(model, 3000, 64, settings, kv_bits=bits) for bits in (None, 8, 4)]
+    peaks, bounds = zip(*found, strict=True)
+    assert all(peak <= bound for peak, bound in found)
+    assert list(peaks) == sorted(peaks, reverse=True)
+    assert list(bounds) == sorted(bounds, reverse=True)
+    assert peaks[-1] < peaks[0] * 0.7
