@@ -160,7 +160,7 @@ class Reading:
         read alone, then one token of each answer is made in every step of the model; an answer that
         ends makes room for the next question. Models that can't do this (recurrent layers, chunked
         attention, attention outside the function of the configuration) answer one after another,
-        and so do all with ``evidence``.
+        and so do those with ``kv_bits``, and all with ``evidence``.
 
         Args:
             questions: texts; or, for what differs by question, dicts of the arguments of ``ask``:

@@ -112,17 +112,15 @@ def test_asking_about_nothing_is_refused(run):
     assert "name files, or a reading by --reading" in one_line(run("ask", "-q", "Why?"))
 
 
-def test_a_reading_keeps_its_bits_and_is_refused_without_them(run, model_folder, long, tmp_path):
+def test_a_reading_keeps_its_bits_and_is_refused_without_them(run, long, tmp_path):
     kept = tmp_path / "kept"
-    code, out, _ = run(
-        "read", long, "--model", model_folder, "--kv-bits", "8", "-o", kept, "--json"
-    )
+    code, out, _ = run("read", long, "--kv-bits", "8", "-o", kept, "--json")
     assert code == 0
     assert json.loads(out)["plan"]["memory"]["kv_bits"] == 8
-    ask = ("ask", "--reading", kept, "-q", "Why?", "--model", model_folder)
+    ask = ("ask", "--reading", kept, "-q", "Why?")
     assert run(*ask, "--kv-bits", "8")[0] == 0
     code, _, err = run(*ask)
     assert code == 2
     assert "in 8 bits there, in full precision here" in err
-    code, out, _ = run("plan", long, "--model", model_folder, "--kv-bits", "4", "--json")
+    code, out, _ = run("plan", long, "--kv-bits", "4", "--json")
     assert json.loads(out)["plan"]["memory"]["kv_bits"] == 4

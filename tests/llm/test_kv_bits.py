@@ -139,3 +139,10 @@ def test_other_numbers_of_bits_are_refused(llm, bits):
 def test_a_model_without_layers_to_round_is_refused():
     with pytest.raises(UnsupportedModelError, match="kv_bits=8 would change nothing"):
         LongContextLLM(zoo.build("mistral"), byte_tokenizer(), kv_bits=8)
+
+
+def test_a_batch_is_answered_one_by_one_as_alone(llm):
+    reading = llm.read(LONG)
+    questions = [QUESTION, "Why?", "What is fact 7?"]
+    alone = [reading.ask(question, **FREE).text for question in questions]
+    assert [answer.text for answer in reading.ask_batch(questions, **FREE)] == alone
