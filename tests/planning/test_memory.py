@@ -245,7 +245,7 @@ def test_a_chunk_size_of_the_caller_is_kept_and_a_smaller_one_proposed():
     planner = ContextBudgetPlanner(512)
     assert planner.plan(3000, 50, memory=limited(10**9, 777)).chunk_size == 777
     with pytest.raises(MemoryBudgetExceeded, match="read 128 tokens at a time instead of 2048"):
-        planner.plan(3000, 50, memory=limited(12_000_000, 2048))
+        planner.plan(3000, 50, memory=limited(needed(None, 4, chunk=128), 2048))
 
 
 def test_models_that_can_not_wind_back_need_their_cache_twice():
