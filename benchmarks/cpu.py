@@ -1,6 +1,6 @@
 """Speed and memory of SelfExtend attention on the CPU, paired with ordinary attention.
 
-    python benchmarks/cpu.py prefill
+    python benchmarks/cpu.py prefill [--dtype bfloat16 --kv-heads 2 --head-dim 128]
     python benchmarks/cpu.py decode
     python benchmarks/cpu.py memory
 
@@ -34,7 +34,6 @@ from selfextend_rag.rope import RotaryLayout
 
 HEADS, HEAD_DIM = 8, 64
 METHOD = SelfExtend(8, 1024)
-ROTARY = RotaryLayout(tuple(1e4 ** (-2 * i / HEAD_DIM) for i in range(HEAD_DIM // 2)))
 
 
 def seconds(run: Callable[[], Any]) -> float:
@@ -58,22 +57,25 @@ def paired(ours: Callable[[], Any], plain: Callable[[], Any], pairs: int) -> dic
     }
 
 
-def prefill(lengths: list[int], pairs: int) -> list[dict[str, Any]]:
+def prefill(
+    lengths: list[int], pairs: int, kv_heads: int, dim: int, dtype: torch.dtype
+) -> list[dict[str, Any]]:
     """Un-rotated q and k in, against causal attention with rotation and without."""
     rows = []
+    rotary = RotaryLayout(tuple(1e4 ** (-2 * i / dim) for i in range(dim // 2)))
     for n in lengths:
-        q, k, v = torch.randn(3, 1, HEADS, n, HEAD_DIM).unbind()
+        q, k, v = (torch.randn(1, heads, n, dim).to(dtype) for heads in (HEADS, kv_heads, kv_heads))
         positions = torch.arange(n)
 
         def ours(q=q, k=k, v=v) -> Any:
-            return self_extend_attention(q, k, v, rotary=ROTARY, settings=METHOD, impl="blocked")
+            return self_extend_attention(q, k, v, rotary=rotary, settings=METHOD, impl="blocked")
 
         def plain(q=q, k=k, v=v) -> Any:
-            return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+            return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
 
         def rotated(q=q, k=k, v=v, positions=positions) -> Any:
-            q, k = ROTARY.rotate(q, positions), ROTARY.rotate(k, positions)
-            return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+            q, k = rotary.rotate(q, positions), rotary.rotate(k, positions)
+            return plain(q, k, v)
 
         rows.append({"tokens": n, "baseline": "sdpa", **paired(ours, plain, pairs)})
         rows.append({"tokens": n, "baseline": "rotation + sdpa", **paired(ours, rotated, pairs)})
@@ -171,6 +173,9 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, nargs="+")
     parser.add_argument("--pairs", type=int, default=9)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--dtype", default="float32", help="of prefill")
+    parser.add_argument("--kv-heads", type=int, default=HEADS, help="of prefill")
+    parser.add_argument("--head-dim", type=int, default=HEAD_DIM, help="of prefill")
     parser.add_argument("--way", choices=["none", "plain", "ours"], help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
@@ -180,15 +185,16 @@ def main() -> None:
             print(json.dumps(peak(args.way, args.tokens[0])))
             return
         if args.what == "prefill":
-            rows = prefill(args.tokens or [2048, 4096, 8192], args.pairs)
+            lengths, dtype = args.tokens or [2048, 4096, 8192], getattr(torch, args.dtype)
+            rows = prefill(lengths, args.pairs, args.kv_heads, args.head_dim, dtype)
         elif args.what == "decode":
             rows = decode(args.tokens or [8192], args.pairs)
         else:
             rows = memory((args.tokens or [16384])[0])
     report = {
         "what": args.what,
-        "shapes": f"{HEADS} heads of {HEAD_DIM}, float32, batch 1, W {METHOD.neighbor_window}, "
-        f"G {METHOD.group_size}",
+        "shapes": f"{HEADS} heads of {args.head_dim}, {args.kv_heads} key-value heads, "
+        f"{args.dtype}, batch 1, W {METHOD.neighbor_window}, G {METHOD.group_size}",
         "threads": args.threads,
         "machine": f"{platform.processor() or platform.machine()} {platform.system()}",
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
