@@ -28,7 +28,8 @@ _ROTATED_AT_ONCE = 1 << 20  # bytes of a slice of a rotation, in float32, in and
 _SCORES_AT_ONCE = 1 << 23  # scores that attention without a fused kernel holds at a time
 _ROUNDED_AT_ONCE = {True: 1 << 17, False: 1 << 22}  # numbers, on a CPU and elsewhere
 _ROUNDING = 24  # bytes for each of them
-_TILE = 256  # queries of the neighbor band that share one mask, at most
+_TILE, _WIDE_TILE = 32, 256  # queries of the neighbor band that share one mask
+_WIDE_HEAD = 128  # the wide ones are for these heads in 16 bits
 _SAMPLING = 48  # bytes for each word of the vocabulary: logits, probabilities, sorted, indices
 _ALLOCATOR = 1.05  # rounding and what is freed late
 
@@ -139,7 +140,8 @@ def _extended(layer: LayerShape, work: WorkShape, run: Forward) -> int:
     sums = 6 * run.tokens * heads * _FLOAT32
     key_size = layer.attended_size if layer.expanded else layer.size
     keys = (run.total + near) * key_size * run.itemsize
-    band = 3 * _TILE * (_TILE + window + 16) * run.itemsize
+    tile = _WIDE_TILE if run.itemsize == 2 and layer.head_size >= _WIDE_HEAD else _TILE
+    band = 3 * tile * (tile + window + 16) * run.itemsize
     positions = 4 * 8 * run.total
     tables = (run.total + run.tokens + near) * layer.head_size * 5 * _FLOAT32
     scores = 0

@@ -334,6 +334,15 @@ def test_version(run):
     assert run("--version")[:2] == (0, f"selfextend-rag {metadata.version('selfextend-rag')}\n")
 
 
+@pytest.fixture
+def _interruptible():
+    """Also where tests run in the background, whose processes are started to ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_interruptible")
 def test_ctrl_c_while_reading_is_exit_code_130_without_a_traceback(
     run, model_folder, short, monkeypatch
 ):
@@ -356,6 +365,7 @@ def test_ctrl_c_while_reading_is_exit_code_130_without_a_traceback(
     assert "Traceback" not in err
 
 
+@pytest.mark.usefixtures("_interruptible")
 def test_ctrl_c_while_answering_ends_the_answer(run, model_folder, short, monkeypatch):
     from selfextend_rag.cli import console
 
