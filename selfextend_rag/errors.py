@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+_LONGEST = 300  # characters of others' messages; some list all they know
+
 
 class SelfExtendError(Exception):
     """Base of every error that this package raises on purpose."""
@@ -146,3 +148,9 @@ class DocumentTooLarge(ContextBudgetExceeded):
         super().__init__(message, **figures)
         self.document = document
         self.index = index
+
+
+def in_short(error: BaseException) -> str:
+    """Return what another library's error says, in one line of a bearable length."""
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return reason if len(reason) <= _LONGEST else f"{reason[:_LONGEST]} ..."

@@ -331,6 +331,31 @@ def test_a_pdf_that_states_more_pages_than_it_has_is_refused(tmp_path):
         Document.from_file(path)
 
 
+def test_a_pdf_page_whose_content_is_damaged_is_refused(tmp_path, caplog):
+    """Its text was lost or wrong, and the page said to be a picture, or nothing was said."""
+    lines = " ".join(f"The party of part {i} owes {i * i} dollars." for i in range(40))
+    data, rng = pdf_bytes(lines), random.Random(1)
+    start = data.index(b"stream\n") + len(b"stream\n")
+    end = data.index(b"\nendstream")
+    for _ in range(60):
+        damaged = bytearray(data)
+        damaged[rng.randrange(start, end)] ^= 1 << rng.randrange(8)
+        path = written(tmp_path, "a.pdf", bytes(damaged))
+        with pytest.raises(DocumentError, match="is a damaged or unusual PDF"):
+            Document.from_file(path)
+
+
+def test_departures_from_the_pdf_format_are_one_warning(tmp_path, caplog):
+    data = pdf_bytes("Anna approves travel.")
+    path = written(tmp_path, "a.pdf", b"\n" + data)  # every offset is off by one
+    document = Document.from_file(path)
+    assert document.text == "Anna approves travel."
+    ours = [r.getMessage() for r in caplog.records if r.name.startswith("selfextend_rag")]
+    (said,) = ours
+    assert "does not keep to the PDF format in" in said
+    assert "compare what is read with what a viewer shows" in said
+
+
 def test_a_damaged_pdf_is_read_or_refused_and_lost_text_is_said_aloud(tmp_path, caplog):
     """pypdf raises errors of many kinds, some of no common base, and repairs others with a log."""
     pages = ["Anna approves travel.", "Bert approves leave.", "Cora approves nothing."]
@@ -458,3 +483,24 @@ def test_a_blank_text_is_refused(text):
 def test_half_a_surrogate_pair_is_refused_where_it_stands():
     with pytest.raises(DocumentError, match=r"lone surrogate .* at character 3"):
         Document.from_text("abc\ud83d")
+
+
+def test_a_title_with_a_lone_surrogate_is_refused_and_one_of_a_file_name_made_text(tmp_path):
+    """Two such documents failed in the tokenizer, which takes no such heading."""
+    with pytest.raises(DocumentError, match=r"the title of .* holds the lone surrogate"):
+        Document.from_text("x", title="\udce9")
+    name = os.path.join(os.fsencode(tmp_path), b"caf\xe9.txt")
+    try:
+        Path(os.fsdecode(name)).write_text("The sea.")
+    except OSError:
+        pytest.skip("the file system takes no such name")
+    document = Document.from_file(os.fsdecode(name))
+    assert document.title == "caf\ufffd"
+    assert os.fsencode(document.source) == name
+
+
+@pytest.mark.parametrize("encoding", ["punycode", "a\0b"])
+def test_codecs_with_errors_of_their_own_are_refused_by_name(tmp_path, encoding):
+    path = written(tmp_path, "a.txt", b"one two")
+    with pytest.raises(DocumentError, match=r"can't be read as .*leave it out"):
+        Document.from_file(path, encoding=encoding)

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from selfextend_rag.cli.console import Console, complain, silence_transformers
-from selfextend_rag.cli.options import BadOption, read_files, user_mistakes
+from selfextend_rag.cli.options import BadOption, model_source, read_files, user_mistakes
 
-BUNDLED = "bundled"
 NOTHING_GOOD = 1
 
 
@@ -55,9 +54,7 @@ def _load(args: argparse.Namespace) -> Any:
 
     options: dict[str, Any] = {"pretraining_window": args.pretraining_window, "dtype": args.dtype}
     options["device_map"] = None if args.device == "cpu" else args.device
-    if args.model == BUNDLED:
-        return LongContextLLM.bundled(**options)
-    return LongContextLLM.from_pretrained(args.model, **options)
+    return LongContextLLM.from_pretrained(model_source(args.model), **options)
 
 
 def _measured(

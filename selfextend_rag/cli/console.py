@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -12,6 +13,19 @@ from contextlib import contextmanager
 from typing import Any
 
 PROGRAM = "selfextend-rag"
+_ARGUMENTS = (
+    "encoding|group_size|neighbor_window|max_group_size|pretraining_window|max_new_tokens"
+    "|question_reserve|memory_limit|turns|temperature|seed|depths|samples|length|lengths|bin_size"
+)
+# As errors name them: "encoding=", "pass pretraining_window", "group_size must be ...".
+_NAMED = re.compile(
+    rf"(?<![\w/.-])"
+    rf"(?:({_ARGUMENTS})=|(?<=pass )({_ARGUMENTS})\b|({_ARGUMENTS})(?= (?:must|names)\b))"
+)
+
+
+class OutputError(Exception):
+    """Standard output can't be written."""
 
 
 class Console:
@@ -26,14 +40,26 @@ class Console:
 
     def say(self, text: str) -> None:
         """Write a remark."""
-        if not self.quiet:
+        if not self.quiet and sys.stderr is not None:
             sys.stderr.write(f"{text}\n")
             sys.stderr.flush()
 
     def write(self, text: str) -> None:
-        """Write a part of an answer, to be seen at once."""
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        """Write a part of an answer, to be seen at once.
+
+        Raises:
+            BrokenPipeError: nobody reads it any more.
+            OutputError: it can't be written.
+        """
+        if sys.stdout is None:
+            raise OutputError("standard output is closed; lead it somewhere, such as to a file")
+        try:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise OutputError(f"can't write the output: {error.strerror}") from error
 
     def write_json(self, value: Any) -> None:
         """Write one JSON object."""
@@ -42,7 +68,7 @@ class Console:
     @contextmanager
     def progress(self, what: str) -> Iterator[Callable[[int, int], None]]:
         """Yield a function to call with tokens done and to do; it shows them on a terminal."""
-        if not sys.stderr.isatty():
+        if sys.stderr is None or not sys.stderr.isatty():
             yield lambda done, total: None
             return
         from tqdm import tqdm  # type: ignore[import-untyped]
@@ -58,7 +84,13 @@ class Console:
 
 def complain(error: BaseException | str) -> None:
     """Write an error as one line."""
-    sys.stderr.write(f"{PROGRAM}: error: {' '.join(str(error).split())}\n")
+    if sys.stderr is not None:
+        sys.stderr.write(f"{PROGRAM}: error: {_as_options(' '.join(str(error).split()))}\n")
+
+
+def _as_options(text: str) -> str:
+    """Return a message with the arguments of Python that it names as options of this program."""
+    return _NAMED.sub(lambda found: f"--{found[found.lastindex or 0].replace('_', '-')}", text)
 
 
 @contextmanager
@@ -85,7 +117,7 @@ def own_voice() -> Iterator[None]:
 
 class _OneLine(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        return f"{PROGRAM}: warning: {' '.join(record.getMessage().split())}"
+        return f"{PROGRAM}: warning: {_as_options(' '.join(record.getMessage().split()))}"
 
 
 def silence_transformers() -> None:
@@ -97,5 +129,5 @@ def silence_transformers() -> None:
     hub_logging.set_verbosity_error()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():
         disable_progress_bars()

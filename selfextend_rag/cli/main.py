@@ -8,13 +8,14 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from selfextend_rag.cli.console import complain, own_voice
+from selfextend_rag.cli.console import OutputError, complain, own_voice
 from selfextend_rag.cli.parser import build_parser
 from selfextend_rag.errors import SelfExtendError
 
 BAD_INPUT = 2
 INTERRUPTED = 130
 OUTPUT_CLOSED = 141
+OUTPUT_FAILED = 74
 
 _COMMANDS = {
     "ask": "selfextend_rag.cli.ask",
@@ -29,7 +30,8 @@ _COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code.
 
-    0 is success; 2 is bad input, with one line on standard error; 130 is Ctrl-C.
+    0 is success; 2 is bad input, with one line on standard error; 74 is an output that can't be
+    written, such as a full disk; 130 is Ctrl-C; 141 is an output that nobody reads any more.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -41,10 +43,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         complain("interrupted")
         return INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read the output has enough. Python would complain once more when it exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # whoever read the output has enough
+        _give_up_output()
         return OUTPUT_CLOSED
+    except OutputError as error:
+        _give_up_output()
+        complain(error)
+        return OUTPUT_FAILED
+
+
+def _give_up_output() -> None:
+    """Lead standard output nowhere, or Python would complain once more when it exits."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(args: argparse.Namespace) -> int:

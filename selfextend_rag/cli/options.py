@@ -5,11 +5,18 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+from selfextend_rag.bundled import FOLDER
 from selfextend_rag.cli.console import silence_transformers
 from selfextend_rag.documents import Document
 from selfextend_rag.errors import SelfExtendError
+
+BUNDLED = "bundled"
+"""The name of the model that comes with the package; write ``./bundled`` for a folder."""
+
+_STANDARD_INPUT = "/dev/stdin"
 
 
 class BadOption(SelfExtendError):
@@ -37,9 +44,12 @@ def read_files(args: argparse.Namespace) -> list[Document]:
     if args.encoding is not None:
         try:
             "".encode(args.encoding)
-        except LookupError as error:
+        except (LookupError, ValueError) as error:
             raise BadOption(f"{error}; --encoding takes names such as utf-8 or cp1252") from error
-    return [Document.from_file(path, encoding=args.encoding) for path in args.files]
+    paths = [_STANDARD_INPUT if path == "-" else path for path in args.files]
+    if paths.count(_STANDARD_INPUT) > 1:
+        raise BadOption("standard input can be read once; name - once")
+    return [Document.from_file(path, encoding=args.encoding) for path in paths]
 
 
 def planner_options(args: argparse.Namespace) -> dict[str, Any]:
@@ -81,11 +91,16 @@ def load_llm(args: argparse.Namespace, options: dict[str, Any]) -> Any:
     options["device_map"] = None if args.device == "cpu" else args.device
     options["memory_limit"] = memory_limit(args)
     options["kv_bits"] = args.kv_bits
-    if args.model is None:
-        return LongContextLLM.bundled(**options)
-    return LongContextLLM.from_pretrained(args.model, **options)
+    return LongContextLLM.from_pretrained(model_source(args.model), **options)
+
+
+def model_source(name: str | None) -> str | Path:
+    """Return the hub id or folder of a model; the bundled one has a name, and is the default."""
+    if name is None or name == BUNDLED:
+        return FOLDER
+    return name
 
 
 def model_name(args: argparse.Namespace) -> str:
     """Return what to call the model."""
-    return args.model or "bundled"
+    return BUNDLED if args.model is None else str(args.model)

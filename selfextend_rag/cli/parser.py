@@ -101,7 +101,7 @@ def _add_support(parser: argparse.ArgumentParser) -> None:
         "Exit code 0 when the model can be extended, 1 when it can't. By default its configuration "
         "alone is judged, by a narrow copy with random weights."
     )
-    parser.add_argument("model", metavar="MODEL", help="hub id or folder")
+    parser.add_argument("model", metavar="MODEL", help='hub id or folder, or "bundled"')
     parser.add_argument("--weights", action="store_true", help="load the model and judge itself")
     _add_json(parser)
 
@@ -116,8 +116,13 @@ def _add_calibrate(parser: argparse.ArgumentParser) -> None:
     _add_documents(parser, nargs="*", what="text to measure on; King James Bible by default")
     parser.add_argument("--pretraining-window", type=int, metavar="P", help=_WINDOW_HELP)
     parser.add_argument("--length", type=int, metavar="N", help="tokens of a prompt (default: 4 P)")
-    parser.add_argument("--depths", type=int, default=5, help="places of the pass key (default: 5)")
-    parser.add_argument("--samples", type=int, default=2, help="texts for each (default: 2)")
+    parser.add_argument(
+        "--depths", type=int, default=5, metavar="N",
+        help="places of the pass key (default: 5)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--samples", type=int, default=2, metavar="N", help="texts for each (default: 2)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     _add_device(parser)
     parser.add_argument("--output", type=Path, metavar="FILE", help="where to store it instead")
@@ -128,7 +133,7 @@ def _add_calibrate(parser: argparse.ArgumentParser) -> None:
 def _add_documents(
     parser: argparse.ArgumentParser, nargs: str = "+", what: str = "text, Markdown, HTML or PDF"
 ) -> None:
-    parser.add_argument("files", nargs=nargs, metavar="FILE", help=what)
+    parser.add_argument("files", nargs=nargs, metavar="FILE", help=f"{what}; - is standard input")
     parser.add_argument(
         "--encoding", metavar="E", help="character encoding of the files; found out by default"
     )

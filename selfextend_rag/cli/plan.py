@@ -9,6 +9,7 @@ from selfextend_rag.cli.console import Console, silence_transformers
 from selfextend_rag.cli.options import (
     memory_limit,
     model_name,
+    model_source,
     planner_options,
     read_files,
     user_mistakes,
@@ -40,7 +41,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _budget(args: argparse.Namespace, options: dict[str, Any]) -> ReadingBudget:
     """Return what plans, from a tokenizer and a configuration alone."""
-    from selfextend_rag.bundled import FOLDER
     from selfextend_rag.llm.budget import ReadingBudget
     from selfextend_rag.llm.loading import load_config, load_tokenizer, stated_max_new_tokens
     from selfextend_rag.llm.memory import budget_of_source
@@ -51,7 +51,7 @@ def _budget(args: argparse.Namespace, options: dict[str, Any]) -> ReadingBudget:
         pretraining_window_of,
     )
 
-    source = args.model or FOLDER
+    source = model_source(args.model)
     tokenizer, config = load_tokenizer(source), load_config(source)
     window = args.pretraining_window
     if window is None:

@@ -17,14 +17,22 @@ from selfextend_rag.cli.options import (
 )
 
 
+def _check_output(output: str) -> None:
+    folder = Path(output).parent
+    if not output:
+        raise BadOption("-o is empty; it takes the name of a file")
+    if not folder.is_dir():
+        raise BadOption(f"there is no folder {folder} to save in; make it, or name another")
+    if Path(output).is_dir():
+        raise BadOption(f"{output} is a folder; -o takes the name of a file")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise BadOption(f"nothing can be written in the folder {folder}; name another")
+
+
 def run(args: argparse.Namespace) -> int:
     """Read, save, and say what was done; return the exit code."""
     console = Console(quiet=args.json)
-    folder = Path(args.output).parent
-    if not folder.is_dir():  # before the reading, which may take long
-        raise BadOption(f"there is no folder {folder} to save in; make it, or name another")
-    if Path(args.output).is_dir():
-        raise BadOption(f"{args.output} is a folder; -o takes the name of a file")
+    _check_output(args.output)  # before the reading, which may take long
     options = planner_options(args)
     documents = read_files(args)
     with user_mistakes():

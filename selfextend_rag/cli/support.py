@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from selfextend_rag.cli.console import Console, silence_transformers
+from selfextend_rag.cli.options import model_source
 
 NOT_SUPPORTED = 1
 
@@ -27,4 +28,5 @@ def run(args: argparse.Namespace) -> int:
 def _subject(args: argparse.Namespace) -> Any:
     from selfextend_rag.llm.loading import load_config, load_model
 
-    return load_model(args.model) if args.weights else load_config(args.model)
+    source = model_source(args.model)
+    return load_model(source) if args.weights else load_config(source)

@@ -29,7 +29,8 @@ class Document:
         metadata: remarks of whoever made the document, JSON values by preference; copied.
 
     Raises:
-        DocumentError: the text is blank, or holds a lone surrogate, which no tokenizer accepts.
+        DocumentError: the text is blank, or text or title holds a lone surrogate, which no
+            tokenizer accepts.
     """
 
     text: str
@@ -42,12 +43,13 @@ class Document:
         name = self.source or self.title or "the document"
         if not self.text.strip():
             raise DocumentError(f"{name} has no text; leave it out, or give it some")
-        surrogate = _LONE_SURROGATE.search(self.text)
-        if surrogate:
-            raise DocumentError(
-                f"{name} holds the lone surrogate {surrogate.group()!r} at character "
-                f"{surrogate.start()}, which is no text; decode the original bytes again"
-            )
+        for what, text in (("", self.text), ("the title of ", self.title)):
+            surrogate = _LONE_SURROGATE.search(text)
+            if surrogate:
+                raise DocumentError(
+                    f"{what}{name!a} holds the lone surrogate {surrogate.group()!r} at character "
+                    f"{surrogate.start()}, which is no text; decode the original bytes again"
+                )
         object.__setattr__(self, "metadata", dict(self.metadata))
 
     @classmethod
@@ -108,8 +110,10 @@ class Document:
                 one of these four, or it has no text.
         """
         content = read_file(path, encoding=encoding)
+        # A name that is no text, as file names may be, still makes a title that is.
+        title = _LONE_SURROGATE.sub("\ufffd", content.title)
         return cls.from_text(
-            content.text, title=content.title, source=os.fsdecode(path), metadata=content.metadata
+            content.text, title=title, source=os.fsdecode(path), metadata=content.metadata
         )
 
 

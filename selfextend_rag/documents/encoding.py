@@ -94,6 +94,11 @@ def _decode_given(data: bytes, name: str, encoding: str) -> str:
             f"{name} is not in the encoding {encoding!r} that was given: {error.reason} at byte "
             f"{error.start}; leave it out to have the encoding detected"
         ) from error
+    except ValueError as error:  # of codecs that say no more, such as punycode
+        raise DocumentError(
+            f"{name} can't be read as {encoding!r} ({error}); leave it out to have the encoding "
+            "detected"
+        ) from error
 
 
 def _decode_marked(data: bytes, name: str, encoding: str) -> str:

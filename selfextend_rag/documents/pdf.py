@@ -5,15 +5,21 @@ from __future__ import annotations
 import io
 import logging
 import re
-from typing import NamedTuple
+import threading
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
-from pypdf import PdfReader
-from pypdf.generic import DictionaryObject
+from pypdf import PageObject, PdfReader
+from pypdf.generic import ArrayObject, DictionaryObject
 
 from selfextend_rag.documents.errors import DocumentError
 
 logger = logging.getLogger(__name__)
 
+_DEFLATED = ("/FlateDecode", ["/FlateDecode"])
+_LONGEST_CONTENT = 1 << 28  # bytes of a page that are checked
 _LONE_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
@@ -29,7 +35,9 @@ def read_pdf(data: bytes, name: str) -> PdfText:
     """Return the text of a PDF, its pages separated by a blank line.
 
     Pages without text are counted, named in a log message, and left out; characters that the
-    file's fonts map to nothing valid are written U+FFFD and counted.
+    file's fonts map to nothing valid are written U+FFFD and counted. Pages whose compressed content
+    is damaged are refused, though a part of their text could be had; other departures from the
+    format, most of them harmless, are counted in a log message.
 
     Args:
         data: the bytes of the file.
@@ -49,18 +57,78 @@ def read_pdf(data: bytes, name: str) -> PdfText:
 
 
 def _extract(data: bytes, name: str) -> tuple[list[str], str]:
+    with _remarks() as remarks:
+        found = _extracted(data, name)
+    lost = next((text for text in remarks if "decompress" in text), None)
+    if lost is not None:
+        raise _damaged(name, lost)
+    if remarks:
+        logger.warning(
+            "%s does not keep to the PDF format in %d place(s), the first: %s; compare what is "
+            "read with what a viewer shows",
+            *(name, len(remarks), " ".join(remarks[0].split())[:200]),
+        )
+    return found
+
+
+@contextmanager
+def _remarks() -> Iterator[list[str]]:
+    """Collect what pypdf logs in this thread about what it repairs."""
+    collector = _Collector()
+    log = logging.getLogger("pypdf")
+    log.addHandler(collector)
+    try:
+        yield collector.found
+    finally:
+        log.removeHandler(collector)
+
+
+class _Collector(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self._thread = threading.get_ident()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.thread == self._thread:
+            self.found.append(record.getMessage())
+
+
+def _extracted(data: bytes, name: str) -> tuple[list[str], str]:
     reader = PdfReader(io.BytesIO(data))
     if reader.is_encrypted and not reader.decrypt(""):
         raise DocumentError(
             f"{name} is encrypted with a password; save a copy without one (qpdf --decrypt does "
             "it) and read that"
         )
+    for number, page in enumerate(reader.pages, 1):
+        for stream in _streams(page):
+            _check_whole(stream, number)
     pages = [page.extract_text() for page in reader.pages]
     tree = reader.root_object["/Pages"].get_object()
     stated = tree.get("/Count") if isinstance(tree, DictionaryObject) else None
     if str(stated) != str(len(pages)):
         raise _damaged(name, f"it states {stated} pages, and {len(pages)} can be found")
     return pages, str(reader.metadata.title or "") if reader.metadata else ""
+
+
+def _streams(page: PageObject) -> list[Any]:
+    """Return the streams that a page is drawn by."""
+    contents = page.get("/Contents")
+    contents = contents.get_object() if contents is not None else None
+    parts = contents if isinstance(contents, ArrayObject) else [contents]
+    return [part.get_object() for part in parts if part is not None]
+
+
+def _check_whole(stream: Any, number: int) -> None:
+    """Refuse a compressed stream that is not what was written; pypdf goes on with what it finds."""
+    compressed = getattr(stream, "_data", None)
+    if not isinstance(compressed, bytes) or stream.get("/Filter") not in _DEFLATED:
+        return
+    try:
+        zlib.decompressobj().decompress(compressed, _LONGEST_CONTENT)
+    except zlib.error as error:
+        raise ValueError(f"the content of page {number} is damaged: {error}") from error
 
 
 def _joined(pages: list[str], title: str, name: str) -> PdfText:

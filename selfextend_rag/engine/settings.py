@@ -55,7 +55,8 @@ class GenerationSettings:
             "top_k": _is_integer(self.top_k) and self.top_k >= 0,
             "min_p": 0 <= self.min_p <= 1,
             "repetition_penalty": 0 < self.repetition_penalty < float("inf"),
-            "seed": self.seed is None or _is_integer(self.seed),
+            "seed": self.seed is None
+            or (_is_integer(self.seed) and -(1 << 63) <= self.seed < 1 << 64),
             "stop_token_ids": _all_integers(self.stop_token_ids or ()),
         }
         expected = {
@@ -65,7 +66,7 @@ class GenerationSettings:
             "top_k": "an integer of at least 0",
             "min_p": "in [0, 1]",
             "repetition_penalty": "a positive number",
-            "seed": "an integer or None",
+            "seed": "an integer of at most 64 bits or None",
             "stop_token_ids": "integers",
         }
         for name, right in in_range.items():

@@ -69,7 +69,8 @@ class Calibrator:
         seed: moves keys and texts.
 
     Raises:
-        ValueError: the prose is too short, or the length is inside the window.
+        ValueError: the prose is too short, the length is inside the window, or a count is not
+            positive.
     """
 
     def __init__(
@@ -84,6 +85,9 @@ class Calibrator:
         samples: int = 2,
         seed: int = 0,
     ) -> None:
+        for name, count in (("depths", depth_count), ("samples", samples)):
+            if count < 1:
+                raise ValueError(f"{name} must be a positive integer, got {count}")
         if length <= window:
             raise ValueError(f"length must exceed the window of {window} tokens, got {length}")
         if len(prose.ids) < length:

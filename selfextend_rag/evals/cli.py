@@ -22,7 +22,7 @@ from selfextend_rag.evals.runner import (
     run_lookups,
     run_perplexity,
 )
-from selfextend_rag.planning import ContextBudgetPlanner
+from selfextend_rag.planning import ContextBudgetPlanner, pretraining_window_of
 from selfextend_rag.positions import SelfExtend
 
 log = logging.getLogger(__name__)
@@ -57,8 +57,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print a line for each result, write files if asked; return the exit code."""
+    _check(args)
     model, tokenizer = load(args.model, args.device)
-    window = int(model.config.get_text_config().max_position_embeddings)
+    window = pretraining_window_of(model.config)
     text = args.prose.read_text("utf-8") if args.prose else king_james()
     prose = Prose.tokenize(text, tokenizer)
     lengths = args.lengths or [window * times for times in (1, 2, 4, 8, 16)]
@@ -83,15 +84,26 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _check(args: argparse.Namespace) -> None:
+    for name in ("depths", "samples", "bin_size"):
+        if getattr(args, name) < 1:
+            raise ValueError(f"{name} must be a positive integer, got {getattr(args, name)}")
+    if min(args.lengths or [1]) < 1:
+        raise ValueError(f"lengths must be positive integers, got {args.lengths}")
+
+
 def load(name: str | None, device: str) -> tuple[Any, Any]:
-    """Return a model and its tokenizer; None is the bundled model."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    """Return a model and its tokenizer; None is the bundled model.
 
+    Raises:
+        ModelLoadError: it can't be found or read.
+    """
     from selfextend_rag.bundled import FOLDER
+    from selfextend_rag.llm.loading import load_model, load_tokenizer
 
-    source = name or str(FOLDER)
-    model: Any = AutoModelForCausalLM.from_pretrained(source)
-    return model.to(device).eval(), AutoTokenizer.from_pretrained(source)
+    source = FOLDER if name is None or name == "bundled" else name
+    model: Any = load_model(source)
+    return model.to(device), load_tokenizer(source)
 
 
 def settings_for(args: argparse.Namespace, length: int, window: int) -> SelfExtend | None:

@@ -127,6 +127,7 @@ class TextCodec:
         return self._encode(text, as_text=as_text, ends=ends)
 
     def _encode(self, text: str, *, as_text: bool, ends: bool) -> Encoded:
+        _refuse_surrogates(text)
         fast = self.tokenizer.is_fast
         with self._lock:
             out = self.tokenizer(
@@ -159,6 +160,21 @@ class TextCodec:
         ends = list(accumulate(len(piece) for piece in pieces))
         ends[-1] = len(text)
         return ends
+
+
+def _refuse_surrogates(text: str) -> None:
+    """Refuse text that no tokenizer accepts; it comes of bytes that were decoded wrongly."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"the text {_around(text, error.start)!a} holds the lone surrogate "
+            f"{text[error.start]!r}, which is no text; decode the original bytes again"
+        ) from error
+
+
+def _around(text: str, place: int) -> str:
+    return text[max(0, place - 20) : place + 20]
 
 
 def _control_tokens(tokenizer: Any) -> dict[str, int]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -17,7 +18,8 @@ from transformers import (
     PreTrainedModel,
 )
 
-from selfextend_rag.errors import ModelLoadError
+from selfextend_rag.errors import ModelLoadError, in_short
+from selfextend_rag.llm.hub import hub_is_reachable, hub_name
 
 _LOADING_ERRORS = (
     OSError,
@@ -32,6 +34,7 @@ _SHARED_OPTIONS = frozenset(
     ("cache_dir", "code_revision", "force_download", "local_files_only", "revision", "subfolder")
 ) | {"token", "trust_remote_code"}
 
+_TOKENIZER_FILE = re.compile(r"token|vocab|merges|spiece|tekken|.*\.(model|tiktoken)$")
 _T = TypeVar("_T")
 
 
@@ -49,7 +52,10 @@ def load_model(source: str | os.PathLike[str], **options: Any) -> PreTrainedMode
     model, info = _loaded(
         source,
         "model",
-        lambda name: loader.from_pretrained(name, output_loading_info=True, **options),
+        lambda name, **more: loader.from_pretrained(
+            name, output_loading_info=True, **more, **options
+        ),
+        options,
     )
     missing = sorted(info["missing_keys"]) or sorted(str(key) for key in info["mismatched_keys"])
     if missing:
@@ -67,7 +73,10 @@ def load_tokenizer(source: str | os.PathLike[str], **options: Any) -> Any:
         ModelLoadError: it can't be found or read.
     """
     return _loaded(
-        source, "tokenizer", lambda name: AutoTokenizer.from_pretrained(name, **_shared(options))
+        source,
+        "tokenizer",
+        lambda name, **more: AutoTokenizer.from_pretrained(name, **more, **_shared(options)),
+        options,
     )
 
 
@@ -78,7 +87,10 @@ def load_config(source: str | os.PathLike[str], **options: Any) -> PreTrainedCon
         ModelLoadError: it can't be found or read.
     """
     return _loaded(
-        source, "configuration", lambda name: AutoConfig.from_pretrained(name, **_shared(options))
+        source,
+        "configuration",
+        lambda name, **more: AutoConfig.from_pretrained(name, **more, **_shared(options)),
+        options,
     )
 
 
@@ -95,17 +107,19 @@ def empty_model(source: str | os.PathLike[str], config: PreTrainedConfig, dtype:
     """
     chosen = dtype or getattr(config, "dtype", None) or torch.float32
 
-    def build(_: str) -> Any:
+    def build(_: str, **more: Any) -> Any:
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config, dtype=chosen).eval()
 
-    return _loaded(source, "model", build)
+    return _loaded(source, "model", build, {"local_files_only": True})
 
 
 def stated_max_new_tokens(source: str | os.PathLike[str], **options: Any) -> int | None:
     """Return the length of answers that a model's generation configuration names, if it does."""
+    name = os.fspath(source)
+    where: dict[str, Any] = {**_where_to_look(name, options), **_shared(options)}
     try:
-        config = GenerationConfig.from_pretrained(os.fspath(source), **_shared(options))
+        config = GenerationConfig.from_pretrained(name, **where)
     except OSError:  # many models have none
         return None
     return config.max_new_tokens
@@ -115,15 +129,57 @@ def _shared(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name in _SHARED_OPTIONS}
 
 
-def _loaded(source: str | os.PathLike[str], what: str, load: Callable[[str], _T]) -> _T:
+def _loaded(
+    source: str | os.PathLike[str],
+    what: str,
+    load: Callable[..., _T],
+    options: Mapping[str, Any],
+) -> _T:
     name = os.fspath(source)
-    if _is_path(name) and not os.path.isdir(name):
-        raise ModelLoadError(f"can't load the {what} {name}: there is no such folder")
+    problem = _problem_with(name)
+    if problem:
+        raise ModelLoadError(f"can't load the {what} {name}: {problem}")
+    where = _where_to_look(name, options)
     try:
-        return load(name)
+        return load(name, **where)
     except _LOADING_ERRORS as error:
-        reason = " ".join(str(error).split())
+        reason = _missing_in(name, what) or in_short(error)
+        if where:
+            reason = (
+                f"there is no folder of that name, {hub_name()} can't be reached, and what was "
+                "downloaded before does not hold it"
+            )
         raise ModelLoadError(f"can't load the {what} {name}: {reason}") from error
+
+
+def _problem_with(name: str) -> str:
+    """Return what can be seen to be wrong with a name; empty if nothing."""
+    if not name.strip():
+        return "the name is empty; give a hub id or a folder"
+    if os.path.isfile(name):
+        return "it is a file; name the folder that holds the model"
+    if _is_path(name) and not os.path.isdir(name):
+        return "there is no such folder"
+    return ""
+
+
+def _missing_in(folder: str, what: str) -> str:
+    """Return which file a folder lacks that can't be loaded; empty if that is not why."""
+    if not os.path.isdir(folder):
+        return ""
+    held = os.listdir(folder)
+    if what == "tokenizer" and not any(map(_TOKENIZER_FILE.match, held)):
+        return "there is no tokenizer in this folder; save it there by tokenizer.save_pretrained"
+    if what != "tokenizer" and "config.json" not in held:
+        return "there is no config.json in this folder; save it there by model.save_pretrained"
+    return ""
+
+
+def _where_to_look(name: str, options: Mapping[str, Any]) -> dict[str, bool]:
+    """Return what keeps libraries from asking a hub that does not answer, which takes minutes."""
+    if os.path.isdir(name) or options.get("local_files_only") or hub_is_reachable():
+        return {}
+    return {"local_files_only": True}
 
 
 def _is_path(name: str) -> bool:

@@ -113,6 +113,11 @@ def placement(model: Any, device_map: Any) -> Mapping[str, Any]:
     if name not in ("auto", "balanced", "balanced_low_0", "sequential"):
         if name.startswith("cuda") and not torch.cuda.is_available():
             raise ModelLoadError(f"can't plan for the device {name}: torch finds no CUDA device")
+        if not _runs_models(name):
+            raise ModelLoadError(
+                f"can't plan for the device {name!r}: torch has none of that name; take cpu, cuda, "
+                "cuda:1, ... or auto"
+            )
         return {"": name}
     try:
         from accelerate import infer_auto_device_map  # type: ignore[import-untyped]
@@ -122,6 +127,13 @@ def placement(model: Any, device_map: Any) -> Mapping[str, Any]:
         ) from error
     whole = getattr(model, "_no_split_modules", None) or []
     return infer_auto_device_map(model, no_split_module_classes=list(whole), dtype=model.dtype)
+
+
+def _runs_models(name: str) -> bool:
+    try:
+        return torch.device(name).type != "meta"
+    except RuntimeError:
+        return False
 
 
 def _buffers(model: Any) -> dict[str, int]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
-from selfextend_rag.errors import UnsupportedModelError
+from selfextend_rag.errors import UnsupportedModelError, in_short
 
 _WIDTH = 64
 _VOCABULARY = 512
@@ -49,8 +49,8 @@ def sketch(config: PreTrainedConfig) -> PreTrainedModel:
             _roughen(model)
     except (ValueError, TypeError, RuntimeError, AttributeError, KeyError, IndexError) as error:
         raise UnsupportedModelError(
-            f"{name} can't be judged by its configuration alone ({error}); load the model and "
-            "call support(model)"
+            f"{name} can't be judged by its configuration alone ({in_short(error)}); load the "
+            "model and call support(model)"
         ) from error
     return model.eval()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -202,7 +203,7 @@ def test_plan_says_what_memory_lacks_and_what_would_help(run, model_folder, long
     [
         (["much"], "memory must be a positive number of bytes"),
         (["0"], "memory must be a positive number of bytes"),
-        (["cuda:7=1GiB"], "memory_limit names cuda:7, and the model is on cpu"),
+        (["cuda:7=1GiB"], "--memory-limit names cuda:7, and the model is on cpu"),
         (["1GiB", "2GiB"], "given twice"),
         (["cpu=1GiB", "2GiB"], "must name a device each time"),
     ],
@@ -268,6 +269,7 @@ def bad_files(tmp_path):
     (tmp_path / "latin.txt").write_bytes("déjà vu".encode("cp1252"))
     (tmp_path / "huge.txt").write_text("word " * 1000)
     (tmp_path / "good.txt").write_text("Good.")
+    (tmp_path / "damaged.pdf").write_bytes(b"%PDF-1.4\nand no more")
     return tmp_path
 
 
@@ -283,14 +285,23 @@ def bad_files(tmp_path):
         (["good.txt", "-q", " "], "question is empty"),
         (["huge.txt", "-q", "?"], "exceeds the extended window"),
         (["good.txt", "-q", "?", "--model", "nobody/no-such-model"], "nobody/no-such-model"),
-        (["good.txt", "-q", "?", "--model", "."], "can't load the tokenizer"),
-        (["good.txt", "-q", "?", "--group-size", "99"], "group_size must be"),
-        (["good.txt", "-q", "?", "--neighbor-window", "500"], "neighbor_window must be"),
+        (["good.txt", "-q", "?", "--model", "."], "there is no tokenizer in this folder"),
+        (["good.txt", "-q", "?", "--group-size", "99"], "--group-size must be"),
+        (["good.txt", "-q", "?", "--neighbor-window", "500"], "--neighbor-window must be"),
         (["good.txt", "-q", "?", "--max-new-tokens", "0"], "--max-new-tokens must be"),
         (["good.txt", "-q", "?", "--temperature", "-1"], "temperature must be"),
         (["good.txt", "-q", "?", "--plain", "--group-size", "4"], "--plain goes without"),
-        (["good.txt", "-q", "?", "--pretraining-window", "3"], "pretraining_window must be"),
-        (["good.txt", "-q", "?", "--pretraining-window", "0"], "pretraining_window must be"),
+        (["good.txt", "-q", "?", "--pretraining-window", "3"], "--pretraining-window must be"),
+        (["good.txt", "-q", "?", "--pretraining-window", "0"], "--pretraining-window must be"),
+        (["junk.bin", "-q", "?"], "or pass --encoding if it is text"),
+        (["good.txt", "-q", "?", "--encoding", "punycode"], "can't be read as 'punycode'"),
+        (["good.txt", "-q", "?", "--encoding", "a\0b"], "--encoding takes names such as utf-8"),
+        (["good.txt", "-q", "?", "--seed", "9" * 30], "--seed must be an integer of at most 64"),
+        (["good.txt", "-q", "\udcff"], "lone surrogate"),
+        (["good.txt", "-q", "?", "--model", ""], "the name is empty"),
+        (["good.txt", "-q", "?", "--model", "good.txt"], "it is a file; name the folder"),
+        (["damaged.pdf", "-q", "?"], "damaged or unusual PDF"),
+        (["-", "-", "-q", "?"], "name - once"),
         (["good.txt", "-q", "?", "--device", "warp9"], "warp9"),
     ],
 )
@@ -461,3 +472,67 @@ def test_evidence_can_be_switched_off(run, model_folder, long):
     assert ", line " not in err
     _, told, _ = run("ask", long, "-q", "Why?", "--model", model_folder, "--no-evidence", "--json")
     assert json.loads(told)["answers"][0]["evidence"] == []
+
+
+@pytest.mark.parametrize("device", ["warp9", "", "meta"])
+def test_plan_knows_no_device_that_torch_does_not(run, model_folder, short, device):
+    code, out, err = run("plan", short, "--model", model_folder, "--device", device)
+    assert (code, out) == (2, "")
+    assert "torch has none of that name; take cpu, cuda, cuda:1, ... or auto\n" in err
+
+
+def test_standard_input_is_a_file_named_by_a_dash(model_folder):
+    command = [sys.executable, "-m", "selfextend_rag", "plan", "-", "--model", model_folder]
+    done = subprocess.run(command, input="The sky is blue.", capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("17 tokens of prompt")
+
+
+@pytest.mark.parametrize("command", ["plan", "support", "read"])
+def test_the_bundled_model_has_a_name(run, short, tmp_path, command):
+    arguments = {
+        "plan": [short, "--model", "bundled"],
+        "support": ["bundled"],
+        "read": [short, "--model", "bundled", "-o", tmp_path / "x.kv"],
+    }
+    code, out, _ = run(command, *arguments[command])
+    assert code == 0
+    assert out
+
+
+def test_a_model_that_is_no_decoder_is_one_short_line(run, tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "t5"}')
+    code, _, err = run("support", tmp_path)
+    assert code == 2
+    assert "can't be judged by its configuration alone" in err
+    assert len(err) < 600
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+def test_an_output_that_can_not_be_written_is_one_line_and_exit_code_74(model_folder, short):
+    command = [sys.executable, "-m", "selfextend_rag", "plan", short, "--model", model_folder]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 74
+    assert done.stderr == (
+        "selfextend-rag: error: can't write the output: No space left on device\n"
+    )
+
+
+def test_a_closed_output_is_one_line_and_exit_code_74(run, model_folder, short, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    code, _, err = run("plan", short, "--model", model_folder)
+    assert code == 74
+    assert "standard output is closed" in err
+
+
+def test_file_names_that_are_no_text_are_read(run, model_folder, short, tmp_path):
+    name = os.path.join(os.fsencode(tmp_path), b"caf\xe9.txt")
+    try:
+        with open(name, "w") as file:
+            file.write("The sea is green.")
+    except OSError:
+        pytest.skip("the file system takes no such name")
+    code, out, _ = run("plan", os.fsdecode(name), short, "--model", model_folder, "--json")
+    assert code == 0
+    assert json.loads(out)["plan"]["prompt_tokens"] > 40

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 import torch
@@ -124,3 +125,14 @@ def test_a_reading_keeps_its_bits_and_is_refused_without_them(run, long, tmp_pat
     assert "in 8 bits there, in full precision here" in err
     code, out, _ = run("plan", long, "--kv-bits", "4", "--json")
     assert json.loads(out)["plan"]["memory"]["kv_bits"] == 4
+
+
+def test_a_folder_that_can_not_be_written_is_told_before_anything_is_read(
+    run, long, tmp_path, monkeypatch
+):
+    """A reading of an hour must not end in a file that can't be made."""
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    code, out, err = run("read", long, "-o", tmp_path / "x.kv")
+    assert (code, out) == (2, "")
+    assert f"nothing can be written in the folder {tmp_path}" in err
+    assert "tokens of prompt" not in err

@@ -84,6 +84,7 @@ def test_a_seed_repeats_an_answer_and_leaves_the_global_state_alone():
         {"min_p": 2},
         {"repetition_penalty": 0},
         {"seed": "x"},
+        {"seed": 1 << 64},
         {"stop": ("a", "")},
         {"stop": (1,)},
         {"stop_token_ids": ("a",)},

@@ -164,3 +164,10 @@ def test_shares_out_of_order_are_refused(llm, tmp_path):
     path.write_text(json.dumps(wrong))
     with pytest.raises(CalibrationError, match="must be in order within"):
         load_calibration(path)
+
+
+@pytest.mark.parametrize("name", ["depths", "samples"])
+def test_nothing_is_calibrated_by_no_measurement(name, capsys):
+    """With no depths, a calibration without a single pass key was stored."""
+    assert main(["calibrate", "bundled", f"--{name}", "0"]) == 2
+    assert f"--{name} must be a positive integer, got 0" in capsys.readouterr().err

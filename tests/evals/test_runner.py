@@ -153,3 +153,9 @@ def test_pictures_are_written_for_lookups_and_perplexity(tiny, tokenizer, tmp_pa
     assert main(["perplexity", *shared.split()]) == 0
     for name in ("lookup.png", "perplexity.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("option", ["--depths", "--samples", "--bin-size", "--lengths"])
+def test_counts_of_nothing_are_refused(option):
+    with pytest.raises(ValueError, match=r"must be .*positive integer"):
+        main(["passkey", option, "0"])
