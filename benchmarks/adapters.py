@@ -5,7 +5,9 @@
 
 ``first-token`` asks one reading through a framework's class and directly, in turn, again and again;
 the ratio is the median over the pairs. ``event-loop`` counts the ticks of 10 ms that an asyncio
-ticker misses while a long prompt is read. ``--json FILE`` writes what is printed.
+ticker misses while a prompt is read for 10 seconds or more. ``long-prefill`` waits for streams
+whose prefill takes 90 seconds. ``--json FILE`` writes what is printed, and with it the niceness and
+the load of the machine, which decide how late ticks are.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import argparse
 import asyncio
 import gzip
 import json
+import os
 import platform
 import statistics
 import time
@@ -30,6 +33,12 @@ from selfextend_rag import LongContextLLM, Reading, shared_llm
 PROSE = Path(selfextend_rag.__file__).parent / "evals" / "data" / "king-james.txt.gz"
 QUESTION = "What is the name of the fourth river?"
 TICK = 0.01
+PREFILL = 10
+"""Seconds that a prefill must take at least for its ticks to count."""
+LONG_PREFILL = 90
+"""Seconds that a prefill may well take."""
+LARGEST_WINDOW = {"max_group_size": 128, "rule": "exact"}
+"""So that a prefill of the small bundled model can take so long."""
 
 Start = Callable[[], Any]
 """Starts an answer and returns its pieces."""
@@ -128,13 +137,18 @@ def first(start: Start) -> float:
 
 
 def event_loop(framework: str, tokens: int, chunk_sizes: list[int]) -> list[dict[str, Any]]:
-    """Count late ticks of an idle loop, and of one that waits for a prefill."""
+    """Count late ticks of an idle loop, and of one that waits for a prefill of 10 s or more."""
     rows = []
     for chunk_size in chunk_sizes:
-        llm = shared_llm("bundled", context={"chunk_size": chunk_size})
+        llm = shared_llm("bundled", context={**LARGEST_WINDOW, "chunk_size": chunk_size})
         wait = AWAITED[framework](llm, prose(llm, tokens))
-        rows.append({"waits_for": "sleep", **asyncio.run(ticks(lambda: asyncio.sleep(5)))})
+        rows.append({"waits_for": "sleep", **asyncio.run(ticks(lambda: asyncio.sleep(PREFILL)))})
         counts = asyncio.run(ticks(wait))
+        if counts["seconds"] < PREFILL:
+            raise SystemExit(
+                f"the prefill of {tokens} tokens took {counts['seconds']:.1f} s, and {PREFILL} s "
+                "are to be measured; give more --tokens"
+            )
         rows.append({"waits_for": f"prefill of {tokens} in chunks of {chunk_size}", **counts})
     return rows
 
@@ -163,6 +177,56 @@ def llama_index_awaited(llm: LongContextLLM, text: str) -> Callable[[], Any]:
 
 
 AWAITED = {"langchain": langchain_awaited, "llama-index": llama_index_awaited}
+
+
+def long_prefill(framework: str, seconds: float) -> list[dict[str, Any]]:
+    """Stream an answer after a prefill that takes long, because the model sleeps before a chunk."""
+    llm = LongContextLLM.bundled(chunk_size=64, prefix_cache_bytes=0)
+    prompt = prose(llm, 256)
+    chunks = -(-llm.count_tokens([{"role": "user", "content": prompt}]) // 64)
+
+    def sleep(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        if kwargs["input_ids"].shape[1] > 1:
+            time.sleep(seconds / chunks)
+
+    llm.model.register_forward_pre_hook(sleep, with_kwargs=True)
+    stream, astream = STREAMS[framework](llm, prompt)
+
+    async def afirst() -> None:
+        pieces = await astream()
+        await anext(pieces)
+        await pieces.aclose()
+
+    rows = [{"what": f"{framework}, stream", "first_piece_seconds": first(stream)}]
+    begin = time.perf_counter()
+    asyncio.run(afirst())
+    taken = time.perf_counter() - begin
+    return [*rows, {"what": f"{framework}, awaited stream", "first_piece_seconds": taken}]
+
+
+def langchain_streams(llm: LongContextLLM, text: str) -> tuple[Start, Callable[[], Any]]:
+    """Return what starts a stream through LangChain, and an awaited one."""
+    from langchain_selfextend import ChatSelfExtend
+
+    chat = ChatSelfExtend(llm=llm, max_tokens=2)
+
+    async def astream() -> Any:
+        return chat.astream(text)
+
+    return lambda: chat.stream(text), astream
+
+
+def llama_index_streams(llm: LongContextLLM, text: str) -> tuple[Start, Callable[[], Any]]:
+    """Return what starts a stream through LlamaIndex, and an awaited one."""
+    from llama_index.core.llms import ChatMessage
+
+    from llama_index.llms.selfextend import SelfExtendLLM
+
+    model, said = SelfExtendLLM(llm, max_new_tokens=2), [ChatMessage(role="user", content=text)]
+    return lambda: model.stream_chat(said), lambda: model.astream_chat(said)
+
+
+STREAMS = {"langchain": langchain_streams, "llama-index": llama_index_streams}
 
 
 async def ticks(work: Callable[[], Any]) -> dict[str, Any]:
@@ -196,9 +260,9 @@ async def ticks(work: Callable[[], Any]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["first-token", "event-loop"])
+    parser.add_argument("what", choices=["first-token", "event-loop", "long-prefill"])
     parser.add_argument("--framework", choices=list(WAYS), default="langchain")
-    parser.add_argument("--tokens", type=int, default=13_000)
+    parser.add_argument("--tokens", type=int, help="to read; 13,000, for event-loop 24,000")
     parser.add_argument("--pairs", type=int, default=15)
     parser.add_argument("--chunk-size", type=int, nargs="+", default=[2048])
     parser.add_argument("--threads", type=int, default=1)
@@ -206,13 +270,17 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.what == "first-token":
-        rows = first_token(args.framework, args.tokens, args.pairs)
+        rows = first_token(args.framework, args.tokens or 13_000, args.pairs)
+    elif args.what == "long-prefill":
+        rows = long_prefill(args.framework, LONG_PREFILL)
     else:
-        rows = event_loop(args.framework, args.tokens, args.chunk_size)
+        rows = event_loop(args.framework, args.tokens or 24_000, args.chunk_size)
     report = {
         "what": args.what,
         "model": "bundled, float32",
         "threads": args.threads,
+        "niceness": os.nice(0),
+        "load_average": os.getloadavg()[0],
         "machine": f"{platform.processor() or platform.machine()} {platform.system()}",
         "versions": {
             name: version(name) for name in ("torch", "transformers", f"{args.framework}-core")

@@ -7,6 +7,7 @@ python examples/llamaindex_query_engine.py report.pdf -q "Who approved it?" --mo
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
 
 from llama_index.core import Document
@@ -16,10 +17,7 @@ from llama_index.llms.selfextend import FullDocumentQueryEngine, SelfExtendLLM
 from selfextend_rag import Document as File
 
 DOCUMENT = Path(__file__).parent / "documents" / "genesis.txt"
-QUESTIONS = (
-    "What is the name of the fourth river?",
-    "What is the name of the fourth river?",
-)
+QUESTIONS = ("What is the name of the fourth river?",)
 
 
 def load(path: Path) -> Document:
@@ -37,16 +35,18 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
 
     llm = SelfExtendLLM(args.model)
+    started = time.perf_counter()
     engine = FullDocumentQueryEngine.from_documents(
         [load(path) for path in args.files], llm=llm, streaming=True
     )
-    print(engine.reading.plan.explain())
+    print(f"{engine.reading.plan.explain()}\nRead in {time.perf_counter() - started:.1f} s.")
     for question in args.questions or QUESTIONS:
         print(f"\n{question}")
+        started = time.perf_counter()
         response = engine.query(question)
         assert isinstance(response, StreamingResponse)
         response.print_response_stream()
-        print()
+        print(f"\n  answered in {time.perf_counter() - started:.2f} s, from:")
         for source in response.source_nodes[:3]:
             place = (
                 f"{source.node.metadata['file_name']}, from character {source.node.start_char_idx}"

@@ -34,6 +34,12 @@ DATA = (
 )
 
 
+FRAMEWORKS = (
+    *("bm25s", "langchain", "langchain_classic", "langchain_core", "langchain_tests"),
+    *("langchain_text_splitters", "langgraph", "langsmith", "llama_index", "workflows"),
+)
+
+
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("wheel")
@@ -157,6 +163,27 @@ print(light)
     assert optional == "[]"
     assert changed == "[]"
     assert light == "[]", "the names are found when they are used"
+
+
+def test_without_any_framework_a_question_is_answered(installed):
+    """Not only not imported: not needed. Whatever is imported of them fails here."""
+    code = f"""
+import sys
+from importlib.abc import MetaPathFinder
+
+class Blocked(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {FRAMEWORKS!r}:
+            raise ImportError(f"{{name}} is not installed")
+
+sys.meta_path.insert(0, Blocked())
+import selfextend_rag
+for name in selfextend_rag.__all__:
+    getattr(selfextend_rag, name)
+reading = selfextend_rag.LongContextLLM.bundled().read("The pass key is 48213.")
+print(reading.ask("What is the pass key?").text)
+"""
+    assert python(code, installed).strip() == "48213"
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,10 @@ class PromptBuilder:
         if form not in ("auto", "chat", "plain"):
             raise ValueError(f'form must be "auto", "chat" or "plain", got {form!r}')
         if form == "chat" and not tokenizer.chat_template:
-            raise ValueError('the tokenizer has no chat template; use form="plain"')
+            raise ValueError(
+                "the chat form needs a chat template, and the tokenizer has none; take the plain "
+                'form (prompt_form="plain", or "auto"), or set tokenizer.chat_template'
+            )
         self.codec = TextCodec(tokenizer)
         self.chat = bool(tokenizer.chat_template) if form == "auto" else form == "chat"
         self._instruction = instruction

@@ -361,6 +361,16 @@ def test_a_chat_template_gets_system_and_user_messages(tiny):
     assert chat.invoke(messages).usage_metadata["input_tokens"] == count
 
 
+def test_a_model_without_a_chat_template_is_asked_in_the_plain_form(chat):
+    """So are messages of the system and of tools; asking for the chat form is an error."""
+    said = [SystemMessage("The pass key is 48213."), HumanMessage("What is the pass key?")]
+    assert chat.invoke(said).content == "48213"
+    plain = "The pass key is 48213.\n\nQuestion: What is the pass key?\nAnswer:"
+    assert chat.get_num_tokens_from_messages(said) == chat.get_num_tokens(plain) + 1  # the start
+    with pytest.raises(ValueError, match="needs a chat template, and the tokenizer has none"):
+        ChatSelfExtend(**SMALL, prompt_form="chat")
+
+
 # --- the event loop ----------------------------------------------------------------------------
 
 

@@ -15,7 +15,7 @@ from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_selfextend import ChatSelfExtend
 from selfextend_rag import LongContextLLM
 from selfextend_rag.bundled import FOLDER
-from tests.langchain_selfextend.knowing import JOKE, knowing_llm
+from tests.llm.knowing import JOKE, knowing_llm
 
 
 @pytest.fixture(scope="module")

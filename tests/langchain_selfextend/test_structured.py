@@ -15,7 +15,7 @@ from typing_extensions import TypedDict
 
 from langchain_selfextend import ChatSelfExtend
 from tests.langchain_selfextend.conftest import SMALL
-from tests.langchain_selfextend.knowing import JOKE, knowing_llm
+from tests.llm.knowing import JOKE, knowing_llm
 
 ROOMY = {**SMALL, "max_tokens": 80}
 QUESTION = "The pass key is 48213. What is the pass key?"

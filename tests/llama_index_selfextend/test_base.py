@@ -99,6 +99,19 @@ def test_metadata_tell_the_extended_window(llm, chat_llm, core):
     assert llm.metadata.model_name == "LlamaForCausalLM"
 
 
+def test_a_model_without_a_chat_template_is_none_for_chats_and_takes_them_all_the_same(bundled):
+    """In the plain form; asking for the chat form is an error."""
+    llm = SelfExtendLLM(bundled, max_new_tokens=12)
+    assert not llm.metadata.is_chat_model
+    said = [
+        ChatMessage(role="system", content="The pass key is 48213."),
+        ChatMessage(role="user", content="What is the pass key?"),
+    ]
+    assert llm.chat(said).message.content == "48213"
+    with pytest.raises(ValueError, match="needs a chat template, and the tokenizer has none"):
+        SelfExtendLLM.bundled(prompt_form="chat")
+
+
 def test_a_response_has_its_figures_in_raw(llm):
     whole = llm.complete(PROMPT)
     last = list(llm.stream_complete(PROMPT))[-1]

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 from llama_index.core import Document, Settings
+from llama_index.core.agent.workflow import FunctionAgent
 from llama_index.core.base.base_selector import BaseSelector, SelectorResult, SingleSelection
 from llama_index.core.base.response.schema import (
     AsyncStreamingResponse,
@@ -20,6 +21,7 @@ from llama_index.core.callbacks import (
 )
 from llama_index.core.llms import ChatMessage, MockLLM
 from llama_index.core.query_engine import RouterQueryEngine
+from llama_index.core.selectors import LLMSingleSelector
 from llama_index.core.tools import QueryEngineTool
 
 from llama_index.llms.selfextend import (
@@ -28,6 +30,7 @@ from llama_index.llms.selfextend import (
     use_full_documents,
 )
 from selfextend_rag import ContextBudgetExceeded, DocumentError
+from tests.llm.knowing import OTHERWISE, knowing_llm
 
 PASSKEY = "The pass key is 48213. Remember it. 48213 is the pass key."
 FILLER = "And the earth was without form, and void; and darkness was upon the deep. " * 12
@@ -221,6 +224,35 @@ def test_it_is_a_tool_for_routers_and_agents(engine, llm):
     response = router.query(QUESTION)
     assert str(response) == "48213"
     check_sources(response.source_nodes)
+
+
+def test_an_agent_calls_it_and_goes_on_from_its_answer(engine):
+    tool = QueryEngineTool.from_defaults(engine, name="keys", description="Knows keys.")
+    agent = FunctionAgent(tools=[tool], llm=SelfExtendLLM(knowing_llm(), max_new_tokens=120))
+    output = asyncio.run(_run(agent, "Ask for the pass key."))
+    (called,) = output.tool_calls
+    assert (called.tool_name, called.tool_output.content) == ("keys", "48213")
+    check_sources(called.tool_output.raw_output.source_nodes)
+    assert str(output) == OTHERWISE
+
+
+async def _run(agent, question):
+    return await agent.run(question)
+
+
+def test_a_router_lets_the_model_choose_between_engines(engine, llm):
+    travel = Document(text="Travel is approved by the dean.", id_="travel")
+    other = FullDocumentQueryEngine.from_documents([travel], llm=llm)
+    tools = [
+        QueryEngineTool.from_defaults(engine, name="keys", description="Knows keys."),
+        QueryEngineTool.from_defaults(other, name="travel", description="Knows travel."),
+    ]
+    chooser = LLMSingleSelector.from_defaults(SelfExtendLLM(knowing_llm(), max_new_tokens=120))
+    router = RouterQueryEngine(chooser, tools, llm=llm)
+    response = router.query("Who approves travel?")
+    assert {node.node.ref_doc_id for node in response.source_nodes} == {"travel"}
+    awaited = asyncio.run(router.aquery("Who approves travel?"))
+    assert str(awaited) == str(response)
 
 
 def test_a_conversation_keeps_what_was_said_and_the_reading(engine):

@@ -1,4 +1,4 @@
-"""A model that knows the answers to the questions of LangChain's test suites, and nothing else."""
+"""A model that knows the answers to the questions of tests, LangChain's own among them."""
 
 from __future__ import annotations
 
@@ -31,6 +31,8 @@ KNOWN = (
                        description="日本")),
     ("weather in San Francisco", call("get_weather", location="San Francisco, CA")),
     ("joke about cats", JOKE),
+    ("Ask for the pass key", call("keys", input="What is the pass key?")),
+    ("Who approves travel?", json.dumps([{"choice": 2, "reason": "It knows travel."}])),
     ("Weigh the cat and the dog", call("weigh", what="cat") + "\n" + call("weigh", what="dog")),
 )  # fmt: skip
 OTHERWISE = "That is all there is to say."
