@@ -50,6 +50,12 @@ def _weights_are_loaded_once() -> Any:
 
 
 @pytest.fixture
+def snapshot(snapshot: Any) -> Any:
+    """What is serialised of the bundled model, and of another but for its name."""
+    return snapshot(matcher=lambda value, path: "bundled" if value == MODEL else value)
+
+
+@pytest.fixture
 def _classes_that_may_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Add ours to the list of classes that ``allowed_objects="all"`` stands for.
 
