@@ -13,7 +13,7 @@ from selfextend_rag.planning.rows import most_rows, rows_bytes
 from tests import zoo
 from tests.planning.test_workspace import memory_of, peak_bytes
 
-QUESTION, ANSWER = 24, 8
+QUESTION, ANSWER = 12, 3
 
 
 def asked(tokens, count):
@@ -28,15 +28,15 @@ def plan_of(prompt, settings, chunk):
 
 
 @pytest.mark.parametrize("settings", [None, SelfExtend(4, 64)], ids=["plain", "extended"])
-@pytest.mark.parametrize("chunk", [64, 4])
+@pytest.mark.parametrize("chunk", [64, 10])
 @pytest.mark.parametrize("family", ["llama", "gemma3_text", "gpt_neox"])
 def test_no_batch_needs_more_than_the_bound(family, chunk, settings):
     engine = Engine(zoo.build(family), chunk_size=chunk)
-    tokens = torch.randint(4, 90, (300,)).tolist()
+    tokens = torch.randint(4, 90, (200,)).tolist()
     few = engine.prefill(tokens[:8], extension=settings)
     assert rows.objection(engine, few) == ""  # the model has been measured, once for all
     plan, memory = plan_of(len(tokens), settings, chunk), memory_of(engine.model)
-    prompts = asked(tokens, 20)
+    prompts = asked(tokens, 17)
 
     def run(count):
         prefix = engine.prefill(tokens, extension=settings, capacity=plan.total_tokens)

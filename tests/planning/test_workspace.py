@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 
 import pytest
 import torch
@@ -44,6 +45,8 @@ def peak_bytes(run) -> int:
         run()
     events = recorded.profiler.kineto_results.events()
     changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+    del events, recorded
+    gc.collect()  # of each operation there is an object, and they point at each other
     live = peak = 0
     for _, change in changes:
         live += change
