@@ -52,7 +52,7 @@ def _weights_are_loaded_once() -> Any:
 @pytest.fixture
 def snapshot(snapshot: Any) -> Any:
     """What is serialised of the bundled model, and of another but for its name."""
-    return snapshot(matcher=lambda value, path: "bundled" if value == MODEL else value)
+    return snapshot.with_defaults(matcher=lambda data, path: "bundled" if data == MODEL else data)
 
 
 @pytest.fixture
