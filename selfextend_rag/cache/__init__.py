@@ -1,7 +1,7 @@
 """Key-value caches."""
 
 from selfextend_rag.cache.full import FullLayer
-from selfextend_rag.cache.layers import GrowingLayer, SelfExtendCache
+from selfextend_rag.cache.layers import GrowingLayer, SelfExtendCache, let_notice
 from selfextend_rag.cache.quantised import QuantisedLayer
 from selfextend_rag.cache.rows import Row, RowsCache, RowsLayer
 
@@ -13,4 +13,5 @@ __all__ = [
     "RowsCache",
     "RowsLayer",
     "SelfExtendCache",
+    "let_notice",
 ]

@@ -38,6 +38,7 @@ class FullLayer(DynamicLayer):
         self.capacity = max(capacity, 0)
         self._filled_under: SelfExtend | None = None
         self._noted = 0  # tokens that came under those settings
+        self._expected = False  # the next ones come from an extended model
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
@@ -62,6 +63,10 @@ class FullLayer(DynamicLayer):
     def filled_under(self) -> SelfExtend | None:
         """The settings under which the cached keys came; None for plain attention."""
         return self._filled_under
+
+    def expect(self) -> None:
+        """Take note that an extended model is about to add tokens; a plain one never says so."""
+        self._expected = True
 
     def belong_to(self, settings: SelfExtend, new_tokens: int) -> None:
         """Take note of the settings under which keys come; the last ``new_tokens`` just came.
@@ -94,12 +99,12 @@ class FullLayer(DynamicLayer):
 
     def _check_noted(self, length: int) -> None:
         """Refuse keys that come plain after keys that came extended."""
-        if self._filled_under is not None and length > self._noted:
+        if self._filled_under is not None and (length > self._noted or not self._expected):
             raise CacheMismatchError(
-                f"{self._noted} tokens were cached under {self._filled_under}, and "
-                f"{length - self._noted} more under plain attention; read them again with a new "
-                "cache"
+                f"{self._noted} tokens were cached under {self._filled_under}, and can't be "
+                "continued under plain attention; read them again with a new cache"
             )
+        self._expected = False
 
     def _note(self, new: _Layer, length: int, filled_under: SelfExtend | None) -> _Layer:
         """Give a new layer the notes of this one, for ``length`` tokens."""

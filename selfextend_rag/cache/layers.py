@@ -178,6 +178,22 @@ class SelfExtendCache(DynamicCache):
         return sum(layer_nbytes(layer) for layer in self.layers)
 
 
+def let_notice(cache: Any) -> None:
+    """Give a plain `DynamicCache` layers that notice keys of other settings, where it has none yet.
+
+    Others are left as they are: caches of other classes, offloaded ones, layers that hold keys, and
+    all of them while gradients are recorded, which need what a growing layer would write over.
+    """
+    if type(cache) is not DynamicCache or cache.offloading or torch.is_grad_enabled():
+        return
+    cache.layers = [
+        GrowingLayer() if type(layer) is DynamicLayer and not layer.is_initialized else layer
+        for layer in cache.layers
+    ]
+    if cache.layer_class_to_replicate is DynamicLayer:
+        cache.layer_class_to_replicate = GrowingLayer
+
+
 def layer_nbytes(layer: Any) -> int:
     """Return the bytes that a layer of a cache holds."""
     if isinstance(layer, FullLayer):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
 from selfextend_rag.cache.cutting import can_rewind, copied, rewind, shortest, stop_recording
@@ -44,16 +44,26 @@ class PrefixStore:
         max_bytes: what all kept entries may take together, free room in their buffers included. An
             entry in use is not counted; it is counted again, or dropped, when it is put back.
         spill: where evicted entries go; None forgets them.
+        state: returns what the entries belong to besides their settings, such as the weights as
+            they are now; when it is another one, all entries in memory are forgotten.
 
     Raises:
         ValueError: ``max_bytes`` is negative.
     """
 
-    def __init__(self, max_bytes: int, spill: SpillFolder | None = None) -> None:
+    def __init__(
+        self,
+        max_bytes: int,
+        spill: SpillFolder | None = None,
+        *,
+        state: Callable[[], Hashable] = lambda: None,
+    ) -> None:
         if max_bytes < 0:
             raise ValueError(f"prefix_cache_bytes must be 0 or more, got {max_bytes}")
         self.max_bytes = max_bytes
         self.spill = spill
+        self._state = state
+        self._known: Hashable = None
         self._entries: list[_Entry] = []  # the latest used last
         self._lock = threading.Lock()
 
@@ -86,6 +96,7 @@ class PrefixStore:
             blank: needed where the entry comes from a file.
         """
         with self._lock:
+            self._forget_others()
             found = max(
                 ((entry.shared(tokens, extension), entry) for entry in self._entries),
                 key=lambda pair: pair[0],
@@ -114,6 +125,7 @@ class PrefixStore:
             cache.drop_grouped_keys()
         entry = _Entry(tokens, extension, cache, cache.nbytes)
         with self._lock:
+            self._forget_others()
             covered = [old for old in self._entries if _covers(entry, old)]
             self._entries = [old for old in self._entries if old not in covered]
             evicted = []
@@ -133,7 +145,15 @@ class PrefixStore:
     def flush(self) -> None:
         """Write all entries to the folder, if there is one, for other processes to find."""
         with self._lock:
+            self._forget_others()
             self._spill(self._entries)
+
+    def _forget_others(self) -> None:
+        """Drop entries that the model as it is now did not make."""
+        state = self._state()
+        if state != self._known:
+            self._entries.clear()
+        self._known = state
 
     def _sum(self) -> int:
         return sum(entry.nbytes for entry in self._entries)

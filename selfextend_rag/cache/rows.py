@@ -132,6 +132,7 @@ class RowsLayer(CacheLayerMixin):
         if self._shared is None:
             yield keys, values
             return
+        self._shared.expect()
         try:
             yield self._shared.update(keys, values)
         finally:

@@ -185,6 +185,7 @@ class _Batch:
         try:
             with turn_of(model).hold(self.is_cancelled) as held:
                 if held:
+                    self.prefix.check_model(model)
                     with switched(model, self.prefix.extension):
                         yield from self._steps(answers)
         except GenerationCancelled:

@@ -14,6 +14,7 @@ from selfextend_rag.cache.contents import Snapshot, snapshot
 from selfextend_rag.cache.cutting import has_state
 from selfextend_rag.cache.prefix import PrefixStore
 from selfextend_rag.engine.constraint import TokenConstraint
+from selfextend_rag.engine.fingerprint import model_state
 from selfextend_rag.engine.forward import Cancelled, Forwards, Progress, as_function
 from selfextend_rag.engine.generation import FinishReason, Generation, Tally
 from selfextend_rag.engine.prefix import CachedPrefix
@@ -102,16 +103,19 @@ class Engine(Forwards):
             with switched(self.model, extension):
                 cache = self._new_cache(max(capacity, len(tokens)))
                 self.feed(tokens, 0, cache, progress, is_cancelled, chunk_size)
+                state = model_state(self.model)
         cache.activate_past_recording()  # sliding layers keep what they need to be wound back
-        return CachedPrefix(tokens, extension, cache)
+        return CachedPrefix(tokens, extension, cache, state)
 
     def snapshot(self, prefix: CachedPrefix) -> Snapshot:
         """Return what a prefix holds, to be saved; waits until nobody is adding to it.
 
         Raises:
-            CacheMismatchError: its layers are of a kind that can't be saved.
+            CacheMismatchError: its layers are of a kind that can't be saved, or the model's weights
+                have changed since.
         """
         with self._turn.hold(lambda: False):
+            prefix.check_model(self.model)
             return snapshot(prefix.cache)
 
     def generate(
@@ -149,7 +153,9 @@ class Engine(Forwards):
 
         Raises:
             CacheMismatchError: the prompt does not begin with the prefix or ends with it, or other
-                settings of SelfExtend are asked for than those of the prefix.
+                settings of SelfExtend are asked for than those of the prefix; when the first token
+                is asked for, also if the model's weights or adapters have changed since it was
+                read.
         """
         tokens = _checked(tokens)
         if prefix is not None:
@@ -179,6 +185,8 @@ class Engine(Forwards):
                 tally.finish("cancelled")
                 return
             tally.start()
+            if job.prefix is not None:
+                job.prefix.check_model(self.model)
             watching = nullcontext() if job.watch is None else job.watch(self.model)
             with switched(self.model, job.extension), self._cache(job, tally) as cache, watching:
                 yield from self._answer(job, tally, cache)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
 from selfextend_rag.cache import SelfExtendCache
 from selfextend_rag.cache.cutting import can_rewind, rewind
+from selfextend_rag.engine.fingerprint import model_state
+from selfextend_rag.errors import CacheMismatchError
 from selfextend_rag.positions import SelfExtend
 
 
@@ -24,14 +27,28 @@ class CachedPrefix:
         tokens: the token ids that were read.
         extension: the settings they were read under; None for plain attention.
         cache: their keys and values.
+        state: of the model when it read them, see `model_state`; None is not looked at.
     """
 
     tokens: tuple[int, ...]
     extension: SelfExtend | None
     cache: SelfExtendCache = field(repr=False)
+    state: Hashable = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    def check_model(self, model: PreTrainedModel) -> None:
+        """Refuse a model that is not as it was when it read the tokens.
+
+        Raises:
+            CacheMismatchError: its weights or adapters have changed.
+        """
+        if self.state is not None and self.state != model_state(model):
+            raise CacheMismatchError(
+                f"the weights of {type(model).__name__}, or its adapters, have changed since it "
+                f"read these {len(self)} tokens; read them again, or put the weights back"
+            )
 
     @contextmanager
     def lent(self) -> Iterator[Cache]:

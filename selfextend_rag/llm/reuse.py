@@ -8,6 +8,7 @@ from pathlib import Path
 from selfextend_rag.cache.prefix import PrefixStore
 from selfextend_rag.cache.spill import SpillFolder
 from selfextend_rag.engine import Engine
+from selfextend_rag.engine.fingerprint import model_state
 from selfextend_rag.llm.fingerprint import token_fingerprint
 from selfextend_rag.llm.prompts import PromptBuilder
 
@@ -29,4 +30,6 @@ def prefix_store(
     spill = None
     if folder is not None:
         spill = SpillFolder(Path(folder), folder_bytes, lambda: token_fingerprint(engine, prompts))
-    return PrefixStore(max_bytes, spill) if max_bytes else None
+    if not max_bytes:
+        return None
+    return PrefixStore(max_bytes, spill, state=lambda: model_state(engine.model))

@@ -11,6 +11,7 @@ from pathlib import Path
 from selfextend_rag.cache import store
 from selfextend_rag.documents import Document
 from selfextend_rag.engine import CachedPrefix, Engine
+from selfextend_rag.engine.fingerprint import model_state
 from selfextend_rag.errors import CacheMismatchError, CorruptReadingError
 from selfextend_rag.llm.fingerprint import documents_digest, reading_fingerprint
 from selfextend_rag.llm.prompts import PromptBuilder
@@ -54,7 +55,7 @@ def load_saved(
             "read them again"
         )
     _check_settings(path, planner, plan, saved.extension)
-    prefix = CachedPrefix(saved.tokens, saved.extension, saved.cache)
+    prefix = CachedPrefix(saved.tokens, saved.extension, saved.cache, model_state(engine.model))
     return SavedReading(kept, plan, prefix, seconds)
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from selfextend_rag.engine.fingerprint import parts_of
 from selfextend_rag.errors import ModelLoadError, UnsupportedModelError
 from selfextend_rag.kv_bits import why_not_rounded
 from selfextend_rag.planning.layers import LayerShape, layer_shapes
@@ -106,11 +107,15 @@ def _sizes(model: nn.Module) -> Iterator[tuple[str, int]]:
     """Yield the bytes of every weight and buffer; those that are shared count once."""
     seen = set()
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        storage = tensor.untyped_storage()
-        key = (tensor.device.type, storage.data_ptr()) if storage.data_ptr() else id(tensor)
-        if key not in seen:
-            seen.add(key)
-            yield name, tensor.nbytes
+        size = 0
+        for part in parts_of(tensor):
+            storage = part.untyped_storage()
+            key = (part.device.type, storage.data_ptr()) if storage.data_ptr() else id(part)
+            if key not in seen:
+                seen.add(key)
+                size += part.nbytes
+        if size:
+            yield name, size
 
 
 def sizes_of(model: nn.Module) -> dict[str, int]:

@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.cache_utils import Cache
 
 from selfextend_rag.attention.bounds import host_waits_are_forbidden
-from selfextend_rag.cache import RowsCache
+from selfextend_rag.cache import FullLayer, RowsCache, let_notice
 from selfextend_rag.errors import CacheMismatchError
 from selfextend_rag.positions import SelfExtend
 
@@ -18,14 +19,18 @@ _FILLED_UNDER = "_self_extend_filled_under"
 class RawPositions:
     """Hands an attention module the identity for its rotation, so that keys reach the cache raw.
 
+    A cache that the model made by itself in this forward is first seen here, and marked.
+
     Args:
         index: place of ``position_embeddings`` among the positional arguments.
         name: the attention implementation without which the module would have no positions.
+        settings: those of the model.
     """
 
-    def __init__(self, index: int | None, name: str) -> None:
+    def __init__(self, index: int | None, name: str, settings: SelfExtend) -> None:
         self.index = index
         self.name = name
+        self.settings = settings
 
     def __call__(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -36,6 +41,9 @@ class RawPositions:
                 f"the attention implementation of an extended model was switched to {current!r}; "
                 "call selfextend_rag.restore(model) first"
             )
+        for value in (*kwargs.values(), *args):
+            if isinstance(value, Cache) and not hasattr(value, _FILLED_UNDER):
+                _mark(value, self.settings)
         return unrotated_arguments(self.index, args, kwargs)
 
 
@@ -79,6 +87,9 @@ class ConsecutivePositions:
         cache = kwargs.get("past_key_values")
         if cache is not None:
             self._check_cache(cache)
+            for layer in getattr(cache, "layers", ()):
+                if isinstance(layer, FullLayer):
+                    layer.expect()
         positions = kwargs.get("position_ids")
         if positions is None:
             _refuse_holes(kwargs.get("attention_mask"))
@@ -129,7 +140,14 @@ class ConsecutivePositions:
                     f"{int(before)} tokens were cached under {how}, and "
                     f"can't be continued under {self.settings}; read them again with a new cache"
                 )
-            setattr(cache, _FILLED_UNDER, self.settings)
+            _mark(cache, self.settings)
+
+
+def _mark(cache: Any, settings: SelfExtend) -> None:
+    """Note on an empty cache under which settings it is filled from now on."""
+    setattr(cache, _FILLED_UNDER, settings)
+    if not torch.compiler.is_compiling():
+        let_notice(cache)
 
 
 def _refuse_other_positions(positions: Tensor, cache: RowsCache) -> None:

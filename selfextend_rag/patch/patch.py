@@ -45,10 +45,22 @@ def extend(model: PreTrainedModel, settings: SelfExtend, *, impl: Impl = "auto")
         impl: attention implementation, see `selfextend_rag.attention.self_extend_attention`.
 
     Raises:
+        TypeError: the model or the settings are of another type.
         UnsupportedModelError: the model can't be reproduced exactly; it is left as it was.
     """
+    _check(model, settings)
     with turn_of(model).visit():
         _extend(model, settings, impl)
+
+
+def _check(model: object, settings: object) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"expected a model of transformers, got {type(model).__name__}")
+    if not isinstance(settings, SelfExtend):
+        raise TypeError(
+            "expected settings such as SelfExtend(group_size=8, neighbor_window=1024), got "
+            f"{settings!r}"
+        )
 
 
 def restore(model: PreTrainedModel) -> None:
@@ -220,7 +232,7 @@ def _apply(
     for layer in inspection.extended:
         setattr(layer.module, BINDING, Binding(layer.rotary, settings, impl))
         name = layer.config._attn_implementation
-        hook = RawPositions(layer.index, name)
+        hook = RawPositions(layer.index, name, settings)
         layer.module.register_forward_pre_hook(hook, with_kwargs=True)
     for module in inspection.position_owners:
         module.register_forward_pre_hook(ConsecutivePositions(settings), with_kwargs=True)
@@ -233,5 +245,5 @@ def _bind(model: nn.Module, settings: SelfExtend, impl: Impl) -> None:
         if binding is not None:
             setattr(module, BINDING, Binding(binding.rotary, settings, impl))
         for hook in module._forward_pre_hooks.values():
-            if isinstance(hook, ConsecutivePositions):
+            if isinstance(hook, _OURS):
                 hook.settings = settings

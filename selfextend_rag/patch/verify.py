@@ -23,7 +23,12 @@ def logits_of(model: PreTrainedModel, input_ids: Tensor) -> dict[str, Tensor]:
     The padded way is left out where the model does not take padding.
     """
     length = input_ids.shape[1]
-    found = {"whole": model(input_ids=input_ids, use_cache=False).logits[0]}
+    whole = model(input_ids=input_ids, use_cache=False)
+    if getattr(whole, "logits", None) is None:
+        raise TypeError(
+            f"{type(model).__name__} returns no logits; give the causal language model around it"
+        )
+    found = {"whole": whole.logits[0]}
     found["padded"] = _padded(model, input_ids)[_PADDING:]
     cache = DynamicCache(config=model.config)
     pieces, begin = [], 0

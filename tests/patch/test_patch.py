@@ -11,7 +11,7 @@ from transformers.models.llama.modeling_llama import LlamaAttention
 
 from selfextend_rag import SelfExtend, extend, extended, restore, support
 from selfextend_rag.cache import SelfExtendCache
-from selfextend_rag.errors import UnsupportedModelError
+from selfextend_rag.errors import CacheMismatchError, UnsupportedModelError
 from selfextend_rag.patch import current_settings, is_extended
 from tests.patch.models import gemma, llama, neox
 
@@ -407,3 +407,57 @@ def test_a_norm_after_the_rotation_is_not_hidden_by_even_weights():
 
     config = HunYuanDenseV1Config(num_hidden_layers=2, num_key_value_heads=2, head_dim=16, **SIZES)
     assert not support(config).supported
+
+
+def test_a_cache_that_the_model_made_is_gone_on_with(model):
+    """It was refused as filled by plain attention: no pre-hook had seen it empty."""
+    with extended(model, METHOD):
+        whole = model(ids()).logits
+        first = model(ids()[:, :40])
+        rest = model(ids()[:, 40:], past_key_values=first.past_key_values).logits
+        close(rest, whole[:, 40:])
+        cache = first.past_key_values
+    with extended(model, SelfExtend(2, 8)), pytest.raises(CacheMismatchError, match="60 tokens"):
+        model(ids(), past_key_values=cache)
+
+
+@pytest.mark.parametrize("made_by", ["user", "user without a config", "model", "generate"])
+def test_a_cache_of_transformers_filled_extended_is_not_gone_on_with_plainly(model, made_by):
+    """Nothing noticed: the stock model rotated its query and met keys that nobody had."""
+    cache = DynamicCache(config=None if made_by == "user without a config" else model.config)
+    with extended(model, METHOD):
+        if made_by == "generate":
+            options = {"max_new_tokens": 2, "do_sample": False, "return_dict_in_generate": True}
+            cache = model.generate(ids(), pad_token_id=0, **options).past_key_values
+        elif made_by == "model":
+            cache = model(ids()).past_key_values
+        else:
+            model(ids(), past_key_values=cache)
+    with pytest.raises(
+        CacheMismatchError, match="continued under plain attention; read them again"
+    ):
+        model(ids()[:, :1], past_key_values=cache)
+
+
+def test_training_keeps_the_layers_of_a_cache_that_gradients_go_through():
+    model = llama()
+    with torch.enable_grad(), extended(model, METHOD):
+        out = model(ids(), labels=ids())
+        again = model(ids()[:, :3], past_key_values=out.past_key_values)
+        (out.loss + again.logits.sum()).backward()
+    assert model.model.layers[0].self_attn.q_proj.weight.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("settings", [8, None, (4, 9)])
+def test_settings_of_another_type_are_refused(settings):
+    model = llama()
+    with pytest.raises(TypeError, match=r"expected settings such as SelfExtend\(group_size=8"):
+        extend(model, settings)
+    assert not is_extended(model)
+    with pytest.raises(TypeError, match="expected a model of transformers, got str"):
+        extend("meta-llama/Llama-2-7b-hf", METHOD)
+
+
+def test_a_model_without_its_head_is_refused_with_what_to_give():
+    with pytest.raises(UnsupportedModelError, match="give the causal language model around it"):
+        extend(llama().model, METHOD)
