@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,6 +35,29 @@ class TokenRanges:
         """Return (document, start, end) of one token; None where it holds none of a document."""
         document = int(self.document[token])
         return None if document < 0 else (document, int(self.start[token]), int(self.end[token]))
+
+    def within_other(self, tokens: Sequence[int], others: Sequence[int]) -> TokenRanges | None:
+        """Return the ranges of other tokens that differ before the first document alone.
+
+        A template may write the date there.
+
+        Args:
+            tokens: those that these ranges are of.
+            others: the tokens to have ranges of.
+
+        Returns:
+            None if they differ elsewhere too.
+        """
+        held = np.flatnonzero(self.document >= 0)
+        kept = len(tokens) - (int(held[0]) if len(held) else 0)
+        if kept > len(others) or tuple(tokens[-kept:]) != tuple(others[-kept:]):
+            return None
+        shift = len(others) - kept
+        return TokenRanges(
+            np.concatenate([np.full(shift, -1), self.document[-kept:]]),
+            np.concatenate([np.zeros(shift, np.int64), self.start[-kept:]]),
+            np.concatenate([np.zeros(shift, np.int64), self.end[-kept:]]),
+        )
 
     @classmethod
     def within(

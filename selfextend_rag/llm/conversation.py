@@ -142,6 +142,15 @@ def with_system_text(
     return [{"role": "system" if own_message else "user", "content": text}, first, *rest]
 
 
+def with_system_in_user(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Return messages for a template that writes no system text: it begins the user's message."""
+    first, *rest = [dict(message) for message in messages]
+    if not rest or rest[0].get("role") != "user":
+        return [first, *rest]
+    user = {**rest[0], "content": f"{first['content']}{BREAK}{rest[0]['content']}"}
+    return [user, *rest[1:]]
+
+
 def plain_conversation(messages: Sequence[Message]) -> str:
     """Return normalised messages in the plain form.
 

@@ -27,6 +27,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
+from jinja2 import TemplateError
+
 from selfextend_rag.documents import Document
 from selfextend_rag.llm.codec import Encoded, TextCodec
 from selfextend_rag.llm.conversation import (
@@ -36,6 +38,7 @@ from selfextend_rag.llm.conversation import (
     normalised,
     plain_conversation,
     tools_text,
+    with_system_in_user,
     with_system_text,
     without_calls,
 )
@@ -126,15 +129,29 @@ class PromptBuilder:
             encoded.append(self.codec.encoded(joined.text + self._border.left, ends=ranges), 0)
             return joined.packed(encoded, after="")
         before = self._rendered_halves(joined.text, "")[0]
-        encoded = self._encoded(before, ends=ranges)
         content = self._left(joined.text)
-        written = self._unguarded(before)
-        # A template may trim a message; its end is at the border, so only its beginning can go.
-        for trimmed in (content, content.lstrip()):
-            if written.endswith(trimmed):
-                after = written[: len(written) - len(trimmed)]
-                return joined.packed(encoded, after, trimmed=len(content) - len(trimmed))
-        return PackedDocuments(tuple(encoded.ids))
+        after, trimmed = self._before_documents(self._unguarded(before), content)
+        return joined.packed(self._encoded(before, ends=ranges), after, trimmed=trimmed)
+
+    def _before_documents(self, written: str, content: str) -> tuple[str, int]:
+        """Return what a template wrote before documents, and how many characters it left out.
+
+        It may trim a message; the end is at the border, so white space at the beginning can go.
+
+        Raises:
+            ValueError: the documents are not there as they are.
+        """
+        ways = [content, content.lstrip()]
+        if len(ways[0]) > len(ways[1]):  # the template may write the same white space itself
+            head = self._render([{"role": "user", "content": self._mark}]).partition(self._mark)[0]
+            ways.sort(key=lambda way: len(written) - len(way) != len(head))
+        for way in ways:
+            if written.endswith(way):
+                return written[: len(written) - len(way)], len(content) - len(way)
+        raise ValueError(
+            'the chat template changes the text of documents; use prompt_form="plain" or another '
+            "template, so that the model reads what they say"
+        )
 
     def question(self, question: str) -> list[int]:
         """Return the tokens that follow those of ``documents``.
@@ -166,7 +183,8 @@ class PromptBuilder:
         """Return the tokens of a text or a conversation.
 
         A text is one user message to a chat model; in the plain form it is continued as it stands.
-        In the plain form a conversation is written as the system's text and then, for each user
+        Where a chat template writes no system text, it begins the first user message. In the plain
+        form a conversation is written as the system's text and then, for each user
         message and its reply, ``Question: ...`` and ``Answer: ...``; so is a text with tools.
 
         Args:
@@ -175,7 +193,8 @@ class PromptBuilder:
                 described in a system text otherwise.
 
         Raises:
-            ValueError: it is empty, or a message is not of a kind that can be written.
+            ValueError: it is empty, a message is not of a kind that can be written, or the template
+                does not write what it says.
         """
         given = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
         messages = normalised(given)
@@ -198,12 +217,20 @@ class PromptBuilder:
             if any("tool_calls" in m or m.get("role") == "tool" for m in messages):
                 messages = without_calls(messages)
             if tools:
-                own = takes_system_text(self._render)
+                own = self._takes_system_text
                 messages = with_system_text(messages, tools_text(tools), own_message=own)
+        if messages[0].get("role") == "system" and not self._takes_system_text:
+            messages = with_system_in_user(messages)
         written = for_template(
             messages, arguments_as_text=bool(native and native[1]), guard=self._guard
         )
-        return self._encoded(self._render(written, **more)).ids
+        rendered = self._render(written, **more)
+        _refuse_losses(written, rendered)
+        return self._encoded(rendered).ids
+
+    @cached_property
+    def _takes_system_text(self) -> bool:
+        return takes_system_text(self._render)
 
     @cached_property
     def _native_calls(self) -> tuple[CallForm, bool] | None:
@@ -231,7 +258,15 @@ class PromptBuilder:
 
     def _render(self, messages: Sequence[Message], **more: Any) -> str:
         options = {"add_generation_prompt": True, **self._template_options, **more}
-        return self.codec.tokenizer.apply_chat_template(list(messages), tokenize=False, **options)
+        try:
+            return self.codec.tokenizer.apply_chat_template(
+                list(messages), tokenize=False, **options
+            )
+        except TemplateError as error:
+            raise ValueError(
+                f"the chat template does not take these messages: {error}; change their roles or "
+                "order"
+            ) from error
 
     def _guard(self, text: str) -> str:
         """Return the text with a mark in place of every control token's text."""
@@ -287,6 +322,21 @@ class _Border:
             if before + codec.text(choice.right + tail, after=choice.after) == whole:
                 return choice
         return choices[0]
+
+
+def _refuse_losses(messages: Sequence[Message], rendered: str) -> None:
+    """Refuse a prompt in which the template did not write what system or user said.
+
+    Of an assistant's messages templates leave out thoughts, and of a tool's they change the form.
+    """
+    for message in messages:
+        said = str(message.get("content") or "").strip()
+        if message.get("role") in ("system", "developer", "user") and said not in rendered:
+            raise ValueError(
+                f"the chat template leaves out or changes what a message of role "
+                f"{message['role']!r} says ({len(said)} characters); use another role, or "
+                'prompt_form="plain"'
+            )
 
 
 def _pieces(text: str, control: re.Pattern[str]) -> list[tuple[str, bool]]:

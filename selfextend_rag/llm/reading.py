@@ -263,5 +263,7 @@ class Reading:
         """Return what tokens hold of the documents; None if the tokenizer does not tell."""
         if self._packed is None:
             self._packed = self._runner.prompts.packed(self.documents)
-        ranges = self._packed.ranges
+        ranges, read = self._packed.ranges, self._prefix.tokens
+        if ranges is not None and self._packed.tokens != read:  # read on another day, perhaps
+            ranges = ranges.within_other(self._packed.tokens, read)
         return None if ranges is None else Sources(self.documents, ranges)

@@ -13,7 +13,7 @@ from selfextend_rag.documents import Document
 from selfextend_rag.evidence import TokenRanges
 from selfextend_rag.llm import LongContextLLM, PromptBuilder
 from selfextend_rag.llm.codec import TextCodec
-from selfextend_rag.llm.packing import joined_documents
+from selfextend_rag.llm.packing import PackedDocuments, joined_documents
 from tests.llm.test_prompts import LLAMA_3, regex_tokenizer, sentencepiece_tokenizer
 from tests.tiny import SPECIAL_TOKENS, byte_tokenizer
 
@@ -150,12 +150,42 @@ def test_a_token_within_a_template_s_own_words_is_told_from_an_equal_document():
     assert packed.ranges.document.tolist()[:9] == [-1] * 5 + [0] * 4
 
 
-def test_a_template_that_changes_the_documents_gives_no_ranges():
+def test_a_template_that_changes_the_documents_is_refused():
+    """The model read something else, and all that was missing was the evidence."""
     tokenizer = byte_tokenizer(chat=True)
     tokenizer.chat_template = "{{ messages[0].content | replace('sky', 'sea') }}"
-    packed = PromptBuilder(tokenizer).packed([Document.from_text("The sky.")])
-    assert packed.ranges is None
-    assert packed.tokens
+    builder = PromptBuilder(tokenizer)
+    for read in (builder.packed, builder.documents):
+        with pytest.raises(ValueError, match="changes the text of documents; use prompt_form="):
+            read([Document.from_text("The sky.")])
+
+
+@pytest.mark.parametrize("space", ["", "\n", "\n\n", " \n", "  "])
+@pytest.mark.parametrize("rest", ["<bos>", "a", "<|start|>user\n"])
+@pytest.mark.parametrize("trims", [True, False])
+def test_white_space_before_a_document_is_not_taken_for_the_template_s_own(space, rest, trims):
+    """The template ends with a line end, and trims the one that the document begins with."""
+    tokenizer = byte_tokenizer(chat=True)
+    if not trims:
+        tokenizer.chat_template = tokenizer.chat_template.replace(" | trim", "")
+    packed = PromptBuilder(tokenizer).packed([Document.from_text(space + rest)])
+    found = pieces(packed, 0)
+    assert found[0][0] == (len(space) if trims else 0)
+    assert found[-1][1] == len((space + rest).rstrip())
+    assert [end for _, end in found[:-1]] == [start for start, _ in found[1:]]
+
+
+def test_ranges_follow_a_template_s_date():
+    tokenizer = byte_tokenizer(chat=True)
+    document = [Document.from_text("The sky.")]
+    tokenizer.chat_template = "9 May: {{ messages[0].content }}"
+    then = PromptBuilder(tokenizer).packed(document)
+    tokenizer.chat_template = "10 May: {{ messages[0].content }}"
+    now = PromptBuilder(tokenizer).packed(document)
+    moved = now.ranges.within_other(now.tokens, then.tokens)
+    assert pieces(PackedDocuments(then.tokens, moved), 0) == pieces(then, 0)
+    assert len(moved) == len(then.tokens)
+    assert now.ranges.within_other(now.tokens, then.tokens[:-1]) is None
 
 
 class _Slow:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -254,3 +256,49 @@ def test_templates_and_forms_that_do_not_go_together_are_refused():
     tokenizer.chat_template = "{{ messages[0].content | upper }}"
     with pytest.raises(ValueError, match="as it is"):
         PromptBuilder(tokenizer).documents(ONE)
+
+
+SAID = [
+    {"role": "system", "content": "The contract <eos> says: no."},
+    {"role": "user", "content": "?"},
+]
+TURNS = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    "no_system",
+    [
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+        + TURNS,
+        "{% for m in messages %}{% if m.role != 'system' %}[{{ m.role }}]{{ m.content }}"
+        "{% endif %}{% endfor %}",
+    ],
+    ids=["refused", "left out"],
+)
+def test_system_text_that_a_template_does_not_write_begins_the_user_s_message(no_system):
+    """A document in a system message, where chains put it, was left out without a word."""
+    tokenizer = byte_tokenizer(chat=True)
+    tokenizer.chat_template = no_system
+    tokens = PromptBuilder(tokenizer).prompt(SAID)
+    assert tokenizer.decode(tokens) == "[user]The contract <eos> says: no.\n\n?"
+    tokenizer.chat_template = TURNS
+    tokens = PromptBuilder(tokenizer).prompt(SAID)
+    assert tokenizer.decode(tokens) == "[system]The contract <eos> says: no.[user]?"
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{% for m in messages %}{{ m.content[:9] }}{% endfor %}", "role 'system' says"),
+        ("{{ messages[-1].content }}", "role 'user' says (1 characters)"),
+        ("{{ raise_exception('roles must alternate') }}", "these messages: roles must alternate"),
+    ],
+)
+def test_a_template_that_loses_a_message_is_refused(template, said):
+    tokenizer = byte_tokenizer(chat=True)
+    tokenizer.chat_template = template
+    messages = [*SAID, {"role": "assistant", "content": "!"}, {"role": "user", "content": "And"}]
+    if "[-1]" in template:
+        messages = messages[1:]
+    with pytest.raises(ValueError, match=re.escape(said)):
+        PromptBuilder(tokenizer).prompt(messages)
