@@ -97,6 +97,11 @@ class FullLayer(DynamicLayer):
         self.keys = self.values = None
         self.is_initialized = False
 
+    def _enough(self, end: int, room: int) -> int:
+        """Return the tokens to make room for: as was told, or half as many more than there are."""
+        told = self.capacity if end <= self.capacity else int(room * GROWTH)
+        return max(end, told, FIRST_CAPACITY)
+
     def _check_noted(self, length: int) -> None:
         """Refuse keys that come plain after keys that came extended."""
         if self._filled_under is not None and (length > self._noted or not self._expected):

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from selfextend_rag.attention import GroupedKeys
-from selfextend_rag.cache.full import FIRST_CAPACITY, GROWTH, FullLayer
+from selfextend_rag.cache.full import FullLayer
 from selfextend_rag.cache.quantised import QuantisedLayer
 from selfextend_rag.cache.sliding import SlidingLayer
 from selfextend_rag.errors import UnsupportedModelError
@@ -105,8 +105,7 @@ class GrowingLayer(FullLayer):
             room = buffers[0].shape[2]
             if end <= room and len(buffers[0]) == len(new_keys):
                 return buffers
-        room = max(end, self.capacity, int(room * GROWTH), FIRST_CAPACITY)
-        self.capacity = room
+        room = self.capacity = self._enough(end, room)
         return (
             self._grown(self.keys, new_keys, length, room),
             self._grown(self.values, new_values, length, room),
@@ -192,6 +191,17 @@ def let_notice(cache: Any) -> None:
     ]
     if cache.layer_class_to_replicate is DynamicLayer:
         cache.layer_class_to_replicate = GrowingLayer
+
+
+def bytes_by_device(cache: Any) -> dict[str, int]:
+    """Return the bytes that the layers of a cache hold, free room included, by their device."""
+    held: dict[str, int] = {}
+    for layer in cache.layers:
+        size = layer_nbytes(layer)
+        if size:
+            name = str(getattr(layer, "device", "cpu"))
+            held[name] = held.get(name, 0) + size
+    return held
 
 
 def layer_nbytes(layer: Any) -> int:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 
 from selfextend_rag.cache.cutting import can_rewind, copied, rewind, shortest, stop_recording
-from selfextend_rag.cache.layers import SelfExtendCache
+from selfextend_rag.cache.layers import SelfExtendCache, bytes_by_device
 from selfextend_rag.cache.spill import SpillFolder
 from selfextend_rag.positions import SelfExtend
 
@@ -137,6 +137,32 @@ class PrefixStore:
                 self._entries.append(entry)
             self._spill(evicted)
 
+    def bytes_by_device(self) -> dict[str, int]:
+        """Return the bytes that the kept entries take on each device."""
+        held: dict[str, int] = {}
+        with self._lock:
+            for entry in self._entries:
+                _add(held, bytes_by_device(entry.cache))
+        return held
+
+    def give_way(self, wanted: Mapping[str, int]) -> dict[str, int]:
+        """Let go of entries, the least recently used first, until so many bytes are free.
+
+        Args:
+            wanted: bytes by device.
+
+        Returns:
+            What was freed, by device.
+        """
+        freed: dict[str, int] = {}
+        with self._lock:
+            evicted = []
+            while self._entries and any(freed.get(name, 0) < n for name, n in wanted.items()):
+                evicted.append(self._entries.pop(0))
+                _add(freed, bytes_by_device(evicted[-1].cache))
+            self._spill(evicted)
+        return freed
+
     def clear(self) -> None:
         """Forget everything in memory."""
         with self._lock:
@@ -186,6 +212,11 @@ class PrefixStore:
         if self.spill is not None:
             for entry in entries:
                 self.spill.write(entry.tokens, entry.extension, entry.cache)
+
+
+def _add(held: dict[str, int], more: Mapping[str, int]) -> None:
+    for name, size in more.items():
+        held[name] = held.get(name, 0) + size
 
 
 def rewind_to(cache: SelfExtendCache, length: int) -> None:

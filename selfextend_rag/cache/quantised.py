@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from selfextend_rag.cache.full import FIRST_CAPACITY, GROWTH, FullLayer
+from selfextend_rag.cache.full import FullLayer
 from selfextend_rag.cache.rounding import RoundedTokens
 from selfextend_rag.kv_bits import check_kv_bits
 from selfextend_rag.positions import SelfExtend
@@ -140,8 +140,7 @@ class QuantisedLayer(FullLayer):
         old = self._parts
         if old is not None and end <= old[0].capacity:
             return old
-        grown = 0 if old is None else int(old[0].capacity * GROWTH)
-        self.capacity = max(end, self.capacity, grown, FIRST_CAPACITY)
+        self.capacity = self._enough(end, 0 if old is None else old[0].capacity)
         new = (
             RoundedTokens(keys, self.bits, self.capacity),
             RoundedTokens(values, self.bits, self.capacity),

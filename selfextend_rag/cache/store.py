@@ -52,6 +52,21 @@ class Saved:
     attachment: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class SavedSize:
+    """How much a file holds.
+
+    Args:
+        tokens: with keys and values.
+        capacity: tokens that there is to be room for.
+        extension: the settings they were read under; None for plain attention.
+    """
+
+    tokens: int
+    capacity: int
+    extension: SelfExtend | None
+
+
 def save(
     path: Path,
     snapshot: Snapshot,
@@ -177,6 +192,22 @@ def tokens_in(path: Path, fingerprint: Mapping[str, str]) -> tuple[tuple[int, ..
         tokens = torch.empty(entry.shape, dtype=torch.int64)
         _read_into(file, tokens)
         return tuple(tokens.tolist()), _extension(header)
+
+
+def size_in(path: Path, fingerprint: Mapping[str, str]) -> SavedSize:
+    """Return how much a file holds, from its header alone.
+
+    Raises:
+        CacheMismatchError, CorruptReadingError, ReadingFileError: as ``load``.
+    """
+    with _reading(path) as file:
+        header = _header(file)
+        _check(header, fingerprint)
+        try:
+            tokens, capacity = int(header.about["tokens"]), int(header.about["capacity"])
+            return SavedSize(tokens, max(tokens, capacity), _extension(header))
+        except (KeyError, TypeError, ValueError) as error:
+            raise CorruptReadingError(f"its header makes no sense ({error!r})") from error
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from selfextend_rag.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from selfextend_rag.llm.budget import DocumentGroup, ReadingBudget
+    from selfextend_rag.llm.budget import DocumentGroups, ReadingBudget
 
 
 def run(args: argparse.Namespace) -> int:
@@ -72,14 +72,15 @@ def _budget(args: argparse.Namespace, options: dict[str, Any]) -> ReadingBudget:
     )
 
 
-def _write_groups(args: argparse.Namespace, groups: list[DocumentGroup]) -> int:
+def _write_groups(args: argparse.Namespace, groups: DocumentGroups) -> int:
     from selfextend_rag.llm.budget import name_of
 
     console = Console()
     rows = [([name_of(x) for x in group.documents], group.plan) for group in groups]
     if args.json:
         values = [{"documents": names, "plan": plan.to_dict()} for names, plan in rows]
-        console.write_json({"model": model_name(args), "groups": values})
+        bound = {"lower_bound": groups.lower_bound, "optimal": groups.optimal}
+        console.write_json({"model": model_name(args), "groups": values, **bound})
         return 0
     for number, (names, plan) in enumerate(rows, 1):
         console.write(f"{number} of {len(rows)}: {', '.join(names)}\n{plan.explain()}\n")

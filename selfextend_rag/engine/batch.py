@@ -10,7 +10,14 @@ from torch import Tensor
 
 from selfextend_rag.cache import Row, RowsCache
 from selfextend_rag.engine.constraint import TokenConstraint
-from selfextend_rag.engine.engine import Cancelled, Engine, Progress, as_function, extension_of
+from selfextend_rag.engine.engine import (
+    Cancelled,
+    Claim,
+    Engine,
+    Progress,
+    as_function,
+    extension_of,
+)
 from selfextend_rag.engine.generation import FinishReason, Tally, Usage
 from selfextend_rag.engine.prefix import CachedPrefix
 from selfextend_rag.engine.sampling import Sampler
@@ -51,6 +58,7 @@ class BatchGeneration(Iterator[tuple[int, int]]):
         chunk_size: tokens of a question to run at once; those of the engine by default.
         progress: called with the tokens of the questions read so far and of all.
         cancelled: looked at between chunks and steps; ends all answers.
+        claim: called before anything runs, with the prefix's cache; what it raises ends the batch.
 
     Raises:
         CacheMismatchError: a prompt does not begin with the prefix, or ends with it.
@@ -67,6 +75,7 @@ class BatchGeneration(Iterator[tuple[int, int]]):
         chunk_size: int | None = None,
         progress: Progress | None = None,
         cancelled: Cancelled = None,
+        claim: Claim | None = None,
     ) -> None:
         if at_once < 1:
             raise ValueError(f"at_once must be a positive integer, got {at_once}")
@@ -74,7 +83,7 @@ class BatchGeneration(Iterator[tuple[int, int]]):
             extension_of(prefix, prompt.tokens, None)
         self._answers = [_Answer(engine, i, x, len(prefix)) for i, x in enumerate(prompts)]
         told = _Told(sum(len(x.tokens) - len(prefix) for x in prompts), progress)
-        batch = _Batch(engine, prefix, at_once, chunk_size, told, as_function(cancelled))
+        batch = _Batch(engine, prefix, at_once, chunk_size, told, as_function(cancelled), claim)
         self._tokens = batch.run(self._answers)
 
     def __next__(self) -> tuple[int, int]:
@@ -178,6 +187,7 @@ class _Batch:
     chunk_size: int | None
     told: _Told
     is_cancelled: Callable[[], bool]
+    claim: Claim | None
 
     def run(self, answers: list[_Answer]) -> Generator[tuple[int, int], None, None]:
         """Wait for the model, set it up, answer, and put everything back."""
@@ -186,6 +196,8 @@ class _Batch:
             with turn_of(model).hold(self.is_cancelled) as held:
                 if held:
                     self.prefix.check_model(model)
+                    if self.claim is not None:
+                        self.claim(self.prefix.cache)
                     with switched(model, self.prefix.extension):
                         yield from self._steps(answers)
         except GenerationCancelled:

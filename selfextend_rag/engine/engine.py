@@ -28,6 +28,10 @@ Watch = Callable[[PreTrainedModel], AbstractContextManager[object]]
 """Entered once the model is set up, left when the answer has ended and the cache still holds it."""
 
 
+Claim = Callable[[SelfExtendCache], None]
+"""Called when the model's turn has come and nothing has run; raises where memory has no room."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Job:
     """One call of ``generate``, checked."""
@@ -42,6 +46,7 @@ class _Job:
     constraint: TokenConstraint | None
     watch: Watch | None
     chunk_size: int | None = None
+    claim: Claim | None = None
 
     @property
     def longest(self) -> int:
@@ -80,6 +85,7 @@ class Engine(Forwards):
         chunk_size: int | None = None,
         progress: Progress | None = None,
         cancelled: Cancelled = None,
+        claim: Claim | None = None,
     ) -> CachedPrefix:
         """Read tokens and return them with their cache, to generate from as often as wanted.
 
@@ -90,6 +96,7 @@ class Engine(Forwards):
             chunk_size: tokens to run at once; those of the engine by default.
             progress: called after each chunk.
             cancelled: ends the work between two chunks.
+            claim: called before anything runs; what it raises ends the call.
 
         Raises:
             GenerationCancelled: cancelled before the last chunk was read.
@@ -100,8 +107,10 @@ class Engine(Forwards):
         with self._turn.hold(is_cancelled) as held:
             if not held:
                 raise GenerationCancelled(0, len(tokens))
+            cache = self._new_cache(max(capacity, len(tokens)))
+            if claim is not None:
+                claim(cache)
             with switched(self.model, extension):
-                cache = self._new_cache(max(capacity, len(tokens)))
                 self.feed(tokens, 0, cache, progress, is_cancelled, chunk_size)
                 state = model_state(self.model)
         cache.activate_past_recording()  # sliding layers keep what they need to be wound back
@@ -131,6 +140,7 @@ class Engine(Forwards):
         progress: Progress | None = None,
         cancelled: Cancelled = None,
         watch: Watch | None = None,
+        claim: Claim | None = None,
     ) -> Generation:
         """Return the running answer to a prompt; nothing runs before its first token is asked for.
 
@@ -150,6 +160,8 @@ class Engine(Forwards):
             progress: called after each chunk of the prompt.
             cancelled: looked at between chunks and tokens.
             watch: a block to run the model in, of someone who observes it.
+            claim: called before anything runs, with what is cached of the prompt; what it raises
+                ends the call.
 
         Raises:
             CacheMismatchError: the prompt does not begin with the prefix or ends with it, or other
@@ -171,6 +183,7 @@ class Engine(Forwards):
             constraint,
             watch,
             chunk_size,
+            claim,
         )
         # The tally is apart so that nothing refers in a circle: an abandoned generation is closed
         # at once, and the model free again.
@@ -226,17 +239,23 @@ class Engine(Forwards):
     @contextmanager
     def _cache(self, job: _Job, tally: Tally) -> Iterator[Cache]:
         """Yield a cache of the first ``tally.cached_tokens`` of the prompt."""
+        claim = job.claim or _claim_nothing
         if job.prefix is not None:
+            claim(job.prefix.cache)
+            job.prefix.cache.set_capacity(max(job.longest, job.prefix.cache.capacity))
             with job.prefix.lent() as cache:
                 yield cache
             return
         if job.reuse is None:
-            yield self._new_cache(job.longest)
+            new = self._new_cache(job.longest)
+            claim(new)
+            yield new
             return
         found = job.reuse.take(
             job.tokens, job.extension, capacity=job.longest, blank=self._blank_cache
         )
         kept, tally.cached_tokens = found or (self._new_cache(job.longest), 0)
+        claim(kept)
         try:
             yield kept
         except GeneratorExit:  # left off between two tokens: what is there is right
@@ -249,6 +268,10 @@ class Engine(Forwards):
         length = cache.get_seq_length()
         if length:
             job.reuse.put((*job.tokens, *tally.tokens)[:length], job.extension, cache)
+
+
+def _claim_nothing(cache: SelfExtendCache) -> None:
+    """Let anything run."""
 
 
 def _checked(tokens: Sequence[int]) -> tuple[int, ...]:

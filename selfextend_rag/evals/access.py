@@ -35,13 +35,20 @@ class HuggingFaceModel:
         model: a causal model of transformers.
         settings: SelfExtend's settings; None leaves the model as it is.
         end_ids: tokens that end an answer; the generation settings' by default.
+        kv_bits: 8 or 4 to keep keys and values in so many bits; None for the model's precision.
     """
 
     def __init__(
-        self, model: Any, settings: SelfExtend | None = None, *, end_ids: Sequence[int] = ()
+        self,
+        model: Any,
+        settings: SelfExtend | None = None,
+        *,
+        end_ids: Sequence[int] = (),
+        kv_bits: int | None = None,
     ) -> None:
         self.model = model
         self.settings = settings
+        self.kv_bits = kv_bits
         default = model.generation_config.eos_token_id
         self.end_ids = list(end_ids) or (
             [] if default is None else [default] if isinstance(default, int) else list(default)
@@ -54,6 +61,9 @@ class HuggingFaceModel:
 
         return extended(self.model, self.settings)
 
+    def _cache(self) -> SelfExtendCache:
+        return SelfExtendCache(self.model.config, kv_bits=self.kv_bits)
+
     @torch.inference_mode()
     def generate(self, token_ids: Sequence[int], max_new_tokens: int) -> list[int]:
         """Return the greedy continuation, without the prompt and end token."""
@@ -62,7 +72,7 @@ class HuggingFaceModel:
             output = self.model.generate(
                 ids,
                 attention_mask=torch.ones_like(ids),
-                past_key_values=SelfExtendCache(config=self.model.config),
+                past_key_values=self._cache(),
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
                 eos_token_id=self.end_ids or None,
@@ -75,7 +85,9 @@ class HuggingFaceModel:
         """Return the negative log-likelihood of each token but the first, in nats."""
         ids = torch.tensor([list(token_ids)], device=self.model.device)
         with self._attention():
-            logits: Tensor = self.model(ids, use_cache=False).logits[0]
+            # the cache rounds what attention sees; without rounding none is needed
+            kept: Any = {"past_key_values": self._cache()} if self.kv_bits else {"use_cache": False}
+            logits: Tensor = self.model(ids, **kept).logits[0]
         values: list[float] = []
         for start in range(0, ids.shape[1] - 1, _NLL_BLOCK):
             end = min(start + _NLL_BLOCK, ids.shape[1] - 1)

@@ -48,6 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--only", choices=("plain", "selfextend"), help="leave out the other of the two"
     )
+    parser.add_argument(
+        "--kv-bits", type=int, choices=(8, 4), help="keep keys and values in so many bits"
+    )
     parser.add_argument("--prose", type=Path, help="text file; King James Bible by default")
     parser.add_argument("--bin-size", type=int, default=64, help="positions in a perplexity bin")
     parser.add_argument("--device", default="cpu", help="torch device")
@@ -75,6 +78,7 @@ def run(args: argparse.Namespace) -> int:
         "model": args.model or "bundled",
         "pretraining_window": window,
         "seed": args.seed,
+        "kv_bits": args.kv_bits,
         "seconds": time.monotonic() - started,
         "machine": {**_versions(), "processor": platform.processor() or platform.machine()},
         "results": results,
@@ -125,7 +129,8 @@ def settings_for(args: argparse.Namespace, length: int, window: int) -> SelfExte
 def _adapter(
     args: argparse.Namespace, label: str, model: Any, length: int, window: int
 ) -> HuggingFaceModel:
-    return HuggingFaceModel(model, None if label == "plain" else settings_for(args, length, window))
+    settings = None if label == "plain" else settings_for(args, length, window)
+    return HuggingFaceModel(model, settings, kv_bits=args.kv_bits)
 
 
 def _lookups(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from selfextend_rag.engine import BatchGeneration, BatchPrompt, CachedPrefix, GenerationSettings
-from selfextend_rag.engine.engine import Cancelled, Progress
+from selfextend_rag.engine.engine import Cancelled, Claim, Progress
 from selfextend_rag.llm.forms import AnswerForm, TextReader
 from selfextend_rag.llm.runner import TextRunner, whole_answer
 from selfextend_rag.llm.stream import Answer
@@ -75,6 +75,7 @@ def answers_of(
     at_once: int,
     progress: Progress | None,
     cancelled: Cancelled,
+    claim: Claim,
 ) -> list[Answer]:
     """Return the answers, in the order of the questions, decoded together.
 
@@ -97,6 +98,7 @@ def answers_of(
         chunk_size=min((x.plan.chunk_size for x in asked if x.plan.chunk_size), default=None),
         progress=progress,
         cancelled=cancelled,
+        claim=claim,
     )
     with generation:
         for index, token in generation:

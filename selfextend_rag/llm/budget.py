@@ -99,19 +99,21 @@ class ReadingBudget:
         max_new_tokens: int | None = None,
         question_reserve: int | None = None,
         turns: int = 1,
-    ) -> list[DocumentGroup]:
+    ) -> DocumentGroups:
         """Return documents in as few prompts as hold them whole; see ``LongContextLLM``."""
         kept = as_documents(documents)
         sizes = [self._tokens_of(document) for document in kept]
         answer = self.max_new_tokens if max_new_tokens is None else max_new_tokens
         reserve = self._reserve(questions, question_reserve)
         reserve = self.question_reserve if reserve is None else reserve
-        budget = self.memory()
+        budget, bound = self.memory(), None
         while True:
             found = self.planner.plan_groups(
                 sizes, answer, reserve_tokens=reserve, frame_tokens=self._frame_tokens(kept),
                 turns=turns, memory=budget, names=[name_of(document) for document in kept],
             )  # fmt: skip
+            # later rounds count what joining adds, which is no reason why fewer are impossible
+            bound = found.lower_bound if bound is None else bound
             crowded = None
             groups = []
             for group, plan in zip(found.groups, found.plans, strict=True):
@@ -125,7 +127,7 @@ class ReadingBudget:
                 )
                 groups.append(DocumentGroup(members, exact))
             if crowded is None:
-                return groups
+                return DocumentGroups(groups, bound)
             for index in crowded[0]:
                 sizes[index] += crowded[1]
 
@@ -186,6 +188,24 @@ class DocumentGroup:
 
     documents: tuple[Document, ...]
     plan: ContextPlan
+
+
+class DocumentGroups(list[DocumentGroup]):
+    """Groups of whole documents, and whether there could be fewer.
+
+    Args:
+        groups: the groups.
+        lower_bound: fewer are impossible, by the tokens of each document alone.
+    """
+
+    def __init__(self, groups: Iterable[DocumentGroup], lower_bound: int) -> None:
+        super().__init__(groups)
+        self.lower_bound = lower_bound
+
+    @property
+    def optimal(self) -> bool:
+        """Return whether fewer groups are known to be impossible."""
+        return len(self) == self.lower_bound
 
 
 def name_of(document: Document) -> str:

@@ -9,7 +9,11 @@ from typing import Any
 
 from selfextend_rag.documents import Document
 from selfextend_rag.engine.engine import Cancelled, as_function
-from selfextend_rag.errors import ContextBudgetExceeded, GenerationCancelled
+from selfextend_rag.errors import (
+    ContextBudgetExceeded,
+    GenerationCancelled,
+    MemoryBudgetExceeded,
+)
 from selfextend_rag.llm.asynchronous import in_thread
 from selfextend_rag.llm.budget import Documents, as_documents
 from selfextend_rag.llm.llm import LongContextLLM
@@ -135,11 +139,29 @@ class KeptReadings:
         usual = self.llm.budget.question_reserve
         generous = usual if asked <= usual else 2 * asked
         try:
-            return self.llm.read(key, question_reserve=generous, **options)
+            return self._read_with_room(key, generous, options)
         except ContextBudgetExceeded:
             if not asked:
                 raise
-        return self.llm.read(key, question_reserve=asked, **options)
+        return self._read_with_room(key, asked, options)
+
+    def _read_with_room(
+        self, key: Sequence[Document], reserve: int, options: dict[str, Any]
+    ) -> Reading:
+        """Read; where memory is short, what was kept goes first, the longest unused before all."""
+        while True:
+            try:
+                return self.llm.read(key, question_reserve=reserve, **options)
+            except MemoryBudgetExceeded:
+                if not self._forget_one():
+                    raise
+
+    def _forget_one(self) -> bool:
+        with self._lock:
+            if self._kept:
+                self._kept.popitem(last=False)
+                return True
+            return False
 
     def _keep(self, key: tuple[Document, ...], reading: Reading) -> None:
         with self._lock:

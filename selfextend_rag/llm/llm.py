@@ -15,6 +15,7 @@ from selfextend_rag.engine import Engine
 from selfextend_rag.engine.engine import Cancelled, Progress
 from selfextend_rag.llm.asynchronous import AsyncCalls
 from selfextend_rag.llm.budget import Documents, ReadingBudget, as_documents
+from selfextend_rag.llm.claims import MemoryClaims
 from selfextend_rag.llm.loading import load_model, load_tokenizer
 from selfextend_rag.llm.machine import MemoryLimit
 from selfextend_rag.llm.memory import budget_of_model
@@ -122,9 +123,11 @@ class LongContextLLM(PlanCalls, PromptCalls, AsyncCalls):
         at_once = CHUNK_SIZES[0] if chunk_size is None else chunk_size
         self.engine = Engine(model, chunk_size=at_once, kv_bits=kv_bits)
         stated = getattr(model.generation_config, "max_new_tokens", None)
-        memory = budget_of_model(model, memory_limit, chunk_size, kv_bits)
-        self.budget = ReadingBudget(self.prompts, self.planner, stated, memory)
-        self._runner = TextRunner(self.engine, self.prompts)
+        machine = budget_of_model(model, memory_limit, chunk_size, kv_bits)
+        limited = memory_limit is not None
+        self._claims = MemoryClaims(machine, lambda: self.prefix_cache, limited=limited)
+        self.budget = ReadingBudget(self.prompts, self.planner, stated, self._claims.budget)
+        self._runner = TextRunner(self.engine, self.prompts, self._claims)
         self.prefix_cache = prefix_store(
             self.engine, self.prompts, prefix_cache_bytes, prefix_cache_dir, prefix_cache_dir_bytes
         )
@@ -208,7 +211,9 @@ class LongContextLLM(PlanCalls, PromptCalls, AsyncCalls):
             chunk_size=plan.chunk_size,
             progress=progress,
             cancelled=cancelled,
+            claim=lambda cache: self._claims.claim(plan, len(tokens), cache),
         )
+        self._claims.hold(prefix.cache)
         seconds = time.perf_counter() - started
         return Reading(self._runner, self.budget, kept, plan, prefix, seconds, packed)
 
@@ -224,10 +229,12 @@ class LongContextLLM(PlanCalls, PromptCalls, AsyncCalls):
                 pretraining window, or under other settings than this model would choose now, or it
                 is of other documents; the message says which.
             CorruptReadingError: the file is damaged, or no reading.
+            MemoryBudgetExceeded: memory does not hold it; nothing has been read.
             ReadingFileError: it can't be found or read.
         """
         expected = None if documents is None else as_documents(documents)
-        saved = load_saved(path, self.engine, self.prompts, self.planner, expected)
+        saved = load_saved(path, self.engine, self.budget, expected)
+        self._claims.hold(saved.prefix.cache)
         return Reading(
             self._runner, self.budget, saved.documents, saved.plan, saved.prefix, saved.seconds
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from selfextend_rag.llm.budget import DocumentGroup, Documents, ReadingBudget
+from selfextend_rag.llm.budget import DocumentGroups, Documents, ReadingBudget
 from selfextend_rag.planning import ContextPlan
 
 
@@ -53,11 +53,12 @@ class PlanCalls:
         max_new_tokens: int | None = None,
         question_reserve: int | None = None,
         turns: int = 1,
-    ) -> list[DocumentGroup]:
+    ) -> DocumentGroups:
         """Return documents in as few groups as can each be read whole; arguments as for ``plan``.
 
         Each group has its ``documents``, in the order they were given in, and the ``plan`` under
-        which ``read`` would read them.
+        which ``read`` would read them. The list has a ``lower_bound``, which no grouping is below,
+        and says with ``optimal`` whether it is met.
 
         Raises:
             DocumentTooLarge: a document can't be read even by itself; it is named.

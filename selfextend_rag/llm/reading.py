@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from selfextend_rag.cache import store
+from selfextend_rag.cache import SelfExtendCache, store
 from selfextend_rag.documents import Document
 from selfextend_rag.engine import CachedPrefix, rows
 from selfextend_rag.engine.engine import Cancelled, Progress
@@ -27,7 +27,7 @@ from selfextend_rag.llm.runner import Sources, TextRunner
 from selfextend_rag.llm.saved import attachment_of
 from selfextend_rag.llm.stream import Answer, TextStream
 from selfextend_rag.planning import ContextPlan
-from selfextend_rag.planning.rows import most_rows
+from selfextend_rag.planning.rows import most_rows, needed_for_rows
 
 
 class Reading:
@@ -116,6 +116,7 @@ class Reading:
 
         Raises:
             ContextBudgetExceeded: question and answer need more room than the plan left.
+            MemoryBudgetExceeded: memory has no room for them; nothing has run.
             SchemaError: the schema holds what can't be enforced; the model has not run.
             ConstraintError: the answer could not be kept to its schema.
         """
@@ -205,14 +206,26 @@ class Reading:
             at_once=at_once,
             progress=progress,
             cancelled=cancelled,
+            claim=lambda cache: self._claim_rows(cache, asked, at_once),
         )
+
+    def _claim_rows(self, cache: SelfExtendCache, asked: Sequence[Asked], at_once: int) -> None:
+        """See to it that there is memory for so many questions at a time."""
+        budget, own = self._budget.memory(), self._own_tokens(asked)
+        more = {} if budget is None else needed_for_rows(budget, self.plan, own, at_once)
+        longest = max(len(x.tokens) for x in asked) - len(self._prefix)
+        self._runner.claims.claim(self.plan, longest, cache, reading=True, more=more)
+
+    def _own_tokens(self, asked: Sequence[Asked]) -> int:
+        """Return the tokens of the longest question and its answer."""
+        return max(len(x.tokens) + x.settings.max_new_tokens for x in asked) - len(self._prefix)
 
     def _rows(self, asked: Sequence[Asked], at_once: int) -> int:
         """Return how many of the questions to answer at a time."""
         if len(asked) < 2:
             return 1
-        own = max(len(x.tokens) + x.settings.max_new_tokens for x in asked) - len(self._prefix)
-        return most_rows(self._budget.memory(), self.plan, own, min(at_once, len(asked)))
+        most = min(at_once, len(asked))
+        return most_rows(self._budget.memory(), self.plan, self._own_tokens(asked), most)
 
     def _one_by_one(
         self,

@@ -19,6 +19,7 @@ from selfextend_rag.engine import (
 )
 from selfextend_rag.engine.engine import Cancelled, Progress, as_function
 from selfextend_rag.evidence import AnswerWatch, Evidence, TokenRanges, find_evidence
+from selfextend_rag.llm.claims import MemoryClaims
 from selfextend_rag.llm.forms import FREE, AnswerForm, CallReader, TextReader
 from selfextend_rag.llm.prompts import PromptBuilder
 from selfextend_rag.llm.stream import Answer, AnswerReason, TextStream
@@ -39,11 +40,13 @@ class TextRunner:
     Args:
         engine: the model.
         prompts: its prompts and their tokens.
+        claims: what memory there is for them.
     """
 
-    def __init__(self, engine: Engine, prompts: PromptBuilder) -> None:
+    def __init__(self, engine: Engine, prompts: PromptBuilder, claims: MemoryClaims) -> None:
         self.engine = engine
         self.prompts = prompts
+        self.claims = claims
 
     def settings(self, options: Mapping[str, Any], *, framed: bool) -> GenerationSettings:
         """Return generation settings, with the model's own end tokens and stop texts by default.
@@ -84,6 +87,8 @@ class TextRunner:
         With ``sources``, the answer comes with its evidence in them.
         """
         also_cancelled = as_function(cancelled)
+        whole = replace(plan, turns=1, reserve_tokens=0, max_new_tokens=settings.max_new_tokens)
+        fresh = len(tokens) - (0 if prefix is None else len(prefix))
 
         def work(closed: threading.Event) -> Generator[str, None, Answer]:
             watch = None if sources is None else AnswerWatch(len(tokens))
@@ -98,6 +103,9 @@ class TextRunner:
                 progress=progress,
                 cancelled=lambda: closed.is_set() or also_cancelled(),
                 watch=None if watch is None else watch.watching,
+                claim=lambda cache: self.claims.claim(
+                    whole, fresh, cache, reading=prefix is not None
+                ),
             )
             reader = (
                 TextReader(self.prompts, settings, form, framed)

@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from selfextend_rag.cache import store
 from selfextend_rag.documents import Document
 from selfextend_rag.engine import CachedPrefix, Engine
 from selfextend_rag.engine.fingerprint import model_state
-from selfextend_rag.errors import CacheMismatchError, CorruptReadingError
+from selfextend_rag.errors import CacheMismatchError, CorruptReadingError, MemoryBudgetExceeded
+from selfextend_rag.llm.budget import ReadingBudget
 from selfextend_rag.llm.fingerprint import documents_digest, reading_fingerprint
-from selfextend_rag.llm.prompts import PromptBuilder
 from selfextend_rag.planning import ContextBudgetPlanner, ContextPlan
+from selfextend_rag.planning.units import in_words
 from selfextend_rag.positions import SelfExtend
 
 
@@ -32,15 +33,17 @@ class SavedReading:
 def load_saved(
     path: str | os.PathLike[str],
     engine: Engine,
-    prompts: PromptBuilder,
-    planner: ContextBudgetPlanner,
+    budget: ReadingBudget,
     documents: Sequence[Document] | None,
 ) -> SavedReading:
     """Return what a file of a reading holds; see ``LongContextLLM.load``."""
+    prompts, planner = budget.prompts, budget.planner
+    fingerprint = reading_fingerprint(engine, prompts, planner.pretraining_window)
+    fitted = _fitted(path, budget, store.size_in(Path(path), fingerprint))
     saved = store.load(
         Path(path),
         lambda extension: engine.prefill((0,), extension=extension).cache,
-        fingerprint=reading_fingerprint(engine, prompts, planner.pretraining_window),
+        fingerprint=fingerprint,
     )
     try:
         about = json.loads(saved.attachment)
@@ -55,8 +58,48 @@ def load_saved(
             "read them again"
         )
     _check_settings(path, planner, plan, saved.extension)
+    plan = replace(plan, chunk_size=fitted.chunk_size, memory=fitted.memory)  # as they are here
     prefix = CachedPrefix(saved.tokens, saved.extension, saved.cache, model_state(engine.model))
     return SavedReading(kept, plan, prefix, seconds)
+
+
+def _fitted(
+    path: str | os.PathLike[str], budget: ReadingBudget, size: store.SavedSize
+) -> ContextPlan:
+    """Return the plan of a saved reading in the memory that there is here, before it is read.
+
+    Raises:
+        MemoryBudgetExceeded: memory does not hold it.
+    """
+    settings = {} if size.extension is None else asdict(size.extension)
+    plan = ContextPlan(
+        size.tokens, size.capacity - size.tokens, 0, budget.planner.pretraining_window, **settings
+    )
+    memory = budget.memory()
+    if memory is None:
+        return plan
+    fitted = memory.fitted(plan)
+    if fitted.fits_memory or fitted.memory is None:
+        return fitted
+    short = next(device for device in fitted.memory.devices if not device.fits)
+    assert short.available_bytes is not None
+    raise MemoryBudgetExceeded(
+        f"{os.fspath(path)} is a reading of {size.tokens} tokens with room for "
+        f"{plan.max_new_tokens} more, which need at most {in_words(short.needed_bytes)} on "
+        f"{short.name} to be loaded and asked, and it has {in_words(short.available_bytes)}",
+        device=short.name,
+        needed_bytes=short.needed_bytes,
+        available_bytes=short.available_bytes,
+        needed=plan.total_tokens,
+        available=0,
+        group_size=plan.group_size,
+        neighbor_window=plan.neighbor_window,
+        remedies=(
+            "let go of other readings",
+            "read fewer documents, or with kv_bits=8 or 4 in place of more, and save that",
+            "load it where there is more memory",
+        ),
+    )
 
 
 def attachment_of(documents: Sequence[Document], plan: ContextPlan, seconds: float) -> bytes:

@@ -50,6 +50,23 @@ def _devices(
     ]
 
 
+def needed_for_rows(
+    budget: MemoryBudget, plan: ContextPlan, own_tokens: int, rows: int
+) -> dict[str, int]:
+    """Return what so many rows need at most beyond what the plan needs, by device; as `most_rows`.
+
+    Args:
+        budget: what memory there is.
+        plan: of the documents that the questions share.
+        own_tokens: of the longest question and its answer.
+        rows: questions at a time.
+    """
+    return {
+        share.name: rows_bytes(budget.model, share, plan, own_tokens, rows)
+        for share in budget.model.shares
+    }
+
+
 def rows_bytes(
     model: ModelMemory, share: DeviceShare, plan: ContextPlan, own_tokens: int, rows: int
 ) -> int:

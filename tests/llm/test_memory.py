@@ -138,3 +138,12 @@ def test_room_for_more_turns_is_kept():
     later = once.reserve_tokens + once.max_new_tokens
     assert thrice.total_tokens == once.total_tokens + 2 * later
     assert llm.read(LONG, turns=3).plan.turns == 3
+
+
+def test_groups_say_whether_fewer_are_possible():
+    llm = make(tiny_llama(window=128), max_group_size=8)
+    documents = [Document.from_text(f"{n} " + "x" * (20 * n), title=str(n)) for n in range(1, 12)]
+    groups = llm.plan_groups(documents)
+    assert groups.lower_bound <= len(groups)
+    assert groups.optimal == (groups.lower_bound == len(groups))
+    assert llm.plan_groups(documents[:1]).optimal
