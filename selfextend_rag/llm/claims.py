@@ -6,7 +6,7 @@ its memory: kept prompts give way, and if that is not enough the run is refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from weakref import WeakSet
 
@@ -29,13 +29,11 @@ class MemoryClaims:
     Args:
         machine: says what memory there is for the model in all: a limit, or what is free now and
             what its weights hold.
-        kept: returns the store of kept prompts, if there is one; they can be let go of.
+        kept: the store of kept prompts, if there is one; they can be let go of.
         limited: it is a limit, from which what is held has to be taken off.
     """
 
-    def __init__(
-        self, machine: BudgetNow, kept: Callable[[], PrefixStore | None], *, limited: bool
-    ) -> None:
+    def __init__(self, machine: BudgetNow, kept: PrefixStore | None, *, limited: bool) -> None:
         self._machine = machine
         self._limited = limited
         self._kept = kept
@@ -52,7 +50,7 @@ class MemoryClaims:
             return None
         if not self._limited:  # what is held is not free; what can be let go of can be had
             return _changed(machine, self._kept_bytes(), +1)
-        return replace(_changed(machine, self._reading_bytes(), -1), measured=True)
+        return _changed(machine, self._reading_bytes(), -1)
 
     def claim(
         self,
@@ -95,9 +93,8 @@ class MemoryClaims:
             there = device.available_bytes + counted.get(name, 0) - kept.get(name, 0)
             if needed > there:
                 short[name] = needed - there
-        store = self._kept()
-        if short and store is not None:
-            freed = store.give_way(short)
+        if short and self._kept is not None:
+            freed = self._kept.give_way(short)
             short = {
                 name: left for name, n in short.items() if (left := n - freed.get(name, 0)) > 0
             }
@@ -105,8 +102,7 @@ class MemoryClaims:
             raise _refusal(plan, budget, next(iter(short.items())))
 
     def _kept_bytes(self) -> Mapping[str, int]:
-        store = self._kept()
-        return _NOTHING if store is None else store.bytes_by_device()
+        return _NOTHING if self._kept is None else self._kept.bytes_by_device()
 
     def _reading_bytes(self) -> Mapping[str, int]:
         total: dict[str, int] = {}

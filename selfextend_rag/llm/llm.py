@@ -123,14 +123,13 @@ class LongContextLLM(PlanCalls, PromptCalls, AsyncCalls):
         at_once = CHUNK_SIZES[0] if chunk_size is None else chunk_size
         self.engine = Engine(model, chunk_size=at_once, kv_bits=kv_bits)
         stated = getattr(model.generation_config, "max_new_tokens", None)
-        machine = budget_of_model(model, memory_limit, chunk_size, kv_bits)
-        limited = memory_limit is not None
-        self._claims = MemoryClaims(machine, lambda: self.prefix_cache, limited=limited)
-        self.budget = ReadingBudget(self.prompts, self.planner, stated, self._claims.budget)
-        self._runner = TextRunner(self.engine, self.prompts, self._claims)
         self.prefix_cache = prefix_store(
             self.engine, self.prompts, prefix_cache_bytes, prefix_cache_dir, prefix_cache_dir_bytes
         )
+        machine = budget_of_model(model, memory_limit, chunk_size, kv_bits)
+        self._claims = MemoryClaims(machine, self.prefix_cache, limited=memory_limit is not None)
+        self.budget = ReadingBudget(self.prompts, self.planner, stated, self._claims.budget)
+        self._runner = TextRunner(self.engine, self.prompts, self._claims)
 
     @classmethod
     def from_pretrained(

@@ -148,4 +148,4 @@ def _budget_now(
         fixed = MemoryBudget(memory, limited_memory(limit, names), chunk_size)
         return lambda: fixed
     held = {share.name: share.weights_bytes for share in memory.shares} if loaded else {}
-    return lambda: MemoryBudget(memory, device_memory(names, held), chunk_size, measured=True)
+    return lambda: MemoryBudget(memory, device_memory(names, held), chunk_size)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from selfextend_rag.cache import SelfExtendCache, store
+from selfextend_rag.cache.layers import bytes_by_device
 from selfextend_rag.documents import Document
 from selfextend_rag.engine import CachedPrefix, rows
 from selfextend_rag.engine.engine import Cancelled, Progress
@@ -225,7 +226,8 @@ class Reading:
         if len(asked) < 2:
             return 1
         most = min(at_once, len(asked))
-        return most_rows(self._budget.memory(), self.plan, self._own_tokens(asked), most)
+        held = bytes_by_device(self._prefix.cache)
+        return most_rows(self._budget.memory(), self.plan, self._own_tokens(asked), most, held)
 
     def _one_by_one(
         self,

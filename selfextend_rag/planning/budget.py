@@ -21,14 +21,11 @@ class MemoryBudget:
         devices: what there is; a device that is not named is not looked at.
         chunk_size: tokens of a prompt to run at once; by default the most of `CHUNK_SIZES` that
             memory allows.
-        measured: the memory of ``devices`` is what was free just now, so that caches which are
-            held are taken off already.
     """
 
     model: ModelMemory
     devices: tuple[DeviceMemory, ...] = ()
     chunk_size: int | None = None
-    measured: bool = False
 
     def chunk_sizes(self, prompt_tokens: int) -> tuple[int, ...]:
         """Return the chunk sizes that may be chosen, largest first."""

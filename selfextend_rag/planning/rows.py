@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from selfextend_rag.planning.budget import MemoryBudget
 from selfextend_rag.planning.layers import LayerShape
 from selfextend_rag.planning.memory import DeviceEstimate, DeviceShare, ModelMemory
@@ -11,7 +14,13 @@ from selfextend_rag.planning.workspace import Forward, workspace_bytes
 _LOGITS = 2 * 4  # bytes for each word of the vocabulary: this step's logits and the last one's
 
 
-def most_rows(budget: MemoryBudget | None, plan: ContextPlan, own_tokens: int, most: int) -> int:
+def most_rows(
+    budget: MemoryBudget | None,
+    plan: ContextPlan,
+    own_tokens: int,
+    most: int,
+    held: Mapping[str, int] = MappingProxyType({}),
+) -> int:
     """Return how many questions can be answered at a time, from 1 to ``most``.
 
     One question is what the plan itself has room for, so 1 needs nothing more.
@@ -21,17 +30,23 @@ def most_rows(budget: MemoryBudget | None, plan: ContextPlan, own_tokens: int, m
         plan: of the documents that the questions share.
         own_tokens: of the longest question and its answer.
         most: questions at a time.
+        held: bytes by device that the documents' keys and values take already, and that are taken
+            off what the budget says there is.
     """
     if budget is None:
         return most
     for rows in range(most, 1, -1):
-        if all(device.fits for device in _devices(budget, plan, own_tokens, rows)):
+        if all(device.fits for device in _devices(budget, plan, own_tokens, rows, held)):
             return rows
     return 1
 
 
 def _devices(
-    budget: MemoryBudget, plan: ContextPlan, own_tokens: int, rows: int
+    budget: MemoryBudget,
+    plan: ContextPlan,
+    own_tokens: int,
+    rows: int,
+    held: Mapping[str, int],
 ) -> list[DeviceEstimate]:
     """Return what each device needs with so many rows; their keys are counted as workspace."""
     model, chunk = budget.model, plan.chunk_size or 1
@@ -40,9 +55,9 @@ def _devices(
         DeviceEstimate(
             one.name,
             one.weights_bytes,
-            # what was measured as available has these taken off already
-            0 if budget.measured else one.kv_cache_bytes,
-            one.grouped_keys_bytes,  # which a reading that was never asked has not made yet
+            # grouped keys among them, which a reading that was never asked may not have made yet
+            max(0, one.kv_cache_bytes + one.grouped_keys_bytes - held.get(one.name, 0)),
+            0,
             one.workspace_bytes + rows_bytes(model, share, plan, own_tokens, rows),
             one.available_bytes,
         )

@@ -144,6 +144,20 @@ def test_the_command_line_writes_results_for_both(tiny, tokenizer, tmp_path):
         ]
 
 
+def test_bits_of_keys_and_values_are_measured_and_reported(tiny, tokenizer, tmp_path):
+    tiny.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    shared = f"--model {tmp_path / 'model'} --samples 1 --no-plot --out {tmp_path} --lengths 150"
+    found = []
+    for bits in ([], ["--kv-bits", "8"], ["--kv-bits", "4"]):
+        assert main(["perplexity", *shared.split(), *bits]) == 0
+        report = json.loads((tmp_path / "results.json").read_text())
+        assert report["kv_bits"] == (int(bits[1]) if bits else None)
+        found.append(report["results"]["selfextend"][0]["perplexity"])
+    assert abs(found[1] / found[0] - 1) < abs(found[2] / found[0] - 1) < 0.05
+    assert found[0] != found[1]
+
+
 def test_pictures_are_written_for_lookups_and_perplexity(tiny, tokenizer, tmp_path):
     pytest.importorskip("matplotlib")
     tiny.save_pretrained(tmp_path / "model")

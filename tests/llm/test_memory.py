@@ -147,3 +147,30 @@ def test_groups_say_whether_fewer_are_possible():
     assert groups.lower_bound <= len(groups)
     assert groups.optimal == (groups.lower_bound == len(groups))
     assert llm.plan_groups(documents[:1]).optimal
+
+
+def test_layers_on_the_disk_are_planned_as_they_are_run(tmp_path):
+    """By accelerate's own dispatch: what is on the disk is no weight here, and is brought here."""
+    pytest.importorskip("accelerate")
+    model = tiny_llama(window=128, num_hidden_layers=4, dtype=torch.float32)
+    model.save_pretrained(tmp_path / "model")
+    byte_tokenizer().save_pretrained(tmp_path / "model")
+    names = ("model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head")
+    placed = dict.fromkeys(names, "cpu")
+    placed |= {f"model.layers.{i}": "disk" if i in (1, 2) else "cpu" for i in range(4)}
+    layer = sum(p.nbytes for p in model.model.layers[0].parameters())
+    whole = memory_of_model(model).shares[0].weights_bytes
+    for kv_bits in (None, 8):
+        llm = LongContextLLM.from_pretrained(
+            tmp_path / "model", device_map=placed, kv_bits=kv_bits,
+            model_options={"offload_folder": tmp_path / "offload"},
+        )  # fmt: skip
+        (share,) = (x for x in memory_of_model(llm.model).shares if x.name != "disk")
+        assert share.layers == (0, 1, 2, 3)
+        assert share.weights_bytes == whole - 2 * layer
+        assert share.streamed_bytes == layer
+        reading, alike = llm.read(LONG), make(model, kv_bits=kv_bits).read(LONG)
+        answers = [x.ask("Why?", max_new_tokens=5).text for x in (reading, alike)]
+        assert answers[0] == answers[1]
+        stated = reading.plan.memory
+        assert reading.nbytes == stated.kv_cache_bytes + stated.grouped_keys_bytes

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -41,7 +42,9 @@ def test_a_loaded_reading_answers_as_the_one_that_was_saved(llm, chat_llm, path,
             again = loaded.ask(question, **FREE)
             assert again.text == answer.text
             assert again.usage.cached_tokens == answer.usage.cached_tokens
-    assert loaded.plan == reading.plan
+    # what memory is free is looked at anew
+    plans = [replace(x.plan, memory=None) for x in (loaded, reading)]
+    assert plans[0] == plans[1]
     assert loaded.seconds == reading.seconds
 
 

@@ -62,18 +62,18 @@ def test_the_bound_is_not_loose(family):
     assert 16 * row.nbytes < sixteen < 2 * 16 * row.nbytes
 
 
-@pytest.mark.parametrize("measured", [False, True])
-def test_as_many_rows_as_fit_and_no_more(measured):
+@pytest.mark.parametrize("is_held", [False, True])
+def test_as_many_rows_as_fit_and_no_more(is_held):
     memory = memory_of(zoo.build("llama"))
     plan = plan_of(300, SelfExtend(4, 64), 64)
     stated = memory.estimate(300, QUESTION + ANSWER, plan.settings, 64)
-    held = stated.kv_cache_bytes if measured else 0
+    held = stated.kv_cache_bytes if is_held else 0
     for count in (2, 3, 16):
         own = rows_bytes(memory, memory.shares[0], plan, QUESTION + ANSWER, count)
         needed = stated.needed_bytes - held + own
         for free, fit in ((needed, count), (needed - 1, count - 1)):
-            budget = MemoryBudget(memory, (DeviceMemory("cpu", free, free),), measured=measured)
-            assert most_rows(budget, plan, QUESTION + ANSWER, 16) == fit
+            budget = MemoryBudget(memory, (DeviceMemory("cpu", free, free),))
+            assert most_rows(budget, plan, QUESTION + ANSWER, 16, {"cpu": held}) == fit
     assert most_rows(budget, plan, QUESTION + ANSWER, 2) == 2
     assert most_rows(MemoryBudget(memory), plan, QUESTION + ANSWER, 16) == 16
     assert most_rows(None, plan, QUESTION + ANSWER, 16) == 16
