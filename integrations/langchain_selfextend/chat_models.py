@@ -19,7 +19,7 @@ from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from langchain_selfextend.errors import overflow_of_the_framework
-from langchain_selfextend.messages import core_messages, last_chunk
+from langchain_selfextend.messages import core_messages, last_chunk, with_schema
 from langchain_selfextend.settings import SelfExtendSettings
 from langchain_selfextend.structured import (
     OutputSchema,
@@ -113,11 +113,14 @@ class ChatSelfExtend(SelfExtendSettings, BaseChatModel):
             structure["json_schema"] = schema_of_response_format(response_format)
         if structure.get("tools"):
             structure |= self._choice(messages, structure)
+        prompt = core_messages(messages)
+        if options.pop("schema_in_prompt", False):
+            prompt = with_schema(prompt, structure["json_schema"])
         options = self.call_options(stop, options)
         if "stop" in options:  # the model's own end stays one
             options["stop"] = (*options["stop"], *llm.prompts.answer_stops)
         return {
-            "prompt": core_messages(messages),
+            "prompt": prompt,
             "cancelled": self.deadline(),
             **options,
             **{name: value for name, value in structure.items() if value is not None},
@@ -237,7 +240,8 @@ class ChatSelfExtend(SelfExtendSettings, BaseChatModel):
                 ``"function_calling"`` makes it a call of a tool with that schema.
             include_raw: give ``{"raw": message, "parsed": ..., "parsing_error": ...}``.
             strict: taken and not needed, as for ``bind_tools``.
-            kwargs: options of the call.
+            kwargs: options of the call, and ``schema_in_prompt=False`` if the last message is not
+                to end with the schema, which tells the model what its descriptions say.
 
         Raises:
             ValueError: the method is not known.
@@ -246,7 +250,9 @@ class ChatSelfExtend(SelfExtendSettings, BaseChatModel):
         if method == "function_calling":
             bound = self.bind_tools([schema], tool_choice=structure.tool_name, **kwargs)
         else:
-            bound = self.bind(json_schema=structure.json_schema, **kwargs)
+            bound = self.bind(
+                json_schema=structure.json_schema, **{"schema_in_prompt": True, **kwargs}
+            )
         described = {"kwargs": {"method": method, "strict": strict}, "schema": schema}
         return parsed(bound.bind(ls_structured_output_format=described), structure, include_raw)
 

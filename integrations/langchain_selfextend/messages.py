@@ -81,6 +81,20 @@ def _core_tool_call(call: Mapping[str, Any]) -> dict[str, Any]:
     return {"type": "function", "id": call.get("id") or "", "function": function}
 
 
+def with_schema(
+    messages: Sequence[Mapping[str, Any]], schema: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Return messages of the core, the last of which, the user's, ends with a JSON schema.
+
+    Last, so that a long text before it is read once for all schemas.
+    """
+    told = f"Answer with a JSON object of this schema: {json.dumps(schema, ensure_ascii=False)}"
+    *before, last = [dict(message) for message in messages]
+    if last["role"] == "user":
+        return [*before, {**last, "content": f"{last['content']}\n\n{told}"}]
+    return [*before, last, {"role": "user", "content": told}]
+
+
 def text_of(message: BaseMessage) -> str:
     """Return the text of a message, its text parts joined.
 

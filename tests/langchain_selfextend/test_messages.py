@@ -13,7 +13,7 @@ from langchain_core.messages import (
     ToolMessage,
 )
 
-from langchain_selfextend.messages import core_messages
+from langchain_selfextend.messages import core_messages, with_schema
 
 CALL = {"name": "add", "args": {"a": 1}, "id": "c1", "type": "tool_call"}
 
@@ -101,3 +101,16 @@ def test_a_tools_image_is_refused():
 def test_a_kind_of_message_that_is_no_text_is_refused():
     with pytest.raises(ValueError, match=r"must be a system, human.* got 'remove'"):
         core_messages([RemoveMessage(id="1")])
+
+
+def test_a_schema_comes_last_in_what_the_user_says():
+    told = 'Answer with a JSON object of this schema: {"type": "object"}'
+    said = core_messages([SystemMessage("S"), HumanMessage("How?")])
+    assert with_schema(said, {"type": "object"}) == [
+        {"role": "system", "content": "S"},
+        {"role": "user", "content": f"How?\n\n{told}"},
+    ]
+    assert said[1]["content"] == "How?"
+    result = core_messages([ToolMessage("2", tool_call_id="c1")])
+    asked = with_schema(result, {"type": "object"})
+    assert asked == [*result, {"role": "user", "content": told}]

@@ -70,6 +70,26 @@ def test_answers_obey_the_schema_in_every_form_and_method(roomy, schema, method)
     assert asyncio.run(structured.ainvoke(QUESTION)) == answer
 
 
+@pytest.mark.parametrize("method", ["json_schema", "function_calling", "json_mode"])
+def test_the_model_is_told_what_the_schema_says(roomy, monkeypatch, method):
+    """Descriptions of fields are how people say what they want; they were not told once."""
+
+    class Thing(BaseModel):
+        size: Literal["small", "large"] = Field(description="larger than a cat or not")
+
+    prompts = []
+    ids = roomy.llm.prompts.prompt
+    monkeypatch.setattr(
+        roomy.llm.prompts, "prompt", lambda *given: prompts.append(ids(*given)) or prompts[-1]
+    )
+    roomy.with_structured_output(Thing, method=method).invoke(QUESTION)
+    assert "larger than a cat or not" in roomy.llm.tokenizer.decode(prompts[-1])
+    if method != "function_calling":
+        untold = roomy.with_structured_output(Thing, method=method, schema_in_prompt=False)
+        untold.invoke(QUESTION)
+        assert "larger than a cat" not in roomy.llm.tokenizer.decode(prompts[-1])
+
+
 def test_the_raw_message_comes_too_if_wanted(roomy):
     got = roomy.with_structured_output(Size, include_raw=True).invoke(QUESTION)
     assert isinstance(got["parsed"], Size)
