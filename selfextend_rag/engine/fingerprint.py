@@ -34,12 +34,7 @@ def model_state(model: nn.Module) -> _State:
     count (through ``.data``) are seen in a few numbers of each weight on the CPU, and of some of
     those on other devices: changes of all weights are seen, those of a single number may not be.
     """
-    tensors = [
-        part
-        for x in (*model.parameters(), *model.buffers())
-        for part in parts_of(x)
-        if not part.is_meta
-    ]
+    tensors = [part for x in _kept_tensors(model) for part in parts_of(x) if not part.is_meta]
     waits = any(x.device.type != "cpu" for x in tensors)
     step = max(1, len(tensors) // _LOOKED_AT) if waits else 1
     return (
@@ -47,6 +42,18 @@ def model_state(model: nn.Module) -> _State:
         tuple(_few_numbers(x) for x in tensors[::step]),
         _adapters(model),
     )
+
+
+def _kept_tensors(model: nn.Module) -> Iterator[Tensor]:
+    """Yield parameters and the buffers that are saved with them.
+
+    Others, such as the frequencies of a rotary embedding, are made from the input of a run.
+    """
+    yield from model.parameters()
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if name not in module._non_persistent_buffers_set:
+                yield buffer
 
 
 def parts_of(tensor: Tensor) -> list[Tensor]:

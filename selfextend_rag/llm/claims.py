@@ -6,6 +6,7 @@ its memory: kept prompts give way, and if that is not enough the run is refused.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from weakref import WeakSet
@@ -38,10 +39,12 @@ class MemoryClaims:
         self._limited = limited
         self._kept = kept
         self._readings: WeakSet[SelfExtendCache] = WeakSet()
+        self._lock = threading.Lock()
 
     def hold(self, cache: SelfExtendCache) -> None:
         """Count a reading's cache as held, as long as it lives."""
-        self._readings.add(cache)
+        with self._lock:
+            self._readings.add(cache)
 
     def budget(self) -> MemoryBudget | None:
         """Return what there is for a plan, if kept prompts give way; None if that is not known."""
@@ -106,7 +109,9 @@ class MemoryClaims:
 
     def _reading_bytes(self) -> Mapping[str, int]:
         total: dict[str, int] = {}
-        for cache in list(self._readings):
+        with self._lock:
+            readings = list(self._readings)
+        for cache in readings:
             for name, size in bytes_by_device(cache).items():
                 total[name] = total.get(name, 0) + size
         return total
