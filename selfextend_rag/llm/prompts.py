@@ -20,16 +20,12 @@ single document stands without its title. White space at the end of a document i
 
 from __future__ import annotations
 
-import re
-import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from jinja2 import TemplateError
-
 from selfextend_rag.documents import Document
+from selfextend_rag.llm.border import Border
 from selfextend_rag.llm.codec import Encoded, TextCodec
 from selfextend_rag.llm.conversation import (
     Message,
@@ -44,6 +40,7 @@ from selfextend_rag.llm.conversation import (
 )
 from selfextend_rag.llm.packing import BREAK as _BREAK
 from selfextend_rag.llm.packing import PackedDocuments, joined_documents
+from selfextend_rag.llm.template import ChatTemplate, refuse_losses
 from selfextend_rag.llm.toolforms import OUR_FORM, measured_form, takes_system_text
 from selfextend_rag.llm.tools import Tool
 from selfextend_rag.structured import CallForm
@@ -86,12 +83,8 @@ class PromptBuilder:
         self.codec = TextCodec(tokenizer)
         self.chat = bool(tokenizer.chat_template) if form == "auto" else form == "chat"
         self._instruction = instruction
-        self._template_options = dict(template_options or {})
-        self._border = _Border.measured(self.codec)
-        self._controls = list(self.codec.control_ids)
-        # Not to be guessed, so that no document can hold it.
-        self._mark = f"[{secrets.token_hex(16)}"
-        self._marks = re.compile(re.escape(self._mark) + r":(\d+)\]")
+        self._template = ChatTemplate(self.codec, template_options or {})
+        self._border = Border.measured(self.codec)
 
     @property
     def answer_stops(self) -> tuple[str, ...]:
@@ -111,7 +104,7 @@ class PromptBuilder:
             "chat": self.chat,
             "instruction": self._instruction if self.chat else "",
             "template": self.codec.tokenizer.chat_template if self.chat else "",
-            "template_options": self._template_options if self.chat else {},
+            "template_options": self._template.options if self.chat else {},
             "documents": joined_documents(samples).text,
             "question": self.question("Q?"),
         }
@@ -130,28 +123,8 @@ class PromptBuilder:
             return joined.packed(encoded, after="")
         before = self._rendered_halves(joined.text, "")[0]
         content = self._left(joined.text)
-        after, trimmed = self._before_documents(self._unguarded(before), content)
-        return joined.packed(self._encoded(before, ends=ranges), after, trimmed=trimmed)
-
-    def _before_documents(self, written: str, content: str) -> tuple[str, int]:
-        """Return what a template wrote before documents, and how many characters it left out.
-
-        It may trim a message; the end is at the border, so white space at the beginning can go.
-
-        Raises:
-            ValueError: the documents are not there as they are.
-        """
-        ways = [content, content.lstrip()]
-        if len(ways[0]) > len(ways[1]):  # the template may write the same white space itself
-            head = self._render([{"role": "user", "content": self._mark}]).partition(self._mark)[0]
-            ways.sort(key=lambda way: len(written) - len(way) != len(head))
-        for way in ways:
-            if written.endswith(way):
-                return written[: len(written) - len(way)], len(content) - len(way)
-        raise ValueError(
-            'the chat template changes the text of documents; use prompt_form="plain" or another '
-            "template, so that the model reads what they say"
-        )
+        after, trimmed = self._template.before_documents(self._template.unguarded(before), content)
+        return joined.packed(self._template.encoded(before, ends=ranges), after, trimmed=trimmed)
 
     def question(self, question: str) -> list[int]:
         """Return the tokens that follow those of ``documents``.
@@ -165,7 +138,7 @@ class PromptBuilder:
             asked = f"{self._border.right}Question: {question}\nAnswer:"
             return self.codec.text(asked, after=self._border.after)
         asked = self._rendered_halves("", question)[1]
-        return self._encoded(asked, after=self._border.after).ids
+        return self._template.encoded(asked, after=self._border.after).ids
 
     @property
     def call_form(self) -> CallForm:
@@ -177,7 +150,7 @@ class PromptBuilder:
         """Return whether prompts end where the model is to think: after an opened ``<think>``."""
         if not self.chat:
             return False
-        return self._render([{"role": "user", "content": "x"}]).rstrip().endswith(BEGIN)
+        return self._template.render([{"role": "user", "content": "x"}]).rstrip().endswith(BEGIN)
 
     def prompt(self, prompt: str | Sequence[Message], tools: Sequence[Tool] = ()) -> list[int]:
         """Return the tokens of a text or a conversation.
@@ -212,7 +185,7 @@ class PromptBuilder:
         more: dict[str, Any] = {}
         native = self._native_calls
         if tools and native:
-            more["tools"] = [guarded(tool.definition, self._guard) for tool in tools]
+            more["tools"] = [guarded(tool.definition, self._template.guard) for tool in tools]
         elif not native:
             if any("tool_calls" in m or m.get("role") == "tool" for m in messages):
                 messages = without_calls(messages)
@@ -222,15 +195,15 @@ class PromptBuilder:
         if messages[0].get("role") == "system" and not self._takes_system_text:
             messages = with_system_in_user(messages)
         written = for_template(
-            messages, arguments_as_text=bool(native and native[1]), guard=self._guard
+            messages, arguments_as_text=bool(native and native[1]), guard=self._template.guard
         )
-        rendered = self._render(written, **more)
-        _refuse_losses(written, rendered)
-        return self._encoded(rendered).ids
+        rendered = self._template.render(written, **more)
+        refuse_losses(written, rendered)
+        return self._template.encoded(rendered).ids
 
     @cached_property
     def _takes_system_text(self) -> bool:
-        return takes_system_text(self._render)
+        return takes_system_text(self._template.render)
 
     @cached_property
     def _native_calls(self) -> tuple[CallForm, bool] | None:
@@ -238,7 +211,7 @@ class PromptBuilder:
         if not self.chat:
             return None
         end = self.codec.tokenizer.eos_token
-        return measured_form(self._render, [end] if end else [])
+        return measured_form(self._template.render, [end] if end else [])
 
     def _left(self, documents: str) -> str:
         """Return what a chat's user message holds before the border."""
@@ -247,103 +220,11 @@ class PromptBuilder:
 
     def _rendered_halves(self, documents: str, question: str) -> tuple[str, str]:
         """Return what the template writes before and after the border in a chat on documents."""
-        left = self._guard(self._left(documents))
-        right = f"{self._border.right}Question: {self._guard(question)}"
-        border = f"{self._mark}:border]"
-        rendered = self._render([{"role": "user", "content": f"{left}{border}{right}"}])
+        left = self._template.guard(self._left(documents))
+        right = f"{self._border.right}Question: {self._template.guard(question)}"
+        border = f"{self._template.mark}:border]"
+        rendered = self._template.render([{"role": "user", "content": f"{left}{border}{right}"}])
         before, found, after = rendered.partition(border)
         if not found or border in after:
             raise ValueError("the chat template does not write a user message once and as it is")
         return before, after
-
-    def _render(self, messages: Sequence[Message], **more: Any) -> str:
-        options = {"add_generation_prompt": True, **self._template_options, **more}
-        try:
-            return self.codec.tokenizer.apply_chat_template(
-                list(messages), tokenize=False, **options
-            )
-        except TemplateError as error:
-            raise ValueError(
-                f"the chat template does not take these messages: {error}; change their roles or "
-                "order"
-            ) from error
-
-    def _guard(self, text: str) -> str:
-        """Return the text with a mark in place of every control token's text."""
-        return self.codec.control.sub(
-            lambda found: f"{self._mark}:{self._controls.index(found[0])}]", text
-        )
-
-    def _unguarded(self, text: str) -> str:
-        """Return the text with the control tokens' texts back in place of their marks."""
-        return self._marks.sub(lambda found: self._controls[int(found[1])], text)
-
-    def _encoded(self, rendered: str, *, after: str = "", ends: bool = False) -> Encoded:
-        """Return the tokens of what the template wrote; marked texts are text again."""
-        if not self._marks.search(rendered):
-            return self.codec.encoded(rendered, after=after, as_text=False, ends=ends)
-        encoded = Encoded()
-        start = 0
-        for piece, is_control in _pieces(rendered, self.codec.control):
-            text = piece if is_control else self._unguarded(piece)
-            if is_control:
-                part = Encoded([self.codec.control_ids[piece]], [len(piece)])
-            else:
-                part = self.codec.encoded(text, after="" if encoded.ids else after, ends=ends)
-            encoded.append(part, start)
-            start += len(text)
-        return encoded
-
-
-@dataclass(frozen=True, slots=True)
-class _Border:
-    """Where the blank line before a question belongs, and how to tokenize what follows.
-
-    Vocabularies differ in what they join across it: some a full stop and the line ends after it,
-    some all line ends in a row. Which way gives the tokens of the undivided text is measured.
-    """
-
-    left: str
-    right: str
-    after: str
-
-    @classmethod
-    def measured(cls, codec: TextCodec) -> _Border:
-        choices = [
-            cls("", _BREAK, ""),
-            cls(_BREAK, "", ""),
-            cls("", _BREAK, "a"),
-            cls(_BREAK, "", "\n"),
-        ]
-        head, tail = "That is the end.", "Question: Who?\nAnswer:"
-        whole = codec.text(head + _BREAK + tail)
-        for choice in choices:
-            before = codec.text(head + choice.left)
-            if before + codec.text(choice.right + tail, after=choice.after) == whole:
-                return choice
-        return choices[0]
-
-
-def _refuse_losses(messages: Sequence[Message], rendered: str) -> None:
-    """Refuse a prompt in which the template did not write what system or user said.
-
-    Of an assistant's messages templates leave out thoughts, and of a tool's they change the form.
-    """
-    for message in messages:
-        said = str(message.get("content") or "").strip()
-        if message.get("role") in ("system", "developer", "user") and said not in rendered:
-            raise ValueError(
-                f"the chat template leaves out or changes what a message of role "
-                f"{message['role']!r} says ({len(said)} characters); use another role, or "
-                'prompt_form="plain"'
-            )
-
-
-def _pieces(text: str, control: re.Pattern[str]) -> list[tuple[str, bool]]:
-    """Return the text between control tokens, and those, in order; empty ones left out."""
-    pieces: list[tuple[str, bool]] = []
-    start = 0
-    for found in control.finditer(text):
-        pieces += [(text[start : found.start()], False), (found[0], True)]
-        start = found.end()
-    return [(piece, is_control) for piece, is_control in [*pieces, (text[start:], False)] if piece]
