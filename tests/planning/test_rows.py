@@ -74,7 +74,7 @@ def test_as_many_rows_as_fit_and_no_more(is_held):
         for free, fit in ((needed, count), (needed - 1, count - 1)):
             budget = MemoryBudget(memory, (DeviceMemory("cpu", free, free),))
             assert most_rows(budget, plan, QUESTION + ANSWER, 16, {"cpu": held}) == fit
-    assert most_rows(budget, plan, QUESTION + ANSWER, 2) == 2
+    assert most_rows(budget, plan, QUESTION + ANSWER, 2, {"cpu": held}) == 2
     assert most_rows(MemoryBudget(memory), plan, QUESTION + ANSWER, 16) == 16
     assert most_rows(None, plan, QUESTION + ANSWER, 16) == 16
     nothing = MemoryBudget(memory, (DeviceMemory("cpu", 1, 1),))
