@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from selfextend_rag.errors import UnsupportedModelError
+from selfextend_rag.patch import rotary_state
 
 _AT_ONCE = 64 << 20  # bytes of a tensor that are moved to the CPU at a time
 _UNIMPORTANT = frozenset(("transformers_version", "dtype", "architectures", "torch_dtype"))
@@ -30,7 +31,8 @@ def model_state(model: nn.Module) -> _State:
     """Return what changes with a model's weights and adapters; takes about a millisecond.
 
     Two equal states mean that nobody replaced a weight, changed one in place by an operation that
-    torch counts, or switched, merged or parted an adapter of PEFT. Changes that torch does not
+    torch counts, gave the model other rotary frequencies, or switched, merged or parted an adapter
+    of PEFT. Changes that torch does not
     count (through ``.data``) are seen in a few numbers of each weight on the CPU, and of some of
     those on other devices: changes of all weights are seen, those of a single number may not be.
     """
@@ -41,13 +43,14 @@ def model_state(model: nn.Module) -> _State:
         tuple((x.data_ptr(), _version(x)) for x in tensors),
         tuple(_few_numbers(x) for x in tensors[::step]),
         _adapters(model),
+        rotary_state(model),
     )
 
 
 def _kept_tensors(model: nn.Module) -> Iterator[Tensor]:
     """Yield parameters and the buffers that are saved with them.
 
-    Others, such as the frequencies of a rotary embedding, are made from the input of a run.
+    Others are made from the input of a run, or are looked at by `rotary_state`.
     """
     yield from model.parameters()
     for module in model.modules():
@@ -95,7 +98,11 @@ def model_fingerprint(model: PreTrainedModel) -> dict[str, str]:
     Raises:
         UnsupportedModelError: weights are offloaded, and so can't be looked at.
     """
-    return {"weights": _weights(model), "configuration": _configuration(model)}
+    return {
+        "weights": _weights(model),
+        "configuration": _configuration(model),
+        "rotary frequencies": _frequencies(model),
+    }
 
 
 def digest(text: str) -> str:
@@ -107,6 +114,12 @@ def _configuration(model: PreTrainedModel) -> str:
     values = model.config.to_dict()
     kept = {k: v for k, v in values.items() if k[:1] != "_" and k not in _UNIMPORTANT}
     return digest(json.dumps(kept, sort_keys=True, default=str))
+
+
+def _frequencies(model: PreTrainedModel) -> str:
+    """Digest them to a few digits: devices compute the last ones differently."""
+    rounded = [([f"{x:.3g}" for x in found], f"{scale:.3g}") for found, scale in rotary_state(model)]
+    return digest(repr(rounded))
 
 
 def _weights(model: PreTrainedModel) -> str:

@@ -42,12 +42,13 @@ class CachedPrefix:
         """Refuse a model that is not as it was when it read the tokens.
 
         Raises:
-            CacheMismatchError: its weights or adapters have changed.
+            CacheMismatchError: its weights, adapters or rotary frequencies have changed.
         """
         if self.state is not None and self.state != model_state(model):
             raise CacheMismatchError(
-                f"the weights of {type(model).__name__}, or its adapters, have changed since it "
-                f"read these {len(self)} tokens; read them again, or put the weights back"
+                f"the weights or rotary frequencies of {type(model).__name__}, or its adapters, "
+                f"have changed since it read these {len(self)} tokens; read them again, or put "
+                "them back"
             )
 
     @contextmanager

@@ -11,6 +11,7 @@ from selfextend_rag.patch.patch import (
     support,
     switched,
 )
+from selfextend_rag.patch.probe import rotary_state
 from selfextend_rag.patch.registry import AttentionCall
 from selfextend_rag.patch.report import LayerReport, SupportReport
 from selfextend_rag.patch.turns import turn_of, waiting_for
@@ -26,6 +27,7 @@ __all__ = [
     "is_extended",
     "observed",
     "restore",
+    "rotary_state",
     "support",
     "switched",
     "turn_of",

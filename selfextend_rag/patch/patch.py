@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from torch import nn
@@ -18,7 +19,7 @@ from selfextend_rag.attention import Impl
 from selfextend_rag.errors import UnsupportedModelError
 from selfextend_rag.patch.hooks import ConsecutivePositions, RawPositions
 from selfextend_rag.patch.inspect_model import Inspection, inspect_model
-from selfextend_rag.patch.probe import configs, set_implementation
+from selfextend_rag.patch.probe import configs, rotary_state, set_implementation
 from selfextend_rag.patch.registry import BINDING, Binding, implementation_name
 from selfextend_rag.patch.report import SupportReport
 from selfextend_rag.patch.sketch import sketch
@@ -28,7 +29,8 @@ from selfextend_rag.positions import SelfExtend
 
 _STATE = "_self_extend_previous"
 _lock = threading.RLock()
-_inspections: WeakKeyDictionary[nn.Module, Inspection] = WeakKeyDictionary()
+# What was found, and the rotary frequencies that it was found with: a model may be given others.
+_inspections: WeakKeyDictionary[nn.Module, tuple[Any, Inspection]] = WeakKeyDictionary()
 
 
 def extend(model: PreTrainedModel, settings: SelfExtend, *, impl: Impl = "auto") -> None:
@@ -161,8 +163,10 @@ _OURS = (RawPositions, ConsecutivePositions)
 def _extend(model: PreTrainedModel, settings: SelfExtend, impl: Impl) -> None:
     with _lock:
         if is_extended(model):
-            _bind(model, settings, impl)
-            return
+            if _is_current(model):
+                _bind(model, settings, impl)
+                return
+            _restore(model)
         inspection = _inspect(model)
         if not inspection.report.supported:
             raise UnsupportedModelError(
@@ -186,8 +190,13 @@ def _restore(model: PreTrainedModel) -> None:
             set_implementation(config, name)
 
 
+def _is_current(model: nn.Module) -> bool:
+    """Whether a model turns queries and keys as when it was looked at; True if it never was."""
+    return model not in _inspections or _inspections[model][0] == rotary_state(model)
+
+
 def _inspect(model: PreTrainedModel) -> Inspection:
-    if model not in _inspections:
+    if model not in _inspections or not _is_current(model):
         if is_extended(model):  # a copy of an extended model
             before = current_settings(model)
             assert before is not None
@@ -199,10 +208,11 @@ def _inspect(model: PreTrainedModel) -> Inspection:
         training = model.training
         model.eval()
         try:
-            _inspections[model] = _verified(model, inspect_model(model))
+            found = _verified(model, inspect_model(model))
+            _inspections[model] = rotary_state(model), found
         finally:
             model.train(training)
-    return _inspections[model]
+    return _inspections[model][1]
 
 
 def _verified(model: PreTrainedModel, inspection: Inspection) -> Inspection:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -95,9 +97,27 @@ def replace(model, adapter):
     layer.weight = nn.Parameter(layer.weight.detach().clone())
 
 
+def scale_the_rotation(model, adapter):
+    model.model.rotary_emb.inv_freq.mul_(0.5)
+
+
+def replace_the_rotation(model, adapter):
+    config = copy.deepcopy(model.config)
+    config.rope_parameters = {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0}
+    model.model.rotary_emb = type(model.model.rotary_emb)(config=config)
+
+
 CHANGES = pytest.mark.parametrize(
     "change",
-    [switch_off, change_the_strength, change_in_place, change_unseen_by_torch, replace],
+    [
+        switch_off,
+        change_the_strength,
+        change_in_place,
+        change_unseen_by_torch,
+        replace,
+        scale_the_rotation,
+        replace_the_rotation,
+    ],
     ids=lambda f: f.__name__,
 )
 
@@ -139,6 +159,21 @@ def test_questions_to_a_reading_of_other_weights_are_refused(change, tmp_path):
     with pytest.raises(CacheMismatchError, match="have changed"):
         reading.ask_batch(["What is blue?", "And?"], max_new_tokens=4)
     with pytest.raises(CacheMismatchError, match="weights"):
+        llm.load(tmp_path / "a.kv")
+
+
+@pytest.mark.parametrize("change", [scale_the_rotation, replace_the_rotation])
+def test_a_saved_reading_belongs_to_the_rotary_frequencies_that_read_it(change, tmp_path):
+    """They are neither weights nor, once the model is built, configuration: it was loaded."""
+    model, adapter = adapted()
+    llm = LongContextLLM(model, byte_tokenizer())
+    reading = llm.read(TEXT)
+    reading.save(tmp_path / "a.kv")
+    llm.load(tmp_path / "a.kv")
+    change(model, adapter)
+    with pytest.raises(CacheMismatchError, match="weights or rotary frequencies .* have changed"):
+        reading.ask("What is blue?", max_new_tokens=4)
+    with pytest.raises(CacheMismatchError, match="another way: rotary frequencies [0-9a-f]+ there"):
         llm.load(tmp_path / "a.kv")
 
 

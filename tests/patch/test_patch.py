@@ -365,6 +365,26 @@ def test_scaled_rotary_embeddings_are_measured():
         close(model(ids()).logits, stock)
 
 
+@pytest.mark.parametrize("while_extended", [False, True])
+def test_other_rotary_frequencies_are_measured_anew(while_extended):
+    """The first measurement was remembered, and queries and keys went on turning by it."""
+    model = llama()
+    extend(model, METHOD)
+    if not while_extended:
+        restore(model)
+    scaled = copy.deepcopy(model.config)
+    scaled.rope_parameters = {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0}
+    model.model.rotary_emb = type(model.model.rotary_emb)(config=scaled)
+    with extended(model, METHOD):
+        found = model(ids()).logits
+    restore(model)
+    fresh = llama(rope_parameters=scaled.rope_parameters)
+    with extended(fresh, METHOD):
+        close(found, fresh(ids()).logits)
+    with extended(model, SelfExtend(1, 9)):
+        close(model(ids()).logits, fresh(ids()).logits)
+
+
 def test_training_mode_is_given_back():
     model = llama().train()
     support(model)
