@@ -118,7 +118,7 @@ def _configuration(model: PreTrainedModel) -> str:
 
 def _frequencies(model: PreTrainedModel) -> str:
     """Digest them to a few digits: devices compute the last ones differently."""
-    rounded = [([f"{x:.3g}" for x in found], f"{scale:.3g}") for found, scale in rotary_state(model)]
+    rounded = [[f"{x:.3g}" for x in (*found, scale)] for found, scale in rotary_state(model)]
     return digest(repr(rounded))
 
 

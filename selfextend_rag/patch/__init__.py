@@ -1,5 +1,6 @@
 """Extend a transformers model, restore it, and say what can be extended."""
 
+from selfextend_rag.patch.frequencies import rotary_state
 from selfextend_rag.patch.observe import observed
 from selfextend_rag.patch.patch import (
     by_rows,
@@ -11,7 +12,6 @@ from selfextend_rag.patch.patch import (
     support,
     switched,
 )
-from selfextend_rag.patch.probe import rotary_state
 from selfextend_rag.patch.registry import AttentionCall
 from selfextend_rag.patch.report import LayerReport, SupportReport
 from selfextend_rag.patch.turns import turn_of, waiting_for

@@ -17,9 +17,10 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from selfextend_rag.attention import Impl
 from selfextend_rag.errors import UnsupportedModelError
+from selfextend_rag.patch.frequencies import rotary_state
 from selfextend_rag.patch.hooks import ConsecutivePositions, RawPositions
 from selfextend_rag.patch.inspect_model import Inspection, inspect_model
-from selfextend_rag.patch.probe import configs, rotary_state, set_implementation
+from selfextend_rag.patch.probe import configs, set_implementation
 from selfextend_rag.patch.registry import BINDING, Binding, implementation_name
 from selfextend_rag.patch.report import SupportReport
 from selfextend_rag.patch.sketch import sketch

@@ -171,9 +171,9 @@ def test_a_saved_reading_belongs_to_the_rotary_frequencies_that_read_it(change, 
     reading.save(tmp_path / "a.kv")
     llm.load(tmp_path / "a.kv")
     change(model, adapter)
-    with pytest.raises(CacheMismatchError, match="weights or rotary frequencies .* have changed"):
+    with pytest.raises(CacheMismatchError, match="weights or rotary frequencies of Llama"):
         reading.ask("What is blue?", max_new_tokens=4)
-    with pytest.raises(CacheMismatchError, match="another way: rotary frequencies [0-9a-f]+ there"):
+    with pytest.raises(CacheMismatchError, match="in another way: rotary frequencies "):
         llm.load(tmp_path / "a.kv")
 
 
