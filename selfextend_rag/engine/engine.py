@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -256,17 +256,18 @@ class Engine(Forwards):
         )
         kept, tally.cached_tokens = found or (self._new_cache(job.longest), 0)
         claim(kept)
+        state = model_state(self.model)
         try:
             yield kept
         except GeneratorExit:  # left off between two tokens: what is there is right
-            self._put_back(job, tally, kept)
+            self._put_back(job, tally, kept, state)
             raise
-        self._put_back(job, tally, kept)
+        self._put_back(job, tally, kept, state)
 
-    def _put_back(self, job: _Job, tally: Tally, cache: SelfExtendCache) -> None:
+    def _put_back(self, job: _Job, tally: Tally, cache: SelfExtendCache, state: Hashable) -> None:
         assert job.reuse is not None
         length = cache.get_seq_length()
-        if length:
+        if length and model_state(self.model) == state:  # it may be changed between two tokens
             job.reuse.put((*job.tokens, *tally.tokens)[:length], job.extension, cache)
 
 

@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 from selfextend_rag.documents import Document
 from selfextend_rag.engine import Engine
 from selfextend_rag.engine.fingerprint import digest, model_fingerprint
+from selfextend_rag.errors import CacheMismatchError
 from selfextend_rag.kv_bits import in_words
 from selfextend_rag.llm.prompts import PromptBuilder
 
@@ -34,6 +35,26 @@ def reading_fingerprint(
         "prompt form": digest(json.dumps(prompts.identity(), default=str, sort_keys=True)),
         "pretraining_window": str(pretraining_window),
     }
+
+
+def prompt_state(prompts: PromptBuilder) -> tuple[Any, ...]:
+    """Return what changes when a tokenizer is given other tokens or another chat template."""
+    tokenizer = prompts.codec.tokenizer
+    template = repr(tokenizer.chat_template) if prompts.chat else ""
+    return len(tokenizer), repr(tokenizer.special_tokens_map), template
+
+
+def check_prompts(prompts: PromptBuilder, state: tuple[Any, ...]) -> None:
+    """Refuse to go on from tokens that were made in this state, if it is another one now.
+
+    Raises:
+        CacheMismatchError: it is.
+    """
+    if prompt_state(prompts) != state:
+        raise CacheMismatchError(
+            "the tokenizer, its special tokens or its chat template have changed since these "
+            "documents were read; read them again, or put it back"
+        )
 
 
 def documents_digest(documents: Sequence[Document]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from selfextend_rag.documents import Document
 from selfextend_rag.engine.engine import Cancelled, as_function
 from selfextend_rag.errors import (
+    CacheMismatchError,
     ContextBudgetExceeded,
     GenerationCancelled,
     MemoryBudgetExceeded,
@@ -66,7 +67,8 @@ class KeptReadings:
 
         There is room for the usual question too, so that the reading serves others, if that fits.
         A kept one that has too little room, as for a long conversation, is replaced by one with
-        twice what the question takes.
+        twice what the question takes; so is one that the model or the tokenizer, changed since,
+        would read otherwise.
 
         Args:
             documents: one or several, each a `Document` or a text.
@@ -127,6 +129,11 @@ class KeptReadings:
         with self._lock:
             reading = self._kept.get(key)
             if reading is None:
+                return None
+            try:
+                reading.check_current()
+            except CacheMismatchError:  # read again by the model and tokenizer as they are now
+                del self._kept[key]
                 return None
             plan = reading.plan
             if plan.extended_window - plan.prompt_tokens < room:

@@ -21,7 +21,7 @@ from selfextend_rag.llm.batch import (
     arguments_of,
 )
 from selfextend_rag.llm.budget import ReadingBudget
-from selfextend_rag.llm.fingerprint import reading_fingerprint
+from selfextend_rag.llm.fingerprint import check_prompts, prompt_state, reading_fingerprint
 from selfextend_rag.llm.forms import answer_form
 from selfextend_rag.llm.packing import PackedDocuments
 from selfextend_rag.llm.runner import Sources, TextRunner
@@ -58,12 +58,22 @@ class Reading:
         self._runner = runner
         self._budget = budget
         self._prefix = prefix
+        self._prompt_state = prompt_state(runner.prompts)
         self._packed = packed  # made when it is first needed, if the documents came without it
 
     @property
     def nbytes(self) -> int:
         """Return the bytes of memory that its keys and values take."""
         return self._prefix.cache.nbytes
+
+    def check_current(self) -> None:
+        """Refuse to go on from what a model or tokenizer read that has been changed since.
+
+        Raises:
+            CacheMismatchError: the message says what has changed.
+        """
+        check_prompts(self._runner.prompts, self._prompt_state)
+        self._prefix.check_model(self._runner.engine.model)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the reading to a file, for ``LongContextLLM.load``, in this process or another.
@@ -76,10 +86,12 @@ class Reading:
 
         Raises:
             ReadingFileError: it can't be written.
-            CacheMismatchError: the model keeps its keys in a way that can't be saved.
+            CacheMismatchError: the model keeps its keys in a way that can't be saved, or it or the
+                tokenizer has changed since.
             TypeError: metadata of a document are no JSON values.
         """
         runner = self._runner
+        check_prompts(self._runner.prompts, self._prompt_state)
         store.save(
             Path(path),
             runner.engine.snapshot(self._prefix),
@@ -251,6 +263,7 @@ class Reading:
         options: Mapping[str, Any],
     ) -> Asked:
         """Return a question ready to be answered; nothing runs."""
+        check_prompts(self._runner.prompts, self._prompt_state)
         settings = self._runner.settings(
             {"max_new_tokens": self.plan.max_new_tokens, **options}, framed=True
         )

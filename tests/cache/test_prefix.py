@@ -14,6 +14,7 @@ from selfextend_rag.cache.cutting import copied, shortest
 from selfextend_rag.cache.prefix import PrefixStore, common_length
 from selfextend_rag.cache.spill import SpillFolder
 from selfextend_rag.engine import Engine, GenerationSettings
+from selfextend_rag.engine.fingerprint import model_state
 from selfextend_rag.errors import ReadingFileError
 from selfextend_rag.positions import SelfExtend
 from tests import zoo
@@ -187,6 +188,20 @@ def test_a_cancelled_answer_leaves_what_was_read(engine):
     )  # fmt: skip
     assert list(generation) == []
     assert answer(engine, TEXT[200:300], store) == (answer(engine, TEXT[200:300])[0], 64)
+
+
+def test_weights_that_change_during_an_answer_leave_nothing_behind():
+    """What the old ones had read was kept under the state of the new ones, and gone on with."""
+    model = tiny_llama()
+    engine = Engine(model)
+    store = PrefixStore(LARGE, state=lambda: model_state(model))
+    with engine.generate(TEXT[:60], GREEDY, reuse=store, extension=EXTENDED) as generation:
+        next(generation)
+        with torch.no_grad():
+            model.model.layers[0].mlp.up_proj.weight.mul_(2)
+    assert len(store) == 0
+    assert answer(engine, TEXT[:60], store) == (answer(engine, TEXT[:60])[0], 0)
+    assert answer(engine, TEXT[:60], store)[1] == 59
 
 
 def test_a_forward_that_fails_leaves_nothing_behind():

@@ -94,18 +94,23 @@ def test_it_is_found_again_for_a_reading_without_ranges(llm):
     assert reading.ask(QUESTION, **FREE).evidence == expected
 
 
-def test_a_template_s_date_moves_no_evidence(model, tmp_path):
+def test_a_template_s_date_moves_no_evidence(model, tmp_path, monkeypatch):
     """A reading loaded on another day was tokenized anew with that day's date, which is longer."""
-
-    template = "{}: {{{{ messages[0].content }}}}"
+    today = ["9 May"]
     tokenizer = byte_tokenizer(chat=True)
-    tokenizer.chat_template = template.format("9 May")
+    tokenizer.chat_template = "{{ day }}: {{ messages[0].content }}"
+    render = tokenizer.apply_chat_template
+    monkeypatch.setattr(
+        tokenizer,
+        "apply_chat_template",
+        lambda *a, **more: render(*a, day=today[0], **more),
+    )
     llm = LongContextLLM(model, tokenizer)
     reading = llm.read(SHORT)
     expected = reading.ask(QUESTION, **FREE).evidence
     reading.save(tmp_path / "a.kv")
     loaded = llm.load(tmp_path / "a.kv")
-    tokenizer.chat_template = template.format("10 May")  # as if its clock had gone on
+    today[0] = "10 May"
     assert expected
     assert loaded.ask(QUESTION, **FREE).evidence == expected
 

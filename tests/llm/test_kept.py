@@ -7,9 +7,11 @@ import threading
 import time
 
 import pytest
+import torch
 
 from selfextend_rag.errors import ContextBudgetExceeded, GenerationCancelled
-from selfextend_rag.llm import KeptReadings
+from selfextend_rag.llm import KeptReadings, LongContextLLM
+from tests.tiny import byte_tokenizer, tiny_llama
 
 ONE, OTHER = "one " * 20, "other " * 20
 
@@ -47,6 +49,19 @@ def test_the_reading_asked_for_longest_ago_goes_first(llm, count_reads):
     assert kept.nbytes <= kept.max_bytes
     assert kept.get(ONE) is first
     assert kept.get(OTHER) is not second
+
+
+def test_what_other_weights_read_is_read_again():
+    """Every question to those documents was refused, and nobody could have them read again."""
+    llm = LongContextLLM(tiny_llama(window=128), byte_tokenizer())
+    kept = KeptReadings(llm)
+    before = kept.get(ONE)
+    with torch.no_grad():
+        llm.model.lm_head.weight.mul_(2)
+    reading = kept.get(ONE)
+    assert reading is not before
+    assert kept.get(ONE) is reading
+    assert reading.ask("who?", max_new_tokens=1).usage.cached_tokens > 0
 
 
 def test_a_reading_larger_than_the_bytes_is_handed_out_and_not_kept(llm):

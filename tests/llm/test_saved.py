@@ -76,7 +76,7 @@ def nudged():
 
 def other_tokenizer():
     tokenizer = byte_tokenizer()
-    tokenizer.add_tokens(["sky"])
+    tokenizer.add_tokens(["zzz"])
     return tokenizer
 
 
@@ -116,6 +116,33 @@ def test_another_instruction_or_template_option_is_refused(chat_llm, path, optio
     )
     with pytest.raises(CacheMismatchError, match=r"prompt form .* there"):
         other.load(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tokenizer: setattr(tokenizer, "chat_template", f"New. {tokenizer.chat_template}"),
+        lambda tokenizer: tokenizer.add_tokens(["zzz"]),
+    ],
+    ids=["template", "vocabulary"],
+)
+def test_a_reading_of_another_template_or_vocabulary_is_neither_asked_nor_saved(
+    chat_llm, path, change
+):
+    """It was saved under the fingerprint of the new one, with tokens that the old one had made."""
+    reading = chat_llm.read(SHORT, max_new_tokens=4)
+    reading.check_current()
+    change(chat_llm.tokenizer)
+    for use in (
+        reading.check_current,
+        lambda: reading.ask("Why?", max_new_tokens=4),
+        lambda: reading.ask_batch(["Why?", "When?"], max_new_tokens=4),
+        lambda: reading.save(path),
+    ):
+        with pytest.raises(CacheMismatchError, match="or its chat template have changed since"):
+            use()
+    assert not path.exists()
+    assert chat_llm.read(SHORT).ask("Why?", max_new_tokens=4).usage.cached_tokens > 0
 
 
 @pytest.mark.parametrize(
