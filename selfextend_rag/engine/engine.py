@@ -17,6 +17,7 @@ from selfextend_rag.engine.constraint import TokenConstraint
 from selfextend_rag.engine.fingerprint import model_state
 from selfextend_rag.engine.forward import Cancelled, Forwards, Progress, as_function
 from selfextend_rag.engine.generation import FinishReason, Generation, Tally
+from selfextend_rag.engine.pieces import loses_its_state, refuse_pieces
 from selfextend_rag.engine.prefix import CachedPrefix
 from selfextend_rag.engine.sampling import Sampler
 from selfextend_rag.engine.settings import GenerationSettings
@@ -100,7 +101,7 @@ class Engine(Forwards):
 
         Raises:
             GenerationCancelled: cancelled before the last chunk was read.
-            UnsupportedModelError: the model can't be extended.
+            UnsupportedModelError: the model can't be extended, or loses its state between pieces.
         """
         tokens = _checked(tokens)
         is_cancelled = as_function(cancelled)
@@ -108,6 +109,7 @@ class Engine(Forwards):
             if not held:
                 raise GenerationCancelled(0, len(tokens))
             cache = self._new_cache(max(capacity, len(tokens)))
+            refuse_pieces(self, cache, "give document and question to generate, as one prompt")
             if claim is not None:
                 claim(cache)
             with switched(self.model, extension):
@@ -168,6 +170,7 @@ class Engine(Forwards):
                 settings of SelfExtend are asked for than those of the prefix; when the first token
                 is asked for, also if the model's weights or adapters have changed since it was
                 read.
+            UnsupportedModelError: then, if the model loses its state between pieces of the prompt.
         """
         tokens = _checked(tokens)
         if prefix is not None:
@@ -246,15 +249,18 @@ class Engine(Forwards):
             with job.prefix.lent() as cache:
                 yield cache
             return
-        if job.reuse is None:
-            new = self._new_cache(job.longest)
+        new = self._new_cache(job.longest)
+        step = job.chunk_size or self.chunk_size
+        if 1 < step < len(job.tokens):
+            refuse_pieces(self, new, f"set chunk_size to {len(job.tokens)} to read it at once")
+        if job.reuse is None or loses_its_state(self, new):
             claim(new)
             yield new
             return
         found = job.reuse.take(
             job.tokens, job.extension, capacity=job.longest, blank=self._blank_cache
         )
-        kept, tally.cached_tokens = found or (self._new_cache(job.longest), 0)
+        kept, tally.cached_tokens = found or (new, 0)
         claim(kept)
         state = model_state(self.model)
         try:
