@@ -33,8 +33,8 @@ BOUNDS = {
     "kimi_linear": "drops one recorded token of its convolution states",
     "bailing_hybrid": "drops one recorded token of its convolution states",
 }
-# Families that do not keep their keys in a cache of transformers, can't read so long a text, or lose
-# their state between the pieces of one.
+# Families that do not keep their keys in a cache of transformers, can't read so long a text, or
+# lose their state between the pieces of one.
 NO_CACHE = frozenset(
     ("blt", "cpmant", "openai-gpt", "prophetnet", "reformer", "xlm", "xlnet", "blenderbot", "ctrl")
 ) | {"rwkv", "xlstm", "minimax", "recurrent_gemma", "mamba", "mamba2", "falcon_mamba", "bamba"}
