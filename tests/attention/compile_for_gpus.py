@@ -6,7 +6,10 @@ Prints a JSON line for each kernel. Run in a process of its own, where Triton do
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 import sys
+import tempfile
 from typing import Any
 
 import torch
@@ -39,6 +42,18 @@ def kind_of(kernel: Any, name: str, value: Any) -> str:
     return "fp32"
 
 
+def stack_bytes(cubin: bytes) -> int:
+    """Bytes of memory that each thread needs for what does not fit its registers."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        tool = triton.knobs.nvidia.cuobjdump.path
+        told = subprocess.run(
+            [tool, "-res-usage", file.name], capture_output=True, text=True, check=True
+        )
+    return int(re.search(r"STACK:(\d+)", told.stdout)[1])
+
+
 def compiled(kernel: Any, arguments: dict[str, Any], capability: tuple[int, int]) -> None:
     options = {name: arguments.pop(name) for name in OPTIONS if name in arguments}
     assert list(arguments) == kernel.arg_names, "arguments in the order of the kernel"
@@ -60,6 +75,7 @@ def compiled(kernel: Any, arguments: dict[str, Any], capability: tuple[int, int]
         "kernel": kernel.__name__,
         "capability": capability,
         "shared": code.metadata.shared,
+        "stack": stack_bytes(code.asm["cubin"]),
         "wgmma": "wgmma.mma_async" in code.asm["ptx"],
         "copy_engine": "cp.async.bulk.tensor" in code.asm["ptx"],
     }

@@ -16,6 +16,7 @@ pytest.importorskip("triton", reason="triton is not installed")
 
 from selfextend_rag.attention import self_extend_attention
 from selfextend_rag.attention.bounds import HOLES, bounds_of, mask_of, refuse_holes
+from selfextend_rag.attention.triton import decode as decode_module
 from selfextend_rag.attention.triton import prefill as prefill_module
 from selfextend_rag.attention.triton import why_not
 from selfextend_rag.attention.triton.angles import FINE, MAX_POSITIONS, angle_table
@@ -26,8 +27,11 @@ from selfextend_rag.attention.triton.tiles import (
     PrefillTiles,
     choose,
     decode_candidates,
+    decode_tiles,
+    most_rows,
     prefill_candidates,
     prefill_tiles,
+    question_candidates,
 )
 from selfextend_rag.positions import SelfExtend
 from selfextend_rag.rope import RotaryLayout
@@ -184,6 +188,13 @@ STEPS = {
     "float16": replace(STEP, dtype=torch.float16),
     "other values": replace(STEP, value_dim=20),
     "many heads": replace(STEP, heads=12, kv_heads=1, length=2),
+    "a question": replace(STEP, length=20, heads=8),
+    "a question, blocks that end within a token": replace(STEP, length=12, heads=7, kv_heads=1),
+    "a question longer than the window": replace(STEP, length=40, window=7),
+    "a question, left padding": replace(STEP, length=40, batch=3, mask="left", sinks=True),
+    "a question, right padding": replace(STEP, length=40, batch=2, mask="right", group=40),
+    "a question of wide heads": replace(STEP, length=20, dim=256, softcap=5.0),
+    "a question in float16": replace(STEP, length=40, dtype=torch.float16),
     **{f"rotary {i}": replace(STEP, rotary=r) for i, r in enumerate(ROTARIES)},
     **{f"head of {d}": replace(STEP, total=40, dim=d) for d in (64, 80, 96, 128, 256)},
 }
@@ -210,6 +221,8 @@ def test_every_tile_to_choose_from_is_right(dim, dtype):
     for step in decode_candidates(capability, wide, size):
         check(replace(shape, length=1, mask="left", tiles=step), device)
         check(replace(shape, length=5, tiles=step), device)
+    for question in question_candidates(capability, wide, size):
+        check(replace(shape, length=77, mask="left", tiles=question), device)
 
 
 @pytest.mark.parametrize(("parts", "launches"), [(1, 2), (2, 4)])
@@ -384,12 +397,51 @@ def test_bounds_that_do_not_fit_are_refused(wrong, message):
 
 def test_chosen_tiles_are_taken_and_given_back():
     tiles = PrefillTiles(32, 32, 16, 4, 1, 1)
-    choose(tiles, (9, 0), 128, 2)
+    choose("prefill", tiles, (9, 0), 128, 2)
     try:
         assert prefill_tiles((9, 0), 128, 2) == tiles
     finally:
-        choose(None, (9, 0), 128, 2)
+        choose("prefill", None, (9, 0), 128, 2)
     assert prefill_tiles((9, 0), 128, 2) == prefill_candidates((9, 0), 128, 2)[0]
+
+
+def test_a_decode_step_and_a_question_have_their_own_tiles():
+    """Many rows on 4 warps would spill registers."""
+    step = decode_candidates((9, 0), 128, 2)[1]
+    choose("decode", step, (9, 0), 128, 2)
+    try:
+        assert decode_tiles((9, 0), 128, 2, rows=16) == step
+        assert decode_tiles((9, 0), 128, 2, rows=32) == question_candidates((9, 0), 128, 2)[0]
+    finally:
+        choose("decode", None, (9, 0), 128, 2)
+    assert decode_tiles((9, 0), 128, 2, rows=16) == decode_candidates((9, 0), 128, 2)[0]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "total", "batch", "splits_keys"),
+    [
+        (1, 1 << 17, 1, True),
+        (64, 1 << 17, 1, True),
+        (200, 1 << 17, 1, True),
+        (256, 1 << 17, 1, False),  # 64 tiles on 132 multiprocessors
+        (64, 1 << 17, 4, False),  # 128 tiles
+        (64, 64, 1, False),  # a whole prompt
+        (16, 16, 1, True),  # one program's rows, whatever the keys
+    ],
+)
+def test_a_short_question_splits_the_keys(tokens, total, batch, splits_keys, monkeypatch):
+    """Where a prefill's tiles of 128 queries would leave most of the device idle."""
+    monkeypatch.setattr(decode_module, "multiprocessors", lambda device: 132)
+    q = torch.empty(batch, 32, tokens, 1, dtype=torch.bfloat16)
+    k = torch.empty(batch, 8, 1, 1, dtype=torch.bfloat16).expand(batch, 8, total, 1)
+    assert decode_module.keeps_busier(q, k) is splits_keys
+
+
+def test_a_question_in_float32_is_a_prefill():
+    """It has no tensor cores to fill: past one program's rows the keys are rotated beforehand."""
+    q, k = torch.empty(1, 8, 20, 1), torch.empty(1, 1, 1, 1).expand(1, 1, 1 << 17, 1)
+    assert not decode_module.keeps_busier(q, k)
+    assert decode_module.keeps_busier(q[:, :, :8], k)
 
 
 @pytest.mark.parametrize(
@@ -401,7 +453,10 @@ def test_every_architecture_and_head_has_tiles(capability, itemsize):
         for tiles in prefill_candidates(capability, dim, itemsize):
             assert tiles.block_n % tiles.edge_n == 0
             assert min(tiles.block_m, tiles.edge_n) >= 16
-        assert all(t.block_n >= 16 for t in decode_candidates(capability, dim, itemsize))
+        steps = decode_candidates(capability, dim, itemsize)
+        questions = question_candidates(capability, dim, itemsize)
+        assert all(t.block_n >= 16 for t in steps + questions)
+        assert most_rows(dim, itemsize) >= 16
 
 
 @pytest.mark.parametrize("length", [1, 40])

@@ -41,9 +41,13 @@ def test_a_prefill_compiles(capability, with_more):
 
 
 @pytest.mark.parametrize(
-    ("capability", "with_more"), [((9, 0), True), ((8, 0), False)], ids=["sm_90", "sm_80"]
+    ("capability", "length", "with_more"),
+    [((9, 0), 1, True), ((8, 0), 1, False), ((9, 0), 16, False), ((8, 9), 16, True)],
+    ids=["sm_90, token", "sm_80, token", "sm_90, question", "sm_89, question"],
 )
-def test_a_decode_step_compiles(capability, with_more):
-    found = compiled(capability, 1, with_more)
+def test_a_decode_step_compiles_and_spills_nothing(capability, length, with_more):
+    """One token, or 16, which are 64 rows."""
+    found = compiled(capability, length, with_more)
     assert set(found) == {"decode", "join"}
     assert found["decode"]["shared"] <= SHARED_BYTES[capability]
+    assert found["decode"]["stack"] == 0

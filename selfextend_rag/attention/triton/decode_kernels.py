@@ -6,7 +6,8 @@ each key stands *within the tile*: those angles are the same for every tile and 
 With groups of G keys they are BLOCK_N / G different rows. The rest, the position of the tile's
 first key, is taken off the queries, of which there are 16 rows or so.
 
-The heads that share a kv head are rows of one tile, for each of the queries.
+The heads that share a kv head are rows of one tile, for each of the queries. A question of many
+tokens is several such tiles, which read the same keys at the same time, from the cache mostly.
 """
 
 from __future__ import annotations
@@ -78,11 +79,11 @@ def _step(
     return acc, total * faded + tl.sum(weights, 1), new_peak
 
 
-@triton.jit(do_not_specialize=["tokens", "length", "window", "group", "shift"])
+@triton.jit(do_not_specialize=["blocks", "tokens", "length", "window", "group", "shift"])
 def decode(
     queries, keys, values, parts, part_lse, bounds, table,
     q_b, q_h, q_t, k_b, k_h, k_s, v_b, v_h, v_s,
-    share, tokens, length, window, group, shift, sign, rotary_scale, scale, cap,
+    share, blocks, tokens, length, window, group, shift, sign, rotary_scale, scale, cap,
     DIM: tl.constexpr, VALUE_DIM: tl.constexpr, BLOCK_VALUE: tl.constexpr,
     OFFSET: tl.constexpr, PAIRS: tl.constexpr, BLOCK_PAIRS: tl.constexpr,
     BLOCK_REST: tl.constexpr, INTERLEAVED: tl.constexpr,
@@ -90,18 +91,21 @@ def decode(
     ROWS: tl.constexpr, BLOCK_N: tl.constexpr, STEP: tl.constexpr, SAME_ANGLES: tl.constexpr,
     STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Attention of all queries that share a kv head, over one part of its keys.
+    """Attention of a block of queries that share a kv head, over one part of its keys.
 
     Writes ``parts`` ``[B, H, T, splits, Dv]``, divided by their sums, and ``part_lse`` in base 2.
     Where ``SAME_ANGLES``, grouped tiles advance by STEP keys, whole groups, at most BLOCK_N.
     """
-    split, splits = tl.program_id(0), tl.num_programs(0)
+    split, splits = tl.program_id(0) // blocks, tl.num_programs(0) // blocks
+    block = tl.program_id(0) % blocks
     kv_head, kv_heads = tl.program_id(1), tl.num_programs(1)
     batch = tl.program_id(2)
     start, stop, end = row_bounds(bounds, batch, tokens, HAS_BOUNDS)
 
-    row = tl.arange(0, ROWS)
+    row = block * ROWS + tl.arange(0, ROWS)
     t = row // share
+    first = block * ROWS // share
+    last = tl.minimum((block * ROWS + ROWS - 1) // share, length - 1)
     head = kv_head * share + row % share
     m0 = end - length - start  # the first query's position
     m = m0 + t
@@ -109,8 +113,8 @@ def decode(
     valid = wanted & (m >= 0) & (m < stop - start)
 
     seen = tl.maximum(tl.minimum(stop, end) - start, 0)
-    grouped_end = tl.maximum(m0 + length - window, 0)  # keys that some query sees as grouped
-    near_begin = tl.maximum(m0 - window + 1, 0)
+    grouped_end = tl.maximum(m0 + last + 1 - window, 0)  # keys that some query sees as grouped
+    near_begin = tl.maximum(m0 + first - window + 1, 0)
     size = tl.cdiv(tl.cdiv(seen, splits), STEP) * STEP
     begin = split * size
     until = tl.minimum(begin + size, seen)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from selfextend_rag.attention.triton.angles import angle_table
-from selfextend_rag.attention.triton.decode import MAX_ROWS, decode_attention
+from selfextend_rag.attention.triton.decode import decode_attention, keeps_busier
 from selfextend_rag.attention.triton.prefill import prefill_attention
 from selfextend_rag.attention.triton.tiles import DecodeTiles, PrefillTiles
 from selfextend_rag.positions import SelfExtend
@@ -95,8 +95,8 @@ def attention_with_lse(
     The latter is float32, without sinks, and -inf in the rows of masked queries.
 
     Args:
-        tiles: to be used in this call, which makes it a prefill or a decode step; by default few
-            queries are a decode step, and the tiles are those of `tiles.py`.
+        tiles: to be used in this call, which makes it a prefill or a decode step; by default
+            `keeps_busier` decides, and the tiles are those of `tiles.py`.
     """
     plain = settings.group_size == 1 or k.shape[2] <= settings.neighbor_window
     group, window = (1, _NO_WINDOW) if plain else (settings.group_size, settings.neighbor_window)
@@ -124,8 +124,7 @@ def attention_with_lse(
     batch, heads, length, _ = q.shape
     out = v.new_empty(batch, length, heads, v.shape[3]).transpose(1, 2)
     lse = q.new_empty((batch, heads, length), dtype=torch.float32) if with_lse else None
-    few = length * (heads // k.shape[1]) <= MAX_ROWS
-    is_decode = isinstance(tiles, DecodeTiles) or (tiles is None and few)
+    is_decode = isinstance(tiles, DecodeTiles) or (tiles is None and keeps_busier(q, k))
     with torch.cuda.device(q.device) if q.is_cuda else contextlib.nullcontext():
         (decode_attention if is_decode else prefill_attention)(q, k, v, call, out, lse)
     return out, lse

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Literal
 
 import torch
 
@@ -54,39 +55,48 @@ class DecodeTiles:
 
 
 Tiles = PrefillTiles | DecodeTiles
-Key = tuple[str, tuple[int, int], int, int]
+Kind = Literal["prefill", "decode", "question"]
+Key = tuple[Kind, tuple[int, int], int, int]
 INTERPRETED = (0, 0)  # in place of a compute capability
+
+_FEW_ROWS = 16  # the least that tensor cores multiply
 
 _chosen: dict[Key, Tiles] = {}
 
 
 def prefill_tiles(capability: tuple[int, int], dim: int, itemsize: int) -> PrefillTiles:
     """Return the tiles of a prefill; ``dim`` is the larger of the two padded head dimensions."""
-    key = ("prefill", capability, dim, itemsize)
-    tiles = _chosen.get(key) or prefill_candidates(capability, dim, itemsize)[0]
+    tiles = _chosen.get(("prefill", capability, dim, itemsize))
+    tiles = tiles or prefill_candidates(capability, dim, itemsize)[0]
     assert isinstance(tiles, PrefillTiles)
     return tiles
 
 
-def decode_tiles(capability: tuple[int, int], dim: int, itemsize: int) -> DecodeTiles:
-    """Return the tiles of a decode step."""
-    key = ("decode", capability, dim, itemsize)
-    tiles = _chosen.get(key) or decode_candidates(capability, dim, itemsize)[0]
+def decode_tiles(capability: tuple[int, int], dim: int, itemsize: int, rows: int) -> DecodeTiles:
+    """Return the tiles of a decode step, or, with more than 16 rows, of a question."""
+    kind: Kind = "decode" if rows <= _FEW_ROWS else "question"
+    candidates = decode_candidates if kind == "decode" else question_candidates
+    tiles = _chosen.get((kind, capability, dim, itemsize))
+    tiles = tiles or candidates(capability, dim, itemsize)[0]
     assert isinstance(tiles, DecodeTiles)
     return tiles
 
 
-def choose(tiles: Tiles | None, capability: tuple[int, int], dim: int, itemsize: int) -> None:
+def most_rows(dim: int, itemsize: int) -> int:
+    """Return the rows of a decode program (queries times heads) that fit its registers."""
+    return 64 if itemsize == 2 and dim <= 128 else 32
+
+
+def choose(
+    kind: Kind, tiles: Tiles | None, capability: tuple[int, int], dim: int, itemsize: int
+) -> None:
     """Take these tiles from now on, at every length, for such heads on such devices.
 
-    None goes back to the first of both lists.
+    None goes back to the first of the list.
     """
-    if tiles is None:
-        for kind in ("prefill", "decode"):
-            _chosen.pop((kind, capability, dim, itemsize), None)
-        return
-    kind = "prefill" if isinstance(tiles, PrefillTiles) else "decode"
-    _chosen[kind, capability, dim, itemsize] = tiles
+    _chosen.pop((kind, capability, dim, itemsize), None)
+    if tiles is not None:
+        _chosen[kind, capability, dim, itemsize] = tiles
 
 
 def prefill_candidates(
@@ -115,6 +125,20 @@ def decode_candidates(
     return _DECODE if _shared_memory(capability) else _DECODE_SMALL
 
 
+def question_candidates(
+    capability: tuple[int, int], dim: int, itemsize: int
+) -> tuple[DecodeTiles, ...]:
+    """Return the tiles worth trying for more than 16 rows, the one to take first.
+
+    Queries, scores and sums of so many rows take twice the warps: with 4 they spill registers.
+    """
+    if capability == INTERPRETED:
+        return (DecodeTiles(32, 4, 1, 4),)
+    if itemsize == 4:
+        return _QUESTION_FLOAT32
+    return _DECODE_WIDE if dim > 128 else _QUESTION
+
+
 def _shared_memory(capability: tuple[int, int]) -> int:
     """2 for 227 KiB a multiprocessor (sm_90, sm_100), 1 for 163 (sm_80, sm_87), 0 for 99."""
     return 2 if capability[0] in (9, 10) else int(capability in ((8, 0), (8, 7)))
@@ -137,7 +161,8 @@ def multiprocessors(device: torch.device) -> int:
 
 
 # The first entries were compiled for sm_90, sm_80 and sm_89. They fit shared memory (227, 163 and
-# 99 KiB); for 16-bit heads of up to 128 no loop spills registers on sm_90. None has been timed.
+# 99 KiB); for 16-bit heads of up to 128 no loop of a prefill spills registers on sm_90, and of 16
+# bits no loop of a decode step or a question on any. None has been timed.
 _P, _D = PrefillTiles, DecodeTiles
 _SM90 = {
     64: (
@@ -170,5 +195,7 @@ _SM89 = {
 _FLOAT32 = ((_P(32, 32, 16, 4, 1, 1),), (_P(32, 16, 16, 8, 1, 1),))
 _DECODE = (_D(64, 4, 3, 2), _D(64, 4, 2, 2), _D(32, 4, 3, 2), _D(128, 8, 2, 1), _D(64, 4, 3, 4))
 _DECODE_SMALL = (_D(64, 4, 2, 2), _D(32, 4, 3, 2), _D(32, 4, 2, 4))
-_DECODE_WIDE = (_D(32, 4, 2, 2), _D(16, 4, 3, 2))
+_DECODE_WIDE = (_D(32, 8, 2, 1), _D(16, 8, 2, 1), _D(32, 4, 2, 2), _D(16, 4, 3, 2))
+_QUESTION = (_D(32, 8, 3, 1), _D(32, 8, 2, 1), _D(64, 8, 2, 1))
 _DECODE_FLOAT32 = ((_D(32, 4, 2, 2),), (_D(16, 4, 2, 2),))
+_QUESTION_FLOAT32 = (_D(16, 8, 1, 1),)
