@@ -3,9 +3,9 @@
     python benchmarks/gpu.py --out runs/gpu
 
 One command, under 9 minutes. It needs torch, triton and transformers alone (and matplotlib for the
-picture). Sections: correctness, tune, prefill, decode, memory, authors, model. One that fails is
-reported, and the others go on. ``--dry-run`` walks through all of it on a CPU, tiny, in Triton's
-interpreter; its figures mean nothing.
+picture). Sections: correctness, tune, prefill, decode, questions, memory, authors, model. One that
+fails is reported, and the others go on. ``--dry-run`` walks through all of it on a CPU, tiny, in
+Triton's interpreter; its figures mean nothing.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import triton
 from gpu_correctness import correctness
 from gpu_model import model_speed
 from gpu_run import Run
-from gpu_speed import authors, decode, memory, prefill, tune
+from gpu_speed import authors, decode, memory, prefill, questions, tune
 
 
 def report(run: Run, folder: Path, failures: dict[str, str]) -> None:
@@ -104,6 +104,7 @@ SECTIONS: dict[str, Callable[[Run], None]] = {
     "tune": tune,
     "prefill": prefill,
     "decode": decode,
+    "questions": questions,
     "memory": memory,
     "authors": authors,
     "model": model_speed,

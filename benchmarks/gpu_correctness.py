@@ -22,6 +22,7 @@ def correctness(run: Run) -> None:
         (f"chunk {n // 5 + 1} of {n}", {"length": n // 5 + 1, "total": n}, {}),
         (f"decode {n - 1}", {"length": 1, "total": n - 1, "batch": 2}, {}),
         (f"5 queries of {n}", {"length": 5, "total": n}, {}),
+        (f"{n // 64 + 6} queries of {n}", {"length": n // 64 + 6, "total": n}, {}),
         ("softcap, sinks", {"length": n, "total": n}, {"softcap": 30.0, "sinks": True}),
         ("left padding", {"length": n, "total": n, "batch": 2}, {"pads": n // 3}),
         ("left padding, decode", {"length": 1, "total": n, "batch": 2}, {"pads": n // 3}),

@@ -11,6 +11,7 @@ from gpu_run import Run
 from torch import Tensor
 
 from selfextend_rag.attention.triton import tiles as tiling
+from selfextend_rag.attention.triton.decode import keeps_busier
 from selfextend_rag.attention.triton.dispatch import attention_with_lse
 
 
@@ -22,7 +23,9 @@ def tune(run: Run) -> None:
     works = (
         ("prefill", run.tensors(n, n), tiling.prefill_candidates(capability, run.dim, size)),
         ("decode", run.tensors(1, 2 * n), tiling.decode_candidates(capability, run.dim, size)),
-    )
+        ("question", run.tensors(n // 256 or 9, 2 * n),
+         tiling.question_candidates(capability, run.dim, size)),
+    )  # fmt: skip
     for kind, (q, k, v), candidates in works:
         best: tuple[float, Any] | None = None
         for tiles in candidates:
@@ -36,8 +39,8 @@ def tune(run: Run) -> None:
                 )  # fmt: skip
 
             try:
-                found = run.captured(work) if kind == "decode" else work
-                took = run.paired({"it": found}, graph=kind == "decode")["it"]
+                found = work if kind == "prefill" else run.captured(work)
+                took = run.paired({"it": found}, graph=kind != "prefill")["it"]
             except Exception as error:  # noqa: BLE001  too large for this device, say
                 print(f"  {kind} {tiles}: {type(error).__name__}: {str(error)[:120]}")
                 continue
@@ -45,7 +48,7 @@ def tune(run: Run) -> None:
             if best is None or took < best[0]:
                 best = (took, tiles)
         if best is not None:
-            tiling.choose(best[1], capability, run.dim, size)
+            tiling.choose(kind, best[1], capability, run.dim, size)
 
 
 def prefill(run: Run) -> None:
@@ -110,6 +113,30 @@ def decode(run: Run) -> None:
             run.add("decode / plain", shape, took["ours"] / plain, not run.dry, ms=took)
             speed = (k.nbytes + v.nbytes) / took["ours"] / 1e6
             run.add("decode / copy bandwidth", shape, speed / bandwidth, not run.dry)
+
+
+def questions(run: Run) -> None:
+    """Some queries over a long cache, by either kernel, beside torch's flash attention."""
+    capability = tiling.capability_of(run.device)
+    for n in run.tokens(1 << 15, 1 << 17):
+        for length in (9,) if run.dry else (16, 64, 128, 256):
+            q, k, v = run.tensors(length, n)
+            shape = capability, run.dim, q.element_size()
+            works: dict[str, Callable[[], Any]] = {"plain": lambda: flash(q, k, v)}
+            ways = {
+                "keys split": tiling.decode_tiles(*shape, rows=64),
+                "tiles of queries": tiling.prefill_tiles(*shape),
+            }
+            for name, tiles in ways.items():
+                works[name] = lambda tiles=tiles: attention_with_lse(
+                    q, k, v, rotary=run.rotary, settings=run.method,
+                    scaling=run.dim**-0.5, tiles=tiles,
+                )  # fmt: skip
+            took = run.paired({name: run.captured(w) for name, w in works.items()}, graph=True)
+            taken = "keys split" if keeps_busier(q, k) else "tiles of queries"
+            for name in ways:
+                what = f"question, {name}{' (taken)' * (name == taken)} / flash"
+                run.add(what, f"{length} tokens over {n}", took[name] / took["plain"], ms=took)
 
 
 def memory(run: Run) -> None:
