@@ -28,7 +28,7 @@ _lock = threading.Lock()
 
 
 def model_state(model: nn.Module) -> _State:
-    """Return what changes with a model's weights and adapters; takes about a millisecond.
+    """Return what changes with a model's weights and adapters; takes about 15 µs a weight.
 
     Two equal states mean that nobody replaced a weight, changed one in place by an operation that
     torch counts, gave the model other rotary frequencies, or switched, merged or parted an adapter
