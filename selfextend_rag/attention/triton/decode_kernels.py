@@ -65,7 +65,7 @@ def _step(
     HAS_CAP: tl.constexpr, VALUE_DIM: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One tile of the online softmax; unlike in a prefill, every tile has a mask."""
-    scores = capped(scores, scale, cap) if HAS_CAP else scores * scale
+    scores = capped(scores, scale, cap, PRECISION) if HAS_CAP else scores * scale
     scores = tl.where(mask, scores, float("-inf"))
     new_peak = tl.maximum(peak, tl.max(scores, 1))
     shift = tl.where(new_peak == float("-inf"), 0.0, new_peak)

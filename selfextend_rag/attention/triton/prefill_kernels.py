@@ -187,7 +187,7 @@ def prefill(
         k = _keys(grouped, grouped_descriptor, grouped_row + n0, DESCRIPTORS, BLOCK_N, BLOCK_DIM)
         scores = tl.dot(far_q, k.T, input_precision=PRECISION)
         if HAS_CAP:
-            scores = capped(scores, scale, cap)
+            scores = capped(scores, scale, cap, PRECISION)
         v = _values(
             values, values_descriptor, batch, kv_head, start + n0, v_b, v_h, v_s,
             DESCRIPTORS, BLOCK_N, VALUE_DIM, BLOCK_VALUE,
@@ -207,7 +207,7 @@ def prefill(
         distance = m[:, None] - (n0 + column)[None, :]
         scores = tl.where(distance >= window, far_scores, near_scores)
         if HAS_CAP:
-            scores = capped(scores, scale, cap)
+            scores = capped(scores, scale, cap, PRECISION)
         scores = tl.where(distance >= 0, scores, float("-inf"))
         v = _last_values(
             values, values_edge, batch, kv_head, start + n0, seen - n0, v_b, v_h, v_s,
@@ -219,7 +219,7 @@ def prefill(
         k = _keys(near, near_descriptor, near_row + n0, DESCRIPTORS, BLOCK_N, BLOCK_DIM)
         scores = tl.dot(near_q, k.T, input_precision=PRECISION)
         if HAS_CAP:
-            scores = capped(scores, scale, cap)
+            scores = capped(scores, scale, cap, PRECISION)
         v = _values(
             values, values_descriptor, batch, kv_head, start + n0, v_b, v_h, v_s,
             DESCRIPTORS, BLOCK_N, VALUE_DIM, BLOCK_VALUE,
@@ -230,7 +230,7 @@ def prefill(
         k = _keys(near, near_edge, near_row + n0, EDGE_DESCRIPTORS, EDGE_N, BLOCK_DIM)
         scores = tl.dot(near_q, k.T, input_precision=PRECISION)
         if HAS_CAP:
-            scores = capped(scores, scale, cap)
+            scores = capped(scores, scale, cap, PRECISION)
         scores = tl.where(m[:, None] >= (n0 + column)[None, :], scores, float("-inf"))
         v = _last_values(
             values, values_edge, batch, kv_head, start + n0, seen - n0, v_b, v_h, v_s,
