@@ -42,16 +42,28 @@ def kind_of(kernel: Any, name: str, value: Any) -> str:
     return "fp32"
 
 
-def stack_bytes(cubin: bytes) -> int:
-    """Bytes of memory that each thread needs for what does not fit its registers."""
+def told(option: str, cubin: bytes) -> str:
+    """What cuobjdump tells of a compiled kernel."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        tool = triton.knobs.nvidia.cuobjdump.path
-        told = subprocess.run(
-            [tool, "-res-usage", file.name], capture_output=True, text=True, check=True
-        )
-    return int(re.search(r"STACK:(\d+)", told.stdout)[1])
+        command = [triton.knobs.nvidia.cuobjdump.path, option, file.name]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def spills_in_loops(sass: str) -> int | None:
+    """Count moves of spilt registers in the inner loops that multiply matrices; None without."""
+    code = [(int(at, 16), what) for at, what in re.findall(r"/\*([0-9a-f]{4,6})\*/ +(.*?);", sass)]
+    jumps = [(at, re.search(r"\bBRA\b.*?\b0x([0-9a-f]+)", what)) for at, what in code]
+    loops = [(int(to[1], 16), at) for at, to in jumps if to and int(to[1], 16) < at]
+    spills = []
+    for begin, end in loops:
+        if any(begin <= b and e <= end and (b, e) != (begin, end) for b, e in loops):
+            continue
+        body = [what for at, what in code if begin <= at <= end]
+        if any(re.search(r"\bHG?MMA\b", what) for what in body):
+            spills.append(sum(bool(re.search(r"\b(LDL|STL)\b", what)) for what in body))
+    return sum(spills) if spills else None
 
 
 def compiled(kernel: Any, arguments: dict[str, Any], capability: tuple[int, int]) -> None:
@@ -75,7 +87,8 @@ def compiled(kernel: Any, arguments: dict[str, Any], capability: tuple[int, int]
         "kernel": kernel.__name__,
         "capability": capability,
         "shared": code.metadata.shared,
-        "stack": stack_bytes(code.asm["cubin"]),
+        "stack": int(re.search(r"STACK:(\d+)", told("-res-usage", code.asm["cubin"]))[1]),
+        "spills_in_loops": spills_in_loops(told("-sass", code.asm["cubin"])),
         "wgmma": "wgmma.mma_async" in code.asm["ptx"],
         "copy_engine": "cp.async.bulk.tensor" in code.asm["ptx"],
     }

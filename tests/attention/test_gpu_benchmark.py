@@ -48,3 +48,15 @@ def test_a_failing_section_is_reported_and_the_others_go_on(script, tmp_path, ca
     assert result["failures"] == {"tune": "RuntimeError: out of luck"}
     assert [row["met"] for row in result["rows"]] == [True, False]
     assert "1 of 2 bars met; missed: ['decode / plain (no shape)']" in capsys.readouterr().out
+
+
+def test_tiles_that_err_are_not_taken(script, tmp_path, monkeypatch):
+    speed = sys.modules["gpu_speed"]
+    right = speed.attention_with_lse
+    monkeypatch.setattr(
+        speed, "attention_with_lse", lambda *args, **options: (right(*args, **options)[0] * 2, None)
+    )
+    assert script["main"](["--dry-run", "--out", str(tmp_path), "--sections", "tune"]) == 1
+    result = json.loads((tmp_path / "gpu.json").read_text())
+    assert result["failures"]["tune"].count("differs by") == 3
+    assert result["rows"] == []

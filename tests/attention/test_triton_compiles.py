@@ -30,13 +30,16 @@ def compiled(capability: tuple[int, int], length: int, with_more: bool) -> dict[
 
 
 @pytest.mark.parametrize(
-    ("capability", "with_more"), [((9, 0), False), ((8, 9), True)], ids=["sm_90", "sm_89"]
+    ("capability", "with_more"),
+    [((9, 0), False), ((8, 9), True), ((8, 0), False)],
+    ids=["sm_90", "sm_89", "sm_80"],
 )
-def test_a_prefill_compiles(capability, with_more):
+def test_a_prefill_compiles_and_spills_nothing_in_its_loops(capability, with_more):
     """Plain for sm_90, with bounds, sinks, softcap and log-sum-exp for sm_89."""
     found = compiled(capability, 300, with_more)
     assert set(found) == {"rotate_keys", "prefill"}
     assert found["prefill"]["shared"] <= SHARED_BYTES[capability]
+    assert found["prefill"]["spills_in_loops"] == 0
     assert found["prefill"]["wgmma"] == found["prefill"]["copy_engine"] == (capability == (9, 0))
 
 

@@ -161,8 +161,8 @@ def multiprocessors(device: torch.device) -> int:
 
 
 # The first entries were compiled for sm_90, sm_80 and sm_89. They fit shared memory (227, 163 and
-# 99 KiB); for 16-bit heads of up to 128 no loop of a prefill spills registers on sm_90, and of 16
-# bits no loop of a decode step or a question on any. None has been timed.
+# 99 KiB); in 16 bits no decode step or question spills registers, and no loop of a prefill, for
+# heads of up to 128. None has been timed.
 _P, _D = PrefillTiles, DecodeTiles
 _SM90 = {
     64: (
