@@ -14,9 +14,12 @@ from selfextend_rag.attention.triton import tiles as tiling
 from selfextend_rag.attention.triton.decode import keeps_busier
 from selfextend_rag.attention.triton.dispatch import attention_with_lse
 
+_ALLOWED = 0.05  # between two ways to compute outputs of up to about 4 in bfloat16
+
 
 def tune(run: Run) -> None:
-    """Time every tile to choose from, and take the fastest from here on."""
+    """Time every tile to choose from, and take the fastest that is right from here on."""
+    wrong = []
     capability = tiling.capability_of(run.device)
     size = torch.empty((), dtype=run.dtype).element_size()
     (n,) = run.tokens(1 << 14)[:1]
@@ -28,6 +31,7 @@ def tune(run: Run) -> None:
     )  # fmt: skip
     for kind, (q, k, v), candidates in works:
         best: tuple[float, Any] | None = None
+        expected = run.ours(q, k, v, impl="blocked")
         for tiles in candidates:
             if run.left() < run.seconds * 0.6:
                 break
@@ -39,6 +43,10 @@ def tune(run: Run) -> None:
                 )  # fmt: skip
 
             try:
+                error = (work()[0] - expected).abs().max().item()
+                if not error <= _ALLOWED:  # nor if it is no number
+                    wrong.append(f"{kind} {tiles} differs by {error:.3g}")
+                    continue
                 found = work if kind == "prefill" else run.captured(work)
                 took = run.paired({"it": found}, graph=kind != "prefill")["it"]
             except Exception as error:  # noqa: BLE001  too large for this device, say
@@ -49,6 +57,8 @@ def tune(run: Run) -> None:
                 best = (took, tiles)
         if best is not None:
             tiling.choose(kind, best[1], capability, run.dim, size)
+    if wrong:
+        raise RuntimeError("; ".join(wrong))
 
 
 def prefill(run: Run) -> None:
