@@ -177,8 +177,8 @@ _SM90 = {
         _P(128, 128, 64, 8, 2, 2, False),
         _P(128, 128, 32, 8, 2, 2, True),
         _P(128, 128, 64, 8, 2, 1, True),
-        _P(64, 128, 64, 4, 2, 2, True),
-        _P(64, 64, 64, 4, 2, 2, True),
+        _P(64, 64, 32, 4, 2, 2, True),  # two programs fit a multiprocessor, and take turns
+        _P(64, 128, 64, 4, 1, 1, True),  # likewise
     ),
     256: (_P(128, 64, 32, 8, 2, 1, True), _P(64, 64, 32, 4, 2, 1, True)),
 }
