@@ -83,12 +83,15 @@ def compiled(kernel: Any, arguments: dict[str, Any], capability: tuple[int, int]
     )
     target = GPUTarget("cuda", 10 * capability[0] + capability[1], 32)
     code = triton.compile(source, target=target, options=options)
+    sass = told("-sass", code.asm["cubin"])
     found = {
         "kernel": kernel.__name__,
         "capability": capability,
         "shared": code.metadata.shared,
         "stack": int(re.search(r"STACK:(\d+)", told("-res-usage", code.asm["cubin"]))[1]),
-        "spills_in_loops": spills_in_loops(told("-sass", code.asm["cubin"])),
+        "spills_in_loops": spills_in_loops(sass),
+        "products": sass.count("HGMMA."),
+        "waits": sass.count("WARPGROUP.DEPBAR"),
         "wgmma": "wgmma.mma_async" in code.asm["ptx"],
         "copy_engine": "cp.async.bulk.tensor" in code.asm["ptx"],
     }

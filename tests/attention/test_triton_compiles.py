@@ -40,6 +40,7 @@ def test_a_prefill_compiles_and_spills_nothing_in_its_loops(capability, with_mor
     assert set(found) == {"rotate_keys", "prefill"}
     assert found["prefill"]["shared"] <= SHARED_BYTES[capability]
     assert found["prefill"]["spills_in_loops"] == 0
+    assert found["prefill"]["waits"] * 4 <= found["prefill"]["products"]  # not serialised
     assert found["prefill"]["wgmma"] == found["prefill"]["copy_engine"] == (capability == (9, 0))
 
 
