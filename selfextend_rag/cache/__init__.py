@@ -4,10 +4,12 @@ from selfextend_rag.cache.full import FullLayer
 from selfextend_rag.cache.layers import GrowingLayer, SelfExtendCache, let_notice
 from selfextend_rag.cache.quantised import QuantisedLayer
 from selfextend_rag.cache.rows import Row, RowsCache, RowsLayer
+from selfextend_rag.cache.static import NoticingStaticLayer
 
 __all__ = [
     "FullLayer",
     "GrowingLayer",
+    "NoticingStaticLayer",
     "QuantisedLayer",
     "Row",
     "RowsCache",

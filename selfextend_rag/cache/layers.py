@@ -7,12 +7,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import (
+    DynamicCache,
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+    StaticCache,
+)
 
 from selfextend_rag.attention import GroupedKeys
 from selfextend_rag.cache.full import FullLayer
 from selfextend_rag.cache.quantised import QuantisedLayer
 from selfextend_rag.cache.sliding import SlidingLayer
+from selfextend_rag.cache.static import notice_in_place
 from selfextend_rag.errors import UnsupportedModelError
 from selfextend_rag.kv_bits import check_kv_bits, why_not_rounded
 from selfextend_rag.positions import SelfExtend
@@ -178,11 +184,14 @@ class SelfExtendCache(DynamicCache):
 
 
 def let_notice(cache: Any) -> None:
-    """Give a plain `DynamicCache` layers that notice keys of other settings, where it has none yet.
+    """Give a plain `DynamicCache` or `StaticCache` layers that notice keys of other settings.
 
-    Others are left as they are: caches of other classes, offloaded ones, layers that hold keys, and
-    all of them while gradients are recorded, which need what a growing layer would write over.
+    Others are left as they are: caches of other classes, offloaded ones, dynamic layers that hold
+    keys, and those while gradients are recorded, which need what a growing layer would write over.
     """
+    if type(cache) is StaticCache and not cache.offloading:
+        for layer in cache.layers:
+            notice_in_place(layer)
     if type(cache) is not DynamicCache or cache.offloading or torch.is_grad_enabled():
         return
     cache.layers = [

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
 from selfextend_rag.attention.bounds import host_waits_are_forbidden
-from selfextend_rag.cache import FullLayer, RowsCache, let_notice
+from selfextend_rag.cache import FullLayer, NoticingStaticLayer, RowsCache, let_notice
 from selfextend_rag.errors import CacheMismatchError
 from selfextend_rag.positions import SelfExtend
 
@@ -88,7 +88,7 @@ class ConsecutivePositions:
         if cache is not None:
             self._check_cache(cache)
             for layer in getattr(cache, "layers", ()):
-                if isinstance(layer, FullLayer):
+                if isinstance(layer, FullLayer | NoticingStaticLayer):
                     layer.expect()
         positions = kwargs.get("position_ids")
         if positions is None:
