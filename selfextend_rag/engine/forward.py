@@ -45,9 +45,8 @@ class Forwards:
     def __init__(self, model: PreTrainedModel, chunk_size: int, kv_bits: int | None = None) -> None:
         if chunk_size < 1:
             raise ValueError(f"chunk_size must be a positive integer, got {chunk_size}")
-        if model.training:
-            raise ValueError("the model is in training mode; call model.eval() first")
         self.model = model
+        self._check_mode()
         self.chunk_size = chunk_size
         self.kv_bits = kv_bits
         self._new_cache(0)  # refuses bits that it can't keep keys in
@@ -111,7 +110,11 @@ class Forwards:
             rows: of one length.
             cache: what comes before them.
             positions: where they stand; counted by the model when not given.
+
+        Raises:
+            ValueError: the model is in training mode by now.
         """
+        self._check_mode()
         device = next(self.model.get_input_embeddings().parameters()).device
         # Offloaded weights are on no device; accelerate's hooks then move what they are given.
         device = torch.device("cpu") if device.type == "meta" else device
@@ -125,6 +128,10 @@ class Forwards:
             **options,
         )
         return output.logits[:, -1]
+
+    def _check_mode(self) -> None:
+        if self.model.training:  # its dropout would be heard in keys and answers
+            raise ValueError("the model is in training mode; call model.eval() first")
 
     def _new_cache(self, capacity: int) -> SelfExtendCache:
         return SelfExtendCache(self.model.config, capacity, self.kv_bits)

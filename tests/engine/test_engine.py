@@ -306,3 +306,17 @@ def test_what_can_not_run_is_refused(model):
     training = tiny_llama().train()
     with pytest.raises(ValueError, match=r"model\.eval\(\)"):
         Engine(training)
+
+
+@BY_SETTINGS
+def test_a_model_put_into_training_mode_answers_no_more(extension):
+    """Its dropout would be heard in keys and answers, on plain runs without a word."""
+    model = tiny_llama()
+    engine = Engine(model)
+    prefix = engine.prefill(PROMPT[:50], extension=extension)
+    model.train()
+    for prompt, known in ((PROMPT, prefix), (PROMPT, None)):
+        with pytest.raises(ValueError, match=r"training mode; call model\.eval\(\)"):
+            list(engine.generate(prompt, greedy(), prefix=known, extension=extension))
+    model.eval()
+    assert list(engine.generate(PROMPT, greedy(), prefix=prefix, extension=extension))
