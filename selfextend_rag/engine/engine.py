@@ -17,7 +17,7 @@ from selfextend_rag.engine.constraint import TokenConstraint
 from selfextend_rag.engine.fingerprint import model_state
 from selfextend_rag.engine.forward import Cancelled, Forwards, Progress, as_function
 from selfextend_rag.engine.generation import FinishReason, Generation, Tally
-from selfextend_rag.engine.pieces import loses_its_state, refuse_pieces
+from selfextend_rag.engine.pieces import pieces_objection, refuse_pieces
 from selfextend_rag.engine.prefix import CachedPrefix
 from selfextend_rag.engine.sampling import Sampler
 from selfextend_rag.engine.settings import GenerationSettings
@@ -101,15 +101,15 @@ class Engine(Forwards):
 
         Raises:
             GenerationCancelled: cancelled before the last chunk was read.
-            UnsupportedModelError: the model can't be extended, or loses its state between pieces.
+            UnsupportedModelError: the model can't be extended, or can't go on from a cache.
         """
         tokens = _checked(tokens)
         is_cancelled = as_function(cancelled)
         with self._turn.hold(is_cancelled) as held:
             if not held:
                 raise GenerationCancelled(0, len(tokens))
+            refuse_pieces(self, "give document and question to generate, as one prompt")
             cache = self._new_cache(max(capacity, len(tokens)))
-            refuse_pieces(self, cache, "give document and question to generate, as one prompt")
             if claim is not None:
                 claim(cache)
             with switched(self.model, extension):
@@ -170,7 +170,8 @@ class Engine(Forwards):
                 settings of SelfExtend are asked for than those of the prefix; when the first token
                 is asked for, also if the model's weights or adapters have changed since it was
                 read.
-            UnsupportedModelError: then, if the model loses its state between pieces of the prompt.
+            UnsupportedModelError: then, if the prompt is to be read in pieces and the model can't
+                go on from a cache.
         """
         tokens = _checked(tokens)
         if prefix is not None:
@@ -252,8 +253,8 @@ class Engine(Forwards):
         new = self._new_cache(job.longest)
         step = job.chunk_size or self.chunk_size
         if 1 < step < len(job.tokens):
-            refuse_pieces(self, new, f"set chunk_size to {len(job.tokens)} to read it at once")
-        if job.reuse is None or loses_its_state(self, new):
+            refuse_pieces(self, f"set chunk_size to {len(job.tokens)} to read it at once")
+        if job.reuse is None or pieces_objection(self):
             claim(new)
             yield new
             return

@@ -7,6 +7,7 @@ import torch
 
 from selfextend_rag.cache.prefix import PrefixStore
 from selfextend_rag.engine import Engine, GenerationSettings
+from selfextend_rag.engine.pieces import pieces_objection
 from selfextend_rag.errors import UnsupportedModelError
 from tests import zoo
 
@@ -28,15 +29,60 @@ def test_a_model_that_loses_its_state_reads_prompts_whole_or_not_at_all(family):
     """Answers to a reading came from the question alone: the stock code began anew with it."""
     model = zoo.build(family)
     engine, store = Engine(model, chunk_size=16), PrefixStore(1 << 30)
-    with pytest.raises(UnsupportedModelError, match="forget what came before; give document and"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"logits would change by .*; give document and"
+    ):
         engine.prefill(TOKENS[:10])
-    with pytest.raises(UnsupportedModelError, match="set chunk_size to 40 to read it at once"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"logits would .* set chunk_size to 40 to read it at once"
+    ):
         next(engine.generate(TOKENS, GREEDY))
     for tokens in (TOKENS[:30], TOKENS):
         generation = engine.generate(tokens, GREEDY, chunk_size=40, reuse=store)
         assert list(generation) == stock(model, tokens)
         assert generation.usage.cached_tokens == 0
     assert list(engine.generate(TOKENS[:9], GREEDY)) == stock(model, TOKENS[:9])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("family", ["jamba", "zamba", "recurrent_gemma", "bamba"])
+def test_a_lost_state_is_told_from_rounding(family, dtype):
+    assert "logits would change" in pieces_objection(Engine(zoo.build(family).to(dtype)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("family", ["zamba2", "gemma3n_text", "qwen3_moe", "llama4_text", "llama"])
+def test_rounding_is_no_lost_state(family, dtype):
+    """Those that round the most, of all that can be built, and a common one."""
+    assert pieces_objection(Engine(zoo.build(family).to(dtype))) == ""
+
+
+def test_a_state_that_is_kept_outside_of_the_cache_is_noticed():
+    """As RecurrentGemma's is in transformers 5.17: another prompt writes over it."""
+    model = zoo.build("llama")
+
+    def remember(layer, args, output):
+        begins = output.shape[1] != 1 and not layer.kept
+        output = output if begins else output + layer.kept[-1]
+        layer.kept = [output[:, -1:].detach()]
+        return output
+
+    model.model.layers[0].kept = []
+    model.model.layers[0].register_forward_hook(remember)
+    with pytest.raises(UnsupportedModelError, match="logits would change"):
+        Engine(model).prefill(TOKENS)
+
+
+def test_a_model_that_fails_in_pieces_is_refused_with_what_it_said():
+    model = zoo.build("llama")
+
+    def fail(layer, args, kwargs):
+        if kwargs["past_key_values"].get_seq_length():
+            raise ValueError("one piece is enough")
+
+    model.model.register_forward_pre_hook(fail, with_kwargs=True)
+    with pytest.raises(UnsupportedModelError, match="fails in a check: ValueError: one piece is"):
+        Engine(model).prefill(TOKENS)
 
 
 @pytest.mark.parametrize("family", ["lfm2", "falcon_h1", "qwen3_next"])
