@@ -26,7 +26,7 @@ _TOLERANCE = 1e-3
 _LOW_PRECISION_TOLERANCE = 0.15
 _LOW_PRECISION_TOLERANCE_OF_A_STATE = 0.05
 _CUTS = (0, 12, 30, 32)  # the pieces of 32 tokens; few are left for a state to come back
-_BETWEEN = 8  # tokens of another prompt, read in between
+_BETWEEN = 8  # tokens of another prompt, read before the last piece
 
 _objections: WeakKeyDictionary[PreTrainedModel, str] = WeakKeyDictionary()
 
@@ -34,7 +34,7 @@ _objections: WeakKeyDictionary[PreTrainedModel, str] = WeakKeyDictionary()
 def pieces_objection(engine: Forwards) -> str:
     """Return why prompts can't be read in pieces, in words; empty if they can.
 
-    For who holds the model's turn. Takes seven runs of 32 tokens or fewer, once for a model.
+    For who holds the model's turn. Takes five runs of 32 tokens or fewer, once for a model.
     """
     if engine.model not in _objections:
         with switched(engine.model, None):
@@ -74,7 +74,8 @@ def _measured(engine: Forwards) -> str:
     try:
         cache = SelfExtendCache(model.config)
         for begin, end in pairwise(_CUTS):
-            engine.forward([tokens[-_BETWEEN:]], SelfExtendCache(model.config))
+            if end == len(tokens):
+                engine.forward([tokens[-_BETWEEN:]], SelfExtendCache(model.config))
             pieces = engine.forward([tokens[begin:end]], cache).double()
     except (ValueError, TypeError, RuntimeError, IndexError, AttributeError, KeyError) as error:
         return f"it fails in a check: {type(error).__name__}: {error}"

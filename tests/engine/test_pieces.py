@@ -73,6 +73,13 @@ def test_a_state_that_is_kept_outside_of_the_cache_is_noticed():
         Engine(model).prefill(TOKENS)
 
 
+@pytest.mark.parametrize("family", ["bert", "roberta", "roformer"])
+def test_a_model_that_sees_what_comes_after_makes_no_readings(family):
+    """An encoder under the head of a language model: in chunks it is another model."""
+    with pytest.raises(UnsupportedModelError, match="logits would change"):
+        Engine(zoo.build(family)).prefill(TOKENS)
+
+
 def test_a_model_that_fails_in_pieces_is_refused_with_what_it_said():
     model = zoo.build("llama")
 

@@ -34,10 +34,21 @@ BOUNDS = {
     "bailing_hybrid": "drops one recorded token of its convolution states",
 }
 # Families that do not keep their keys in a cache of transformers, can't read so long a text, or
-# lose their state between the pieces of one.
+# can't read it in pieces: they lose their state, or, made as encoders, see what comes after.
 NO_CACHE = frozenset(
     ("blt", "cpmant", "openai-gpt", "prophetnet", "reformer", "xlm", "xlnet", "blenderbot", "ctrl")
 ) | {"rwkv", "xlstm", "minimax", "recurrent_gemma", "mamba", "mamba2", "falcon_mamba", "bamba"}
+NO_CACHE |= {
+    "bert",
+    "bert-generation",
+    "big_bird",
+    "camembert",
+    "data2vec-text",
+    "electra",
+    "ernie",
+}
+NO_CACHE |= {"megatron-bert", "moshi", "rembert", "roberta", "roberta-prelayernorm", "roc_bert"}
+NO_CACHE |= {"roformer", "xlm-roberta", "xlm-roberta-xl", "xmod"}
 
 
 def measured_and_predicted(name, dtype, settings, kv_bits=None):
