@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from selfextend_rag.cache import Row, SelfExtendCache
 from selfextend_rag.cache.rows import rows_objection
+from selfextend_rag.engine.agreement import FAILURES, disagreement, failure
 from selfextend_rag.engine.batch import step
 from selfextend_rag.engine.engine import Cancelled, Engine, as_function
 from selfextend_rag.engine.prefix import CachedPrefix
@@ -21,9 +22,6 @@ from selfextend_rag.positions import SelfExtend
 
 log = logging.getLogger(__name__)
 
-# Of the largest logit: far above what another order of sums does, far below a wrong position.
-_TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3}
-_LOW_PRECISION_TOLERANCE = 0.15
 _SHARED = 4  # of the few tokens that are tried; the rows go on from them with 2 and 4
 _EXTENSION = SelfExtend(group_size=2, neighbor_window=4)  # under which few tokens are extended
 
@@ -69,13 +67,9 @@ def _measured(engine: Engine, tokens: Sequence[int], extension: SelfExtend | Non
     try:
         with switched(engine.model, extension):
             alone, together = _both_ways(engine, few, extension)
-    except (ValueError, TypeError, RuntimeError, IndexError, AttributeError, KeyError) as error:
-        return f"it fails in a check: {type(error).__name__}: {error}"
-    scale = float(alone.abs().max())
-    change = float((together - alone).abs().max())
-    if not change <= _TOLERANCE.get(engine.model.dtype, _LOW_PRECISION_TOLERANCE) * scale:
-        return f"its logits would change by {change:.2g}, at logits up to {scale:.2g}"
-    return ""
+    except FAILURES as error:
+        return failure(error)
+    return disagreement(alone, together, engine.model.dtype)
 
 
 def _both_ways(
