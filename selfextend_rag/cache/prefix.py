@@ -83,8 +83,10 @@ class PrefixStore:
         *,
         capacity: int,
         blank: Blank,
-    ) -> tuple[SelfExtendCache, int] | None:
-        """Return a cache of the first tokens of a prompt and how many, or None if none is kept.
+    ) -> tuple[SelfExtendCache | None, int, Hashable]:
+        """Return a cache of the first tokens of a prompt, how many, and the state to put it under.
+
+        The cache is None, and the tokens 0, if none is kept.
 
         The entry that shares most is taken: all of it, cut back, if most of it is shared, and
         otherwise a copy of the shared part.
@@ -96,7 +98,7 @@ class PrefixStore:
             blank: needed where the entry comes from a file.
         """
         with self._lock:
-            self._forget_others()
+            state = self._forget_others()
             found = max(
                 ((entry.shared(tokens, extension), entry) for entry in self._entries),
                 key=lambda pair: pair[0],
@@ -107,25 +109,31 @@ class PrefixStore:
             if filed is not None:
                 found = filed
             if found is None or found[0] < _WORTH_REUSING:
-                return None
+                return None, 0, state
             shared, entry = found
             cache = self._handed_out(entry, shared, capacity)
         cache.set_capacity(capacity)
-        return cache, shared
+        return cache, shared, state
 
     def put(
-        self, tokens: tuple[int, ...], extension: SelfExtend | None, cache: SelfExtendCache
+        self,
+        tokens: tuple[int, ...],
+        extension: SelfExtend | None,
+        cache: SelfExtendCache,
+        state: Hashable,
     ) -> None:
         """Keep a cache of tokens; the least recently used make room for it.
 
         What it holds of earlier entries is not kept twice. One too large for the whole budget, even
-        without its grouped keys, is not kept.
+        without its grouped keys, is not kept, nor is one of another state than the present: the
+        weights may change between two tokens of an answer.
         """
         if cache.nbytes > self.max_bytes:
             cache.drop_grouped_keys()
         entry = _Entry(tokens, extension, cache, cache.nbytes)
         with self._lock:
-            self._forget_others()
+            if self._forget_others() != state:
+                return
             covered = [old for old in self._entries if _covers(entry, old)]
             self._entries = [old for old in self._entries if old not in covered]
             evicted = []
@@ -174,12 +182,13 @@ class PrefixStore:
             self._forget_others()
             self._spill(self._entries)
 
-    def _forget_others(self) -> None:
-        """Drop entries that the model as it is now did not make."""
+    def _forget_others(self) -> Hashable:
+        """Drop entries that the model as it is now did not make, and return its state."""
         state = self._state()
         if state != self._known:
             self._entries.clear()
         self._known = state
+        return state
 
     def _sum(self) -> int:
         return sum(entry.nbytes for entry in self._entries)

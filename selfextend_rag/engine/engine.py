@@ -258,12 +258,11 @@ class Engine(Forwards):
             claim(new)
             yield new
             return
-        found = job.reuse.take(
+        found, tally.cached_tokens, state = job.reuse.take(
             job.tokens, job.extension, capacity=job.longest, blank=self._blank_cache
         )
-        kept, tally.cached_tokens = found or (new, 0)
+        kept = new if found is None else found
         claim(kept)
-        state = model_state(self.model)
         try:
             yield kept
         except GeneratorExit:  # left off between two tokens: what is there is right
@@ -274,8 +273,8 @@ class Engine(Forwards):
     def _put_back(self, job: _Job, tally: Tally, cache: SelfExtendCache, state: Hashable) -> None:
         assert job.reuse is not None
         length = cache.get_seq_length()
-        if length and model_state(self.model) == state:  # it may be changed between two tokens
-            job.reuse.put((*job.tokens, *tally.tokens)[:length], job.extension, cache)
+        if length:
+            job.reuse.put((*job.tokens, *tally.tokens)[:length], job.extension, cache, state)
 
 
 def _claim_nothing(cache: SelfExtendCache) -> None:
