@@ -32,9 +32,9 @@ def model_state(model: nn.Module) -> _State:
 
     Two equal states mean that nobody replaced a weight, changed one in place by an operation that
     torch counts, gave the model other rotary frequencies, or switched, merged or parted an adapter
-    of PEFT. Changes that torch does not
-    count (through ``.data``) are seen in a few numbers of each weight on the CPU, and of some of
-    those on other devices: changes of all weights are seen, those of a single number may not be.
+    of PEFT. Changes that torch does not count (through ``.data``) are seen in a few numbers of each
+    weight on the CPU, and of some of those on other devices: changes of all weights are seen, those
+    of a single number may not be.
     """
     tensors = [part for x in _kept_tensors(model) for part in parts_of(x) if not part.is_meta]
     waits = any(x.device.type != "cpu" for x in tensors)

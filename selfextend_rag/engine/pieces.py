@@ -14,15 +14,15 @@ from transformers import PreTrainedModel
 
 from selfextend_rag.cache import SelfExtendCache
 from selfextend_rag.cache.cutting import has_state
-from selfextend_rag.engine.agreement import (
+from selfextend_rag.engine.forward import Forwards
+from selfextend_rag.errors import UnsupportedModelError
+from selfextend_rag.patch import switched
+from selfextend_rag.patch.agreement import (
     FAILURES,
     LOW_PRECISION_TOLERANCE,
     disagreement,
     failure,
 )
-from selfextend_rag.engine.forward import Forwards
-from selfextend_rag.errors import UnsupportedModelError
-from selfextend_rag.patch import switched
 from selfextend_rag.patch.inspect_model import sample_tokens
 
 # Of the largest logit, in 16 bits: on small random models another order of sums changes 0.01 of it,

@@ -13,11 +13,11 @@ from transformers import PreTrainedModel
 
 from selfextend_rag.cache import Row, SelfExtendCache
 from selfextend_rag.cache.rows import rows_objection
-from selfextend_rag.engine.agreement import FAILURES, disagreement, failure
 from selfextend_rag.engine.batch import step
 from selfextend_rag.engine.engine import Cancelled, Engine, as_function
 from selfextend_rag.engine.prefix import CachedPrefix
 from selfextend_rag.patch import switched, turn_of
+from selfextend_rag.patch.agreement import FAILURES, disagreement, failure
 from selfextend_rag.positions import SelfExtend
 
 log = logging.getLogger(__name__)

@@ -9,10 +9,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
 
+from selfextend_rag.patch.agreement import gap
+
 _PADDING = 5
 # Differences allowed, relative to the largest logit: what reordered sums do to a deep model.
-_TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3}  # stock models rotate in float32 at most
-_LOW_PRECISION_TOLERANCE = 0.15
 
 
 @torch.no_grad()
@@ -58,13 +58,11 @@ def _padded(model: PreTrainedModel, input_ids: Tensor) -> Tensor:
 
 def difference(stock: dict[str, Tensor], extended: dict[str, Tensor], dtype: Any) -> str:
     """Return what differs, in words; empty when every way agrees."""
-    tolerance = _TOLERANCE.get(dtype, _LOW_PRECISION_TOLERANCE)
     for way, expected in stock.items():
-        scale = float(expected.abs().max())
-        error = float((extended[way] - expected).abs().max())
-        if not error <= tolerance * scale:
+        found = gap(expected, extended[way], dtype)
+        if found is not None:
             return (
-                f"its logits would change without any extension ({way} prompt: by {error:.2g} at "
-                f"logits up to {scale:.2g})"
+                f"its logits would change without any extension ({way} prompt: by {found[0]:.2g} "
+                f"at logits up to {found[1]:.2g})"
             )
     return ""
