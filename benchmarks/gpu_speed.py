@@ -77,7 +77,7 @@ def prefill(run: Run) -> None:
             try:
                 passes()
                 works[name] = passes
-            except Exception as error:  # noqa: BLE001
+            except Exception as error:  # noqa: BLE001  a library that can't is left out
                 print(f"  {name}: {type(error).__name__}: {str(error)[:120]}")
         took = run.paired(works)
         flops = 4 * n * n / 2 * run.dim * run.heads
@@ -115,7 +115,7 @@ def decode(run: Run) -> None:
                 try:
                     work()
                     graphs[name] = run.captured(work)
-                except Exception as error:  # noqa: BLE001
+                except Exception as error:  # noqa: BLE001  a way that can't is left out
                     print(f"  {name}: {type(error).__name__}: {str(error)[:120]}")
             took = run.paired(graphs, graph=True)
             plain = min(t for name, t in took.items() if name != "ours")

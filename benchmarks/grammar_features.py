@@ -1,4 +1,4 @@
-# ruff: noqa: E501
+# ruff: noqa: E501  a table: one feature a line
 """Features of JSON Schema, each with values that are valid for it and values that are not."""
 
 from __future__ import annotations

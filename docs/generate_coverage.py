@@ -19,11 +19,11 @@ PAGE = ROOT / "docs" / "coverage.md"
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-import torch  # noqa: E402
-import transformers  # noqa: E402
+import torch  # noqa: E402  after the path is set
+import transformers  # noqa: E402  after the path is set
 
-from selfextend_rag.patch import support  # noqa: E402
-from tests import zoo  # noqa: E402
+from selfextend_rag.patch import support  # noqa: E402  after the path is set
+from tests import zoo  # noqa: E402  after the path is set
 
 _COLUMNS = ("model class", "outcome", "layers", "rotary layout", "reason")
 _MEASURED = re.compile(r" \((?:off by|whole|padded|cached)[^()]*\)")  # figures of this machine

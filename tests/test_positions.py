@@ -75,4 +75,4 @@ def test_settings_are_frozen_and_compare_by_value():
     settings = SelfExtend(8, 1024)
     assert settings == SelfExtend(8, 1024)
     with pytest.raises(AttributeError):
-        settings.group_size = 4  # type: ignore[misc]
+        settings.group_size = 4  # type: ignore[misc]  # frozen: that is tested

@@ -164,7 +164,7 @@ def train(args: argparse.Namespace) -> None:
     worker.terminate()
 
 
-def loop(args, model, optimizer, progress, loss_of, queue, stage_number) -> None:  # noqa: ANN001
+def loop(args, model, optimizer, progress, loss_of, queue, stage_number) -> None:  # noqa: ANN001  main's own objects
     """Take steps until the budget is spent; log and save on the way."""
     losses: list[float] = []
     since = saved = time.monotonic()

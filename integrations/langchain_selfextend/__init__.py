@@ -1,7 +1,7 @@
 """LangChain classes on top of selfextend-rag: a local model that reads whole documents."""
 
 try:
-    import langchain_core  # noqa: F401
+    import langchain_core  # noqa: F401  is it installed?
 except ImportError as error:
     raise ImportError(
         "langchain_selfextend needs LangChain, which is not installed; "

@@ -53,6 +53,7 @@ def structured_call(schema: OutputSchema, method: str) -> Structure:
     if method not in _METHODS:
         raise ValueError(f"method must be one of {', '.join(_METHODS)}, got {method!r}")
     is_class = isinstance(schema, type) and is_basemodel_subclass(schema)
+    # mypy does not see what is_class says of the schema: hence what is ignored below.
     if method == "function_calling":
         name = convert_to_openai_tool(schema)["function"]["name"]
         parser: BaseOutputParser[Any] = (

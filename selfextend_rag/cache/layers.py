@@ -58,7 +58,7 @@ class GrowingLayer(FullLayer):
         values[:, :, length:end] = value_states
         self.keys, self.values = keys[:, :, :end], values[:, :, :end]
         given = keys[:, :, :end]  # a view of its own: self.keys must not point back at the layer
-        given.cache_layer = self  # type: ignore[attr-defined]
+        given.cache_layer = self  # type: ignore[attr-defined]  # how attention finds us
         return given, self.values
 
     def crop(self, tokens_to_remove: int) -> None:

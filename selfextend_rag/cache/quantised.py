@@ -50,7 +50,7 @@ class QuantisedLayer(FullLayer):
         parts[1].write(value_states, begin)
         self._length = end
         keys = parts[0].read(end)
-        keys.cache_layer = self  # type: ignore[attr-defined]
+        keys.cache_layer = self  # type: ignore[attr-defined]  # how attention finds us
         return keys, parts[1].read(end)
 
     def restored_keys(self) -> Tensor:

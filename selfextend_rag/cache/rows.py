@@ -70,7 +70,7 @@ def _own(layer: Any, shared: int, capacity: int) -> DynamicLayer:
         assert own.keys is not None
         assert own.values is not None
         own.keys, own.values = own.keys.clone(), own.values.clone()
-    own.record_past = False  # type: ignore[attr-defined]
+    own.record_past = False  # type: ignore[attr-defined]  # a sliding layer's
     return own
 
 
@@ -111,7 +111,7 @@ class RowsLayer(CacheLayerMixin):
         ]
         self.unattended = True
         given = key_states[:]
-        given.rows = self  # type: ignore[attr-defined]
+        given.rows = self  # type: ignore[attr-defined]  # how attention finds us
         return given, value_states
 
     @property

@@ -269,7 +269,7 @@ def _read_into(file: BinaryIO, slab: Tensor) -> memoryview:
     view = _bytes_of(here)
     done = 0
     while done < len(view):  # one call reads at most 2 GiB
-        got = file.readinto(view[done:])  # type: ignore[attr-defined]
+        got = file.readinto(view[done:])  # type: ignore[attr-defined]  # BinaryIO lacks it
         if not got:
             raise CorruptReadingError("it ends in the middle")
         done += got

@@ -71,7 +71,7 @@ class Console:
         if sys.stderr is None or not sys.stderr.isatty():
             yield lambda done, total: None
             return
-        from tqdm import tqdm  # type: ignore[import-untyped]
+        from tqdm import tqdm  # type: ignore[import-untyped]  # ships no types
 
         with tqdm(desc=what, unit="token", leave=False, file=sys.stderr) as bar:
 

@@ -120,7 +120,7 @@ def placement(model: Any, device_map: Any) -> Mapping[str, Any]:
             )
         return {"": name}
     try:
-        from accelerate import infer_auto_device_map  # type: ignore[import-untyped]
+        from accelerate import infer_auto_device_map  # type: ignore[import-untyped]  # ships no types
     except ImportError as error:
         raise ModelLoadError(
             f"device_map {name!r} needs accelerate; install selfextend-rag[gpu]"

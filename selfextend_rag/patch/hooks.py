@@ -35,7 +35,7 @@ class RawPositions:
     def __call__(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        current = module.config._attn_implementation  # type: ignore[union-attr]
+        current = module.config._attn_implementation  # type: ignore[union-attr]  # nn.Module: Tensor | Module
         if current != self.name:
             raise RuntimeError(
                 f"the attention implementation of an extended model was switched to {current!r}; "

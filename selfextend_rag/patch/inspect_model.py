@@ -153,7 +153,7 @@ def _position_owners(model: nn.Module) -> list[nn.Module]:
 
 def _trained_positions(model: nn.Module) -> int:
     """A number of positions within which no rotary scaling sets in."""
-    text = model.config.get_text_config(decoder=True)  # type: ignore[union-attr, operator]
+    text = model.config.get_text_config(decoder=True)  # type: ignore[union-attr, operator]  # nn.Module
     limits = [getattr(text, name, None) for name in ("max_position_embeddings", "n_positions")]
     limits.append(getattr(text, "original_max_position_embeddings", None))
     scaling = getattr(text, "rope_parameters", None) or {}
@@ -165,14 +165,14 @@ def _trained_positions(model: nn.Module) -> int:
 def sample_tokens(model: nn.Module, length: int = 32) -> Tensor:
     """Return ordinary tokens ``[1, length]``: none that the configuration gives a meaning."""
     config = model.config
-    text = config.get_text_config(decoder=True)  # type: ignore[union-attr, operator]
+    text = config.get_text_config(decoder=True)  # type: ignore[union-attr, operator]  # nn.Module
     special = {
         value
         for source in (config, text)
         for name, value in vars(source).items()
         if name.endswith(("_token_id", "_token_index", "_index")) and isinstance(value, int)
     }
-    embeddings = model.get_input_embeddings()  # type: ignore[operator]
+    embeddings = model.get_input_embeddings()  # type: ignore[operator]  # nn.Module
     vocabulary = int(getattr(text, "vocab_size", 0) or embeddings.weight.shape[0])
     ordinary = (
         [i for i in range(1, vocabulary) if i not in special]

@@ -50,7 +50,7 @@ class CallForm:
         token = self._token_at_start
         if token is not None:
             return token
-        return re.match(r"\S+", self.head)[0]  # type: ignore[index]
+        return re.match(r"\S+", self.head)[0]  # type: ignore[index]  # not blank: it matches
 
     @property
     def trigger_token(self) -> int | None:

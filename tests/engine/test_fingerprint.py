@@ -215,7 +215,7 @@ def test_weights_of_other_tensor_classes_are_looked_into(tmp_path):
         LongContextLLM(other, byte_tokenizer()).load(tmp_path / "a.kv")
 
 
-@pytest.mark.filterwarnings("ignore")
+@pytest.mark.filterwarnings("ignore:.*deprecated")  # so is torch's dynamic quantisation
 def test_packed_weights_are_a_part_of_what_identifies_a_model():
     """Linear layers of torch's dynamic quantisation were left out: they are no tensors."""
 

@@ -159,7 +159,7 @@ def test_bits_of_keys_and_values_are_measured_and_reported(tiny, tokenizer, tmp_
 
 
 def test_pictures_are_written_for_lookups_and_perplexity(tiny, tokenizer, tmp_path):
-    pytest.importorskip("matplotlib")
+    pytest.importorskip("matplotlib", reason="matplotlib is optional and not installed")
     tiny.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     shared = f"--model {tmp_path / 'model'} --samples 1 --out {tmp_path} --lengths 120"

@@ -151,7 +151,7 @@ def test_groups_say_whether_fewer_are_possible():
 
 def test_layers_on_the_disk_are_planned_as_they_are_run(tmp_path):
     """By accelerate's own dispatch: what is on the disk is no weight here, and is brought here."""
-    pytest.importorskip("accelerate")
+    pytest.importorskip("accelerate", reason="accelerate is optional and not installed")
     model = tiny_llama(window=128, num_hidden_layers=4, dtype=torch.float32)
     model.save_pretrained(tmp_path / "model")
     byte_tokenizer().save_pretrained(tmp_path / "model")

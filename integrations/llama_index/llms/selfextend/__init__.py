@@ -4,7 +4,7 @@ Importing this changes nothing. See docs/llama_index.md.
 """
 
 try:
-    import llama_index.core  # noqa: F401
+    import llama_index.core  # noqa: F401  is it installed?
 except ImportError as error:
     raise ImportError(
         "llama_index.llms.selfextend needs LlamaIndex, which is not installed; "

@@ -271,4 +271,4 @@ class SelfExtendLLM(StructuredAnswers, ToolCalling):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Find the model again."""
-        self.__init__(**state)  # type: ignore[misc]
+        self.__init__(**state)  # type: ignore[misc]  # as pydantic does
