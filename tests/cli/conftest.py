@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from selfextend_rag.cli import main
 from tests.tiny import byte_tokenizer, tiny_llama
 
 
@@ -28,3 +29,17 @@ def long(tmp_path):
     path = tmp_path / "long.md"
     path.write_text("".join(f"Fact {i} is {i * i % 97}. " for i in range(14)))
     return str(path)
+
+
+@pytest.fixture
+def run(capsys):
+    """Run the command line; return its exit code, standard output and standard error."""
+
+    def call(*arguments):
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as end:  # argparse
+            code = end.code
+        return (code, *capsys.readouterr())
+
+    return call

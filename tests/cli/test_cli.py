@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,29 +12,10 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-import safetensors.torch
-import torch
-import transformers
 
-from selfextend_rag.cli import main
 from selfextend_rag.documents import Document
 from selfextend_rag.llm import LongContextLLM, Reading
 from selfextend_rag.planning import ContextPlan
-from tests.tiny import byte_tokenizer
-
-
-@pytest.fixture
-def run(capsys):
-    """Run the command line; return its exit code, standard output and standard error."""
-
-    def call(*arguments):
-        try:
-            code = main([str(argument) for argument in arguments])
-        except SystemExit as end:  # argparse
-            code = end.code
-        return (code, *capsys.readouterr())
-
-    return call
 
 
 @pytest.mark.parametrize("name", ["short", "long"])
@@ -146,199 +126,6 @@ def test_the_bundled_model_is_the_default(run, short):
     assert (code, err) == (0, "")
     assert json.loads(out)["model"] == "bundled"
     assert json.loads(out)["plan"]["pretraining_window"] == 512
-
-
-def test_plan_says_what_ask_would_do_without_loading_weights(run, model_folder, long, monkeypatch):
-    limit = ("--memory-limit", "64MiB")
-    _, out, _ = run("ask", long, "-q", "Why?", "--model", model_folder, "--json", *limit)
-    asked = json.loads(out)["plan"]
-    assert asked["memory"]["devices"][0]["weights_bytes"] > 0
-    forbid_weights(monkeypatch)
-    code, out, err = run("plan", long, "-q", "Why?", "--model", model_folder, "--json", *limit)
-    assert (code, err) == (0, "")
-    assert json.loads(out)["plan"] == asked
-    code, out, err = run("plan", long, "--model", model_folder)
-    assert (code, err) == (0, "")
-    assert f"{asked['prompt_tokens']} tokens of prompt" in out
-
-
-def forbid_weights(monkeypatch):
-    """Make every way of loading weights fail."""
-
-    def refuse(*args, **kwargs):
-        raise AssertionError("weights were loaded")
-
-    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", refuse)
-    monkeypatch.setattr(safetensors, "safe_open", refuse)
-    monkeypatch.setattr(safetensors.torch, "load_file", refuse)
-    monkeypatch.setattr(torch, "load", refuse)
-    monkeypatch.setattr(transformers.modeling_utils, "safe_open", refuse, raising=False)
-
-
-def test_plan_needs_no_weights_to_be_there(run, model_folder, long, tmp_path):
-    folder = tmp_path / "no weights"
-    shutil.copytree(model_folder, folder, ignore=shutil.ignore_patterns("*.safetensors"))
-    plans = []
-    for model in (model_folder, folder):
-        code, out, _ = run("plan", long, "--model", model, "--json", "--memory-limit", "64MiB")
-        assert code == 0
-        plans.append(json.loads(out)["plan"])
-    assert plans[0] == plans[1]
-
-
-def test_plan_says_what_memory_lacks_and_what_would_help(run, model_folder, long, short):
-    code, out, err = run("plan", long, short, "--model", model_folder, "--memory-limit", "1.5MiB")
-    assert (code, out) == (2, "")
-    assert "on cpu" in err
-    assert "1.5 MiB for them" in err
-    assert "take a smaller model or a device with more memory" in err
-    code, out, _ = run("plan", long, "--model", model_folder, "--memory-limit", "cpu=1GiB")
-    assert code == 0
-    assert "Memory on cpu: 126 KiB of weights" in out
-    assert "of 1024 MiB available" in out or "of 1 GiB available" in out
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        (["much"], "memory must be a positive number of bytes"),
-        (["0"], "memory must be a positive number of bytes"),
-        (["cuda:7=1GiB"], "--memory-limit names cuda:7, and the model is on cpu"),
-        (["1GiB", "2GiB"], "given twice"),
-        (["cpu=1GiB", "2GiB"], "must name a device each time"),
-    ],
-)
-def test_a_limit_of_memory_that_makes_no_sense_is_refused(run, model_folder, short, given, message):
-    limits = [part for limit in given for part in ("--memory-limit", limit)]
-    code, _, err = run("plan", short, "--model", model_folder, *limits)
-    assert code == 2
-    assert message in err
-
-
-def test_plan_puts_files_in_groups(run, model_folder, tmp_path):
-    files = []
-    for number in range(7):
-        files.append(tmp_path / f"part {number}.txt")
-        files[-1].write_text(f"Part {number}. " + "x" * 50)
-    arguments = (*files, "--model", model_folder, "--groups", "--max-group-size", "4")
-    code, out, _ = run("plan", *arguments, "--json")
-    assert code == 0
-    groups = json.loads(out)["groups"]
-    assert 1 < len(groups) < 7
-    names = [name for group in groups for name in group["documents"]]
-    assert len(names) == len(set(names)) == 7
-    assert run("plan", *arguments)[1].startswith(f"1 of {len(groups)}: ")
-    files[3].write_text("y" * 3000)
-    code, _, err = run("plan", *arguments)
-    assert code == 2
-    assert "part 3" in err
-    assert "fits no prompt by itself" in err
-
-
-def test_the_exact_rule_and_turns_change_the_plan(run, model_folder, long):
-    def plan(*more):
-        code, out, _ = run("plan", long, "--model", model_folder, "--json", *more)
-        assert code == 0
-        return json.loads(out)["plan"]
-
-    assert plan("--rule", "exact")["group_size"] < plan()["group_size"]
-    assert plan("--turns", "3")["total_tokens"] > plan()["total_tokens"]
-
-
-@pytest.mark.parametrize("weights", [[], ["--weights"]], ids=["configuration", "weights"])
-def test_support_goes_layer_by_layer(run, model_folder, weights):
-    code, out, err = run("support", model_folder, *weights)
-    assert (code, err) == (0, "")
-    assert "LlamaForCausalLM: supported" in out
-    assert out.count(": extended") == 2
-    code, out, _ = run("support", model_folder, "--json", *weights)
-    assert json.loads(out)["supported"] is True
-
-
-def test_support_of_a_model_that_can_not_be_extended_is_exit_code_1(run, tmp_path):
-    transformers.GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=300).save_pretrained(tmp_path)
-    code, out, err = run("support", tmp_path)
-    assert (code, err) == (1, "")
-    assert "refused" in out
-
-
-@pytest.fixture
-def bad_files(tmp_path):
-    (tmp_path / "empty.txt").write_bytes(b"")
-    (tmp_path / "junk.bin").write_bytes(bytes(range(256)) * 8)
-    (tmp_path / "latin.txt").write_bytes("déjà vu".encode("cp1252"))
-    (tmp_path / "huge.txt").write_text("word " * 1000)
-    (tmp_path / "good.txt").write_text("Good.")
-    (tmp_path / "damaged.pdf").write_bytes(b"%PDF-1.4\nand no more")
-    return tmp_path
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["missing.txt", "-q", "?"], "missing.txt"),
-        (["empty.txt", "-q", "?"], "empty.txt"),
-        (["junk.bin", "-q", "?"], "junk.bin"),
-        (["latin.txt", "-q", "?", "--encoding", "utf-8"], "latin.txt"),
-        (["good.txt", "-q", "?", "--encoding", "klingon"], "klingon"),
-        (["good.txt", "empty.txt", "-q", "?"], "empty.txt"),
-        (["good.txt", "-q", " "], "question is empty"),
-        (["huge.txt", "-q", "?"], "exceeds the extended window"),
-        (["good.txt", "-q", "?", "--model", "nobody/no-such-model"], "nobody/no-such-model"),
-        (["good.txt", "-q", "?", "--model", "."], "there is no tokenizer in this folder"),
-        (["good.txt", "-q", "?", "--group-size", "99"], "--group-size must be"),
-        (["good.txt", "-q", "?", "--neighbor-window", "500"], "--neighbor-window must be"),
-        (["good.txt", "-q", "?", "--max-new-tokens", "0"], "--max-new-tokens must be"),
-        (["good.txt", "-q", "?", "--temperature", "-1"], "temperature must be"),
-        (["good.txt", "-q", "?", "--plain", "--group-size", "4"], "--plain goes without"),
-        (["good.txt", "-q", "?", "--pretraining-window", "3"], "--pretraining-window must be"),
-        (["good.txt", "-q", "?", "--pretraining-window", "0"], "--pretraining-window must be"),
-        (["junk.bin", "-q", "?"], "or pass --encoding if it is text"),
-        (["good.txt", "-q", "?", "--encoding", "punycode"], "can't be read as 'punycode'"),
-        (["good.txt", "-q", "?", "--encoding", "a\0b"], "--encoding takes names such as utf-8"),
-        (["good.txt", "-q", "?", "--seed", "9" * 30], "--seed must be an integer of at most 64"),
-        (["good.txt", "-q", "\udcff"], "lone surrogate"),
-        (["good.txt", "-q", "?", "--model", ""], "the name is empty"),
-        (["good.txt", "-q", "?", "--model", "good.txt"], "it is a file; name the folder"),
-        (["damaged.pdf", "-q", "?"], "damaged or unusual PDF"),
-        (["-", "-", "-q", "?"], "name - once"),
-        (["good.txt", "-q", "?", "--device", "warp9"], "warp9"),
-    ],
-)
-@pytest.mark.parametrize("as_json", [False, True], ids=["", "json"])
-def test_bad_input_is_one_line_and_exit_code_2(
-    run, bad_files, monkeypatch, model_folder, arguments, said, as_json
-):
-    monkeypatch.chdir(bad_files)
-    if "--model" not in arguments:
-        arguments = [*arguments, "--model", model_folder]
-    code, out, err = run("ask", *arguments, *(["--json"] if as_json else []))
-    assert code == 2
-    assert out == ""
-    assert err.startswith("selfextend-rag: error: ")
-    assert said in err
-    assert err.count("\n") == 1
-
-
-def test_a_model_that_can_not_be_extended_is_bad_input_for_a_long_document(run, tmp_path, long):
-    config = transformers.GPT2Config(
-        n_layer=1, n_head=2, n_embd=8, vocab_size=300, n_positions=128, bos_token_id=0,
-        eos_token_id=1,
-    )  # fmt: skip
-    transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path)
-    byte_tokenizer().save_pretrained(tmp_path)
-    code, out, err = run("ask", long, "-q", "?", "--model", tmp_path, "--json")
-    assert (code, out) == (2, "")
-    assert "GPT2LMHeadModel can't be extended" in err
-
-
-@pytest.mark.parametrize(
-    "arguments", [[], ["ask"], ["ask", "x.txt"], ["nonsense"], ["plan"], ["support"]]
-)
-def test_missing_arguments_are_exit_code_2_with_the_usage(run, arguments):
-    code, out, err = run(*arguments)
-    assert (code, out) == (2, "")
-    assert "usage: selfextend-rag" in err
 
 
 def test_version(run):
@@ -474,13 +261,6 @@ def test_evidence_can_be_switched_off(run, model_folder, long):
     assert json.loads(told)["answers"][0]["evidence"] == []
 
 
-@pytest.mark.parametrize("device", ["warp9", "", "meta"])
-def test_plan_knows_no_device_that_torch_does_not(run, model_folder, short, device):
-    code, out, err = run("plan", short, "--model", model_folder, "--device", device)
-    assert (code, out) == (2, "")
-    assert "torch has none of that name; take cpu, cuda, cuda:1, ... or auto\n" in err
-
-
 def test_standard_input_is_a_file_named_by_a_dash(model_folder):
     command = [sys.executable, "-m", "selfextend_rag", "plan", "-", "--model", model_folder]
     done = subprocess.run(command, input="The sky is blue.", capture_output=True, text=True)
@@ -498,32 +278,6 @@ def test_the_bundled_model_has_a_name(run, short, tmp_path, command):
     code, out, _ = run(command, *arguments[command])
     assert code == 0
     assert out
-
-
-def test_a_model_that_is_no_decoder_is_one_short_line(run, tmp_path):
-    (tmp_path / "config.json").write_text('{"model_type": "t5"}')
-    code, _, err = run("support", tmp_path)
-    assert code == 2
-    assert "can't be judged by its configuration alone" in err
-    assert len(err) < 600
-
-
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
-def test_an_output_that_can_not_be_written_is_one_line_and_exit_code_74(model_folder, short):
-    command = [sys.executable, "-m", "selfextend_rag", "plan", short, "--model", model_folder]
-    with open("/dev/full", "w") as full:
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
-    assert done.returncode == 74
-    assert done.stderr == (
-        "selfextend-rag: error: can't write the output: No space left on device\n"
-    )
-
-
-def test_a_closed_output_is_one_line_and_exit_code_74(run, model_folder, short, monkeypatch):
-    monkeypatch.setattr(sys, "stdout", None)
-    code, _, err = run("plan", short, "--model", model_folder)
-    assert code == 74
-    assert "standard output is closed" in err
 
 
 def test_file_names_that_are_no_text_are_read(run, model_folder, short, tmp_path):

@@ -6,6 +6,11 @@ import torch
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, GPTNeoXConfig, LlamaConfig
 from transformers.modeling_utils import PreTrainedModel
 
+from selfextend_rag import SelfExtend
+
+LENGTH = 60
+METHOD = SelfExtend(4, 9)
+
 SIZES = {
     "vocab_size": 128,
     "hidden_size": 64,
@@ -40,3 +45,15 @@ def gemma() -> PreTrainedModel:
     """Sliding layers and one full layer, with rotary embeddings of their own."""
     options = {"num_hidden_layers": 6, "num_key_value_heads": 2, "head_dim": 16, **SIZES}
     return build(Gemma3TextConfig(sliding_window=16, **options))
+
+
+def ids(seed=0, batch=1, length=LENGTH):
+    make = torch.Generator().manual_seed(seed)
+    return torch.randint(1, 128, (batch, length), generator=make)
+
+
+def close(actual, expected):
+    """Float32 through a few layers, at logits of order 1 to 10."""
+    torch.testing.assert_close(
+        actual, expected, rtol=0, atol=1e-5 * float(expected.abs().max()) + 1e-5
+    )
