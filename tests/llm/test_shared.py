@@ -28,6 +28,7 @@ def test_threads_that_ask_at_once_load_the_weights_once():
 
 
 def test_weights_are_given_up_with_the_last_model():
+    gc.collect()  # what earlier tests left behind is not to go in between
     alone = shared_llm(FOLDER, context={"chunk_size": 78})
     count = sum(entry[2]() is not None for entry in shared._live)
     del alone
