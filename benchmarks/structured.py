@@ -22,7 +22,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from selfextend_rag import LongContextLLM
-from tests.structured.random_schemas import random_schema
+from tests.output.random_schemas import random_schema
 
 DOCUMENT = "The pass key is 48213. Remember it. 48213 is the pass key."
 FORMATS = jsonschema.Draft202012Validator.FORMAT_CHECKER

@@ -22,7 +22,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch  # noqa: E402  after the path is set
 import transformers  # noqa: E402  after the path is set
 
-from selfextend_rag.patch import support  # noqa: E402  after the path is set
+from selfextend_rag.model import support  # noqa: E402  after the path is set
 from tests import zoo  # noqa: E402  after the path is set
 
 _COLUMNS = ("model class", "outcome", "layers", "rotary layout", "reason")
@@ -100,7 +100,7 @@ _TEXT = """\
 
 Every family that transformers maps to a causal language model, built tiny with random weights, and
 what `selfextend_rag.support` says about it. Made by `docs/generate_coverage.py` with transformers
-{version}. `tests/patch/test_coverage.py` compares every family that is extended with a reference
+{version}. `tests/model/test_coverage.py` compares every family that is extended with a reference
 that is made of the model's own code: whole prompts, chunks, decode, static caches, padded batches,
 generation, and the model as it is given back.
 

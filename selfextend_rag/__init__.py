@@ -39,7 +39,7 @@ if TYPE_CHECKING:
         ToolCall,
         shared_llm,
     )
-    from selfextend_rag.patch import extend, extended, restore, support
+    from selfextend_rag.model import extend, extended, restore, support
     from selfextend_rag.planning import (
         ContextBudgetPlanner,
         ContextPlan,
@@ -79,7 +79,7 @@ _NAMES = {
         "ToolCall",
         "shared_llm",
     ),
-    "patch": ("extend", "extended", "restore", "support"),
+    "model": ("extend", "extended", "restore", "support"),
     "planning": (
         "ContextBudgetPlanner",
         "ContextPlan",

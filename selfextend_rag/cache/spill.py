@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from selfextend_rag.cache import files, store
+from selfextend_rag.cache import files, persist
 from selfextend_rag.cache.contents import snapshot
-from selfextend_rag.cache.cutting import has_state
 from selfextend_rag.cache.header import Checksum
 from selfextend_rag.cache.layers import SelfExtendCache
+from selfextend_rag.cache.rewind import has_state
 from selfextend_rag.errors import CacheMismatchError, CorruptReadingError, ReadingFileError
 from selfextend_rag.positions import SelfExtend
 
@@ -61,7 +61,7 @@ class SpillFolder:
                 return
             found = snapshot(cache)
             if sum(x.nbytes for x in found.tensors.values()) <= self.max_bytes:
-                store.save(path, found, tokens, extension, fingerprint=self._fingerprint())
+                persist.save(path, found, tokens, extension, fingerprint=self._fingerprint())
                 files.remove_oldest(self.folder, f"*{_SUFFIX}", self.max_bytes)
         except (ReadingFileError, CacheMismatchError, OSError) as error:
             _log.warning("a prefix was not kept in %s: %s", self.folder, error)
@@ -82,10 +82,10 @@ class SpillFolder:
                     shared += 1
         return best
 
-    def load(self, path: Path, blank: Callable[[], SelfExtendCache]) -> store.Saved | None:
+    def load(self, path: Path, blank: Callable[[], SelfExtendCache]) -> persist.Saved | None:
         """Return what a file holds; None, and no such file any more, if it is damaged."""
         try:
-            saved = store.load(path, lambda _: blank(), fingerprint=self._fingerprint())
+            saved = persist.load(path, lambda _: blank(), fingerprint=self._fingerprint())
         except (ReadingFileError, CacheMismatchError) as error:
             self._give_up(path, error)
             return None
@@ -99,7 +99,7 @@ class SpillFolder:
             state = path.stat()
             stamp = (state.st_ino, state.st_size)
             if path not in self._known or self._known[path][0] != stamp:
-                tokens, extension = store.tokens_in(path, self._fingerprint())
+                tokens, extension = persist.tokens_in(path, self._fingerprint())
                 self._known[path] = stamp, tokens, extension
         except FileNotFoundError:
             self._known.pop(path, None)

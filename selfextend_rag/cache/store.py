@@ -1,279 +1,257 @@
-"""Saved keys and values, checked byte by byte when they come back.
-
-Nothing in a file is executed: it is safetensors, without pickle. ``files.py`` puts it in its place.
-"""
+"""Read prompts kept for those to come: least recently used, within a budget of bytes."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, BinaryIO
+import threading
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
 
-import torch
-from torch import Tensor
-
-from selfextend_rag.cache.contents import DTYPES, Snapshot, kinds, refill, slabs
-from selfextend_rag.cache.files import replacing
-from selfextend_rag.cache.header import (
-    LENGTH_BYTES,
-    Checksum,
-    Entry,
-    Header,
-    header_length,
-    lay_out,
-    parse,
-    sealed,
-    unsealed,
-)
-from selfextend_rag.cache.layers import SelfExtendCache
-from selfextend_rag.errors import CacheMismatchError, CorruptReadingError, ReadingFileError
+from selfextend_rag.cache.layers import SelfExtendCache, bytes_by_device
+from selfextend_rag.cache.rewind import can_rewind, copied, rewind, shortest, stop_recording
+from selfextend_rag.cache.spill import SpillFolder
 from selfextend_rag.positions import SelfExtend
 
-_TORCH = {name: dtype for dtype, name in DTYPES.items()}
+_WORTH_REUSING = 8  # tokens; fewer are run again faster than anything is looked for
+_WORTH_LOADING = 64  # tokens that a file has to have beyond what memory has
+
+Blank = Callable[[], SelfExtendCache]
+"""Returns a cache that the model has filled with any tokens; needed to read a file."""
 
 
-@dataclass(frozen=True, slots=True)
-class Saved:
-    """Tokens with their keys and values, as they were saved.
-
-    Args:
-        tokens: the token ids.
-        extension: the settings they were read under; None for plain attention.
-        cache: their keys and values.
-        attachment: whatever else was saved with them.
-    """
-
+@dataclass(eq=False, slots=True)
+class _Entry:
     tokens: tuple[int, ...]
     extension: SelfExtend | None
-    cache: SelfExtendCache
-    attachment: bytes
+    cache: SelfExtendCache = field(repr=False)
+    nbytes: int
+
+    def shared(self, tokens: tuple[int, ...], extension: SelfExtend | None) -> int:
+        """Return how many first tokens of a prompt this can serve; 0 for none."""
+        if extension != self.extension:
+            return 0
+        # The last token of a prompt is always run, for its logits.
+        common = common_length(self.tokens, tokens[:-1])
+        return common if common >= shortest(self.cache) else 0
 
 
-@dataclass(frozen=True, slots=True)
-class SavedSize:
-    """How much a file holds.
+class PrefixStore:
+    """Keys and values of earlier prompts and their answers, by their tokens.
 
-    Args:
-        tokens: with keys and values.
-        capacity: tokens that there is to be room for.
-        extension: the settings they were read under; None for plain attention.
-    """
-
-    tokens: int
-    capacity: int
-    extension: SelfExtend | None
-
-
-def save(
-    path: Path,
-    snapshot: Snapshot,
-    tokens: Sequence[int],
-    extension: SelfExtend | None,
-    *,
-    fingerprint: Mapping[str, str],
-    capacity: int = 0,
-    attachment: bytes = b"",
-) -> None:
-    """Write a cache to a file, which is there whole or not at all.
+    Who takes a prefix has it alone, out of reach of everybody else and of eviction, and puts it
+    back, longer, when done. Safe to use from several threads.
 
     Args:
-        path: the file; what is there is replaced.
-        snapshot: keys and values of ``tokens``, all of them.
-        tokens: the token ids.
-        extension: the settings they were read under; None for plain attention.
-        fingerprint: what the cache belongs to, in named parts.
-        capacity: tokens to make room for when it is loaded.
-        attachment: bytes to keep with it.
+        max_bytes: what all kept entries may take together, free room in their buffers included. An
+            entry in use is not counted; it is counted again, or dropped, when it is put back.
+        spill: where evicted entries go; None forgets them.
+        state: returns what the entries belong to besides their settings, such as the weights as
+            they are now; when it is another one, all entries in memory are forgotten.
 
     Raises:
-        ReadingFileError: the file can't be written.
+        ValueError: ``max_bytes`` is negative.
     """
-    about = {
-        "fingerprint": dict(fingerprint),
-        "extension": extension and [extension.group_size, extension.neighbor_window],
-        "kinds": list(snapshot.kinds),
-        "tokens": len(tokens),
-        "capacity": max(capacity, len(tokens)),
-    }
-    content = {
-        "tokens": torch.tensor(tokens, dtype=torch.int64),
-        "attachment": torch.frombuffer(bytearray(attachment or b"\0"), dtype=torch.uint8),
-        **snapshot.tensors,
-    }
-    if not attachment:
-        del content["attachment"]
-    entries = lay_out([(n, DTYPES[x.dtype], tuple(x.shape)) for n, x in content.items()])
-    header = unsealed(entries, about)
-    try:
-        with replacing(path) as file:
-            file.write(header)
-            checksum = Checksum()
-            for tensor in content.values():
-                for slab in slabs(tensor):
-                    data = _bytes_of(slab.cpu())
-                    checksum.update(data)
-                    file.write(data)
-            file.seek(0)
-            file.write(sealed(header, checksum.hexdigest()))
-    except OSError as error:
-        raise ReadingFileError(
-            f"can't write {path}: {error.strerror or error}; name a file in a folder that exists, "
-            "is writable and has room"
-        ) from error
+
+    def __init__(
+        self,
+        max_bytes: int,
+        spill: SpillFolder | None = None,
+        *,
+        state: Callable[[], Hashable] = lambda: None,
+    ) -> None:
+        if max_bytes < 0:
+            raise ValueError(f"prefix_cache_bytes must be 0 or more, got {max_bytes}")
+        self.max_bytes = max_bytes
+        self.spill = spill
+        self._state = state
+        self._known: Hashable = None
+        self._entries: list[_Entry] = []  # the latest used last
+        self._lock = threading.Lock()
+
+    @property
+    def nbytes(self) -> int:
+        """Return the bytes that the kept entries take."""
+        with self._lock:
+            return self._sum()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def take(
+        self,
+        tokens: tuple[int, ...],
+        extension: SelfExtend | None,
+        *,
+        capacity: int,
+        blank: Blank,
+    ) -> tuple[SelfExtendCache | None, int, Hashable]:
+        """Return a cache of the first tokens of a prompt, how many, and the state to put it under.
+
+        The cache is None, and the tokens 0, if none is kept.
+
+        The entry that shares most is taken: all of it, cut back, if most of it is shared, and
+        otherwise a copy of the shared part.
+
+        Args:
+            tokens: the prompt.
+            extension: the settings that it runs under; those of the entry have to be the same.
+            capacity: tokens to make room for.
+            blank: needed where the entry comes from a file.
+        """
+        with self._lock:
+            state = self._forget_others()
+            found = max(
+                ((entry.shared(tokens, extension), entry) for entry in self._entries),
+                key=lambda pair: pair[0],
+                default=None,
+            )
+            in_memory = found[0] if found else 0
+            filed = self._filed(tokens, extension, in_memory + _WORTH_LOADING, blank)
+            if filed is not None:
+                found = filed
+            if found is None or found[0] < _WORTH_REUSING:
+                return None, 0, state
+            shared, entry = found
+            cache = self._handed_out(entry, shared, capacity)
+        cache.set_capacity(capacity)
+        return cache, shared, state
+
+    def put(
+        self,
+        tokens: tuple[int, ...],
+        extension: SelfExtend | None,
+        cache: SelfExtendCache,
+        state: Hashable,
+    ) -> None:
+        """Keep a cache of tokens; the least recently used make room for it.
+
+        What it holds of earlier entries is not kept twice. One too large for the whole budget, even
+        without its grouped keys, is not kept, nor is one of another state than the present: the
+        weights may change between two tokens of an answer.
+        """
+        if cache.nbytes > self.max_bytes:
+            cache.drop_grouped_keys()
+        entry = _Entry(tokens, extension, cache, cache.nbytes)
+        with self._lock:
+            if self._forget_others() != state:
+                return
+            covered = [old for old in self._entries if _covers(entry, old)]
+            self._entries = [old for old in self._entries if old not in covered]
+            evicted = []
+            if entry.nbytes > self.max_bytes:
+                evicted.append(entry)
+            else:
+                while self._entries and self._sum() + entry.nbytes > self.max_bytes:
+                    evicted.append(self._entries.pop(0))
+                self._entries.append(entry)
+            self._spill(evicted)
+
+    def bytes_by_device(self) -> dict[str, int]:
+        """Return the bytes that the kept entries take on each device."""
+        held: dict[str, int] = {}
+        with self._lock:
+            for entry in self._entries:
+                _add(held, bytes_by_device(entry.cache))
+        return held
+
+    def give_way(self, wanted: Mapping[str, int]) -> dict[str, int]:
+        """Let go of entries, the least recently used first, until so many bytes are free.
+
+        Args:
+            wanted: bytes by device.
+
+        Returns:
+            What was freed, by device.
+        """
+        freed: dict[str, int] = {}
+        with self._lock:
+            evicted = []
+            while self._entries and any(freed.get(name, 0) < n for name, n in wanted.items()):
+                evicted.append(self._entries.pop(0))
+                _add(freed, bytes_by_device(evicted[-1].cache))
+            self._spill(evicted)
+        return freed
+
+    def clear(self) -> None:
+        """Forget everything in memory."""
+        with self._lock:
+            self._entries.clear()
+
+    def flush(self) -> None:
+        """Write all entries to the folder, if there is one, for other processes to find."""
+        with self._lock:
+            self._forget_others()
+            self._spill(self._entries)
+
+    def _forget_others(self) -> Hashable:
+        """Drop entries that the model as it is now did not make, and return its state."""
+        state = self._state()
+        if state != self._known:
+            self._entries.clear()
+        self._known = state
+        return state
+
+    def _sum(self) -> int:
+        return sum(entry.nbytes for entry in self._entries)
+
+    def _handed_out(self, entry: _Entry, shared: int, capacity: int) -> SelfExtendCache:
+        kept = entry in self._entries
+        if kept:
+            self._entries.remove(entry)
+        if not kept or shared * 2 >= len(entry.tokens) or not can_rewind(entry.cache):
+            rewind_to(entry.cache, shared)
+            return entry.cache
+        self._entries.append(entry)  # used just now
+        return copied(entry.cache, shared, capacity)
+
+    def _filed(
+        self, tokens: tuple[int, ...], extension: SelfExtend | None, least: int, blank: Blank
+    ) -> tuple[int, _Entry] | None:
+        if self.spill is None:
+            return None
+        path = self.spill.find(tokens[:-1], extension, least)
+        saved = None if path is None else self.spill.load(path, blank)
+        if saved is None:
+            return None
+        saved.cache.activate_past_recording()
+        entry = _Entry(saved.tokens, saved.extension, saved.cache, saved.cache.nbytes)
+        shared = entry.shared(tokens, extension)
+        return (shared, entry) if shared >= least else None
+
+    def _spill(self, entries: list[_Entry]) -> None:
+        if self.spill is not None:
+            for entry in entries:
+                self.spill.write(entry.tokens, entry.extension, entry.cache)
 
 
-def load(
-    path: Path,
-    blank: Callable[[SelfExtend | None], SelfExtendCache],
-    *,
-    fingerprint: Mapping[str, str],
-) -> Saved:
-    """Return what was saved, every byte of it verified.
-
-    Args:
-        path: the file.
-        blank: given the settings, returns a cache that the model has filled with any tokens; it is
-            filled anew.
-        fingerprint: what the cache has to belong to.
-
-    Raises:
-        CacheMismatchError: it belongs to something else; the message says what differs.
-        CorruptReadingError: it is damaged or no saved reading.
-        ReadingFileError: the file can't be read.
-    """
-    with _reading(path) as file:
-        header = _header(file)
-        _check(header, fingerprint)
-        try:
-            extension = _extension(header)
-            cache = blank(extension)
-            cache.set_capacity(header.about["capacity"])
-            if kinds(cache) != header.about["kinds"]:
-                raise CacheMismatchError("its layers are of other kinds than this model's")
-            stored = {name: (e.dtype, e.shape) for name, e in header.entries.items()}
-            places = refill(cache, stored, header.about["tokens"], extension)
-            others = {
-                name: torch.empty(entry.shape, dtype=_TORCH[entry.dtype])
-                for name, entry in header.entries.items()
-                if name not in places
-            }
-        except (KeyError, TypeError, IndexError, ValueError) as error:
-            if isinstance(error, CacheMismatchError | CorruptReadingError):
-                raise
-            raise CorruptReadingError(f"its header makes no sense ({error!r})") from error
-        places |= others
-        checksum = Checksum()
-        for entry in sorted(header.entries.values(), key=lambda entry: entry.begin):
-            for slab in slabs(places[entry.name]):
-                checksum.update(_read_into(file, slab))
-        if checksum.hexdigest() != header.data_checksum:
-            raise CorruptReadingError("its data has another checksum than when it was written")
-    attachment = others.get("attachment", torch.empty(0, dtype=torch.uint8))
-    tokens = tuple(others["tokens"].tolist())
-    return Saved(tokens, extension, cache, bytes(_bytes_of(attachment)))
+def _add(held: dict[str, int], more: Mapping[str, int]) -> None:
+    for name, size in more.items():
+        held[name] = held.get(name, 0) + size
 
 
-def tokens_in(path: Path, fingerprint: Mapping[str, str]) -> tuple[tuple[int, ...], Any]:
-    """Return the tokens of a file and their settings, without their keys; not verified.
-
-    Raises:
-        CacheMismatchError, CorruptReadingError, ReadingFileError: as ``load``.
-    """
-    with _reading(path) as file:
-        header = _header(file)
-        _check(header, fingerprint)
-        entry: Entry | None = header.entries.get("tokens")
-        if entry is None or entry.dtype != "I64":
-            raise CorruptReadingError("it has no tokens")
-        file.seek(entry.begin, os.SEEK_CUR)
-        tokens = torch.empty(entry.shape, dtype=torch.int64)
-        _read_into(file, tokens)
-        return tuple(tokens.tolist()), _extension(header)
+def rewind_to(cache: SelfExtendCache, length: int) -> None:
+    """Cut a cache back, and let its sliding layers forget what they can again."""
+    if can_rewind(cache):
+        rewind(cache, length)
+        stop_recording(cache)
 
 
-def size_in(path: Path, fingerprint: Mapping[str, str]) -> SavedSize:
-    """Return how much a file holds, from its header alone.
-
-    Raises:
-        CacheMismatchError, CorruptReadingError, ReadingFileError: as ``load``.
-    """
-    with _reading(path) as file:
-        header = _header(file)
-        _check(header, fingerprint)
-        try:
-            tokens, capacity = int(header.about["tokens"]), int(header.about["capacity"])
-            return SavedSize(tokens, max(tokens, capacity), _extension(header))
-        except (KeyError, TypeError, ValueError) as error:
-            raise CorruptReadingError(f"its header makes no sense ({error!r})") from error
+def common_length(one: tuple[int, ...], other: tuple[int, ...]) -> int:
+    """Return how many first tokens two sequences share."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:  # by halves: comparing slices is far faster than comparing one by one
+        middle = (low + high + 1) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
-@contextmanager
-def _reading(path: Path) -> Iterator[BinaryIO]:
-    """Yield a file to read; what goes wrong names it."""
-    try:
-        with open(path, "rb") as file:
-            yield file
-    except CorruptReadingError as error:
-        raise CorruptReadingError(
-            f"{path} is damaged or no saved reading: {error}; read the documents again"
-        ) from error
-    except CacheMismatchError as error:
-        raise CacheMismatchError(f"{path} can't be used here: {error}") from error
-    except OSError as error:
-        raise ReadingFileError(f"can't read {path}: {error.strerror or error}") from error
-
-
-def _header(file: BinaryIO) -> Header:
-    size = os.fstat(file.fileno()).st_size
-    first = file.read(LENGTH_BYTES)
-    header = first + file.read(header_length(first, size))
-    try:
-        return parse(header, size)
-    except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
-        if isinstance(error, CorruptReadingError):
-            raise
-        raise CorruptReadingError(f"its header makes no sense ({error!r})") from error
-
-
-def _check(header: Header, fingerprint: Mapping[str, str]) -> None:
-    theirs = header.about["fingerprint"]
-    differences = [
-        f"{part} {theirs.get(part, 'unknown')} there, {fingerprint.get(part, 'unknown')} here"
-        for part in sorted({*theirs, *fingerprint})
-        if theirs.get(part) != fingerprint.get(part)
-    ]
-    if differences:
-        raise CacheMismatchError(
-            f"it was read by another model or in another way: {'; '.join(differences)}; "
-            "use what it was read with, or read the documents again"
-        )
-
-
-def _extension(header: Header) -> SelfExtend | None:
-    settings = header.about["extension"]
-    return None if settings is None else SelfExtend(*settings)
-
-
-def _bytes_of(tensor: Tensor) -> memoryview:
-    """Return the bytes of a contiguous tensor in memory, without a copy."""
-    array: Any = tensor.detach().reshape(-1).view(torch.uint8).numpy()
-    return memoryview(array)
-
-
-def _read_into(file: BinaryIO, slab: Tensor) -> memoryview:
-    """Fill a contiguous tensor, on any device, from a file and return its bytes."""
-    here = slab if slab.device.type == "cpu" else torch.empty_like(slab, device="cpu")
-    view = _bytes_of(here)
-    done = 0
-    while done < len(view):  # one call reads at most 2 GiB
-        got = file.readinto(view[done:])  # type: ignore[attr-defined]  # BinaryIO lacks it
-        if not got:
-            raise CorruptReadingError("it ends in the middle")
-        done += got
-    if here is not slab:
-        with torch.inference_mode():
-            slab.copy_(here)
-    return view
+def _covers(new: _Entry, old: _Entry) -> bool:
+    """Return whether the new entry can do all that the old one can."""
+    length = len(old.tokens)
+    return (
+        old.extension == new.extension
+        and new.tokens[:length] == old.tokens
+        and shortest(new.cache) <= shortest(old.cache)
+    )

@@ -44,12 +44,12 @@ def _budget(args: argparse.Namespace, options: dict[str, Any]) -> ReadingBudget:
     from selfextend_rag.llm.budget import ReadingBudget
     from selfextend_rag.llm.loading import load_config, load_tokenizer, stated_max_new_tokens
     from selfextend_rag.llm.memory import budget_of_source
-    from selfextend_rag.llm.prompts import PromptBuilder
     from selfextend_rag.planning import (
         ContextBudgetPlanner,
         planner_defaults,
         pretraining_window_of,
     )
+    from selfextend_rag.text.prompts import PromptBuilder
 
     source = model_source(args.model)
     tokenizer, config = load_tokenizer(source), load_config(source)

@@ -14,7 +14,7 @@ NOT_SUPPORTED = 1
 def run(args: argparse.Namespace) -> int:
     """Write the report; return the exit code."""
     silence_transformers()
-    from selfextend_rag.patch import support
+    from selfextend_rag.model import support
 
     report = support(_subject(args))
     console = Console()

@@ -23,7 +23,7 @@ from selfextend_rag.engine.prefix import CachedPrefix
 from selfextend_rag.engine.sampling import Sampler
 from selfextend_rag.engine.settings import GenerationSettings
 from selfextend_rag.errors import GenerationCancelled, SelfExtendError
-from selfextend_rag.patch import by_rows, switched, turn_of
+from selfextend_rag.model import by_rows, switched, turn_of
 
 
 @dataclass(frozen=True, slots=True)

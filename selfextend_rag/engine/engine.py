@@ -11,10 +11,10 @@ from transformers.cache_utils import Cache
 
 from selfextend_rag.cache import SelfExtendCache
 from selfextend_rag.cache.contents import Snapshot, snapshot
-from selfextend_rag.cache.cutting import has_state
-from selfextend_rag.cache.prefix import PrefixStore
+from selfextend_rag.cache.identity import model_state
+from selfextend_rag.cache.rewind import has_state
+from selfextend_rag.cache.store import PrefixStore
 from selfextend_rag.engine.constraint import TokenConstraint
-from selfextend_rag.engine.fingerprint import model_state
 from selfextend_rag.engine.forward import Cancelled, Forwards, Progress, as_function
 from selfextend_rag.engine.generation import FinishReason, Generation, Tally
 from selfextend_rag.engine.pieces import pieces_objection, refuse_pieces
@@ -22,7 +22,7 @@ from selfextend_rag.engine.prefix import CachedPrefix
 from selfextend_rag.engine.sampling import Sampler
 from selfextend_rag.engine.settings import GenerationSettings
 from selfextend_rag.errors import CacheMismatchError, GenerationCancelled
-from selfextend_rag.patch import switched, turn_of
+from selfextend_rag.model import switched, turn_of
 from selfextend_rag.positions import SelfExtend
 
 Watch = Callable[[PreTrainedModel], AbstractContextManager[object]]

@@ -13,17 +13,17 @@ from weakref import WeakKeyDictionary
 from transformers import PreTrainedModel
 
 from selfextend_rag.cache import SelfExtendCache
-from selfextend_rag.cache.cutting import has_state
+from selfextend_rag.cache.rewind import has_state
 from selfextend_rag.engine.forward import Forwards
 from selfextend_rag.errors import UnsupportedModelError
-from selfextend_rag.patch import switched
-from selfextend_rag.patch.agreement import (
+from selfextend_rag.model import switched
+from selfextend_rag.model.agreement import (
     FAILURES,
     LOW_PRECISION_TOLERANCE,
     disagreement,
     failure,
 )
-from selfextend_rag.patch.inspect_model import sample_tokens
+from selfextend_rag.model.inspection import sample_tokens
 
 # Of the largest logit, in 16 bits: on small random models another order of sums changes 0.01 of it,
 # a lost state 0.06 or more. Models without a state are given the usual room.

@@ -16,8 +16,8 @@ from selfextend_rag.cache.rows import rows_objection
 from selfextend_rag.engine.batch import step
 from selfextend_rag.engine.engine import Cancelled, Engine, as_function
 from selfextend_rag.engine.prefix import CachedPrefix
-from selfextend_rag.patch import switched, turn_of
-from selfextend_rag.patch.agreement import FAILURES, disagreement, failure
+from selfextend_rag.model import switched, turn_of
+from selfextend_rag.model.agreement import FAILURES, disagreement, failure
 from selfextend_rag.positions import SelfExtend
 
 log = logging.getLogger(__name__)

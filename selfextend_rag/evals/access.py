@@ -57,7 +57,7 @@ class HuggingFaceModel:
     def _attention(self) -> AbstractContextManager[Any]:
         if self.settings is None:
             return nullcontext()
-        from selfextend_rag.patch import extended
+        from selfextend_rag.model import extended
 
         return extended(self.model, self.settings)
 

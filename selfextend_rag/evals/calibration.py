@@ -22,7 +22,7 @@ from selfextend_rag.evals.metrics import perplexity
 from selfextend_rag.evals.prose import Prose, leading_tokens
 from selfextend_rag.evals.runner import MAX_NEW_TOKENS, depths
 from selfextend_rag.evals.tasks import passkey_task
-from selfextend_rag.patch import extended
+from selfextend_rag.model import extended
 from selfextend_rag.planning.calibration import Calibration, CalibrationCell, CalibrationError
 from selfextend_rag.positions import SelfExtend
 

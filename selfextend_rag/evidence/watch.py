@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from selfextend_rag.attention import Scoring, attention_mass
 from selfextend_rag.cache import FullLayer, QuantisedLayer
-from selfextend_rag.patch import AttentionCall, observed
+from selfextend_rag.model import AttentionCall, observed
 
 _AT_ONCE = 64  # queries of a long answer that are weighed together
 _SPARE = 16  # of the latest queries, which may turn out to be no part of the answer

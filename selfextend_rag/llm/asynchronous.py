@@ -9,10 +9,10 @@ from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
 
 from selfextend_rag.llm.budget import Documents
-from selfextend_rag.llm.conversation import Message
 from selfextend_rag.llm.reading import Reading
 from selfextend_rag.llm.stream import Answer, TextStream
 from selfextend_rag.llm.waiters import Waiters
+from selfextend_rag.text.messages import Message
 
 _T = TypeVar("_T")
 

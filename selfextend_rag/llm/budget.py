@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 from selfextend_rag.documents import Document
 from selfextend_rag.errors import ContextBudgetExceeded
-from selfextend_rag.llm.packing import BREAK
-from selfextend_rag.llm.prompts import PromptBuilder
 from selfextend_rag.planning import ContextBudgetPlanner, ContextPlan
 from selfextend_rag.planning.budget import MemoryBudget
+from selfextend_rag.text.packing import BREAK
+from selfextend_rag.text.prompts import PromptBuilder
 
 _STEP = 1.5
 

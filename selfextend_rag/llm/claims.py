@@ -13,7 +13,7 @@ from weakref import WeakSet
 
 from selfextend_rag.cache import SelfExtendCache
 from selfextend_rag.cache.layers import bytes_by_device, layer_nbytes
-from selfextend_rag.cache.prefix import PrefixStore
+from selfextend_rag.cache.store import PrefixStore
 from selfextend_rag.errors import MemoryBudgetExceeded
 from selfextend_rag.llm.memory import BudgetNow
 from selfextend_rag.planning import ContextPlan

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from selfextend_rag.cache.identity import digest, model_fingerprint
 from selfextend_rag.documents import Document
 from selfextend_rag.engine import Engine
-from selfextend_rag.engine.fingerprint import digest, model_fingerprint
 from selfextend_rag.errors import CacheMismatchError
 from selfextend_rag.kv_bits import in_words
-from selfextend_rag.llm.prompts import PromptBuilder
+from selfextend_rag.text.prompts import PromptBuilder
 
 _tokenizers: WeakKeyDictionary[Any, tuple[tuple[Any, ...], str]] = WeakKeyDictionary()
 

@@ -7,10 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from selfextend_rag.engine import GenerationSettings
-from selfextend_rag.llm.detokenizer import Detokenizer, StopTexts
-from selfextend_rag.llm.prompts import PromptBuilder
-from selfextend_rag.llm.tools import ToolCall, ToolRequest, new_call_id
-from selfextend_rag.structured import (
+from selfextend_rag.output import (
     CallForm,
     Grammar,
     Thought,
@@ -19,7 +16,10 @@ from selfextend_rag.structured import (
     json_grammar,
     read_calls,
 )
-from selfextend_rag.structured.thought import END
+from selfextend_rag.output.thought import END
+from selfextend_rag.output.tools import ToolCall, ToolRequest, new_call_id
+from selfextend_rag.text.detokenize import Detokenizer, StopTexts
+from selfextend_rag.text.prompts import PromptBuilder
 
 
 @dataclass(frozen=True, slots=True)

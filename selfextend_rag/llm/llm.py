@@ -21,7 +21,6 @@ from selfextend_rag.llm.machine import MemoryLimit
 from selfextend_rag.llm.memory import budget_of_model
 from selfextend_rag.llm.planned import PlanCalls
 from selfextend_rag.llm.prompted import PromptCalls
-from selfextend_rag.llm.prompts import INSTRUCTION, PromptBuilder, PromptForm
 from selfextend_rag.llm.reading import Reading
 from selfextend_rag.llm.reuse import prefix_store
 from selfextend_rag.llm.runner import TextRunner
@@ -34,6 +33,7 @@ from selfextend_rag.planning import (
 from selfextend_rag.planning.budget import CHUNK_SIZES
 from selfextend_rag.planning.plan import Rule
 from selfextend_rag.planning.planner import Extension
+from selfextend_rag.text.prompts import INSTRUCTION, PromptBuilder, PromptForm
 
 
 class LongContextLLM(PlanCalls, PromptCalls, AsyncCalls):

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from selfextend_rag.cache.prefix import PrefixStore
+from selfextend_rag.cache.store import PrefixStore
 from selfextend_rag.engine.engine import Cancelled, Progress
 from selfextend_rag.llm.budget import ReadingBudget
-from selfextend_rag.llm.conversation import Message
 from selfextend_rag.llm.forms import answer_form
-from selfextend_rag.llm.prompts import PromptBuilder
 from selfextend_rag.llm.runner import TextRunner
 from selfextend_rag.llm.stream import Answer, TextStream
-from selfextend_rag.llm.tools import ToolChoice, Tools, tool_request
+from selfextend_rag.output.tools import ToolChoice, Tools, tool_request
+from selfextend_rag.text.messages import Message
+from selfextend_rag.text.prompts import PromptBuilder
 
 
 class PromptCalls:

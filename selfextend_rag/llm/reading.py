@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from selfextend_rag.cache import SelfExtendCache, store
+from selfextend_rag.cache import SelfExtendCache, persist
 from selfextend_rag.cache.layers import bytes_by_device
 from selfextend_rag.documents import Document
 from selfextend_rag.engine import CachedPrefix, rows
@@ -23,12 +23,12 @@ from selfextend_rag.llm.batch import (
 from selfextend_rag.llm.budget import ReadingBudget
 from selfextend_rag.llm.fingerprint import check_prompts, prompt_state, reading_fingerprint
 from selfextend_rag.llm.forms import answer_form
-from selfextend_rag.llm.packing import PackedDocuments
 from selfextend_rag.llm.runner import Sources, TextRunner
 from selfextend_rag.llm.saved import attachment_of
 from selfextend_rag.llm.stream import Answer, TextStream
 from selfextend_rag.planning import ContextPlan
 from selfextend_rag.planning.rows import most_rows, needed_for_rows
+from selfextend_rag.text.packing import PackedDocuments
 
 
 class Reading:
@@ -92,7 +92,7 @@ class Reading:
         """
         runner = self._runner
         check_prompts(self._runner.prompts, self._prompt_state)
-        store.save(
+        persist.save(
             Path(path),
             runner.engine.snapshot(self._prefix),
             self._prefix.tokens,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from selfextend_rag.cache.prefix import PrefixStore
+from selfextend_rag.cache.identity import model_state
 from selfextend_rag.cache.spill import SpillFolder
+from selfextend_rag.cache.store import PrefixStore
 from selfextend_rag.engine import Engine
-from selfextend_rag.engine.fingerprint import model_state
 from selfextend_rag.llm.fingerprint import token_fingerprint
-from selfextend_rag.llm.prompts import PromptBuilder
+from selfextend_rag.text.prompts import PromptBuilder
 
 
 def prefix_store(

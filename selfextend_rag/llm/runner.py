@@ -7,7 +7,7 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from selfextend_rag.cache.prefix import PrefixStore
+from selfextend_rag.cache.store import PrefixStore
 from selfextend_rag.documents import Document
 from selfextend_rag.engine import (
     CachedPrefix,
@@ -21,9 +21,9 @@ from selfextend_rag.engine.engine import Cancelled, Progress, as_function
 from selfextend_rag.evidence import AnswerWatch, Evidence, TokenRanges, find_evidence
 from selfextend_rag.llm.claims import MemoryClaims
 from selfextend_rag.llm.forms import FREE, AnswerForm, CallReader, TextReader
-from selfextend_rag.llm.prompts import PromptBuilder
 from selfextend_rag.llm.stream import Answer, AnswerReason, TextStream
 from selfextend_rag.planning import ContextPlan
+from selfextend_rag.text.prompts import PromptBuilder
 
 
 @dataclass(frozen=True, slots=True, eq=False)

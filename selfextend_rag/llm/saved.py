@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from selfextend_rag.cache import store
+from selfextend_rag.cache import persist
+from selfextend_rag.cache.identity import model_state
 from selfextend_rag.documents import Document
 from selfextend_rag.engine import CachedPrefix, Engine
-from selfextend_rag.engine.fingerprint import model_state
 from selfextend_rag.errors import CacheMismatchError, CorruptReadingError, MemoryBudgetExceeded
 from selfextend_rag.llm.budget import ReadingBudget
 from selfextend_rag.llm.fingerprint import documents_digest, reading_fingerprint
@@ -39,8 +39,8 @@ def load_saved(
     """Return what a file of a reading holds; see ``LongContextLLM.load``."""
     prompts, planner = budget.prompts, budget.planner
     fingerprint = reading_fingerprint(engine, prompts, planner.pretraining_window)
-    fitted = _fitted(path, budget, store.size_in(Path(path), fingerprint))
-    saved = store.load(
+    fitted = _fitted(path, budget, persist.size_in(Path(path), fingerprint))
+    saved = persist.load(
         Path(path),
         lambda extension: engine.prefill((0,), extension=extension).cache,
         fingerprint=fingerprint,
@@ -64,7 +64,7 @@ def load_saved(
 
 
 def _fitted(
-    path: str | os.PathLike[str], budget: ReadingBudget, size: store.SavedSize
+    path: str | os.PathLike[str], budget: ReadingBudget, size: persist.SavedSize
 ) -> ContextPlan:
     """Return the plan of a saved reading in the memory that there is here, before it is read.
 

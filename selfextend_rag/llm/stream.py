@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 from selfextend_rag.engine import FinishReason, Usage
 from selfextend_rag.evidence import Evidence
-from selfextend_rag.llm.tools import ToolCall
 from selfextend_rag.llm.waiters import Waiters
-from selfextend_rag.patch import waiting_for
+from selfextend_rag.model import waiting_for
+from selfextend_rag.output.tools import ToolCall
 from selfextend_rag.planning import ContextPlan
 
 AnswerReason = FinishReason | Literal["tool_calls"]

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from selfextend_rag.engine.fingerprint import parts_of
+from selfextend_rag.cache.identity import parts_of
 from selfextend_rag.errors import ModelLoadError, UnsupportedModelError
 from selfextend_rag.kv_bits import why_not_rounded
 from selfextend_rag.planning.layers import LayerShape, layer_shapes

@@ -12,7 +12,7 @@ from transformers.cache_utils import DynamicLayer
 from selfextend_rag import SelfExtend, extended
 from selfextend_rag.cache import GrowingLayer, SelfExtendCache
 from selfextend_rag.errors import CacheMismatchError
-from tests.patch.models import gemma, llama
+from tests.model.models import gemma, llama
 
 METHOD = SelfExtend(4, 9)
 

@@ -9,12 +9,12 @@ import torch
 
 from selfextend_rag import SelfExtend, extended
 from selfextend_rag.cache import QuantisedLayer, SelfExtendCache
-from selfextend_rag.cache.cutting import copied, rewind
+from selfextend_rag.cache.rewind import copied, rewind
 from selfextend_rag.cache.rounding import RoundedTokens
 from selfextend_rag.errors import CacheMismatchError, UnsupportedModelError
 from selfextend_rag.kv_bits import EXACT_TOKENS, groups_in
 from tests import zoo
-from tests.patch.models import llama
+from tests.model.models import llama
 
 METHOD = SelfExtend(4, 9)
 BITS = [8, 4]

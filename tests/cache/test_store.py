@@ -1,372 +1,328 @@
-"""Saved keys and values: they come back as they were, or not at all."""
+"""Reuse of earlier prompts: never another answer, never more memory than allowed."""
 
 from __future__ import annotations
 
-import json
-import os
-import random
-import signal
-import struct
-import subprocess
-import sys
-import textwrap
-import time
+import logging
+import threading
 
 import pytest
 import torch
-from safetensors import safe_open
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from selfextend_rag.cache import SelfExtendCache, files, store
-from selfextend_rag.cache.contents import snapshot
+from selfextend_rag.cache.identity import model_state
+from selfextend_rag.cache.rewind import copied, shortest
+from selfextend_rag.cache.spill import SpillFolder
+from selfextend_rag.cache.store import PrefixStore, common_length
 from selfextend_rag.engine import Engine, GenerationSettings
-from selfextend_rag.engine.prefix import CachedPrefix
-from selfextend_rag.errors import CacheMismatchError, CorruptReadingError, ReadingFileError
+from selfextend_rag.errors import ReadingFileError
 from selfextend_rag.positions import SelfExtend
 from tests import zoo
 from tests.tiny import tiny_llama
 
-MINE = {"weights": "abc"}
-PROMPT = zoo.tokens(90)[0].tolist()
-GREEDY = GenerationSettings(max_new_tokens=8, stop_token_ids=())
+TEXT = [5 + (i * i * 7 + i) % 250 for i in range(400)]
+GREEDY = GenerationSettings(max_new_tokens=10, stop_token_ids=())
+LARGE = 1 << 30
+EXTENDED = SelfExtend(4, 16)
+MINE = {"weights": "mine"}
 
 
-def saved(path, engine, length=70, extension=None, fingerprint=MINE):
-    prefix = engine.prefill(PROMPT[:length], extension=extension)
-    store.save(
-        path, snapshot(prefix.cache), prefix.tokens, extension, fingerprint=fingerprint,
-        capacity=100, attachment=b"and more",
-    )  # fmt: skip
-    return prefix
+@pytest.fixture(scope="module")
+def engine():
+    return Engine(tiny_llama(), chunk_size=32)
 
 
-def loaded(path, engine, fingerprint=MINE):
-    def blank(extension):
-        return engine.prefill((5,), extension=extension).cache
-
-    return store.load(path, blank, fingerprint=fingerprint)
+def answer(engine, tokens, reuse=None, extension=EXTENDED, settings=GREEDY):
+    generation = engine.generate(tokens, settings, reuse=reuse, extension=extension)
+    return list(generation), generation.usage.cached_tokens
 
 
-@pytest.mark.parametrize("extension", [None, SelfExtend(4, 16)], ids=str)
+def spilling(folder, max_bytes=LARGE, of=MINE):
+    return SpillFolder(folder, max_bytes, lambda: of)
+
+
+@given(st.lists(st.integers(0, 2), max_size=40), st.lists(st.integers(0, 2), max_size=40))
+def test_the_common_length_is_that_of_a_loop(one, other):
+    expected = 0
+    while expected < min(len(one), len(other)) and one[expected] == other[expected]:
+        expected += 1
+    assert common_length(tuple(one), tuple(other)) == expected
+
+
+@pytest.mark.parametrize("extension", [None, EXTENDED, SelfExtend(3, 10)], ids=str)
+def test_a_conversation_pays_for_its_new_tokens_alone(engine, extension):
+    """Its answers, which are in the next prompt, are not run again either."""
+    store = PrefixStore(LARGE)
+    prompt = TEXT[:60]
+    for turn in range(5):
+        fresh, _ = answer(engine, prompt, extension=extension)
+        found, cached = answer(engine, prompt, store, extension)
+        assert found == fresh
+        if turn:
+            # the last token of an answer is never run in the turn that made it
+            assert len(prompt) - cached == 1 + 8
+        prompt = [*prompt, *found, *TEXT[100 + 8 * turn : 108 + 8 * turn]]
+    assert len(store) == 1
+
+
 @pytest.mark.parametrize(
-    ("family", "dtype"),
-    [
-        ("llama", torch.float32),
-        ("llama", torch.bfloat16),
-        ("llama", torch.float16),
-        ("qwen2", torch.float32),
-        ("qwen3", torch.bfloat16),
-        ("gemma3_text", torch.float32),
-        ("gemma3_text", torch.bfloat16),
-        ("gemma3n_text", torch.float32),
-        ("lfm2", torch.float32),
-        ("falcon_h1", torch.float32),
-        ("deepseek_v3", torch.float32),
-    ],
+    "family",
+    ["llama", "gemma3_text", "cwm", "lfm2", "falcon_h1"],
 )
-@pytest.mark.parametrize("length", [10, 70])
-def test_what_was_saved_comes_back_bit_for_bit_and_goes_on_the_same(
-    tmp_path, family, dtype, extension, length
-):
-    """Sliding windows half full and full, convolution and recurrent states, latent keys."""
-    engine = Engine(zoo.build(family).to(dtype))
-    prefix = saved(tmp_path / "x", engine, length, extension)
-    back = loaded(tmp_path / "x", engine)
-    assert back.tokens == prefix.tokens
-    assert back.extension == extension
-    assert back.attachment == b"and more"
-    before, after = snapshot(prefix.cache).tensors, snapshot(back.cache).tensors
-    assert before.keys() == after.keys()
-    assert all(torch.equal(before[name], after[name]) for name in before)
-    expected = list(engine.generate(PROMPT, GREEDY, prefix=prefix))
-    again = CachedPrefix(back.tokens, back.extension, back.cache)
-    for _ in range(2):
-        assert list(engine.generate(PROMPT, GREEDY, prefix=again)) == expected
+@pytest.mark.parametrize("extension", [None, EXTENDED], ids=str)
+@pytest.mark.parametrize("same", [70, 40, 20])
+def test_a_prompt_that_leaves_off_anywhere_gets_the_answer_of_a_fresh_run(family, extension, same):
+    """Sliding layers that forgot, and recurrent states, are not reused where they can't be."""
+    engine = Engine(zoo.build(family).double(), chunk_size=32)
+    store = PrefixStore(LARGE)
+    first = zoo.tokens(80, seed=1)[0].tolist()
+    written, _ = answer(engine, first, store, extension)
+    for prompt in (
+        [*first[:same], *zoo.tokens(30, seed=2)[0].tolist()],
+        [*first, *written, *zoo.tokens(9, seed=3)[0].tolist()],
+        [*first, *written[:4], *zoo.tokens(9, seed=4)[0].tolist()],
+        first,
+    ):
+        fresh, _ = answer(engine, prompt, extension=extension)
+        assert answer(engine, prompt, store, extension)[0] == fresh
 
 
-def test_the_file_is_plain_safetensors_without_the_grouped_keys(tmp_path):
-    engine = Engine(tiny_llama())
-    prefix = saved(tmp_path / "x", engine, extension=SelfExtend(4, 16))
-    list(engine.generate(PROMPT, GREEDY, prefix=prefix))  # makes grouped keys
-    assert prefix.cache.layers[0].grouped_keys.nbytes
-    store.save(tmp_path / "x", snapshot(prefix.cache), prefix.tokens, None, fingerprint=MINE)
-    with safe_open(tmp_path / "x", "pt") as file:
-        assert set(file.keys()) == {"tokens"} | {
-            f"layers.{i}.{name}" for i in (0, 1) for name in ("keys", "values")
+@pytest.mark.parametrize("family", ["gemma3_text", "cwm"])
+def test_sliding_layers_serve_the_next_turn(family):
+    """From the end of the prompt on they can be cut back, though their window is long full."""
+    engine = Engine(zoo.build(family).double(), chunk_size=32)
+    store = PrefixStore(LARGE)
+    first = zoo.tokens(80)[0].tolist()
+    written, _ = answer(engine, first, store)
+    follow_up = [*first, *written[:5], *zoo.tokens(9, seed=4)[0].tolist()]
+    fresh, _ = answer(engine, follow_up)
+    assert answer(engine, follow_up, store) == (fresh, 85)
+
+
+def test_recurrent_layers_serve_a_prompt_that_goes_on_from_all_that_was_read():
+    engine = Engine(zoo.build("lfm2").double(), chunk_size=32)
+    store = PrefixStore(LARGE)
+    first = zoo.tokens(80)[0].tolist()
+    written, _ = answer(engine, first, store)
+    follow_up = [*first, *written, 9, 9, 9]
+    fresh, _ = answer(engine, follow_up)
+    assert answer(engine, follow_up, store) == (fresh, 89)
+
+
+def test_keys_read_under_other_settings_are_not_reused(engine):
+    store = PrefixStore(LARGE)
+    for extension in (None, EXTENDED, SelfExtend(4, 20)):
+        assert answer(engine, TEXT[:60], store, extension)[1] == 0
+    for extension in (None, EXTENDED, SelfExtend(4, 20)):
+        fresh, _ = answer(engine, TEXT[:60], extension=extension)
+        assert answer(engine, TEXT[:60], store, extension) == (fresh, 59)
+
+
+def test_an_entry_of_which_little_is_shared_is_copied_and_stays(engine):
+    store = PrefixStore(LARGE)
+    answer(engine, TEXT[:100], store)
+    other = [*TEXT[:30], *TEXT[200:240]]
+    assert answer(engine, other, store) == (answer(engine, other)[0], 30)
+    assert len(store) == 2
+    assert answer(engine, TEXT[:100], store) == (answer(engine, TEXT[:100])[0], 99)
+
+
+def test_an_entry_of_which_most_is_shared_is_taken_over(engine):
+    store = PrefixStore(LARGE)
+    answer(engine, TEXT[:100], store)
+    other = [*TEXT[:80], *TEXT[200:240]]
+    assert answer(engine, other, store)[1] == 80
+    assert len(store) == 1
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    budget=st.integers(0, 400_000),
+    prompts=st.lists(
+        st.tuples(st.integers(0, 60), st.integers(0, 5), st.integers(1, 60)), max_size=8
+    ),
+)
+def test_memory_stays_within_the_budget_and_answers_stay_the_same(budget, prompts):
+    """Whatever comes in whatever order; real buffers are summed, free room included."""
+    engine = Engine(_SHARED, chunk_size=32)
+    store = PrefixStore(budget)
+    for shared, other, more in prompts:
+        prompt = [*TEXT[:shared], *TEXT[100 + 50 * other : 100 + 50 * other + more]]
+        fresh, _ = answer(engine, prompt)
+        assert answer(engine, prompt, store)[0] == fresh
+        held = {
+            x.untyped_storage().data_ptr(): x.untyped_storage().nbytes()
+            for entry in store._entries
+            for layer in entry.cache.layers
+            for x in (layer.keys, layer.values, layer.grouped_keys._buffer)
+            if x is not None
         }
-        assert torch.equal(file.get_tensor("layers.1.keys"), prefix.cache.layers[1].keys)
+        assert sum(held.values()) <= store.nbytes <= budget
 
 
-def test_a_loaded_cache_has_the_room_it_was_saved_with(tmp_path):
-    engine = Engine(tiny_llama())
-    saved(tmp_path / "x", engine)
-    back = loaded(tmp_path / "x", engine)
-    buffer = back.cache.layers[0].keys.untyped_storage().data_ptr()
-    prefix = CachedPrefix(back.tokens, None, back.cache)
-    list(engine.generate(PROMPT, GREEDY, prefix=prefix))
-    assert prefix.cache.layers[0].keys.untyped_storage().data_ptr() == buffer
+_SHARED = tiny_llama()
 
 
-def test_another_fingerprint_is_refused_and_the_parts_that_differ_are_named(tmp_path):
-    engine = Engine(tiny_llama())
-    mine = {"weights": "a1", "tokenizer": "t"}
-    saved(tmp_path / "x", engine, fingerprint=mine)
-    with pytest.raises(CacheMismatchError) as error:
-        loaded(tmp_path / "x", engine, {"weights": "b2", "tokenizer": "t"})
-    assert "weights a1 there, b2 here" in str(error.value)
-    assert "tokenizer" not in str(error.value)
-    assert str(tmp_path / "x") in str(error.value)
-    assert "read the documents again" in str(error.value)
+def test_the_least_recently_used_entry_goes_first(engine):
+    store = PrefixStore(LARGE)
+    prompts = [TEXT[n : n + 60] for n in (0, 100, 200)]
+    for prompt in prompts:
+        answer(engine, prompt, store)
+    one = store.nbytes // 3
+    store = PrefixStore(2 * one + one // 2)
+    for index in (0, 1, 0, 2):
+        answer(engine, prompts[index], store)
+    cached = [answer(engine, prompts[index], store)[1] for index in (0, 2, 1)]
+    assert cached == [59, 59, 0]
+
+
+def test_a_cancelled_answer_leaves_what_was_read(engine):
+    store = PrefixStore(LARGE)
+    with engine.generate(TEXT[:60], GREEDY, reuse=store, extension=EXTENDED) as generation:
+        next(generation)
+    assert answer(engine, TEXT[:60], store) == (answer(engine, TEXT[:60])[0], 59)
+    stop = threading.Event()
+    generation = engine.generate(
+        TEXT[200:300], GREEDY, reuse=store, extension=EXTENDED, cancelled=stop,
+        progress=lambda done, _: stop.set() if done == 64 else None,
+    )  # fmt: skip
+    assert list(generation) == []
+    assert answer(engine, TEXT[200:300], store) == (answer(engine, TEXT[200:300])[0], 64)
+
+
+def test_weights_that_change_during_an_answer_leave_nothing_behind():
+    """What the old ones had read was kept under the state of the new ones, and gone on with."""
+    model = tiny_llama()
+    engine = Engine(model)
+    store = PrefixStore(LARGE, state=lambda: model_state(model))
+    with engine.generate(TEXT[:60], GREEDY, reuse=store, extension=EXTENDED) as generation:
+        next(generation)
+        with torch.no_grad():
+            model.model.layers[0].mlp.up_proj.weight.mul_(2)
+    assert len(store) == 0
+    assert answer(engine, TEXT[:60], store) == (answer(engine, TEXT[:60])[0], 0)
+    assert answer(engine, TEXT[:60], store)[1] == 59
+
+
+def test_a_forward_that_fails_leaves_nothing_behind():
+    model = tiny_llama()
+    engine, store = Engine(model, chunk_size=32), PrefixStore(LARGE)
+    answer(engine, TEXT[:60], store)
+
+    def fail(*_):
+        raise MemoryError
+
+    hook = model.model.layers[1].register_forward_pre_hook(fail)
+    with pytest.raises(MemoryError):
+        answer(engine, TEXT[:90], store)
+    hook.remove()
+    assert len(store) == 0
+    assert answer(engine, TEXT[:90], store)[0] == answer(engine, TEXT[:90])[0]
+
+
+def test_a_cache_can_be_cut_back_as_far_as_it_says():
+    engine = Engine(zoo.build("gemma3_text").double())
+    cache = engine.prefill(zoo.tokens(80)[0].tolist()).cache
+    assert shortest(cache) == 80
+    list(engine.generate([5], GREEDY))
+    plain = Engine(tiny_llama()).prefill(TEXT[:80]).cache
+    assert shortest(plain) == 0
+    part = copied(plain, 30, capacity=50)
+    assert torch.equal(part.layers[1].values, plain.layers[1].values[:, :, :30])
+    assert part.nbytes < plain.nbytes
+
+
+def test_evicted_entries_are_found_again_by_another_store(engine, tmp_path):
+    fresh = [answer(engine, TEXT[n : n + 100])[0] for n in (0, 150)]
+    store = PrefixStore(1, spilling(tmp_path))
+    for n in (0, 150):
+        answer(engine, TEXT[n : n + 100], store)
+    assert store.nbytes == 0
+    assert len(list(tmp_path.iterdir())) == 2
+    later = PrefixStore(LARGE, spilling(tmp_path))
+    assert [answer(engine, TEXT[n : n + 100], later) for n in (0, 150)] == [
+        (tokens, 99) for tokens in fresh
+    ]
+    follow_up = [*TEXT[:100], *fresh[0], 7, 7]
+    assert answer(engine, follow_up, later) == (answer(engine, follow_up)[0], 109)
+
+
+def test_sliding_layers_are_found_again_on_disk(tmp_path):
+    engine = Engine(zoo.build("gemma3_text").double(), chunk_size=32)
+    first = zoo.tokens(90)[0].tolist()
+    written, _ = answer(engine, first, PrefixStore(1, spilling(tmp_path)))
+    follow_up = [*first, *written[:5], *zoo.tokens(9, seed=4)[0].tolist()]
+    later = PrefixStore(LARGE, spilling(tmp_path))
+    assert answer(engine, follow_up, later) == (answer(engine, follow_up)[0], 95)
+
+
+def test_files_of_another_model_or_other_settings_are_left_alone(engine, tmp_path):
+    answer(engine, TEXT[:100], PrefixStore(1, spilling(tmp_path)))
+    other = PrefixStore(LARGE, spilling(tmp_path, of={"weights": "other"}))
+    assert answer(engine, TEXT[:100], other)[1] == 0
+    mine = PrefixStore(LARGE, spilling(tmp_path))
+    assert answer(engine, TEXT[:100], mine, extension=SelfExtend(5, 20))[1] == 0
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_the_folder_stays_within_its_bound_and_the_oldest_goes(engine, tmp_path):
+    answer(engine, TEXT[:100], PrefixStore(1, spilling(tmp_path)))
+    (one,) = (path.stat().st_size for path in tmp_path.iterdir())
+    store = PrefixStore(1, spilling(tmp_path, max_bytes=2 * one + one // 2))
+    for n in (100, 200, 300):
+        answer(engine, TEXT[n : n + 100], store)
+        assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 2.5 * one
+    later = PrefixStore(LARGE, spilling(tmp_path))
+    cached = [answer(engine, TEXT[n : n + 100], later)[1] for n in (0, 100, 200, 300)]
+    assert cached == [0, 0, 99, 99]
+
+
+def test_a_damaged_file_is_reported_removed_and_done_without(engine, tmp_path, caplog):
+    answer(engine, TEXT[:100], PrefixStore(1, spilling(tmp_path)))
+    (path,) = tmp_path.iterdir()
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+    with caplog.at_level(logging.WARNING):
+        found = answer(engine, TEXT[:100], PrefixStore(LARGE, spilling(tmp_path)))
+    assert found == (answer(engine, TEXT[:100])[0], 0)
+    assert "is damaged or no saved reading: its data has another checksum" in caplog.text
+    assert not path.exists()
+
+
+def test_a_folder_that_can_t_be_written_is_reported_and_done_without(
+    engine, tmp_path, caplog, monkeypatch
+):
+    spill = spilling(tmp_path / "folder")
+    (tmp_path / "folder").rmdir()
+    with caplog.at_level(logging.WARNING):
+        found = answer(engine, TEXT[:100], PrefixStore(1, spill))
+    assert found == (answer(engine, TEXT[:100])[0], 0)
+    assert "a prefix was not kept" in caplog.text
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ReadingFileError, match=r"can't use .*file as a folder: .*; name another"):
+        spilling(tmp_path / "file")
+
+
+def test_flushing_writes_what_is_in_memory(engine, tmp_path):
+    store = PrefixStore(LARGE, spilling(tmp_path))
+    answer(engine, TEXT[:100], store)
+    assert list(tmp_path.iterdir()) == []
+    store.flush()
+    store.flush()
+    assert len(list(tmp_path.iterdir())) == 1
+    store.clear()
+    assert store.nbytes == len(store) == 0
+    assert answer(engine, TEXT[:100], store)[1] == 99
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("make", "says"),
     [
-        ({"num_hidden_layers": 3}, "layers"),
-        ({"num_key_value_heads": 4}, "this model makes F64"),
-        ({"head_dim": 16}, "this model makes F64"),
+        (lambda folder: PrefixStore(-1), "prefix_cache_bytes must be 0 or more, got -1"),
+        (lambda folder: spilling(folder, 0), "prefix_cache_dir_bytes must be positive, got 0"),
     ],
 )
-def test_keys_of_another_shape_are_refused_whatever_the_fingerprint_says(tmp_path, options, says):
-    saved(tmp_path / "x", Engine(tiny_llama()))
-    with pytest.raises(CacheMismatchError, match=says):
-        loaded(tmp_path / "x", Engine(tiny_llama(**options)))
-
-
-def test_keys_of_another_precision_are_refused(tmp_path):
-    saved(tmp_path / "x", Engine(tiny_llama()))
-    with pytest.raises(CacheMismatchError, match=r"F64 .* in the file, and this model makes F32"):
-        loaded(tmp_path / "x", Engine(tiny_llama(dtype=torch.float32)))
-
-
-def test_a_layer_of_a_kind_that_is_not_understood_is_refused_by_name():
-    class QuantisedLayer(SelfExtendCache().layer_class_to_replicate):
-        pass
-
-    cache = SelfExtendCache(tiny_llama().config)
-    cache.layers[1] = QuantisedLayer()
-    with pytest.raises(CacheMismatchError, match="layer 1 keeps its keys in a QuantisedLayer"):
-        snapshot(cache)
-
-
-def damages(content, other, randomness):
-    """Endless damaged versions of a file, none equal to it."""
-    ways = [_flip, _cut, _lengthen, _swap, _overwrite, _edit_header, _new_length, _replace]
-    while True:
-        damaged = randomness.choice(ways)(bytearray(content), other, randomness)
-        if damaged != content:
-            yield bytes(damaged)
-
-
-def _flip(data, other, randomness):
-    for _ in range(randomness.choice([1, 1, 5])):
-        data[randomness.randrange(len(data))] ^= 1 << randomness.randrange(8)
-    return data
-
-
-def _cut(data, other, randomness):
-    return data[: randomness.randrange(len(data))]
-
-
-def _lengthen(data, other, randomness):
-    return data + randomness.randbytes(randomness.randrange(1, 50))
-
-
-def _swap(data, other, randomness):
-    size = randomness.choice([1, 8, 64])
-    a, b = (randomness.randrange(len(data) - size) for _ in range(2))
-    data[a : a + size], data[b : b + size] = data[b : b + size], data[a : a + size]
-    return data
-
-
-def _overwrite(data, other, randomness):
-    start = randomness.randrange(len(data) - 16)
-    data[start : start + 16] = randomness.choice([bytes(16), randomness.randbytes(16)])
-    return data
-
-
-def _edit_header(data, other, randomness):
-    """A header that is valid JSON, and says something else."""
-    length = struct.unpack("<Q", data[:8])[0]
-    header = json.loads(data[8 : 8 + length])
-    name = randomness.choice(list(header))
-    values = header[name]
-    key = randomness.choice(list(values))
-    if isinstance(values[key], str):
-        spot = randomness.randrange(len(values[key]))
-        values[key] = values[key][:spot] + randomness.choice("0aZ") + values[key][spot + 1 :]
-    else:
-        values[key] = [x + randomness.choice([-8, 1, 8, 1 << 40]) for x in values[key]]
-    text = json.dumps(header, separators=(",", ":")).encode()
-    return bytearray(struct.pack("<Q", len(text)) + text) + data[8 + length :]
-
-
-def _new_length(data, other, randomness):
-    data[:8] = struct.pack("<Q", randomness.choice([0, 1, 100, 1 << 20, 1 << 62, (1 << 64) - 1]))
-    return data
-
-
-def _replace(data, other, randomness):
-    """The header of one file and the data of another; garbage; nothing."""
-    length = 8 + struct.unpack("<Q", data[:8])[0]
-    return randomness.choice(
-        [data[:length] + other[-(len(data) - length) :], randomness.randbytes(len(data)), b""]
-    )
-
-
-def test_two_hundred_random_corruptions_are_two_hundred_refusals(tmp_path):
-    engine = Engine(tiny_llama(dtype=torch.float32))
-    saved(tmp_path / "x", engine)
-    blank = engine.prefill((5,)).cache
-    other = SelfExtendCache(engine.model.config)
-    store.save(
-        tmp_path / "other",
-        snapshot(engine.prefill(PROMPT[::-1][:70], extension=None).cache),
-        PROMPT[::-1][:70],
-        None,
-        fingerprint=MINE,
-    )
-    content, other = ((tmp_path / name).read_bytes() for name in ("x", "other"))
-    broken = damages(content, other, random.Random(0))
-    refusals = []
-    for _ in range(200):
-        (tmp_path / "x").write_bytes(next(broken))
-        with pytest.raises((CorruptReadingError, CacheMismatchError)) as error:
-            store.load(tmp_path / "x", lambda _: blank, fingerprint=MINE)
-        refusals.append(error.value)
-        assert str(tmp_path / "x") in str(error.value)
-    assert sum(isinstance(error, CorruptReadingError) for error in refusals) == 200
-    assert len({str(error).split(":")[1][:20] for error in refusals}) >= 5  # different ways
-    (tmp_path / "x").write_bytes(content)
-    store.load(tmp_path / "x", lambda _: blank, fingerprint=MINE)
-
-
-def test_a_pickle_is_not_read(tmp_path):
-    torch.save({"keys": torch.zeros(3)}, tmp_path / "x")
-    with pytest.raises(CorruptReadingError, match="no saved reading"):
-        loaded(tmp_path / "x", Engine(tiny_llama()))
-
-
-def test_a_file_of_a_later_format_says_so(tmp_path):
-    engine = Engine(tiny_llama())
-    saved(tmp_path / "x", engine)
-    content = (tmp_path / "x").read_bytes()
-    (tmp_path / "x").write_bytes(content.replace(b'"version":"1"', b'"version":"7"'))
-    with pytest.raises(CorruptReadingError, match="format version '7', and this release reads 1"):
-        loaded(tmp_path / "x", engine)
-
-
-def test_missing_files_and_folders_are_named(tmp_path):
-    engine = Engine(tiny_llama())
-    with pytest.raises(ReadingFileError, match=r"can't read .*missing: No such file"):
-        loaded(tmp_path / "missing", engine)
-    with pytest.raises(ReadingFileError, match=r"can't read .*: Is a directory"):
-        loaded(tmp_path, engine)
-    with pytest.raises(ReadingFileError, match=r"can't write .*name a file in a folder"):
-        saved(tmp_path / "no" / "folder", engine)
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(ReadingFileError, match=r"can't write .*: Is a directory"):
-        saved(tmp_path / "folder", engine)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder"]
-
-
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
-    engine = Engine(tiny_llama())
-    saved(tmp_path / "x", engine)
-    before = (tmp_path / "x").read_bytes()
-
-    def full(_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(files.os, "fsync", full)
-    with pytest.raises(ReadingFileError, match="No space left on device"):
-        saved(tmp_path / "x", engine, length=30)
-    assert (tmp_path / "x").read_bytes() == before
-    assert [path.name for path in tmp_path.iterdir()] == ["x"]
-
-
-def test_what_killed_writers_left_is_removed_once_it_is_old(tmp_path):
-    engine = Engine(tiny_llama())
-    old, new, other = (tmp_path / f".{name}.tmp" for name in ("x.1-a", "x.2-b", "y.3-c"))
-    for path in (old, new, other):
-        path.write_bytes(b"half a file")
-    past = time.time() - 2 * 3600
-    os.utime(old, (past, past))
-    os.utime(other, (past, past))
-    saved(tmp_path / "x", engine)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".x.2-b.tmp", ".y.3-c.tmp", "x"]
-
-
-_WRITER = """
-    import sys
-    from pathlib import Path
-    import torch
-    from selfextend_rag.cache import SelfExtendCache, store
-    from selfextend_rag.cache.contents import Snapshot
-
-    path, value = Path(sys.argv[1]), float(sys.argv[2])
-    kinds = ["GrowingLayer"] * 2
-    tensors = {
-        f"layers.{i}.{name}": torch.full((1, 2, 20000, 16), value)
-        for i in (0, 1) for name in ("keys", "values")
-    }
-    print("ready", flush=True)
-    while True:
-        store.save(
-            path, Snapshot(kinds, tensors), [int(value)] * 20000, None, fingerprint={"w": "1"}
-        )
-"""
-
-
-def start_writer(path, value):
-    source = textwrap.dedent(_WRITER)
-    process = subprocess.Popen(
-        [sys.executable, "-c", source, str(path), str(value)], stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout.readline() == "ready\n"
-    return process
-
-
-def one_value(path):
-    """The one value that all of a file's tokens, keys and values have."""
-    model = tiny_llama(dtype=torch.float32, hidden_size=64, head_dim=16)
-    back = loaded(path, Engine(model), {"w": "1"})
-    tensors = snapshot(back.cache).tensors.values()
-    values = set(back.tokens) | {float(x) for t in tensors for x in (t.min(), t.max())}
-    assert len(values) == 1
-    return values.pop()
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
-def test_a_writer_killed_at_any_moment_leaves_the_old_file_or_the_new(tmp_path):
-    path = tmp_path / "x"
-    randomness = random.Random(1)
-    interrupted = 0
-    for value in range(1, 7):
-        process = start_writer(path, value)
-        try:
-            time.sleep(randomness.uniform(0, 0.15))
-        finally:
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
-            process.stdout.close()
-        interrupted += any(tmp_path.glob(".x.*.tmp"))
-        if path.exists():
-            assert 1 <= one_value(path) <= value
-    assert path.exists()
-    assert interrupted, "no writer was killed while it wrote"
-
-
-def test_two_processes_that_save_to_one_path_never_mix(tmp_path):
-    path = tmp_path / "x"
-    writers = [start_writer(path, value) for value in (3, 4)]
-    try:
-        while not path.exists():
-            time.sleep(0.01)
-        seen = {one_value(path) for _ in range(25)}
-    finally:
-        for writer in writers:
-            writer.kill()
-            writer.wait()
-            writer.stdout.close()
-    assert seen <= {3, 4}
-    assert seen
+def test_numbers_out_of_range_are_refused_by_name(tmp_path, make, says):
+    with pytest.raises(ValueError, match=says):
+        make(tmp_path)

@@ -11,8 +11,8 @@ from selfextend_rag.cache import GrowingLayer, Row
 from selfextend_rag.engine import BatchGeneration, BatchPrompt, Engine, GenerationSettings, rows
 from selfextend_rag.engine import batch as batches
 from selfextend_rag.errors import CacheMismatchError, UnsupportedModelError
-from selfextend_rag.patch import current_settings, extended
-from selfextend_rag.patch import rows as row_attention
+from selfextend_rag.model import current_settings, extended
+from selfextend_rag.model import rows as row_attention
 from selfextend_rag.positions import SelfExtend
 from tests import zoo
 from tests.tiny import tiny_llama

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from selfextend_rag.cache.prefix import PrefixStore
+from selfextend_rag.cache.store import PrefixStore
 from selfextend_rag.engine import Engine, GenerationSettings
 from selfextend_rag.engine.pieces import pieces_objection
 from selfextend_rag.errors import UnsupportedModelError

@@ -8,7 +8,7 @@ import torch
 
 from selfextend_rag.engine import Engine, GenerationSettings
 from selfextend_rag.evidence import AnswerWatch
-from selfextend_rag.patch import extended, support
+from selfextend_rag.model import extended, support
 from selfextend_rag.positions import SelfExtend
 from tests import oracle, zoo
 from tests.tiny import tiny_llama

@@ -15,7 +15,7 @@ from selfextend_rag import (
     LongContextLLM,
     MemoryBudgetExceeded,
 )
-from selfextend_rag.cache import store
+from selfextend_rag.cache import persist
 from selfextend_rag.llm.kept import KeptReadings
 from tests.tiny import byte_tokenizer, tiny_llama
 
@@ -82,7 +82,7 @@ def test_a_reading_too_large_to_load_is_refused_before_it_is_read(
 ):
     make(model, prefix_cache_bytes=0, kv_bits=kv_bits).read(LONG).save(tmp_path / "kept")
     small = make(model, "1MiB", prefix_cache_bytes=0, kv_bits=kv_bits)
-    monkeypatch.setattr(store, "load", None)
+    monkeypatch.setattr(persist, "load", None)
     with pytest.raises(MemoryBudgetExceeded) as refused:
         small.load(tmp_path / "kept")
     words = str(refused.value)

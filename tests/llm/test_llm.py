@@ -16,7 +16,7 @@ from selfextend_rag.errors import (
     UnknownPretrainingWindow,
 )
 from selfextend_rag.llm import LongContextLLM
-from selfextend_rag.patch import is_extended
+from selfextend_rag.model import is_extended
 from selfextend_rag.positions import SelfExtend
 from tests.tiny import byte_tokenizer, tiny_llama
 

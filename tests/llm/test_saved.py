@@ -11,8 +11,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from selfextend_rag.cache import identity
 from selfextend_rag.documents import Document
-from selfextend_rag.engine import fingerprint
 from selfextend_rag.errors import CacheMismatchError, CorruptReadingError, ReadingFileError
 from selfextend_rag.llm import LongContextLLM
 from tests.tiny import byte_tokenizer, tiny_llama
@@ -204,30 +204,30 @@ def test_a_reading_can_be_saved_while_it_is_asked(llm, path):
 def test_weights_are_looked_at_once_and_again_when_they_change(monkeypatch):
     model = tiny_llama()
     looked = []
-    original = fingerprint._tensor
+    original = identity._tensor
     monkeypatch.setattr(
-        fingerprint, "_tensor", lambda name, x: looked.append(name) or original(name, x)
+        identity, "_tensor", lambda name, x: looked.append(name) or original(name, x)
     )
-    first = fingerprint.model_fingerprint(model)
+    first = identity.model_fingerprint(model)
     count = len(looked)
     assert count == len(model.state_dict())
-    assert fingerprint.model_fingerprint(model) == first
+    assert identity.model_fingerprint(model) == first
     assert len(looked) == count
     with torch.no_grad():
         model.lm_head.weight[0, 0] += 1
-    assert fingerprint.model_fingerprint(model)["weights"] != first["weights"]
+    assert identity.model_fingerprint(model)["weights"] != first["weights"]
     assert len(looked) == 2 * count
 
 
 @pytest.mark.parametrize("name", [name for name, _ in tiny_llama().named_parameters()])
 def test_every_weight_matters(name):
     model = tiny_llama()
-    before = fingerprint.model_fingerprint(tiny_llama())
-    assert fingerprint.model_fingerprint(model) == before
+    before = identity.model_fingerprint(tiny_llama())
+    assert identity.model_fingerprint(model) == before
     weight = model.get_parameter(name).data.view(-1)
     weight[-1] = torch.nextafter(weight[-1], weight.new_tensor(9.0))
-    assert fingerprint.model_fingerprint(tiny_llama()) == before
-    assert fingerprint.model_fingerprint(copy_of(model))["weights"] != before["weights"]
+    assert identity.model_fingerprint(tiny_llama()) == before
+    assert identity.model_fingerprint(copy_of(model))["weights"] != before["weights"]
 
 
 def copy_of(model):
@@ -240,7 +240,7 @@ def copy_of(model):
 def test_offloaded_weights_are_refused_with_the_reason():
     model = tiny_llama().to("meta")
     with pytest.raises(ValueError, match=r"are offloaded.*load the model without offload"):
-        fingerprint.model_fingerprint(model)
+        identity.model_fingerprint(model)
 
 
 def test_another_process_loads_it_and_answers_the_same(tmp_path, path):

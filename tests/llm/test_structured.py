@@ -10,7 +10,7 @@ import pytest
 
 from selfextend_rag import LongContextLLM, SchemaError, ToolError
 from tests.llm.tool_templates import family, scripted
-from tests.structured.random_schemas import random_schema
+from tests.output.random_schemas import random_schema
 
 DOCUMENT = "The pass key is 48213. Remember it. 48213 is the pass key."
 QUESTION = "What is the pass key?"

@@ -12,7 +12,7 @@ from selfextend_rag import SelfExtend, extended
 from selfextend_rag.engine import Engine
 from selfextend_rag.errors import UnknownMemoryError, UnsupportedModelError
 from selfextend_rag.llm.weights import memory_of_model
-from selfextend_rag.patch import support
+from selfextend_rag.model import support
 from selfextend_rag.planning.layers import layer_shapes
 from selfextend_rag.planning.memory import CacheFill, layer_bytes
 from tests import zoo

@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from selfextend_rag import SelfExtend, extended
 from selfextend_rag.engine import Engine
-from selfextend_rag.patch import support
+from selfextend_rag.model import support
 from selfextend_rag.planning.layers import layer_shapes
 from selfextend_rag.planning.memory import DeviceShare, ModelMemory
 from selfextend_rag.planning.workspace import work_shape

@@ -1,0 +1,170 @@
+"""What identifies a model: every bit of its weights, and its configuration."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+import xxhash
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from selfextend_rag.cache.frequencies import rotary_state
+from selfextend_rag.errors import UnsupportedModelError
+
+_AT_ONCE = 64 << 20  # bytes of a tensor that are moved to the CPU at a time
+_UNIMPORTANT = frozenset(("transformers_version", "dtype", "architectures", "torch_dtype"))
+
+_LOOKED_AT = 16  # tensors on a device of which a few numbers are read: each makes the host wait
+_SAMPLE = 32  # numbers
+
+_State = tuple[Any, ...]
+_known: WeakKeyDictionary[PreTrainedModel, tuple[_State, str]] = WeakKeyDictionary()
+_lock = threading.Lock()
+
+
+def model_state(model: nn.Module) -> _State:
+    """Return what changes with a model's weights and adapters; takes about 15 µs a weight.
+
+    Two equal states mean that nobody replaced a weight, changed one in place by an operation that
+    torch counts, gave the model other rotary frequencies, or switched, merged or parted an adapter
+    of PEFT. Changes that torch does not count (through ``.data``) are seen in a few numbers of each
+    weight on the CPU, and of some of those on other devices: changes of all weights are seen, those
+    of a single number may not be.
+    """
+    tensors = [part for x in _kept_tensors(model) for part in parts_of(x) if not part.is_meta]
+    waits = any(x.device.type != "cpu" for x in tensors)
+    step = max(1, len(tensors) // _LOOKED_AT) if waits else 1
+    return (
+        tuple((x.data_ptr(), _version(x)) for x in tensors),
+        tuple(_few_numbers(x) for x in tensors[::step]),
+        _adapters(model),
+        rotary_state(model),
+    )
+
+
+def _kept_tensors(model: nn.Module) -> Iterator[Tensor]:
+    """Yield parameters and the buffers that are saved with them.
+
+    Others are made from the input of a run, or are looked at by `rotary_state`.
+    """
+    yield from model.parameters()
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if name not in module._non_persistent_buffers_set:
+                yield buffer
+
+
+def parts_of(tensor: Tensor) -> list[Tensor]:
+    """Return the ordinary tensors that a tensor consists of: itself, or a quantised one's."""
+    if type(tensor) not in (Tensor, nn.Parameter, nn.Buffer) and hasattr(
+        tensor, "__tensor_flatten__"
+    ):
+        names, _ = tensor.__tensor_flatten__()
+        return [part for name in names for part in parts_of(getattr(tensor, name))]
+    return [tensor]
+
+
+def _adapters(model: nn.Module) -> tuple[Any, ...]:
+    """Return which adapters PEFT's layers add to their weights, by layer, and how strongly."""
+    return tuple(
+        tuple(
+            repr(getattr(module, name, None))
+            for name in ("active_adapters", "disable_adapters", "merged_adapters", "scaling")
+        )
+        for module in model.modules()
+        if isinstance(getattr(type(module), "disable_adapters", None), property)
+    )
+
+
+def _few_numbers(tensor: Tensor) -> bytes:
+    if tensor.is_quantized or not tensor.numel():
+        return b""
+    rows = tensor.detach().flatten() if tensor.is_contiguous() else tensor.detach()[:1].flatten()
+    few = rows[:: max(1, rows.numel() // _SAMPLE)][:_SAMPLE]
+    return few.contiguous().view(torch.uint8).cpu().numpy().tobytes()
+
+
+def model_fingerprint(model: PreTrainedModel) -> dict[str, str]:
+    """Return what tells this model from others, in named parts.
+
+    The weights are read once, at the speed of memory, and the result is kept until one of them is
+    replaced or changed in place.
+
+    Raises:
+        UnsupportedModelError: weights are offloaded, and so can't be looked at.
+    """
+    return {
+        "weights": _weights(model),
+        "configuration": _configuration(model),
+        "rotary frequencies": _frequencies(model),
+    }
+
+
+def digest(text: str) -> str:
+    """Return 32 hexadecimal digits that stand for a text."""
+    return xxhash.xxh3_128_hexdigest(text.encode("utf-8", "surrogatepass"))
+
+
+def _configuration(model: PreTrainedModel) -> str:
+    values = model.config.to_dict()
+    kept = {k: v for k, v in values.items() if k[:1] != "_" and k not in _UNIMPORTANT}
+    return digest(json.dumps(kept, sort_keys=True, default=str))
+
+
+def _frequencies(model: PreTrainedModel) -> str:
+    """Digest them to a few digits: devices compute the last ones differently."""
+    rounded = [[f"{x:.3g}" for x in (*found, scale)] for found, scale in rotary_state(model)]
+    return digest(repr(rounded))
+
+
+def _weights(model: PreTrainedModel) -> str:
+    weights = sorted(_named_weights(model), key=lambda pair: pair[0])
+    state = (*(name for name, _ in weights), *model_state(model))
+    with _lock:
+        if model in _known and _known[model][0] == state:
+            return _known[model][1]
+        whole = xxhash.xxh3_128()
+        done: dict[tuple[Any, ...], str] = {}  # tied weights are read once
+        for name, tensor in weights:
+            place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+            if place not in done:
+                done[place] = _tensor(name, tensor)
+            whole.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} {done[place]}\n".encode())
+        adapters = _adapters(model)
+        whole.update(repr(adapters).encode() if adapters else b"")
+        _known[model] = state, whole.hexdigest()
+        return _known[model][1]
+
+
+def _named_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+    """Yield every tensor of a model's state, those within quantised and packed ones by number."""
+    state: dict[str, Any] = model.state_dict(keep_vars=True)
+    for name, value in state.items():
+        packed = value if isinstance(value, tuple) else (value,)
+        parts = [part for x in packed if isinstance(x, Tensor) for part in parts_of(x)]
+        for number, part in enumerate(parts):
+            yield (name if len(parts) == 1 else f"{name} {number}"), part
+
+
+def _version(tensor: Tensor) -> int:
+    """Return how often a tensor was changed in place; inference tensors do not count."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def _tensor(name: str, tensor: Tensor) -> str:
+    if tensor.device.type == "meta":
+        raise UnsupportedModelError(
+            f"the weights of {name} are offloaded, so that readings can't be tied to them; load "
+            "the model without offload to save or load readings"
+        )
+    plain = tensor.dequantize() if tensor.is_quantized else tensor
+    flat = plain.detach().contiguous().reshape(-1).view(torch.uint8)
+    hashed = xxhash.xxh3_128()
+    for piece in flat.split(_AT_ONCE):
+        hashed.update(piece.cpu().numpy().data)
+    return hashed.hexdigest()

@@ -1,0 +1,197 @@
+"""Text to token ids and back, so that no text of a user can become a control token."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Any
+
+from selfextend_rag.text.detokenize import Detokenizer
+
+
+@dataclass(slots=True)
+class Encoded:
+    """Tokens, and where in their text they end.
+
+    Args:
+        ids: the tokens.
+        ends: for each token the character before which it ends, never falling; the first starts at
+            0 and every other where the one before it ends, so a token that holds the rest of a
+            character has none. None when it can't be told.
+    """
+
+    ids: list[int] = field(default_factory=list)
+    ends: list[int] | None = field(default_factory=list)
+
+    def append(self, other: Encoded, start: int) -> None:
+        """Add the tokens of the text that starts at character ``start``."""
+        self.ids += other.ids
+        if self.ends is not None and other.ends is not None:
+            self.ends += [start + end for end in other.ends] if start else other.ends
+        else:
+            self.ends = None
+
+
+class TextCodec:
+    """A tokenizer's encoding and decoding, safe to use from several threads.
+
+    Control tokens are the tokenizer's special tokens, and those of its other added tokens that its
+    chat template writes (such as ``<think>``). Only a template can produce them.
+
+    ``control_ids`` has their ids by their texts, and ``control`` is a pattern that finds them.
+
+    Args:
+        tokenizer: a tokenizer of transformers.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        # Fast tokenizers keep options of the last call in shared state.
+        self._lock = threading.Lock()
+        self.control_ids = _control_tokens(tokenizer)
+        longest_first = sorted(self.control_ids, key=len, reverse=True)
+        self.control = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+        # Some vocabularies write a character that they lack as their unknown token.
+        self._forbidden = frozenset(self.control_ids.values()) - {tokenizer.unk_token_id}
+
+    def start(self) -> list[int]:
+        """Return the start token that prompts begin with, if the tokenizer has one."""
+        bos = self.tokenizer.bos_token_id
+        return [] if bos is None else [bos]
+
+    def text(self, text: str, *, after: str = "") -> list[int]:
+        """Return the tokens of a text, in which nothing is a control token.
+
+        Args:
+            text: the text.
+            after: what stands before it, if it does not begin there; its tokens are left out. So
+                a continuation gets no space of a beginning.
+
+        Raises:
+            ValueError: the vocabulary has no other way to write a control token's text.
+        """
+        return self.encoded(text, after=after, ends=False).ids
+
+    def written(self, text: str, *, after: str = "") -> list[int]:
+        """Return the tokens of what a template wrote, its control tokens among them."""
+        return self._after(text, after, as_text=False, ends=False).ids
+
+    def encoded(
+        self, text: str, *, after: str = "", as_text: bool = True, ends: bool = True
+    ) -> Encoded:
+        """Return tokens and, if asked for, where each ends: of ``text``, or of ``written``."""
+        encoded = self._after(text, after, as_text=as_text, ends=ends)
+        if not as_text or self._forbidden.isdisjoint(encoded.ids):
+            return encoded
+        first, *others = _broken_up(text, self.control)
+        encoded = self._after(first, after, as_text=True, ends=ends)
+        start = len(first)
+        for piece in others:
+            encoded.append(self._encode(piece, as_text=True, ends=ends), start)
+            start += len(piece)
+        if not self._forbidden.isdisjoint(encoded.ids):
+            raise ValueError(
+                "a document holds the text of a control token, and the vocabulary has no other "
+                f"way to write it: {sorted(self._forbidden.intersection(encoded.ids))}"
+            )
+        return encoded
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of token ids, without special tokens."""
+        with self._lock:
+            return self.tokenizer.decode(
+                list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+
+    def decode_raw(self, ids: Sequence[int]) -> str:
+        """Return the text of token ids, special tokens written out."""
+        with self._lock:
+            return self.tokenizer.decode(
+                list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
+            )
+
+    def _after(self, text: str, after: str, *, as_text: bool, ends: bool) -> Encoded:
+        if not text:
+            return Encoded()
+        if after:
+            before = self._encode(after, as_text=as_text, ends=False).ids
+            both = self._encode(after + text, as_text=as_text, ends=ends)
+            if both.ids[: len(before)] == before:
+                rest = None
+                if both.ends is not None:
+                    rest = [max(0, end - len(after)) for end in both.ends[len(before) :]]
+                return Encoded(both.ids[len(before) :], rest)
+        return self._encode(text, as_text=as_text, ends=ends)
+
+    def _encode(self, text: str, *, as_text: bool, ends: bool) -> Encoded:
+        _refuse_surrogates(text)
+        fast = self.tokenizer.is_fast
+        with self._lock:
+            out = self.tokenizer(
+                text,
+                add_special_tokens=False,
+                split_special_tokens=as_text,
+                return_offsets_mapping=ends and fast,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+                verbose=False,
+            )
+        ids = list(out["input_ids"])
+        if not ends:
+            return Encoded(ids, None)
+        if not fast:
+            return Encoded(ids, self._decoded_ends(ids, text))
+        # Vocabularies that trim white space leave gaps: running ends close them.
+        found = list(accumulate((end for _, end in out["offset_mapping"]), max))
+        if found:
+            found[-1] = len(text)
+        return Encoded(ids, found)
+
+    def _decoded_ends(self, ids: list[int], text: str) -> list[int] | None:
+        """Find where tokens end by decoding them; None unless that gives the text back."""
+        detokenizer = Detokenizer(self.decode)
+        pieces = [detokenizer.push(token) for token in ids]
+        rest = detokenizer.finish()
+        if not pieces or "".join(pieces) + rest != text:
+            return None
+        ends = list(accumulate(len(piece) for piece in pieces))
+        ends[-1] = len(text)
+        return ends
+
+
+def _refuse_surrogates(text: str) -> None:
+    """Refuse text that no tokenizer accepts; it comes of bytes that were decoded wrongly."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"the text {_around(text, error.start)!a} holds the lone surrogate "
+            f"{text[error.start]!r}, which is no text; decode the original bytes again"
+        ) from error
+
+
+def _around(text: str, place: int) -> str:
+    return text[max(0, place - 20) : place + 20]
+
+
+def _control_tokens(tokenizer: Any) -> dict[str, int]:
+    template = tokenizer.chat_template or ""
+    written = template if isinstance(template, str) else "".join(template.values())
+    return {
+        token.content: index
+        for index, token in tokenizer.added_tokens_decoder.items()
+        if token.special or (token.content in written and not token.content.isspace())
+    }
+
+
+def _broken_up(text: str, control: re.Pattern[str]) -> list[str]:
+    """Return the text in pieces, none of which holds a control token longer than a character."""
+    pieces = []
+    while found := control.search(text):
+        border = found.start() + 1
+        pieces.append(text[:border])
+        text = text[border:]
+    return [*pieces, text]

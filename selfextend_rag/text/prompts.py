@@ -1,0 +1,230 @@
+"""How documents, questions and conversations become token ids; the one place that says so.
+
+A prompt over documents has two parts with a fixed border: the documents, read once, and what asks
+the question. Each part is always tokenized by itself, so a question put to a reading runs on the
+very tokens of a fresh run.
+
+Plain form, for models without a chat template::
+
+    {start token}{documents}
+
+    Question: {question}
+    Answer:
+
+Chat form: one user message, ``{documents}``, the instruction and ``Question: {question}``, blank
+lines between them, rendered by the model's own template.
+
+Several documents are joined by blank lines, each with ``# {title}`` above it; see ``packing``. A
+single document stands without its title. White space at the end of a document is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, Literal
+
+from selfextend_rag.documents import Document
+from selfextend_rag.output import CallForm
+from selfextend_rag.output.thought import BEGIN
+from selfextend_rag.output.toolforms import OUR_FORM, measured_form, takes_system_text
+from selfextend_rag.output.tools import Tool
+from selfextend_rag.text.border import Border
+from selfextend_rag.text.codec import Encoded, TextCodec
+from selfextend_rag.text.messages import (
+    Message,
+    for_template,
+    guarded,
+    normalised,
+    plain_conversation,
+    tools_text,
+    with_system_in_user,
+    with_system_text,
+    without_calls,
+)
+from selfextend_rag.text.packing import BREAK as _BREAK
+from selfextend_rag.text.packing import PackedDocuments, joined_documents
+from selfextend_rag.text.template import ChatTemplate, refuse_losses
+
+PromptForm = Literal["auto", "chat", "plain"]
+
+INSTRUCTION = "Answer the question from the text above. If the text does not say, say that."
+
+
+class PromptBuilder:
+    """Builds every prompt for one tokenizer.
+
+    Args:
+        tokenizer: a tokenizer of transformers.
+        form: ``"chat"`` uses its chat template, ``"plain"`` does not, ``"auto"`` does if there is
+            one.
+        instruction: stands between documents and question in the chat form; may be empty.
+        template_options: variables for the chat template, such as ``enable_thinking``.
+
+    Raises:
+        ValueError: the chat form is asked for and the tokenizer has no chat template.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        form: PromptForm = "auto",
+        instruction: str = INSTRUCTION,
+        template_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        if form not in ("auto", "chat", "plain"):
+            raise ValueError(f'form must be "auto", "chat" or "plain", got {form!r}')
+        if form == "chat" and not tokenizer.chat_template:
+            raise ValueError(
+                "the chat form needs a chat template, and the tokenizer has none; take the plain "
+                'form (prompt_form="plain", or "auto"), or set tokenizer.chat_template'
+            )
+        self.codec = TextCodec(tokenizer)
+        self.chat = bool(tokenizer.chat_template) if form == "auto" else form == "chat"
+        self._instruction = instruction
+        self._template = ChatTemplate(self.codec, template_options or {})
+        self._border = Border.measured(self.codec)
+
+    @property
+    def answer_stops(self) -> tuple[str, ...]:
+        """Return what ends an answer to a question, beside the end token.
+
+        A line end in the plain form, in which models go on with further questions of their own.
+        """
+        return () if self.chat else ("\n",)
+
+    def identity(self) -> dict[str, Any]:
+        """Return all that decides how documents and questions become tokens, as JSON values.
+
+        Two builders of equal identity, on equal tokenizers, can go on with each other's documents.
+        """
+        samples = [Document.from_text("One.", title="A"), Document.from_text("Two.")]
+        return {
+            "chat": self.chat,
+            "instruction": self._instruction if self.chat else "",
+            "template": self.codec.tokenizer.chat_template if self.chat else "",
+            "template_options": self._template.options if self.chat else {},
+            "documents": joined_documents(samples).text,
+            "question": self.question("Q?"),
+        }
+
+    def documents(self, documents: Sequence[Document]) -> list[int]:
+        """Return the tokens of all that comes before a question and does not depend on it."""
+        return list(self.packed(documents, ranges=False).tokens)
+
+    def packed(self, documents: Sequence[Document], *, ranges: bool = True) -> PackedDocuments:
+        """Return the tokens of ``documents`` with the part of a document that each one holds."""
+        joined = joined_documents(documents)
+        if not self.chat:
+            start = self.codec.start()
+            encoded = Encoded(start, [0] * len(start))
+            encoded.append(self.codec.encoded(joined.text + self._border.left, ends=ranges), 0)
+            return joined.packed(encoded, after="")
+        before = self._rendered_halves(joined.text, "")[0]
+        content = self._left(joined.text)
+        after, trimmed = self._template.before_documents(self._template.unguarded(before), content)
+        return joined.packed(self._template.encoded(before, ends=ranges), after, trimmed=trimmed)
+
+    def question(self, question: str) -> list[int]:
+        """Return the tokens that follow those of ``documents``.
+
+        Raises:
+            ValueError: the question is blank.
+        """
+        if not question.strip():
+            raise ValueError("the question is empty")
+        if not self.chat:
+            asked = f"{self._border.right}Question: {question}\nAnswer:"
+            return self.codec.text(asked, after=self._border.after)
+        asked = self._rendered_halves("", question)[1]
+        return self._template.encoded(asked, after=self._border.after).ids
+
+    @property
+    def call_form(self) -> CallForm:
+        """Return how the model writes calls of tools: as its template does, or as it is told."""
+        return self._native_calls[0] if self._native_calls else OUR_FORM
+
+    @cached_property
+    def thinks(self) -> bool:
+        """Return whether prompts end where the model is to think: after an opened ``<think>``."""
+        if not self.chat:
+            return False
+        return self._template.render([{"role": "user", "content": "x"}]).rstrip().endswith(BEGIN)
+
+    def prompt(self, prompt: str | Sequence[Message], tools: Sequence[Tool] = ()) -> list[int]:
+        """Return the tokens of a text or a conversation.
+
+        A text is one user message to a chat model; in the plain form it is continued as it stands.
+        Where a chat template writes no system text, it begins the first user message. In the plain
+        form a conversation is written as the system's text and then, for each user
+        message and its reply, ``Question: ...`` and ``Answer: ...``; so is a text with tools.
+
+        Args:
+            prompt: the text, or messages.
+            tools: what the model may call; written by its chat template if that takes tools, and
+                described in a system text otherwise.
+
+        Raises:
+            ValueError: it is empty, a message is not of a kind that can be written, or the template
+                does not write what it says.
+        """
+        given = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        messages = normalised(given)
+        if not any(message["content"] or "tool_calls" in message for message in messages):
+            raise ValueError("the prompt is empty")
+        if self.chat:
+            return self._chat_prompt(messages, tools)
+        if tools:
+            messages = with_system_text(messages, tools_text(tools), own_message=True)
+        as_it_stands = isinstance(prompt, str) and not tools
+        text = messages[0]["content"] if as_it_stands else plain_conversation(messages)
+        return [*self.codec.start(), *self.codec.text(text)]
+
+    def _chat_prompt(self, messages: list[dict[str, Any]], tools: Sequence[Tool]) -> list[int]:
+        more: dict[str, Any] = {}
+        native = self._native_calls
+        if tools and native:
+            more["tools"] = [guarded(tool.definition, self._template.guard) for tool in tools]
+        elif not native:
+            if any("tool_calls" in m or m.get("role") == "tool" for m in messages):
+                messages = without_calls(messages)
+            if tools:
+                own = self._takes_system_text
+                messages = with_system_text(messages, tools_text(tools), own_message=own)
+        if messages[0].get("role") == "system" and not self._takes_system_text:
+            messages = with_system_in_user(messages)
+        written = for_template(
+            messages, arguments_as_text=bool(native and native[1]), guard=self._template.guard
+        )
+        rendered = self._template.render(written, **more)
+        refuse_losses(written, rendered)
+        return self._template.encoded(rendered).ids
+
+    @cached_property
+    def _takes_system_text(self) -> bool:
+        return takes_system_text(self._template.render)
+
+    @cached_property
+    def _native_calls(self) -> tuple[CallForm, bool] | None:
+        """Return the template's own form of calls, and whether it wants arguments as text."""
+        if not self.chat:
+            return None
+        end = self.codec.tokenizer.eos_token
+        return measured_form(self._template.render, [end] if end else [])
+
+    def _left(self, documents: str) -> str:
+        """Return what a chat's user message holds before the border."""
+        parts = [documents, *([self._instruction] if self._instruction else [])]
+        return _BREAK.join(parts) + self._border.left
+
+    def _rendered_halves(self, documents: str, question: str) -> tuple[str, str]:
+        """Return what the template writes before and after the border in a chat on documents."""
+        left = self._template.guard(self._left(documents))
+        right = f"{self._border.right}Question: {self._template.guard(question)}"
+        border = f"{self._template.mark}:border]"
+        rendered = self._template.render([{"role": "user", "content": f"{left}{border}{right}"}])
+        before, found, after = rendered.partition(border)
+        if not found or border in after:
+            raise ValueError("the chat template does not write a user message once and as it is")
+        return before, after

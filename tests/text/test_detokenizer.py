@@ -1,0 +1,140 @@
+"""The pieces of a streamed answer against decoding all of it at once."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models
+
+from selfextend_rag.text.detokenize import Detokenizer, StopTexts
+from tests.tiny import byte_tokenizer
+
+BYTES = byte_tokenizer()
+ALPHABET = "abé€😀 \n"
+texts = st.text(ALPHABET, max_size=12)
+stops = st.lists(st.text(ALPHABET, min_size=1, max_size=4), max_size=3)
+
+
+def decode(ids):
+    return BYTES.decode(ids, skip_special_tokens=True)
+
+
+def encode(text):
+    return BYTES.encode(text, add_special_tokens=False)
+
+
+def pieces_of(detokenizer, tokens):
+    pieces = []
+    for token in tokens:
+        pieces.append(detokenizer.push(token))
+        if detokenizer.stopped:
+            break
+    return [*pieces, detokenizer.finish()]
+
+
+def cut(text, stops):
+    """The text before the stop text that is complete first, looked for character by character."""
+    for end in range(len(text) + 1):
+        found = [stop for stop in stops if text[:end].endswith(stop)]
+        if found:
+            return text[: end - max(map(len, found))]
+    return text
+
+
+@given(texts, stops)
+@example("aab", ["ab"])
+@example("aaab", ["aab", "b"])
+@example("ab", ["abc", "b"])
+@settings(max_examples=300, deadline=None)
+def test_the_pieces_joined_are_the_text_cut_at_the_first_stop(text, stops):
+    assert "".join(pieces_of(Detokenizer(decode, stops), encode(text))) == cut(text, stops)
+
+
+@given(st.lists(st.integers(0, 260), max_size=14), stops)
+@settings(max_examples=300, deadline=None)
+def test_bytes_that_are_no_text_come_out_as_decoding_them_at_once_does(tokens, stops):
+    expected = cut(decode(tokens), stops)
+    pieces = pieces_of(Detokenizer(decode, stops), tokens)
+    assert "".join(pieces) == expected
+
+
+@given(texts)
+@settings(deadline=None)
+def test_no_piece_ends_within_a_character(text):
+    pieces = pieces_of(Detokenizer(decode), encode(text))
+    assert not any("\ufffd" in piece for piece in pieces)
+
+
+@given(texts, stops.filter(bool))
+@settings(max_examples=200, deadline=None)
+def test_nothing_shown_is_ever_taken_back(text, stops):
+    """What is shown after any token is a beginning of the final text, whatever comes then."""
+    tokens = encode(text)
+    detokenizer = Detokenizer(decode, stops)
+    shown = ""
+    for n, token in enumerate(tokens):
+        shown += detokenizer.push(token)
+        for ending in ("", *stops):
+            whole = decode(tokens[: n + 1]).rstrip("\ufffd") + ending
+            assert cut(whole, stops).startswith(shown)
+        if detokenizer.stopped:
+            break
+
+
+def test_text_is_shown_as_soon_as_it_is_certain():
+    detokenizer = Detokenizer(decode, ["END"])
+    shown = [detokenizer.push(token) for token in encode("aENxé")]
+    assert shown == ["a", "", "", "ENx", "", "é"]
+
+
+@given(st.text(" \n\tab", max_size=8))
+@settings(deadline=None)
+def test_leading_space_is_left_out_before_stop_texts_are_looked_for(text):
+    detokenizer = Detokenizer(decode, ["\n"], skip_leading_space=True)
+    assert "".join(pieces_of(detokenizer, encode(text))) == cut(text.lstrip(), ["\n"])
+
+
+def test_after_a_stop_nothing_comes():
+    detokenizer = Detokenizer(decode, ["x"])
+    assert [detokenizer.push(t) for t in encode("axb")] == ["a", "", ""]
+    assert detokenizer.stopped
+    assert detokenizer.finish() == ""
+
+
+WORDS = ["<unk>", "▁the", "▁", "end", "▁end", "s", "<0xC3>", "<0xA9>"]
+tokens_of_words = st.lists(st.sampled_from([[1], [2], [3], [4], [5], [6, 7]]), max_size=10)
+
+
+@given(tokens_of_words)
+@settings(max_examples=200, deadline=None)
+def test_word_start_spaces_and_byte_tokens_of_sentencepiece_vocabularies(tokens):
+    """Such a decoder drops the first space, and makes a character of two byte tokens.
+
+    It also undoes a whole row of byte tokens when the last of them is wrong, which no stream can
+    take back; only right ones are drawn here.
+    """
+    vocabulary = {word: i for i, word in enumerate(WORDS)}
+    backend = Tokenizer(
+        models.BPE(vocab=vocabulary, merges=[], byte_fallback=True, unk_token="<unk>")
+    )
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(),
+         decoders.Strip(" ", 1, 0)]
+    )  # fmt: skip
+    flat = [token for word in tokens for token in word]
+    pieces = pieces_of(Detokenizer(backend.decode, ["the"]), flat)
+    assert "".join(pieces) == cut(backend.decode(flat), ["the"])
+    assert not any("\ufffd" in piece for piece in pieces)
+
+
+@given(texts, stops, st.lists(st.integers(0, 12), max_size=4))
+@settings(max_examples=200, deadline=None)
+def test_where_the_pieces_are_cut_does_not_matter(text, stops, cuts):
+    whole, matcher = [], StopTexts(stops)
+    borders = sorted({0, len(text), *(c for c in cuts if c < len(text))})
+    for start, end in pairwise(borders):
+        if not matcher.found:
+            whole.append(matcher.push(text[start:end]))
+    assert "".join([*whole, matcher.rest()]) == cut(text, stops)
