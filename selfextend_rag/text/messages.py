@@ -14,6 +14,7 @@ from selfextend_rag.output.tools import PastCall, Tool, past_calls
 from selfextend_rag.text.packing import BREAK
 
 _ANSWER = "\nAnswer:"
+_AGAIN = {"user": f"{BREAK}Question: ", "assistant": f"{_ANSWER} "}
 _SHORT = re.compile("[a-zA-Z0-9]{9}")
 Message = Mapping[str, Any]
 """A chat message with ``role`` and ``content``: text, or a list of text parts. An assistant's may
@@ -186,6 +187,44 @@ def plain_conversation(messages: Sequence[Message]) -> str:
     if not waiting:
         raise ValueError("the last message must be the user's, or the result of a call")
     return BREAK.join(parts)
+
+
+def conversation_turns(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Return questions and answers about documents in strict alternation, a question first.
+
+    Messages of one role in a row become one; before an answer that nobody asked for comes an empty
+    question.
+
+    Raises:
+        ValueError: a message is neither the user's nor an answer in words.
+    """
+    turns: list[dict[str, Any]] = []
+    for message in messages:
+        role, text = message.get("role"), text_of(message)
+        if role not in ("user", "assistant") or message.get("tool_calls"):
+            raise ValueError(
+                f"a history may hold messages of roles user and assistant, got one of role "
+                f"{role!r}{' with calls of tools' if message.get('tool_calls') else ''}; leave "
+                "system messages, calls of tools and their results out"
+            )
+        if turns and turns[-1]["role"] == role:
+            turns[-1]["content"] += _AGAIN[role] + text
+            continue
+        if not turns and role == "assistant":
+            turns.append({"role": "user", "content": ""})
+        turns.append({"role": role, "content": text})
+    return turns
+
+
+def plain_turns(turns: Sequence[Message]) -> str:
+    """Return what ``conversation_turns`` returns in the plain form, up to the next answer."""
+    written = [
+        f" {turn['content']}{BREAK}"
+        if turn["role"] == "assistant"
+        else f"Question: {turn['content']}{_ANSWER}"
+        for turn in turns
+    ]
+    return "".join(written)
 
 
 def _result(message: Message) -> str:

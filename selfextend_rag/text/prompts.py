@@ -33,10 +33,12 @@ from selfextend_rag.text.border import Border
 from selfextend_rag.text.codec import Encoded, TextCodec
 from selfextend_rag.text.messages import (
     Message,
+    conversation_turns,
     for_template,
     guarded,
     normalised,
     plain_conversation,
+    plain_turns,
     tools_text,
     with_system_in_user,
     with_system_text,
@@ -126,18 +128,25 @@ class PromptBuilder:
         after, trimmed = self._template.before_documents(self._template.unguarded(before), content)
         return joined.packed(self._template.encoded(before, ends=ranges), after, trimmed=trimmed)
 
-    def question(self, question: str) -> list[int]:
+    def question(self, question: str, history: Sequence[Message] = ()) -> list[int]:
         """Return the tokens that follow those of ``documents``.
 
+        Args:
+            question: what is asked.
+            history: earlier questions and answers on the same documents, as messages of roles
+                user and assistant; the first question shares its message with the documents.
+
         Raises:
-            ValueError: the question is blank.
+            ValueError: the question is blank, or the history holds anything else, or the chat
+                template does not write it.
         """
         if not question.strip():
             raise ValueError("the question is empty")
+        first, *others = conversation_turns([*history, {"role": "user", "content": question}])
         if not self.chat:
-            asked = f"{self._border.right}Question: {question}\nAnswer:"
+            asked = self._border.right + plain_turns([first, *others])
             return self.codec.text(asked, after=self._border.after)
-        asked = self._rendered_halves("", question)[1]
+        asked = self._rendered_halves("", first["content"], others)[1]
         return self._template.encoded(asked, after=self._border.after).ids
 
     @property
@@ -218,13 +227,25 @@ class PromptBuilder:
         parts = [documents, *([self._instruction] if self._instruction else [])]
         return _BREAK.join(parts) + self._border.left
 
-    def _rendered_halves(self, documents: str, question: str) -> tuple[str, str]:
+    def _rendered_halves(
+        self, documents: str, question: str, later: Sequence[Message] = ()
+    ) -> tuple[str, str]:
         """Return what the template writes before and after the border in a chat on documents."""
         left = self._template.guard(self._left(documents))
         right = f"{self._border.right}Question: {self._template.guard(question)}"
         border = f"{self._template.mark}:border]"
-        rendered = self._template.render([{"role": "user", "content": f"{left}{border}{right}"}])
+        first = {"role": "user", "content": f"{left}{border}{right}"}
+        guard = self._template.guard
+        others = [{**message, "content": guard(message["content"])} for message in later]
+        rendered = self._template.render([first, *others])
         before, found, after = rendered.partition(border)
         if not found or border in after:
             raise ValueError("the chat template does not write a user message once and as it is")
+        if later:
+            refuse_losses([{**first, "content": right}, *others], after)
+            if before != self._rendered_halves(documents, question)[0]:
+                raise ValueError(
+                    "the chat template writes the first message otherwise once there are more, so "
+                    "a conversation can't follow documents that were read; ask without history"
+                )
         return before, after

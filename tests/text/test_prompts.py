@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 
 import pytest
@@ -302,3 +303,93 @@ def test_a_template_that_loses_a_message_is_refused(template, said):
         messages = messages[1:]
     with pytest.raises(ValueError, match=re.escape(said)):
         PromptBuilder(tokenizer).prompt(messages)
+
+
+ASKED = [
+    {"role": "user", "content": "What <eos> colour?"},
+    {"role": "assistant", "content": [{"type": "text", "text": "Blue <|end|>."}]},
+    {"role": "user", "content": "Sure?"},
+]
+WHOLE = (
+    "The sky is blue.\n\nBe brief.\n\nQuestion: What <eos> colour?<|end|>\n<|start|>assistant\n"
+    "Blue <|end|>.<|end|>\n<|start|>user\nSure?\n\nQuestion: Why?<|end|>\n<|start|>assistant\n"
+)
+
+
+@FORMS
+def test_a_question_may_come_after_others(chat):
+    """What was read stays as it is, and earlier texts open and end no message."""
+    tokenizer = byte_tokenizer(chat=chat)
+    prompts = PromptBuilder(tokenizer, instruction="Be brief.")
+    asked = prompts.question("Why?", ASKED)
+    assert prompts.question("Why?", []) == prompts.question("Why?")
+    if not chat:
+        assert shown(tokenizer, asked) == (
+            "\n\nQuestion: What <eos> colour?\nAnswer: Blue <|end|>.\n\n"
+            "Question: Sure?\n\nQuestion: Why?\nAnswer:"
+        )
+        assert not any(token < len(SPECIAL_TOKENS) for token in asked)
+        return
+    whole = prompts.documents(ONE) + asked
+    assert shown(tokenizer, whole) == "<bos><|start|>user\n" + WHOLE
+    assert [t for t in asked if t < len(SPECIAL_TOKENS)] == [4, 3, 4, 3, 4, 3]
+
+
+@pytest.mark.parametrize(
+    "tokenizer",
+    [regex_tokenizer(GPT_2), regex_tokenizer(LLAMA_3), sentencepiece_tokenizer()],
+    ids=["GPT-2", "Llama 3", "Llama 2"],
+)
+@FORMS
+def test_a_conversation_on_documents_is_tokenized_as_the_whole_would_be(tokenizer, chat):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = TURNS if chat else None
+    prompts = PromptBuilder(tokenizer, instruction="")
+    history = [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "Blue."}]
+    tokens = prompts.documents(ONE) + prompts.question("Why?", history)
+    first = "The sky is blue.\n\nQuestion: What?"
+    if chat:
+        first = [
+            {"role": "user", "content": first},
+            history[1],
+            {"role": "user", "content": "Why?"},
+        ]
+        whole = tokenizer.apply_chat_template(first, tokenize=False)
+        assert tokens == tokenizer.encode(whole, add_special_tokens=False)
+    else:
+        whole = f"{first}\nAnswer: Blue.\n\nQuestion: Why?\nAnswer:"
+        encoded = tokenizer.encode(whole, add_special_tokens=False)
+        assert tokens == prompts.codec.start() + encoded
+
+
+def test_an_answer_may_come_before_every_question():
+    """A greeting, as chat windows begin with."""
+    prompts = PromptBuilder(byte_tokenizer())
+    asked = prompts.question("Why?", [{"role": "assistant", "content": "Hello!"}])
+    assert prompts.codec.decode(asked) == (
+        "\n\nQuestion: \nAnswer: Hello!\n\nQuestion: Why?\nAnswer:"
+    )
+
+
+@pytest.mark.parametrize(
+    ("template", "message", "said"),
+    [
+        (
+            TURNS,
+            {"role": "system", "content": "x"},
+            "roles user and assistant, got one of role 'sy",
+        ),
+        (
+            TURNS,
+            {"role": "assistant", "content": "", "tool_calls": [{"name": "x"}]},
+            "role 'assistant' with calls of tools",
+        ),
+        ("{{ messages | length }}" + TURNS, ASKED[0], "can't follow documents that were read"),
+        ("{{ messages[0].content }}", ASKED[0], "leaves out or changes"),
+    ],
+)
+def test_a_history_that_can_not_be_written_is_refused(template, message, said):
+    tokenizer = byte_tokenizer(chat=True)
+    tokenizer.chat_template = template
+    with pytest.raises(ValueError, match=re.escape(said)):
+        PromptBuilder(tokenizer).question("Why?", [message, ASKED[1]])
