@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 from transformers import cache_utils
 
-from selfextend_rag.cache.full import FullLayer
-from selfextend_rag.cache.layers import GrowingLayer, SelfExtendCache
+from selfextend_rag.cache.cache import SelfExtendCache
+from selfextend_rag.cache.layers import FullLayer, GrowingLayer, SlidingLayer
 from selfextend_rag.cache.quantised import QuantisedLayer
-from selfextend_rag.cache.sliding import SlidingLayer
 from selfextend_rag.errors import CacheMismatchError, CorruptReadingError
 from selfextend_rag.positions import SelfExtend
 

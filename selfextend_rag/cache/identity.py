@@ -13,7 +13,6 @@ import xxhash
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from selfextend_rag.cache.frequencies import rotary_state
 from selfextend_rag.errors import UnsupportedModelError
 
 _AT_ONCE = 64 << 20  # bytes of a tensor that are moved to the CPU at a time
@@ -45,6 +44,26 @@ def model_state(model: nn.Module) -> _State:
         _adapters(model),
         rotary_state(model),
     )
+
+
+def rotary_state(model: nn.Module) -> tuple[tuple[tuple[float, ...], float], ...]:
+    """Return the (inverse frequencies, scale) that the rotary modules of ``model`` were made with.
+
+    Some modules write other ones while a prompt is long; of those it is what they go back to.
+    """
+    found = []
+    for module in model.modules():
+        kind = str(getattr(module, "rope_type", ""))
+        rewrites = "dynamic" in kind or "longrope" in kind
+        for name, buffer in module.named_buffers(recurse=False):
+            if not name.endswith("inv_freq") or buffer.is_meta:
+                continue
+            if rewrites and "original" not in name:
+                continue
+            scale = 1.0 if rewrites else getattr(module, "attention_scaling", 1.0)
+            scale = getattr(module, name.replace("inv_freq", "attention_scaling"), scale)
+            found.append((tuple(buffer.double().flatten().tolist()), float(scale)))
+    return tuple(found)
 
 
 def _kept_tensors(model: nn.Module) -> Iterator[Tensor]:

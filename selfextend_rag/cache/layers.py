@@ -1,27 +1,122 @@
-"""A growing key-value cache: amortised appends, and the grouped, rotated keys kept beside."""
+"""Layers of a key-value cache: those that keep every token, and those that keep a window."""
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any
+from abc import abstractmethod
+from typing import Any, TypeVar
 
-import torch
 from torch import Tensor
-from transformers.cache_utils import (
-    DynamicCache,
-    DynamicLayer,
-    DynamicSlidingWindowLayer,
-    StaticCache,
-)
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from selfextend_rag.attention import GroupedKeys
-from selfextend_rag.cache.full import FullLayer
-from selfextend_rag.cache.quantised import QuantisedLayer
-from selfextend_rag.cache.sliding import SlidingLayer
-from selfextend_rag.cache.static import notice_in_place
-from selfextend_rag.errors import UnsupportedModelError
-from selfextend_rag.kv_bits import check_kv_bits, why_not_rounded
+from selfextend_rag.errors import CacheMismatchError
 from selfextend_rag.positions import SelfExtend
+
+FIRST_CAPACITY = 256
+GROWTH = 1.5
+
+_Layer = TypeVar("_Layer", bound="FullLayer")
+
+
+class FullLayer(DynamicLayer):
+    """Keys and values of one layer, all that came; un-rotated when the model is extended.
+
+    The keys that `update` returns carry the layer as the attribute ``cache_layer``, where attention
+    finds ``grouped_keys``.
+
+    Attributes:
+        grouped_keys: rotated keys that are kept beside the others; None where none are kept.
+
+    Args:
+        capacity: tokens to make room for at the first update; more is allocated when needed.
+    """
+
+    grouped_keys: GroupedKeys | None = None
+
+    def __init__(self, capacity: int = 0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.capacity = max(capacity, 0)
+        self._filled_under: SelfExtend | None = None
+        self._noted = 0  # tokens that came under those settings
+        self._expected = False  # the next ones come from an extended model
+
+    @abstractmethod
+    def tensors(self) -> dict[str, Tensor]:
+        """Return views of all that is held and can't be made again, by name."""
+
+    @abstractmethod
+    def emptied(self, length: int, filled_under: SelfExtend | None, capacity: int) -> FullLayer:
+        """Return a layer of the same shapes, whose ``length`` tokens are to be written.
+
+        Args:
+            length: tokens; the ``tensors`` of the new layer are views of so many.
+            filled_under: the settings under which they came.
+            capacity: tokens to make room for.
+        """
+
+    @property
+    @abstractmethod
+    def nbytes(self) -> int:
+        """Bytes held, free room included."""
+
+    @property
+    def filled_under(self) -> SelfExtend | None:
+        """The settings under which the cached keys came; None for plain attention."""
+        return self._filled_under
+
+    def expect(self) -> None:
+        """Take note that an extended model is about to add tokens; a plain one never says so."""
+        self._expected = True
+
+    def belong_to(self, settings: SelfExtend, new_tokens: int) -> None:
+        """Take note of the settings under which keys come; the last ``new_tokens`` just came.
+
+        Raises:
+            CacheMismatchError: the keys before were cached plain, or under other settings.
+        """
+        before = self.get_seq_length() - new_tokens
+        if before > 0 and self._filled_under != settings:
+            how = "plain attention" if self._filled_under is None else f"{self._filled_under}"
+            raise CacheMismatchError(
+                f"{before} tokens were cached under {how}, and can't be continued under {settings};"
+                " read them again with a new cache"
+            )
+        self._filled_under, self._noted = settings, self.get_seq_length()
+
+    def start_of(self, length: int, capacity: int) -> FullLayer:
+        """Return a copy of the first ``length`` tokens, with room for ``capacity``."""
+        new = self.emptied(length, self._filled_under, capacity)
+        mine = self.tensors()
+        for name, place in new.tensors().items():
+            place.copy_(mine[name][:, :, : place.shape[2]])
+        return new
+
+    def reset(self) -> None:
+        """Drop everything, the buffers too."""
+        self._filled_under, self._noted = None, 0
+        self.keys = self.values = None
+        self.is_initialized = False
+
+    def _enough(self, end: int, room: int) -> int:
+        """Return the tokens to make room for: as was told, or half as many more than there are."""
+        told = self.capacity if end <= self.capacity else int(room * GROWTH)
+        return max(end, told, FIRST_CAPACITY)
+
+    def _check_noted(self, length: int) -> None:
+        """Refuse keys that come plain after keys that came extended."""
+        if self._filled_under is not None and (length > self._noted or not self._expected):
+            raise CacheMismatchError(
+                f"{self._noted} tokens were cached under {self._filled_under}, and can't be "
+                "continued under plain attention; read them again with a new cache"
+            )
+        self._expected = False
+
+    def _note(self, new: _Layer, length: int, filled_under: SelfExtend | None) -> _Layer:
+        """Give a new layer the notes of this one, for ``length`` tokens."""
+        # Where keys are expanded behind the cache (latent attention), nobody notes the settings.
+        noted = self._filled_under is not None
+        new._filled_under, new._noted = (filled_under if noted else None), length
+        return new
 
 
 class GrowingLayer(FullLayer):
@@ -125,99 +220,17 @@ class GrowingLayer(FullLayer):
         return new
 
 
-class SelfExtendCache(DynamicCache):
-    """A `transformers.DynamicCache` whose full-attention layers make room and know their settings.
+class SlidingLayer(DynamicSlidingWindowLayer):
+    """transformers' sliding layer; ``update`` hands out no key that is outside the window.
 
-    Sliding-window layers are `SlidingLayer`s, others those of transformers. Works for plain and for
-    extended models; what it holds belongs to the settings it was filled under.
-
-    Args:
-        config: the model's config; without it every layer keeps all tokens.
-        capacity: tokens to make room for at once, so that nothing is copied while it fills.
-        kv_bits: 8 or 4 to keep keys and values in so many bits, in the layers that keep all tokens;
-            None for the model's own precision.
-
-    Raises:
-        UnsupportedModelError: ``kv_bits`` is given, and no layer keeps all tokens.
-        ValueError: ``kv_bits`` is out of range.
+    While the past is recorded it keeps more than that. Before 5.18 transformers handed all of it
+    out, more than `get_mask_sizes` announces to the mask.
     """
 
-    def __init__(self, config: Any = None, capacity: int = 0, kv_bits: int | None = None) -> None:
-        super().__init__(config=config)
-        check_kv_bits(kv_bits)
-        self.capacity = capacity
-        self.kv_bits = kv_bits
-        kinds = [type(layer).__name__ for layer in self.layers]
-        self.layers = [self._our_own(layer) for layer in self.layers]
-        if self.layer_class_to_replicate is not None:
-            kind: Any = GrowingLayer if kv_bits is None else partial(QuantisedLayer, kv_bits)
-            self.layer_class_to_replicate = kind
-        elif kv_bits is not None and not any(isinstance(x, FullLayer) for x in self.layers):
-            raise UnsupportedModelError(why_not_rounded(kv_bits, kinds))
-
-    def _our_own(self, layer: Any) -> Any:
-        if type(layer) is DynamicSlidingWindowLayer:
-            return SlidingLayer(layer.sliding_window)
-        if type(layer) is not DynamicLayer:
-            return layer
-        if self.kv_bits is None:
-            return GrowingLayer(self.capacity)
-        return QuantisedLayer(self.kv_bits, self.capacity)
-
-    def set_capacity(self, capacity: int) -> None:
-        """Set the tokens to make room for when a layer next needs other buffers."""
-        self.capacity = capacity
-        for layer in self.layers:
-            if isinstance(layer, FullLayer):
-                layer.capacity = capacity
-
-    def drop_grouped_keys(self) -> None:
-        """Free what can be made again."""
-        for layer in self.layers:
-            if isinstance(layer, FullLayer) and layer.grouped_keys is not None:
-                layer.grouped_keys.clear()
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes held by all layers, free room included."""
-        return sum(layer_nbytes(layer) for layer in self.layers)
-
-
-def let_notice(cache: Any) -> None:
-    """Give a plain `DynamicCache` or `StaticCache` layers that notice keys of other settings.
-
-    Others are left as they are: caches of other classes, offloaded ones, dynamic layers that hold
-    keys, and those while gradients are recorded, which need what a growing layer would write over.
-    """
-    if type(cache) is StaticCache and not cache.offloading:
-        for layer in cache.layers:
-            notice_in_place(layer)
-    if type(cache) is not DynamicCache or cache.offloading or torch.is_grad_enabled():
-        return
-    cache.layers = [
-        GrowingLayer() if type(layer) is DynamicLayer and not layer.is_initialized else layer
-        for layer in cache.layers
-    ]
-    if cache.layer_class_to_replicate is DynamicLayer:
-        cache.layer_class_to_replicate = GrowingLayer
-
-
-def bytes_by_device(cache: Any) -> dict[str, int]:
-    """Return the bytes that the layers of a cache hold, free room included, by their device."""
-    held: dict[str, int] = {}
-    for layer in cache.layers:
-        size = layer_nbytes(layer)
-        if size:
-            name = str(getattr(layer, "device", "cpu"))
-            held[name] = held.get(name, 0) + size
-    return held
-
-
-def layer_nbytes(layer: Any) -> int:
-    """Return the bytes that a layer of a cache holds."""
-    if isinstance(layer, FullLayer):
-        return layer.nbytes
-    states = (getattr(layer, name, None) or {} for name in ("conv_states", "recurrent_states"))
-    tensors = [getattr(layer, "keys", None), getattr(layer, "values", None)]
-    tensors += [x for by_index in states for x in by_index.values()]
-    return sum(x.untyped_storage().nbytes() for x in tensors if isinstance(x, torch.Tensor))
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Append and return the keys and values that the new tokens see."""
+        keys, values = super().update(key_states, value_states, *args, **kwargs)
+        visible = self.sliding_window - 1 + key_states.shape[-2]
+        return keys[:, :, -visible:], values[:, :, -visible:]

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from selfextend_rag.cache.cache import SelfExtendCache
 from selfextend_rag.cache.contents import DTYPES, Snapshot, kinds, refill, slabs
 from selfextend_rag.cache.files import replacing
 from selfextend_rag.cache.header import (
@@ -28,7 +29,6 @@ from selfextend_rag.cache.header import (
     sealed,
     unsealed,
 )
-from selfextend_rag.cache.layers import SelfExtendCache
 from selfextend_rag.errors import CacheMismatchError, CorruptReadingError, ReadingFileError
 from selfextend_rag.positions import SelfExtend
 

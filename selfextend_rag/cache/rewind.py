@@ -14,8 +14,8 @@ from transformers.cache_utils import (
     LinearAttentionCacheLayerMixin,
 )
 
-from selfextend_rag.cache.full import FullLayer
-from selfextend_rag.cache.layers import SelfExtendCache
+from selfextend_rag.cache.cache import SelfExtendCache
+from selfextend_rag.cache.layers import FullLayer
 
 
 def rewind(cache: Cache, length: int) -> None:

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer
 
-from selfextend_rag.cache.layers import GrowingLayer, SelfExtendCache
-from selfextend_rag.cache.sliding import SlidingLayer
+from selfextend_rag.cache.cache import SelfExtendCache
+from selfextend_rag.cache.layers import GrowingLayer, SlidingLayer
 from selfextend_rag.errors import UnsupportedModelError
 
 

@@ -9,9 +9,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from selfextend_rag.cache import files, persist
+from selfextend_rag.cache.cache import SelfExtendCache
 from selfextend_rag.cache.contents import snapshot
 from selfextend_rag.cache.header import Checksum
-from selfextend_rag.cache.layers import SelfExtendCache
 from selfextend_rag.cache.rewind import has_state
 from selfextend_rag.errors import CacheMismatchError, CorruptReadingError, ReadingFileError
 from selfextend_rag.positions import SelfExtend

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 
-from selfextend_rag.cache.layers import SelfExtendCache, bytes_by_device
+from selfextend_rag.cache.cache import SelfExtendCache, bytes_by_device
 from selfextend_rag.cache.rewind import can_rewind, copied, rewind, shortest, stop_recording
 from selfextend_rag.cache.spill import SpillFolder
 from selfextend_rag.positions import SelfExtend

@@ -12,7 +12,7 @@ from dataclasses import replace
 from weakref import WeakSet
 
 from selfextend_rag.cache import SelfExtendCache
-from selfextend_rag.cache.layers import bytes_by_device, layer_nbytes
+from selfextend_rag.cache.cache import bytes_by_device, layer_nbytes
 from selfextend_rag.cache.store import PrefixStore
 from selfextend_rag.errors import MemoryBudgetExceeded
 from selfextend_rag.llm.memory import BudgetNow

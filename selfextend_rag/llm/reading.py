@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from selfextend_rag.cache import SelfExtendCache, persist
-from selfextend_rag.cache.layers import bytes_by_device
+from selfextend_rag.cache.cache import bytes_by_device
 from selfextend_rag.documents import Document
 from selfextend_rag.engine import CachedPrefix, rows
 from selfextend_rag.engine.engine import Cancelled, Progress

@@ -1,6 +1,6 @@
 """Extend a transformers model, restore it, and say what can be extended."""
 
-from selfextend_rag.cache.frequencies import rotary_state
+from selfextend_rag.cache.identity import rotary_state
 from selfextend_rag.model.attention_fn import AttentionCall
 from selfextend_rag.model.extension import (
     by_rows,

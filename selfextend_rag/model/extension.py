@@ -16,7 +16,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from selfextend_rag.attention import Impl
-from selfextend_rag.cache.frequencies import rotary_state
+from selfextend_rag.cache.identity import rotary_state
 from selfextend_rag.errors import UnsupportedModelError
 from selfextend_rag.model.attention_fn import BINDING, Binding, implementation_name
 from selfextend_rag.model.hooks import ConsecutivePositions, RawPositions

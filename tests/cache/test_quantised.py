@@ -9,8 +9,8 @@ import torch
 
 from selfextend_rag import SelfExtend, extended
 from selfextend_rag.cache import QuantisedLayer, SelfExtendCache
+from selfextend_rag.cache.quantised import RoundedTokens
 from selfextend_rag.cache.rewind import copied, rewind
-from selfextend_rag.cache.rounding import RoundedTokens
 from selfextend_rag.errors import CacheMismatchError, UnsupportedModelError
 from selfextend_rag.kv_bits import EXACT_TOKENS, groups_in
 from tests import zoo

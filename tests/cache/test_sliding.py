@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers.cache_utils import DynamicSlidingWindowLayer
 
-from selfextend_rag.cache.sliding import SlidingLayer
+from selfextend_rag.cache.layers import SlidingLayer
 
 
 def all_that_is_kept(layer, key_states, value_states, *args, **kwargs):
