@@ -108,6 +108,7 @@ class Reading:
         self,
         question: str,
         *,
+        history: Sequence[tuple[str, str]] = (),
         json_schema: Mapping[str, Any] | None = None,
         evidence: bool = True,
         progress: Progress | None = None,
@@ -118,6 +119,7 @@ class Reading:
 
         Args:
             question: the question alone; the prompt around it is made here.
+            history: earlier questions on these documents, each with its answer, the oldest first.
             json_schema: the answer is JSON that is valid for this schema.
             evidence: find the passages that the answer rests on, see `Evidence`; takes a few
                 hundredths of the answering time.
@@ -135,6 +137,7 @@ class Reading:
         """
         with self.stream(
             question,
+            history=history,
             json_schema=json_schema,
             evidence=evidence,
             progress=progress,
@@ -147,6 +150,7 @@ class Reading:
         self,
         question: str,
         *,
+        history: Sequence[tuple[str, str]] = (),
         json_schema: Mapping[str, Any] | None = None,
         evidence: bool = True,
         progress: Progress | None = None,
@@ -154,13 +158,14 @@ class Reading:
         **options: Any,
     ) -> TextStream:
         """Return the answer as pieces of text that come as it is generated; see ``ask``."""
-        asked = self._asked(question, json_schema, options)
+        asked = self._asked(question, history, json_schema, options)
         return self._stream(asked, evidence, progress, cancelled)
 
     def ask_batch(
         self,
         questions: Sequence[BatchQuestion],
         *,
+        history: Sequence[tuple[str, str]] = (),
         json_schema: Mapping[str, Any] | None = None,
         evidence: bool = False,
         at_once: int = 16,
@@ -179,6 +184,7 @@ class Reading:
         Args:
             questions: texts; or, for what differs by question, dicts of the arguments of ``ask``:
                 ``{"question": "...", "stop": "."}``. They win over those given here for all.
+            history: earlier questions with their answers, which come before each of these.
             json_schema: the answers are JSON that is valid for this schema.
             evidence: find the passages that each answer rests on. They are then answered one by
                 one, in the time that takes.
@@ -200,12 +206,12 @@ class Reading:
         """
         if at_once < 1:
             raise ValueError(f"at_once must be a positive integer, got {at_once}")
-        shared = {"json_schema": json_schema, **options}
+        shared = {"history": history, "json_schema": json_schema, **options}
         asked = []
         for number, arguments in enumerate(arguments_of(questions, shared), 1):
-            question, schema = arguments.pop("question"), arguments.pop("json_schema")
+            given = [arguments.pop(name) for name in ("question", "history", "json_schema")]
             try:
-                asked.append(self._asked(question, schema, arguments))
+                asked.append(self._asked(*given, arguments))
             except (SelfExtendError, TypeError, ValueError) as error:
                 error.add_note(f"It was question {number} of the batch.")
                 raise
@@ -259,6 +265,7 @@ class Reading:
     def _asked(
         self,
         question: str,
+        history: Sequence[tuple[str, str]],
         json_schema: Mapping[str, Any] | None,
         options: Mapping[str, Any],
     ) -> Asked:
@@ -268,7 +275,12 @@ class Reading:
             {"max_new_tokens": self.plan.max_new_tokens, **options}, framed=True
         )
         form = answer_form(self._runner.prompts, settings, json_schema, None)
-        tokens = (*self._prefix.tokens, *self._runner.prompts.question(question))
+        said = [
+            {"role": role, "content": text}
+            for pair in history
+            for role, text in zip(("user", "assistant"), pair, strict=True)
+        ]
+        tokens = (*self._prefix.tokens, *self._runner.prompts.question(question, said))
         plan = self._budget.planner.plan_within(self.plan, len(tokens), settings.max_new_tokens)
         return Asked(tokens, settings, plan, form)
 
