@@ -12,6 +12,7 @@ from selfextend_rag.model.extension import (
     support,
     switched,
 )
+from selfextend_rag.model.full_attention import with_full_attention
 from selfextend_rag.model.observe import observed
 from selfextend_rag.model.report import LayerReport, SupportReport
 from selfextend_rag.model.turns import turn_of, waiting_for
@@ -32,4 +33,5 @@ __all__ = [
     "switched",
     "turn_of",
     "waiting_for",
+    "with_full_attention",
 ]

@@ -120,8 +120,8 @@ def _whole_model_reason(reports: tuple[LayerReport, ...]) -> str:
         return ""
     if any(row.reason.startswith("sliding") for row in reports):
         return (
-            "its rotary embedding is used in sliding or chunked layers alone; a model trained with "
-            "full attention may have config.sliding_window set to None before it is loaded"
+            "its rotary embedding is used in sliding or chunked layers alone; a model whose every "
+            "layer slides may be loaded with full_attention=True (--full-attention)"
         )
     return "no attention layer with a rotary embedding that is handed in from outside"
 

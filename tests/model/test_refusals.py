@@ -9,7 +9,8 @@ from transformers.models.llama.modeling_llama import LlamaAttention
 
 from selfextend_rag import extend, extended, support
 from selfextend_rag.errors import UnsupportedModelError
-from selfextend_rag.model import is_extended
+from selfextend_rag.model import is_extended, with_full_attention
+from tests import zoo
 from tests.model.models import LENGTH, METHOD, ids, llama
 
 pytestmark = pytest.mark.usefixtures("no_gradients")
@@ -108,10 +109,30 @@ def test_a_model_with_sliding_layers_alone_is_refused_with_what_to_do():
 
     options = {"num_hidden_layers": 2, "num_key_value_heads": 2, **SIZES}
     model = build(MistralConfig(sliding_window=16, **options))
-    with pytest.raises(UnsupportedModelError, match=r"config\.sliding_window"):
+    with pytest.raises(UnsupportedModelError, match=r"full_attention=True \(--full-attention\)"):
         extend(model, METHOD)
-    opened = build(MistralConfig(sliding_window=None, **options))
+    opened = build(with_full_attention(model.config))
     assert support(opened).supported
+    assert opened.config.max_position_embeddings == 16  # no distance beyond it was trained
+    assert model.config.sliding_window == 16
+
+
+@pytest.mark.parametrize(
+    ("family", "reason"),
+    [
+        ("gemma3_text", "several kinds"),
+        ("llama4_text", "other windows"),
+        ("qwen2:sliding", "kinds"),
+    ],
+)
+def test_windows_that_a_model_was_built_around_are_not_switched_off(family, reason):
+    with pytest.raises(UnsupportedModelError, match=f"full_attention=True.*{reason}"):
+        with_full_attention(zoo.config(family))
+
+
+def test_a_model_without_windows_stays_as_it_is():
+    config = zoo.config("llama")
+    assert with_full_attention(config).to_dict() == config.to_dict()
 
 
 @pytest.mark.parametrize("settings", [8, None, (4, 9)])
