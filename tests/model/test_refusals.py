@@ -117,17 +117,16 @@ def test_a_model_with_sliding_layers_alone_is_refused_with_what_to_do():
     assert model.config.sliding_window == 16
 
 
-@pytest.mark.parametrize(
-    ("family", "reason"),
-    [
-        ("gemma3_text", "several kinds"),
-        ("llama4_text", "other windows"),
-        ("qwen2:sliding", "kinds"),
-    ],
-)
-def test_windows_that_a_model_was_built_around_are_not_switched_off(family, reason):
-    with pytest.raises(UnsupportedModelError, match=f"full_attention=True.*{reason}"):
+@pytest.mark.parametrize("family", ["gemma3_text", "llama4_text", "qwen2:sliding"])
+def test_windows_that_a_model_was_built_around_are_not_switched_off(family):
+    with pytest.raises(UnsupportedModelError, match=r"full_attention=True.*of several kinds"):
         with_full_attention(zoo.config(family))
+
+
+def test_windows_of_another_kind_are_not_switched_off():
+    config = zoo.config("llama4_text", layer_types=["chunked_attention"] * 2)
+    with pytest.raises(UnsupportedModelError, match="other windows .attention_chunk_size"):
+        with_full_attention(config)
 
 
 def test_a_model_without_windows_stays_as_it_is():
