@@ -28,7 +28,7 @@ BASE: dict[str, frozenset[str]] = {
 # The order: a room may import every earlier one, and of the rooms above these. A new room has to
 # name its place here.
 FROM_TENSORS_UP = ("rope", "attention", "cache", "model", "engine")
-FROM_TEXT_UP = ("evidence", "output", "text", "llm", "evals", "cli", "__main__")
+FROM_TEXT_UP = ("evidence", "text", "output", "llm", "evals", "cli", "__main__")
 
 
 def _order() -> dict[str, frozenset[str]]:

@@ -8,9 +8,9 @@ from typing import Any
 
 from selfextend_rag.engine import BatchGeneration, BatchPrompt, CachedPrefix, GenerationSettings
 from selfextend_rag.engine.engine import Cancelled, Claim, Progress
-from selfextend_rag.llm.forms import AnswerForm, TextReader
 from selfextend_rag.llm.runner import TextRunner, whole_answer
 from selfextend_rag.llm.stream import Answer
+from selfextend_rag.output.reader import OutputFormat, TextReader
 from selfextend_rag.planning import ContextPlan
 
 BatchQuestion = str | Mapping[str, Any]
@@ -33,7 +33,7 @@ class Asked:
     tokens: tuple[int, ...]
     settings: GenerationSettings
     plan: ContextPlan
-    form: AnswerForm
+    form: OutputFormat
 
 
 def arguments_of(

@@ -8,12 +8,12 @@ from typing import Any
 from selfextend_rag.cache.store import PrefixStore
 from selfextend_rag.engine.engine import Cancelled, Progress
 from selfextend_rag.llm.budget import ReadingBudget
-from selfextend_rag.llm.forms import answer_form
 from selfextend_rag.llm.runner import TextRunner
 from selfextend_rag.llm.stream import Answer, TextStream
-from selfextend_rag.output.tools import ToolChoice, Tools, tool_request
+from selfextend_rag.output.reader import output_format
 from selfextend_rag.text.messages import Message
 from selfextend_rag.text.prompts import PromptBuilder
+from selfextend_rag.text.tools import ToolChoice, Tools, tool_request
 
 
 class PromptCalls:
@@ -93,7 +93,7 @@ class PromptCalls:
         settings = self._runner.settings(
             {"max_new_tokens": self.budget.max_new_tokens, **options}, framed=framed
         )
-        form = answer_form(self.prompts, settings, json_schema, request)
+        form = output_format(self.prompts, settings, json_schema, request)
         tokens = self.prompts.prompt(prompt, () if request is None else request.tools)
         plan = self.budget.plan_prompt(len(tokens), settings.max_new_tokens)
         return self._runner.stream(

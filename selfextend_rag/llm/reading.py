@@ -22,13 +22,13 @@ from selfextend_rag.llm.batch import (
 )
 from selfextend_rag.llm.budget import ReadingBudget
 from selfextend_rag.llm.fingerprint import check_prompts, prompt_state, reading_fingerprint
-from selfextend_rag.llm.forms import answer_form
 from selfextend_rag.llm.runner import Sources, TextRunner
 from selfextend_rag.llm.saved import attachment_of
 from selfextend_rag.llm.stream import Answer, TextStream
+from selfextend_rag.output.reader import output_format
 from selfextend_rag.planning import ContextPlan
 from selfextend_rag.planning.rows import most_rows, needed_for_rows
-from selfextend_rag.text.packing import PackedDocuments
+from selfextend_rag.text.packing import Prompt
 
 
 class Reading:
@@ -50,7 +50,7 @@ class Reading:
         plan: ContextPlan,
         prefix: CachedPrefix,
         seconds: float,
-        packed: PackedDocuments | None = None,
+        packed: Prompt | None = None,
     ) -> None:
         self.documents = tuple(documents)
         self.plan = plan
@@ -274,7 +274,7 @@ class Reading:
         settings = self._runner.settings(
             {"max_new_tokens": self.plan.max_new_tokens, **options}, framed=True
         )
-        form = answer_form(self._runner.prompts, settings, json_schema, None)
+        form = output_format(self._runner.prompts, settings, json_schema, None)
         said = [
             {"role": role, "content": text}
             for pair in history

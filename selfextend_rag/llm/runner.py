@@ -20,8 +20,8 @@ from selfextend_rag.engine import (
 from selfextend_rag.engine.engine import Cancelled, Progress, as_function
 from selfextend_rag.evidence import AnswerWatch, Evidence, TokenRanges, find_evidence
 from selfextend_rag.llm.claims import MemoryClaims
-from selfextend_rag.llm.forms import FREE, AnswerForm, CallReader, TextReader
 from selfextend_rag.llm.stream import Answer, AnswerReason, TextStream
+from selfextend_rag.output.reader import FREE, CallReader, OutputFormat, TextReader
 from selfextend_rag.planning import ContextPlan
 from selfextend_rag.text.prompts import PromptBuilder
 
@@ -75,7 +75,7 @@ class TextRunner:
         plan: ContextPlan,
         *,
         framed: bool,
-        form: AnswerForm = FREE,
+        form: OutputFormat = FREE,
         prefix: CachedPrefix | None = None,
         reuse: PrefixStore | None = None,
         progress: Progress | None = None,

@@ -16,8 +16,8 @@ from selfextend_rag.engine import FinishReason, Usage
 from selfextend_rag.evidence import Evidence
 from selfextend_rag.llm.waiters import Waiters
 from selfextend_rag.model import waiting_for
-from selfextend_rag.output.tools import ToolCall
 from selfextend_rag.planning import ContextPlan
+from selfextend_rag.text.tools import ToolCall
 
 AnswerReason = FinishReason | Literal["tool_calls"]
 

@@ -1,56 +1,57 @@
-"""A JSON schema as a grammar, or a refusal that names what can't be enforced."""
+"""A JSON schema made ready for a grammar, or a refusal that names what can't be enforced.
+
+A schema is narrowed, and never widened, where a model would otherwise write without end or a
+validator would refuse what the grammar library lets through:
+
+* Objects hold the properties they name. By the letter of JSON Schema any other may follow where
+  ``additionalProperties`` is not given; a model free to invent some goes on inventing.
+* Integers are those that every JSON reader holds exactly (I-JSON, RFC 7493), and numbers are below
+  1e15 with nine decimals; a model that repeats itself writes digits for ever.
+* Dates and times exist. The library also takes February 29 of any year, the year 0, leap seconds
+  and any number of decimals.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
 from llguidance import LLMatcher
 
 from selfextend_rag.errors import SchemaError
-from selfextend_rag.output.closing import closed
-from selfextend_rag.output.formats import with_real_dates
-from selfextend_rag.output.numbers import with_ends
-from selfextend_rag.output.thought import Thought
-from selfextend_rag.output.walk import changed
+
+Schema = dict[str, object]
 
 # One space where JSON allows any white space: small models write spaces and line ends for ever.
 _OPTIONS = {"whitespace_pattern": "[ ]?"}
-# Keywords of old drafts, which today's know no more; the library would pass over them.
+# Keywords of old drafts, unknown to today's; the library would ignore them.
 _OBSOLETE = frozenset({"divisibleBy", "disallow", "extends"})
 
+_LITERAL = frozenset({"enum", "const", "default", "examples"})
+_NAMED = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
+# Besides these, an object's properties are given in more than one place.
+_SHARED = frozenset({"allOf", "anyOf", "oneOf", "$ref", "$dynamicRef", "if", "then", "else"})
+_DECIDED = frozenset({"additionalProperties", "unevaluatedProperties", "patternProperties"})
 
-def json_grammar(
-    schema: Mapping[str, Any],
-    *,
-    leading_space: bool = False,
-    thought: Thought | None = None,
-) -> str:
-    """Return the grammar of the JSON texts that a schema allows, for ``Grammars.compiled``.
+_LARGEST_INTEGER = 2**53 - 1
+_LARGEST_NUMBER = 1e15
+_STEP = 1e-9  # the library takes no finer one
+_SMALLEST_SPAN = 1e-6  # between bounds; within less, numbers may need more decimals
 
-    Args:
-        schema: a JSON schema.
-        leading_space: allow a space before the JSON, as where an answer begins after a colon.
-        thought: how a thought ends that the prompt has begun; it comes before the JSON.
-
-    Raises:
-        SchemaError: it is no JSON schema, or holds what can't be enforced or be satisfied.
-    """
-    source = schema_text(schema)
-    if thought is not None:
-        return "\n".join([*thought.rules, f"start: thought %json {source}"])
-    if leading_space:
-        return LLMatcher.grammar_from_lark(f'start: " "? %json {source}')
-    return LLMatcher.grammar_from_json_schema(source)
+_YEAR = "([1-9][0-9]{3}|0[1-9][0-9]{2}|00[1-9][0-9]|000[1-9])"
+_BY_FOUR = "(0[48]|[2468][048]|[13579][26])"
+_LEAP_YEAR = f"([0-9]{{2}}{_BY_FOUR}|{_BY_FOUR}00)"
+_DATE = f"({_YEAR}-((0[13-9]|1[0-2])-|02-([01]|2[0-8]))|{_LEAP_YEAR}-02-29)"
+_TIME = "[0-9]{2}:[0-9]{2}:[0-5][0-9]([.][0-9]{1,9})?[Zz+-]"
+_PATTERNS = {
+    "date": f"^{_DATE}",
+    "date-time": f"^{_DATE}[0-9]*[Tt]{_TIME}",
+    "time": f"^{_TIME}",
+}
 
 
-def schema_text(schema: Mapping[str, Any], whose: str = "the schema") -> str:
-    """Return a checked schema as JSON with our options, for a ``%json`` in a grammar.
-
-    It is narrowed where models go on for ever otherwise, or validators refuse: objects hold the
-    properties they name (``closed``), numbers have bounds (``with_ends``), dates exist
-    (``with_real_dates``).
+def schema_text(schema: Mapping[str, object], whose: str = "the schema") -> str:
+    """Return a checked and narrowed schema as JSON, for a ``%json`` in a grammar.
 
     Args:
         schema: a JSON schema.
@@ -65,22 +66,29 @@ def schema_text(schema: Mapping[str, Any], whose: str = "the schema") -> str:
             "convert classes first, such as Model.model_json_schema() of Pydantic"
         )
     try:
-        copied = json.loads(json.dumps(dict(schema), allow_nan=False))
+        copied: Schema = json.loads(json.dumps(dict(schema), allow_nan=False))
     except (TypeError, ValueError) as error:
         raise SchemaError(f"{whose} must hold JSON values alone: {error}") from error
-    if obsolete := sorted(_OBSOLETE & _keywords(copied)):
+    keywords: set[str] = set()
+
+    def noted(inner: Schema) -> Schema:
+        keywords.update(inner)
+        return inner
+
+    _changed(copied, noted)
+    if obsolete := sorted(_OBSOLETE & keywords):
         raise SchemaError(_refusal(whose, f"keywords of an old draft: {', '.join(obsolete)}"))
-    ready = with_real_dates(closed(copied))
-    text, reason = _checked(with_ends(ready))
-    if reason:  # what numbers are held to may clash with what else is said of them
+    ready = _changed(closed(copied), _with_real_dates)
+    text, reason = _checked(_changed(ready, _with_bounds))
+    if reason:  # the bounds of numbers may clash with what else is said of them
         text, reason = _checked(ready)
     if reason:
         raise SchemaError(_refusal(whose, reason))
     return text
 
 
-def _checked(schema: dict[str, Any]) -> tuple[str, str]:
-    """Return a schema with our options as JSON, and what the library objects to in it."""
+def _checked(schema: Schema) -> tuple[str, str]:
+    """Return a schema with our options as JSON, and what the library can't do of it."""
     text = json.dumps({**schema, "x-guidance": _OPTIONS}, ensure_ascii=False)
     _, messages = LLMatcher.validate_grammar_with_warnings(LLMatcher.grammar_from_json_schema(text))
     # A warning, too, says that something is not enforced.
@@ -94,13 +102,129 @@ def _refusal(whose: str, reason: str) -> str:
     )
 
 
-def _keywords(schema: dict[str, Any]) -> set[str]:
-    """Return the keywords of a schema and of all schemas in it."""
-    found: set[str] = set()
+def closed(schema: Schema) -> Schema:
+    """Return a schema whose objects hold the properties they name and no others.
 
-    def note(inner: dict[str, Any]) -> dict[str, Any]:
-        found.update(inner)
-        return inner
+    Left open is an object that names none, that says what others may follow, whose properties are
+    given in several places (``allOf``, or ``anyOf`` or a reference besides ``properties``), or that
+    requires more than it names.
+    """
+    merged: set[str] = set()
+    while True:  # a definition is open if one that is open refers to it
+        before = len(merged)
+        done = _closed(schema, True, merged, "#")
+        if len(merged) == before:
+            assert isinstance(done, dict)
+            return done
 
-    changed(schema, note)
-    return found
+
+def _closed(schema: object, may: bool, merged: set[str], place: str) -> object:
+    """Return one schema closed; ``merged`` collects references that must stay open."""
+    if isinstance(schema, list):
+        return [_closed(item, may, merged, f"{place}/{i}") for i, item in enumerate(schema)]
+    if not isinstance(schema, dict):
+        return schema
+    may = may and place not in merged
+    shared = not may or not _alone(schema)
+    reference = schema.get("$ref")
+    if shared and isinstance(reference, str):
+        merged.add(reference)
+    done = {
+        key: _closed_part(key, value, not shared, merged, f"{place}/{key}")
+        for key, value in schema.items()
+    }
+    if may and not shared and _closable(schema):
+        done["additionalProperties"] = False
+    return done
+
+
+def _closed_part(key: str, value: object, alone: bool, merged: set[str], place: str) -> object:
+    if key in _LITERAL:
+        return value
+    if key in _NAMED:
+        if not isinstance(value, dict):
+            return value
+        may = key != "dependentSchemas"
+        return {k: _closed(v, may, merged, f"{place}/{k}") for k, v in value.items()}
+    if key in ("anyOf", "oneOf"):
+        return _closed(value, alone, merged, place)
+    return _closed(value, key not in ("allOf", "not", "if", "then", "else"), merged, place)
+
+
+def _alone(schema: Schema) -> bool:
+    """Return whether the properties of an object are given in one place of this schema."""
+    if "allOf" in schema:
+        return False
+    places = [key for key in schema if key in _SHARED or key in ("properties", "required")]
+    return len(places) <= 1 or not _SHARED.intersection(places)
+
+
+def _closable(schema: Schema) -> bool:
+    named, types = schema.get("properties"), schema.get("type", "object")
+    if not isinstance(named, dict) or _DECIDED.intersection(schema):
+        return False
+    if "object" not in (types if isinstance(types, list) else [types]):
+        return False
+    required, least = schema.get("required", []), schema.get("minProperties", 0)
+    whole = isinstance(required, list) and set(required) <= set(named)
+    return whole and (not isinstance(least, int) or least <= len(named))
+
+
+def _changed(schema: Schema, change: Callable[[Schema], Schema]) -> Schema:
+    """Return a schema in which each one, the inner ones first, is what ``change`` returns for it.
+
+    ``change`` gets a copy that it may write to. Values that stand for themselves, as in ``const``,
+    and names of properties are no schemas.
+    """
+
+    def part(key: str, value: object) -> object:
+        if key in _LITERAL:
+            return value
+        if key in _NAMED and isinstance(value, dict):
+            return {name: inner(item) for name, item in value.items()}
+        return inner(value)
+
+    def inner(value: object) -> object:
+        if isinstance(value, list):
+            return [inner(item) for item in value]
+        return _changed(value, change) if isinstance(value, dict) else value
+
+    return change({key: part(key, value) for key, value in schema.items()})
+
+
+def _with_bounds(schema: Schema) -> Schema:
+    """Return one schema with bounds for its numbers, and few decimals.
+
+    What the schema itself says of a number stays: its bounds, its ``multipleOf``, its values.
+    """
+    kind = schema.get("type")
+    kinds = {str(name) for name in (kind if isinstance(kind, list) else [kind])}
+    if not kinds & {"integer", "number"} or {"enum", "const"} & set(schema):
+        return schema
+    largest = _LARGEST_NUMBER if "number" in kinds else _LARGEST_INTEGER
+    low = _bound(schema, "minimum", "exclusiveMinimum")
+    high = _bound(schema, "maximum", "exclusiveMaximum")
+    if low is None and (high is None or high > -largest):
+        schema["minimum"] = -largest
+    if high is None and (low is None or low < largest):
+        schema["maximum"] = largest
+    wide = low is None or high is None or high - low >= _SMALLEST_SPAN
+    if "number" in kinds and "multipleOf" not in schema and wide:
+        schema["multipleOf"] = _STEP
+    return schema
+
+
+def _bound(schema: Schema, *names: str) -> float | None:
+    values = [schema.get(name) for name in names]
+    return next((v for v in values if isinstance(v, int | float) and not isinstance(v, bool)), None)
+
+
+def _with_real_dates(schema: Schema) -> Schema:
+    """Return one schema with a pattern besides its format of dates or times."""
+    name, others = schema.get("format"), schema.get("allOf", [])
+    pattern = _PATTERNS.get(name) if isinstance(name, str) else None
+    if pattern is None or not isinstance(others, list):
+        return schema
+    if "pattern" not in schema:
+        return {**schema, "pattern": pattern}
+    return {**schema, "allOf": [*others, {"type": "string", "pattern": pattern}]}

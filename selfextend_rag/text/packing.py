@@ -1,4 +1,4 @@
-"""Whole documents in one text, each marked with its title, and back from tokens to documents."""
+"""Whole documents in one text, each under its title: their tokens, and where they end."""
 
 from __future__ import annotations
 
@@ -7,23 +7,25 @@ from dataclasses import dataclass
 
 from selfextend_rag.documents import Document
 from selfextend_rag.evidence import TokenRanges
-from selfextend_rag.text.codec import Encoded
+from selfextend_rag.text.codec import Encoded, TextCodec
 
 BREAK = "\n\n"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class PackedDocuments:
-    """The tokens of documents, read before any question.
+class Prompt:
+    """What a model reads.
 
     Args:
-        tokens: all of them, those of titles and of the template included.
-        ranges: which part of a document each token holds; None if the tokenizer does not tell, or
-            the chat template changes what it is given.
+        tokens: all of it, titles and what the template writes included.
+        ranges: which part of a document each token holds; None without documents, if the tokenizer
+            does not tell, or if the chat template changes what it is given.
+        media: images that belong between the tokens; there are none yet.
     """
 
     tokens: tuple[int, ...]
     ranges: TokenRanges | None = None
+    media: tuple[()] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,21 +42,21 @@ class JoinedDocuments:
     starts: tuple[int, ...]
     stops: tuple[int, ...]
 
-    def packed(self, encoded: Encoded, after: str, trimmed: int = 0) -> PackedDocuments:
+    def packed(self, encoded: Encoded, after: str, trimmed: int = 0) -> Prompt:
         """Return tokens with their ranges.
 
         Args:
             encoded: the tokens of a text that holds this one.
-            after: what stands before this text in it.
+            after: what comes before this text in it.
             trimmed: how many characters of white space this text lost at its beginning there.
         """
         tokens = tuple(encoded.ids)
         if encoded.ends is None:
-            return PackedDocuments(tokens)
+            return Prompt(tokens)
         begins = [start + len(after) - trimmed for start in self.starts]
         starts = [max(begin, len(after)) for begin in begins]
         stops = [stop + len(after) - trimmed for stop in self.stops]
-        return PackedDocuments(tokens, TokenRanges.within(encoded.ends, begins, starts, stops))
+        return Prompt(tokens, TokenRanges.within(encoded.ends, begins, starts, stops))
 
 
 def joined_documents(documents: Sequence[Document]) -> JoinedDocuments:
@@ -95,3 +97,32 @@ def _headings(documents: Sequence[Document]) -> list[str]:
             heading = f"{wanted} ({copies})"
         headings[heading] = None
     return list(headings)
+
+
+@dataclass(frozen=True, slots=True)
+class Border:
+    """Where the blank line before a question belongs, and how to tokenize what follows.
+
+    Vocabularies differ in what they join across it: some a full stop and the line ends after it,
+    some all line ends in a row. Which way gives the tokens of the undivided text is measured.
+    """
+
+    left: str
+    right: str
+    after: str
+
+    @classmethod
+    def measured(cls, codec: TextCodec) -> Border:
+        choices = [
+            cls("", BREAK, ""),
+            cls(BREAK, "", ""),
+            cls("", BREAK, "a"),
+            cls(BREAK, "", "\n"),
+        ]
+        head, tail = "That is the end.", "Question: Who?\nAnswer:"
+        whole = codec.text(head + BREAK + tail)
+        for choice in choices:
+            before = codec.text(head + choice.left)
+            if before + codec.text(choice.right + tail, after=choice.after) == whole:
+                return choice
+        return choices[0]

@@ -25,28 +25,29 @@ from functools import cached_property
 from typing import Any, Literal
 
 from selfextend_rag.documents import Document
-from selfextend_rag.output import CallForm
-from selfextend_rag.output.thought import BEGIN
-from selfextend_rag.output.toolforms import OUR_FORM, measured_form, takes_system_text
-from selfextend_rag.output.tools import Tool
-from selfextend_rag.text.border import Border
+from selfextend_rag.text.calls import OUR_FORM, CallForm, measured_form, takes_system_text
 from selfextend_rag.text.codec import Encoded, TextCodec
 from selfextend_rag.text.messages import (
     Message,
-    conversation_turns,
+    Turn,
+    calls_as_text,
     for_template,
     guarded,
-    normalised,
-    plain_conversation,
-    plain_turns,
+    question_turns,
     tools_text,
+    turns_of,
     with_system_in_user,
     with_system_text,
-    without_calls,
+    without_results,
 )
-from selfextend_rag.text.packing import BREAK as _BREAK
-from selfextend_rag.text.packing import PackedDocuments, joined_documents
-from selfextend_rag.text.template import ChatTemplate, refuse_losses
+from selfextend_rag.text.packing import BREAK, Border, Prompt, joined_documents
+from selfextend_rag.text.template import (
+    THOUGHT_BEGIN,
+    ChatTemplate,
+    plain_conversation,
+    refuse_losses,
+)
+from selfextend_rag.text.tools import Tool
 
 PromptForm = Literal["auto", "chat", "plain"]
 
@@ -115,7 +116,7 @@ class PromptBuilder:
         """Return the tokens of all that comes before a question and does not depend on it."""
         return list(self.packed(documents, ranges=False).tokens)
 
-    def packed(self, documents: Sequence[Document], *, ranges: bool = True) -> PackedDocuments:
+    def packed(self, documents: Sequence[Document], *, ranges: bool = True) -> Prompt:
         """Return the tokens of ``documents`` with the part of a document that each one holds."""
         joined = joined_documents(documents)
         if not self.chat:
@@ -142,11 +143,11 @@ class PromptBuilder:
         """
         if not question.strip():
             raise ValueError("the question is empty")
-        first, *others = conversation_turns([*history, {"role": "user", "content": question}])
+        first, *later = question_turns([*history, {"role": "user", "content": question}])
         if not self.chat:
-            asked = self._border.right + plain_turns([first, *others])
+            asked = self._border.right + plain_conversation([first, *later])
             return self.codec.text(asked, after=self._border.after)
-        asked = self._rendered_halves("", first["content"], others)[1]
+        asked = self._rendered_halves("", first.content, later)[1]
         return self._template.encoded(asked, after=self._border.after).ids
 
     @property
@@ -159,7 +160,11 @@ class PromptBuilder:
         """Return whether prompts end where the model is to think: after an opened ``<think>``."""
         if not self.chat:
             return False
-        return self._template.render([{"role": "user", "content": "x"}]).rstrip().endswith(BEGIN)
+        return (
+            self._template.render([{"role": "user", "content": "x"}])
+            .rstrip()
+            .endswith(THOUGHT_BEGIN)
+        )
 
     def prompt(self, prompt: str | Sequence[Message], tools: Sequence[Tool] = ()) -> list[int]:
         """Return the tokens of a text or a conversation.
@@ -178,34 +183,33 @@ class PromptBuilder:
             ValueError: it is empty, a message is not of a kind that can be written, or the template
                 does not write what it says.
         """
-        given = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-        messages = normalised(given)
-        if not any(message["content"] or "tool_calls" in message for message in messages):
+        as_it_is = isinstance(prompt, str) and not self.chat and not tools
+        turns = turns_of(
+            [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        )
+        if not any(turn.content or turn.calls for turn in turns):
             raise ValueError("the prompt is empty")
         if self.chat:
-            return self._chat_prompt(messages, tools)
+            return self._chat_prompt(turns, tools)
         if tools:
-            messages = with_system_text(messages, tools_text(tools), own_message=True)
-        as_it_stands = isinstance(prompt, str) and not tools
-        text = messages[0]["content"] if as_it_stands else plain_conversation(messages)
+            turns = with_system_text(turns, tools_text(tools), own_message=True)
+        text = turns[0].content if as_it_is else plain_conversation(calls_as_text(turns))
         return [*self.codec.start(), *self.codec.text(text)]
 
-    def _chat_prompt(self, messages: list[dict[str, Any]], tools: Sequence[Tool]) -> list[int]:
-        more: dict[str, Any] = {}
-        native = self._native_calls
+    def _chat_prompt(self, turns: list[Turn], tools: Sequence[Tool]) -> list[int]:
+        guard, native = self._template.guard, self._native_calls
+        more: dict[str, object] = {}
         if tools and native:
-            more["tools"] = [guarded(tool.definition, self._template.guard) for tool in tools]
+            more["tools"] = [guarded(tool.definition, guard) for tool in tools]
         elif not native:
-            if any("tool_calls" in m or m.get("role") == "tool" for m in messages):
-                messages = without_calls(messages)
+            if any(turn.calls or turn.role == "tool" for turn in turns):
+                turns = without_results(calls_as_text(turns))
             if tools:
                 own = self._takes_system_text
-                messages = with_system_text(messages, tools_text(tools), own_message=own)
-        if messages[0].get("role") == "system" and not self._takes_system_text:
-            messages = with_system_in_user(messages)
-        written = for_template(
-            messages, arguments_as_text=bool(native and native[1]), guard=self._template.guard
-        )
+                turns = with_system_text(turns, tools_text(tools), own_message=own)
+        if turns[0].role == "system" and not self._takes_system_text:
+            turns = with_system_in_user(turns)
+        written = for_template(turns, arguments_as_text=bool(native and native[1]), guard=guard)
         rendered = self._template.render(written, **more)
         refuse_losses(written, rendered)
         return self._template.encoded(rendered).ids
@@ -225,18 +229,17 @@ class PromptBuilder:
     def _left(self, documents: str) -> str:
         """Return what a chat's user message holds before the border."""
         parts = [documents, *([self._instruction] if self._instruction else [])]
-        return _BREAK.join(parts) + self._border.left
+        return BREAK.join(parts) + self._border.left
 
     def _rendered_halves(
-        self, documents: str, question: str, later: Sequence[Message] = ()
+        self, documents: str, question: str, later: Sequence[Turn] = ()
     ) -> tuple[str, str]:
         """Return what the template writes before and after the border in a chat on documents."""
         left = self._template.guard(self._left(documents))
         right = f"{self._border.right}Question: {self._template.guard(question)}"
         border = f"{self._template.mark}:border]"
         first = {"role": "user", "content": f"{left}{border}{right}"}
-        guard = self._template.guard
-        others = [{**message, "content": guard(message["content"])} for message in later]
+        others = for_template(later, arguments_as_text=False, guard=self._template.guard)
         rendered = self._template.render([first, *others])
         before, found, after = rendered.partition(border)
         if not found or border in after:
@@ -245,7 +248,8 @@ class PromptBuilder:
             refuse_losses([{**first, "content": right}, *others], after)
             if before != self._rendered_halves(documents, question)[0]:
                 raise ValueError(
-                    "the chat template writes the first message otherwise once there are more, so "
-                    "a conversation can't follow documents that were read; ask without history"
+                    "the chat template writes the first message differently once there are "
+                    "more, so a conversation can't follow documents that were read; ask without "
+                    "history"
                 )
         return before, after

@@ -1,7 +1,8 @@
-"""A chat template of the tokenizer's, held to write what it is given, and to nothing else.
+"""Conversations written by the tokenizer's chat template, or by a plain one of our own.
 
-Text that reads like a control token of the template is put under a mark before rendering and is
-text again afterwards, so no document can open a message or end one.
+A chat template must write what it is given and nothing else. Text that reads like one of its
+control tokens is replaced by a mark before rendering and put back afterwards, so no document can
+open a message or end one.
 """
 
 from __future__ import annotations
@@ -9,12 +10,58 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import NoReturn
 
-from jinja2 import TemplateError
+from jinja2 import Environment, TemplateError
 
 from selfextend_rag.text.codec import Encoded, TextCodec
-from selfextend_rag.text.messages import Message
+from selfextend_rag.text.messages import Message, Turn
+
+THOUGHT_BEGIN, THOUGHT_END = "<think>", "</think>"
+
+_PLAIN = """\
+{%- set state = namespace(waiting=false) -%}
+{%- for turn in turns -%}
+{%- if not loop.first and turn.role != 'assistant' -%}{{ '\\n\\n' }}{%- endif -%}
+{%- if turn.role == 'system' -%}
+{{ turn.content }}
+{%- elif turn.role == 'assistant' and state.waiting -%}
+{{ ' ' + turn.content }}
+{%- set state.waiting = false -%}
+{%- elif turn.role == 'user' -%}
+{{ 'Question: ' + turn.content + '\\nAnswer:' }}
+{%- set state.waiting = true -%}
+{%- elif turn.role == 'tool' and loop.previtem and loop.previtem.role in ('assistant', 'tool') -%}
+{{ turn.content }}
+{%- if loop.last or loop.nextitem.role not in ('tool', 'user') -%}{{ '\\nAnswer:' }}{%- endif -%}
+{%- set state.waiting = true -%}
+{%- else -%}
+{{ refuse("it has no place for a message of role '" + turn.role + "' here") }}
+{%- endif -%}
+{%- endfor -%}
+{%- if not state.waiting -%}
+{{ refuse("the last message must be the user's, or the result of a call") }}
+{%- endif -%}
+"""
+
+
+def plain_conversation(turns: Sequence[Turn]) -> str:
+    """Return turns in the plain form, up to the next answer.
+
+    Raises:
+        ValueError: the roles do not follow one another as questions and answers do.
+    """
+    return _plain.render(turns=turns)
+
+
+def _refuse(reason: str) -> NoReturn:
+    raise ValueError(
+        f"the plain form does not take these messages: {reason}; change their roles or order, or "
+        "use a model with a chat template"
+    )
+
+
+_plain = Environment().from_string(_PLAIN, globals={"refuse": _refuse})
 
 
 class ChatTemplate:
@@ -25,19 +72,19 @@ class ChatTemplate:
         options: variables for the template, such as ``enable_thinking``.
     """
 
-    def __init__(self, codec: TextCodec, options: Mapping[str, Any]) -> None:
+    def __init__(self, codec: TextCodec, options: Mapping[str, object]) -> None:
         self._codec = codec
         self.options = dict(options)
         self._controls = list(codec.control_ids)
-        # Not to be guessed, so that no document can hold it.
+        # Random, so that no document can hold it.
         self.mark = f"[{secrets.token_hex(16)}"
         self._marks = re.compile(re.escape(self.mark) + r":(\d+)\]")
 
-    def render(self, messages: Sequence[Message], **more: Any) -> str:
+    def render(self, messages: Sequence[Message], **more: object) -> str:
         """Return messages as the template writes them, and variables of this call for it.
 
         Raises:
-            ValueError: the template does not take them; its own words are in the message.
+            ValueError: the template does not take them; the message quotes its error.
         """
         options = {"add_generation_prompt": True, **self.options, **more}
         try:

@@ -8,7 +8,7 @@ import jsonschema
 import pytest
 
 from selfextend_rag import LongContextLLM, SchemaError, ToolError
-from selfextend_rag.output.toolforms import OUR_FORM
+from selfextend_rag.text.calls import OUR_FORM
 from tests.llm.test_structured import TOOLS
 from tests.llm.tool_templates import family, scripted
 from tests.tiny import byte_tokenizer, tiny_llama
@@ -189,7 +189,7 @@ def test_descriptions_of_tools_can_not_hold_control_tokens(model):
     special = set(model.tokenizer.all_special_ids)
 
     def controls(tools):
-        from selfextend_rag.output.tools import tool_request
+        from selfextend_rag.text.tools import tool_request
 
         tokens = model.llm.prompts.prompt("x", tool_request(tools).tools)
         return [t for t in tokens if t in special]

@@ -11,7 +11,8 @@ from tokenizers import decoders
 
 from selfextend_rag import ConstraintError, SchemaError
 from selfextend_rag.engine import Engine, GenerationSettings
-from selfextend_rag.output import Grammars, grammars_of, json_grammar
+from selfextend_rag.output.constraint import Grammars, grammars_of
+from selfextend_rag.output.grammar import json_grammar
 from tests.text.test_prompts import GPT_2, regex_tokenizer, sentencepiece_tokenizer
 from tests.tiny import byte_tokenizer, tiny_llama
 

@@ -13,7 +13,7 @@ from selfextend_rag.documents import Document
 from selfextend_rag.evidence import TokenRanges
 from selfextend_rag.llm import LongContextLLM, PromptBuilder
 from selfextend_rag.text.codec import TextCodec
-from selfextend_rag.text.packing import PackedDocuments, joined_documents
+from selfextend_rag.text.packing import Prompt, joined_documents
 from tests.text.test_prompts import LLAMA_3, regex_tokenizer, sentencepiece_tokenizer
 from tests.tiny import SPECIAL_TOKENS, byte_tokenizer
 
@@ -183,7 +183,7 @@ def test_ranges_follow_a_template_s_date():
     tokenizer.chat_template = "10 May: {{ messages[0].content }}"
     now = PromptBuilder(tokenizer).packed(document)
     moved = now.ranges.within_other(now.tokens, then.tokens)
-    assert pieces(PackedDocuments(then.tokens, moved), 0) == pieces(then, 0)
+    assert pieces(Prompt(then.tokens, moved), 0) == pieces(then, 0)
     assert len(moved) == len(then.tokens)
     assert now.ranges.within_other(now.tokens, then.tokens[:-1]) is None
 

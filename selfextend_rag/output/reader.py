@@ -1,30 +1,23 @@
-"""What form an answer is to have, and how its tokens are read back: text, JSON, calls of tools."""
+"""The form of an answer, and how its tokens are read back: text, JSON, calls of tools."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from selfextend_rag.engine import GenerationSettings
-from selfextend_rag.output import (
-    CallForm,
-    Grammar,
-    Thought,
-    calls_grammar,
-    grammars_of,
-    json_grammar,
-    read_calls,
-)
-from selfextend_rag.output.thought import END
-from selfextend_rag.output.tools import ToolCall, ToolRequest, new_call_id
+from selfextend_rag.output.constraint import Grammar, grammars_of
+from selfextend_rag.output.grammar import Thought, calls_grammar, json_grammar
+from selfextend_rag.text.calls import CallForm, read_calls
 from selfextend_rag.text.detokenize import Detokenizer, StopTexts
 from selfextend_rag.text.prompts import PromptBuilder
+from selfextend_rag.text.template import THOUGHT_END
+from selfextend_rag.text.tools import ToolCall, ToolRequest, new_call_id
 
 
 @dataclass(frozen=True, slots=True)
-class AnswerForm:
-    """What an answer is held to.
+class OutputFormat:
+    """What an answer must be.
 
     Args:
         grammar: what its tokens follow; None for free text.
@@ -39,16 +32,16 @@ class AnswerForm:
     free_tokens: frozenset[int] = frozenset()
 
 
-FREE = AnswerForm()
+FREE = OutputFormat()
 
 
-def answer_form(
+def output_format(
     prompts: PromptBuilder,
     settings: GenerationSettings,
-    json_schema: Mapping[str, Any] | None,
+    json_schema: Mapping[str, object] | None,
     request: ToolRequest | None,
-) -> AnswerForm:
-    """Return the form of an answer, its grammar compiled.
+) -> OutputFormat:
+    """Return what an answer must be, its grammar compiled.
 
     Raises:
         SchemaError: a schema holds what can't be enforced.
@@ -67,7 +60,7 @@ def answer_form(
     thought = _thought(control, ends) if prompts.thinks else None
     if json_schema is not None:
         source = json_grammar(json_schema, leading_space=space, thought=thought)
-        return AnswerForm(_compiled(prompts, settings, source))
+        return OutputFormat(_compiled(prompts, settings, source))
     assert request is not None
     form = prompts.call_form.with_tokens(control)
     free = frozenset(control.values()) - {*ends, form.trigger_token}
@@ -81,11 +74,12 @@ def answer_form(
         thought=thought,
     )
     at_once = request.forced and thought is None
-    return AnswerForm(_compiled(prompts, settings, source), form, at_once, free)
+    return OutputFormat(_compiled(prompts, settings, source), form, at_once, free)
 
 
 def _thought(control: Mapping[str, int], ends: tuple[int, ...]) -> Thought:
-    return Thought(control.get(END), frozenset(control.values()) - {*ends, control.get(END)})
+    end = control.get(THOUGHT_END)
+    return Thought(end, frozenset(control.values()) - {*ends, end})
 
 
 def _ends(settings: GenerationSettings) -> tuple[int, ...]:
@@ -102,12 +96,12 @@ class TextReader:
     Args:
         prompts: whose tokens they are.
         settings: the stop texts, which JSON does not have: its grammar ends it.
-        form: what the answer is held to.
+        form: what the answer must be.
         framed: the answer follows a colon.
     """
 
     def __init__(
-        self, prompts: PromptBuilder, settings: GenerationSettings, form: AnswerForm, framed: bool
+        self, prompts: PromptBuilder, settings: GenerationSettings, form: OutputFormat, framed: bool
     ) -> None:
         constrained = form.grammar is not None
         self._detokenizer = Detokenizer(
@@ -116,7 +110,7 @@ class TextReader:
             skip_leading_space=constrained or (framed and not prompts.chat),
         )
         # A thought before JSON is not shown, so that the text is the JSON.
-        self._thinking = StopTexts((END,)) if constrained and prompts.thinks else None
+        self._thinking = StopTexts((THOUGHT_END,)) if constrained and prompts.thinks else None
         self._raw = prompts.codec.decode_raw
 
     @property
@@ -154,7 +148,7 @@ class CallReader:
     """
 
     def __init__(
-        self, prompts: PromptBuilder, settings: GenerationSettings, form: AnswerForm
+        self, prompts: PromptBuilder, settings: GenerationSettings, form: OutputFormat
     ) -> None:
         assert form.calls is not None
         self.stopped = False

@@ -8,21 +8,20 @@ import secrets
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from selfextend_rag.errors import ToolError
 
-Tools = Sequence[Mapping[str, Any]]
+Tools = Sequence[Mapping[str, object]]
 """``{"type": "function", "function": {"name", "description", "parameters"}}``, each."""
 
-ToolChoice = str | Mapping[str, Any] | None
+ToolChoice = str | Mapping[str, object] | None
 """``"auto"``, ``"none"``, ``"required"`` (or ``"any"``), a tool's name, or
 ``{"type": "function", "function": {"name": ...}}``."""
 
 _NAME = re.compile(r"[^\s\"\\\x00-\x1f<>]{1,128}")
 _ID_LENGTH = 9  # what the templates of Mistral insist on; others take anything
-_ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
-_NO_ARGUMENTS: Mapping[str, Any] = {
+_ANY_OBJECT: Mapping[str, object] = {"type": "object"}
+_NO_ARGUMENTS: Mapping[str, object] = {
     "type": "object",
     "properties": {},
     "additionalProperties": False,
@@ -41,9 +40,9 @@ class ToolCall:
 
     id: str
     name: str
-    arguments: dict[str, Any]
+    arguments: dict[str, object]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return the call as JSON values."""
         return {"id": self.id, "name": self.name, "arguments": self.arguments}
 
@@ -60,13 +59,15 @@ class Tool:
 
     Args:
         definition: as it was given.
+        function: the part of it that describes the function.
         name: its name.
-        schema: what its arguments are held to.
+        schema: the schema of its arguments.
     """
 
-    definition: Mapping[str, Any]
+    definition: Mapping[str, object]
+    function: Mapping[str, object]
     name: str
-    schema: Mapping[str, Any]
+    schema: Mapping[str, object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ class ToolRequest:
     """What may, or must, be called.
 
     Args:
-        tools: all that the model is told of.
+        tools: all that are described to the model.
         callable: those that this answer may call.
         forced: the answer must be a call.
         parallel: it may be several calls.
@@ -131,7 +132,7 @@ def _wanted(choice: ToolChoice) -> str:
     return "required" if choice == "any" else choice
 
 
-def _tool(definition: Mapping[str, Any]) -> Tool:
+def _tool(definition: Mapping[str, object]) -> Tool:
     function = definition.get("function") if isinstance(definition, Mapping) else None
     name = function.get("name") if isinstance(function, Mapping) else None
     if not isinstance(function, Mapping) or not isinstance(name, str):
@@ -144,10 +145,10 @@ def _tool(definition: Mapping[str, Any]) -> Tool:
             f"the name of a tool must be 1 to 128 characters without spaces, quotes, backslashes "
             f"and angle brackets, got {name!r}"
         )
-    return Tool(definition, name, _argument_schema(function, name))
+    return Tool(definition, function, name, _argument_schema(function, name))
 
 
-def _argument_schema(function: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+def _argument_schema(function: Mapping[str, object], name: str) -> Mapping[str, object]:
     parameters = function.get("parameters")
     if parameters is None:
         return _NO_ARGUMENTS
@@ -167,22 +168,24 @@ class PastCall:
 
     id: str
     name: str
-    arguments: dict[str, Any]
+    arguments: dict[str, object]
 
 
-def past_calls(message: Mapping[str, Any]) -> list[PastCall]:
+def past_calls(message: Mapping[str, object]) -> list[PastCall]:
     """Return the calls of an assistant's message, in OpenAI's form.
 
     Raises:
         ToolError: a call has no name, or its arguments are no JSON object.
     """
-    return [_past_call(call) for call in message.get("tool_calls") or ()]
+    calls = message.get("tool_calls") or ()
+    return [_past_call(call) for call in (calls if isinstance(calls, Sequence) else [calls])]
 
 
-def _past_call(call: Mapping[str, Any]) -> PastCall:
-    function = call.get("function", call)
-    name = function.get("name")
-    arguments = function.get("arguments", {})
+def _past_call(call: object) -> PastCall:
+    given = call if isinstance(call, Mapping) else {}
+    function = given.get("function", given)
+    named = function if isinstance(function, Mapping) else {}
+    name, arguments = named.get("name"), named.get("arguments", {})
     if isinstance(arguments, str):
         try:
             arguments = json.loads(arguments or "{}")
@@ -195,4 +198,4 @@ def _past_call(call: Mapping[str, Any]) -> PastCall:
             'a call in the history must be {"id": ..., "type": "function", "function": {"name": '
             f'..., "arguments": ...}}}} with an object as arguments, got {call!r}'
         )
-    return PastCall(str(call.get("id") or ""), name, dict(arguments))
+    return PastCall(str(given.get("id") or ""), name, dict(arguments))
