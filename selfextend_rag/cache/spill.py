@@ -10,8 +10,7 @@ from pathlib import Path
 
 from selfextend_rag.cache import files, persist
 from selfextend_rag.cache.cache import SelfExtendCache
-from selfextend_rag.cache.contents import snapshot
-from selfextend_rag.cache.header import Checksum
+from selfextend_rag.cache.identity import digest
 from selfextend_rag.cache.rewind import has_state
 from selfextend_rag.errors import CacheMismatchError, CorruptReadingError, ReadingFileError
 from selfextend_rag.positions import SelfExtend
@@ -49,31 +48,29 @@ class SpillFolder:
         files.make_folder(folder)
 
     def write(
-        self, tokens: tuple[int, ...], extension: SelfExtend | None, cache: SelfExtendCache
+        self, tokens: tuple[int, ...], settings: SelfExtend | None, cache: SelfExtendCache
     ) -> None:
         """Write a prefix, unless it is there already; states of recurrent layers are left out."""
         if has_state(cache):
             return
-        path = self.folder / (self._prefix() + _named(tokens, extension) + _SUFFIX)
+        path = self.folder / (self._prefix() + _named(tokens, settings) + _SUFFIX)
         try:
             if path.exists():
                 os.utime(path)
                 return
-            found = snapshot(cache)
+            found = persist.snapshot(cache)
             if sum(x.nbytes for x in found.tensors.values()) <= self.max_bytes:
-                persist.save(path, found, tokens, extension, fingerprint=self._fingerprint())
+                persist.save(path, found, tokens, settings, fingerprint=self._fingerprint())
                 files.remove_oldest(self.folder, f"*{_SUFFIX}", self.max_bytes)
         except (ReadingFileError, CacheMismatchError, OSError) as error:
             _log.warning("a prefix was not kept in %s: %s", self.folder, error)
 
-    def find(
-        self, tokens: tuple[int, ...], extension: SelfExtend | None, least: int
-    ) -> Path | None:
+    def find(self, tokens: tuple[int, ...], settings: SelfExtend | None, least: int) -> Path | None:
         """Return the file that shares most first tokens with these, if that are enough."""
         best, shared = None, least - 1
         for path in self.folder.glob(f"{self._prefix()}*{_SUFFIX}"):
             known = self._look(path)
-            if known is None or known[2] != extension or len(known[1]) <= shared:
+            if known is None or known[2] != settings or len(known[1]) <= shared:
                 continue
             held = known[1]
             if held[: shared + 1] == tokens[: shared + 1]:
@@ -99,8 +96,8 @@ class SpillFolder:
             state = path.stat()
             stamp = (state.st_ino, state.st_size)
             if path not in self._known or self._known[path][0] != stamp:
-                tokens, extension = persist.tokens_in(path, self._fingerprint())
-                self._known[path] = stamp, tokens, extension
+                tokens, settings = persist.tokens_in(path, self._fingerprint())
+                self._known[path] = stamp, tokens, settings
         except FileNotFoundError:
             self._known.pop(path, None)
             return None
@@ -118,8 +115,8 @@ class SpillFolder:
 
     def _prefix(self) -> str:
         parts = repr(sorted(self._fingerprint().items()))
-        return Checksum(parts.encode()).hexdigest()[:16] + "-"
+        return digest(parts)[:16] + "-"
 
 
-def _named(tokens: tuple[int, ...], extension: SelfExtend | None) -> str:
-    return Checksum(f"{extension} {tokens}".encode()).hexdigest()
+def _named(tokens: tuple[int, ...], settings: SelfExtend | None) -> str:
+    return digest(f"{settings} {tokens}")

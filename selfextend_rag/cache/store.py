@@ -21,13 +21,13 @@ Blank = Callable[[], SelfExtendCache]
 @dataclass(eq=False, slots=True)
 class _Entry:
     tokens: tuple[int, ...]
-    extension: SelfExtend | None
+    settings: SelfExtend | None
     cache: SelfExtendCache = field(repr=False)
     nbytes: int
 
-    def shared(self, tokens: tuple[int, ...], extension: SelfExtend | None) -> int:
+    def shared(self, tokens: tuple[int, ...], settings: SelfExtend | None) -> int:
         """Return how many first tokens of a prompt this can serve; 0 for none."""
-        if extension != self.extension:
+        if settings != self.settings:
             return 0
         # The last token of a prompt is always run, for its logits.
         common = common_length(self.tokens, tokens[:-1])
@@ -79,7 +79,7 @@ class PrefixStore:
     def take(
         self,
         tokens: tuple[int, ...],
-        extension: SelfExtend | None,
+        settings: SelfExtend | None,
         *,
         capacity: int,
         blank: Blank,
@@ -93,19 +93,19 @@ class PrefixStore:
 
         Args:
             tokens: the prompt.
-            extension: the settings that it runs under; those of the entry have to be the same.
+            settings: the settings that it runs under; those of the entry have to be the same.
             capacity: tokens to make room for.
             blank: needed where the entry comes from a file.
         """
         with self._lock:
             state = self._forget_others()
             found = max(
-                ((entry.shared(tokens, extension), entry) for entry in self._entries),
+                ((entry.shared(tokens, settings), entry) for entry in self._entries),
                 key=lambda pair: pair[0],
                 default=None,
             )
             in_memory = found[0] if found else 0
-            filed = self._filed(tokens, extension, in_memory + _WORTH_LOADING, blank)
+            filed = self._filed(tokens, settings, in_memory + _WORTH_LOADING, blank)
             if filed is not None:
                 found = filed
             if found is None or found[0] < _WORTH_REUSING:
@@ -118,7 +118,7 @@ class PrefixStore:
     def put(
         self,
         tokens: tuple[int, ...],
-        extension: SelfExtend | None,
+        settings: SelfExtend | None,
         cache: SelfExtendCache,
         state: Hashable,
     ) -> None:
@@ -130,7 +130,7 @@ class PrefixStore:
         """
         if cache.nbytes > self.max_bytes:
             cache.drop_grouped_keys()
-        entry = _Entry(tokens, extension, cache, cache.nbytes)
+        entry = _Entry(tokens, settings, cache, cache.nbytes)
         with self._lock:
             if self._forget_others() != state:
                 return
@@ -204,23 +204,23 @@ class PrefixStore:
         return copied(entry.cache, shared, capacity)
 
     def _filed(
-        self, tokens: tuple[int, ...], extension: SelfExtend | None, least: int, blank: Blank
+        self, tokens: tuple[int, ...], settings: SelfExtend | None, least: int, blank: Blank
     ) -> tuple[int, _Entry] | None:
         if self.spill is None:
             return None
-        path = self.spill.find(tokens[:-1], extension, least)
+        path = self.spill.find(tokens[:-1], settings, least)
         saved = None if path is None else self.spill.load(path, blank)
         if saved is None:
             return None
         saved.cache.activate_past_recording()
-        entry = _Entry(saved.tokens, saved.extension, saved.cache, saved.cache.nbytes)
-        shared = entry.shared(tokens, extension)
+        entry = _Entry(saved.tokens, saved.settings, saved.cache, saved.cache.nbytes)
+        shared = entry.shared(tokens, settings)
         return (shared, entry) if shared >= least else None
 
     def _spill(self, entries: list[_Entry]) -> None:
         if self.spill is not None:
             for entry in entries:
-                self.spill.write(entry.tokens, entry.extension, entry.cache)
+                self.spill.write(entry.tokens, entry.settings, entry.cache)
 
 
 def _add(held: dict[str, int], more: Mapping[str, int]) -> None:
@@ -251,7 +251,7 @@ def _covers(new: _Entry, old: _Entry) -> bool:
     """Return whether the new entry can do all that the old one can."""
     length = len(old.tokens)
     return (
-        old.extension == new.extension
+        old.settings == new.settings
         and new.tokens[:length] == old.tokens
         and shortest(new.cache) <= shortest(old.cache)
     )

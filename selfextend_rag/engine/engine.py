@@ -10,8 +10,8 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
 from selfextend_rag.cache import SelfExtendCache
-from selfextend_rag.cache.contents import Snapshot, snapshot
 from selfextend_rag.cache.identity import model_state
+from selfextend_rag.cache.persist import Snapshot, snapshot
 from selfextend_rag.cache.rewind import has_state
 from selfextend_rag.cache.store import PrefixStore
 from selfextend_rag.engine.constraint import TokenConstraint

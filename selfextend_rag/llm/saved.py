@@ -39,10 +39,10 @@ def load_saved(
     """Return what a file of a reading holds; see ``LongContextLLM.load``."""
     prompts, planner = budget.prompts, budget.planner
     fingerprint = reading_fingerprint(engine, prompts, planner.pretraining_window)
-    fitted = _fitted(path, budget, persist.size_in(Path(path), fingerprint))
+    fitted = _fitted(path, budget, persist.header_of(Path(path), fingerprint))
     saved = persist.load(
         Path(path),
-        lambda extension: engine.prefill((0,), extension=extension).cache,
+        lambda settings: engine.prefill((0,), extension=settings).cache,
         fingerprint=fingerprint,
     )
     try:
@@ -57,23 +57,27 @@ def load_saved(
             f"{path} is a reading of other documents: {_named(kept)}, not {_named(documents)}; "
             "read them again"
         )
-    _check_settings(path, planner, plan, saved.extension)
+    _check_settings(path, planner, plan, saved.settings)
     plan = replace(plan, chunk_size=fitted.chunk_size, memory=fitted.memory)  # as they are here
-    prefix = CachedPrefix(saved.tokens, saved.extension, saved.cache, model_state(engine.model))
+    prefix = CachedPrefix(saved.tokens, saved.settings, saved.cache, model_state(engine.model))
     return SavedReading(kept, plan, prefix, seconds)
 
 
 def _fitted(
-    path: str | os.PathLike[str], budget: ReadingBudget, size: persist.SavedSize
+    path: str | os.PathLike[str], budget: ReadingBudget, header: persist.Header
 ) -> ContextPlan:
     """Return the plan of a saved reading in the memory that there is here, before it is read.
 
     Raises:
         MemoryBudgetExceeded: memory does not hold it.
     """
-    settings = {} if size.extension is None else asdict(size.extension)
+    settings = {} if header.settings is None else asdict(header.settings)
     plan = ContextPlan(
-        size.tokens, size.capacity - size.tokens, 0, budget.planner.pretraining_window, **settings
+        header.tokens,
+        header.capacity - header.tokens,
+        0,
+        budget.planner.pretraining_window,
+        **settings,
     )
     memory = budget.memory()
     if memory is None:
@@ -84,7 +88,7 @@ def _fitted(
     short = next(device for device in fitted.memory.devices if not device.fits)
     assert short.available_bytes is not None
     raise MemoryBudgetExceeded(
-        f"{os.fspath(path)} is a reading of {size.tokens} tokens with room for "
+        f"{os.fspath(path)} is a reading of {header.tokens} tokens with space for "
         f"{plan.max_new_tokens} more, which need at most {in_words(short.needed_bytes)} on "
         f"{short.name} to be loaded and asked, and it has {in_words(short.available_bytes)}",
         device=short.name,
@@ -95,7 +99,7 @@ def _fitted(
         group_size=plan.group_size,
         neighbor_window=plan.neighbor_window,
         remedies=(
-            "let go of other readings",
+            "release other readings",
             "read fewer documents, or with kv_bits=8 or 4 in place of more, and save that",
             "load it where there is more memory",
         ),
@@ -133,23 +137,23 @@ def _check_settings(
     path: str | os.PathLike[str],
     planner: ContextBudgetPlanner,
     plan: ContextPlan,
-    extension: SelfExtend | None,
+    settings: SelfExtend | None,
 ) -> None:
     """Refuse a reading that would now be read under other settings."""
     fresh = planner.plan(
         plan.prompt_tokens, plan.max_new_tokens, reserve_tokens=plan.reserve_tokens
     )
-    if not plan.settings == extension == fresh.settings:
+    if not plan.settings == settings == fresh.settings:
         raise CacheMismatchError(
-            f"{path} can't be used here: it was read with {_settings(extension)}, and would now be "
+            f"{path} can't be used here: it was read with {_settings(settings)}, and would now be "
             f"read with {_settings(fresh.settings)}; set these, or read the documents again"
         )
 
 
-def _settings(extension: SelfExtend | None) -> str:
-    if extension is None:
+def _settings(settings: SelfExtend | None) -> str:
+    if settings is None:
         return "plain attention"
-    return f"group_size {extension.group_size} and neighbor_window {extension.neighbor_window}"
+    return f"group_size {settings.group_size} and neighbor_window {settings.neighbor_window}"
 
 
 def _named(documents: Sequence[Document]) -> str:

@@ -17,7 +17,7 @@ import torch
 from safetensors import safe_open
 
 from selfextend_rag.cache import SelfExtendCache, files, persist
-from selfextend_rag.cache.contents import snapshot
+from selfextend_rag.cache.persist import snapshot
 from selfextend_rag.engine import Engine, GenerationSettings
 from selfextend_rag.engine.prefix import CachedPrefix
 from selfextend_rag.errors import CacheMismatchError, CorruptReadingError, ReadingFileError
@@ -72,13 +72,13 @@ def test_what_was_saved_comes_back_bit_for_bit_and_goes_on_the_same(
     prefix = saved(tmp_path / "x", engine, length, extension)
     back = loaded(tmp_path / "x", engine)
     assert back.tokens == prefix.tokens
-    assert back.extension == extension
+    assert back.settings == extension
     assert back.attachment == b"and more"
     before, after = snapshot(prefix.cache).tensors, snapshot(back.cache).tensors
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
     expected = list(engine.generate(PROMPT, GREEDY, prefix=prefix))
-    again = CachedPrefix(back.tokens, back.extension, back.cache)
+    again = CachedPrefix(back.tokens, back.settings, back.cache)
     for _ in range(2):
         assert list(engine.generate(PROMPT, GREEDY, prefix=again)) == expected
 
@@ -246,12 +246,15 @@ def test_a_pickle_is_not_read(tmp_path):
         loaded(tmp_path / "x", Engine(tiny_llama()))
 
 
-def test_a_file_of_a_later_format_says_so(tmp_path):
+@pytest.mark.parametrize("version", ["1", "7"])
+def test_a_file_of_an_earlier_or_later_format_says_so(tmp_path, version):
     engine = Engine(tiny_llama())
     saved(tmp_path / "x", engine)
     content = (tmp_path / "x").read_bytes()
-    (tmp_path / "x").write_bytes(content.replace(b'"version":"1"', b'"version":"7"'))
-    with pytest.raises(CorruptReadingError, match="format version '7', and this release reads 1"):
+    changed = content.replace(b'"version":"2"', f'"version":"{version}"'.encode())
+    (tmp_path / "x").write_bytes(changed)
+    says = f"format version '{version}', and this release reads 2; read the documents again"
+    with pytest.raises(CorruptReadingError, match=says):
         loaded(tmp_path / "x", engine)
 
 
@@ -301,7 +304,7 @@ _WRITER = """
     from pathlib import Path
     import torch
     from selfextend_rag.cache import SelfExtendCache, persist
-    from selfextend_rag.cache.contents import Snapshot
+    from selfextend_rag.cache.persist import Snapshot
 
     path, value = Path(sys.argv[1]), float(sys.argv[2])
     kinds = ["GrowingLayer"] * 2
