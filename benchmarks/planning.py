@@ -105,11 +105,11 @@ def one_peak(prompt: int, chunk: int, extend: bool) -> dict:
     settings = SelfExtend(8, 512) if extend else None
     engine = Engine(model, chunk_size=chunk)
     tokens = torch.randint(0, 8192, (prompt,)).tolist()
-    engine.prefill(tokens[:32], extension=settings)  # what is loaded and measured once
+    engine.prefill(tokens[:32], settings=settings)  # what is loaded and measured once
     later = 32
     stated = memory_of_model(model).estimate(prompt, later, settings, chunk)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    prefix = engine.prefill(tokens, extension=settings, capacity=prompt + later)
+    prefix = engine.prefill(tokens, settings=settings, capacity=prompt + later)
     asked = (*tokens, 5, 6, 7)
     list(engine.generate(asked, GenerationSettings(max_new_tokens=later - 3), prefix=prefix))
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -45,6 +46,12 @@ def _croppable(layer: Any) -> bool:
 def has_state(cache: Cache) -> bool:
     """Return whether any layer has a state that belongs to the last token alone."""
     return any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in cache.layers)
+
+
+def start_recording(cache: Cache) -> None:
+    """Let sliding layers keep what is behind their window, so that they can be cut back."""
+    record: Callable[[], None] = cache.activate_past_recording
+    record()
 
 
 def stop_recording(cache: Cache) -> None:

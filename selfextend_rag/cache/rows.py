@@ -124,6 +124,10 @@ class RowsLayer(CacheLayerMixin):
         self.unattended = False
         return self._kept
 
+    def own_keys(self, index: int) -> Tensor:
+        """Return the keys that a row has of its own, ``[1, Hkv, S_i, D]``, to an observer."""
+        return self._kept[index][0]
+
     @contextmanager
     def row(self, index: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Hand out all keys and values of one row, ``[1, Hkv, S, D]``, within the block."""

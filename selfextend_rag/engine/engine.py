@@ -1,70 +1,40 @@
-"""Prefill in chunks and decode, on one transformers model."""
+"""One causal language model on token ids: prefill in chunks, and answers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+import inspect
+from collections.abc import Sequence
 
+import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
 from selfextend_rag.cache import SelfExtendCache
 from selfextend_rag.cache.identity import model_state
 from selfextend_rag.cache.persist import Snapshot, snapshot
-from selfextend_rag.cache.rewind import has_state
+from selfextend_rag.cache.rewind import start_recording
 from selfextend_rag.cache.store import PrefixStore
-from selfextend_rag.engine.constraint import TokenConstraint
-from selfextend_rag.engine.forward import Cancelled, Forwards, Progress, as_function
-from selfextend_rag.engine.generation import FinishReason, Generation, Tally
-from selfextend_rag.engine.pieces import pieces_objection, refuse_pieces
+from selfextend_rag.engine.decode import Answers, BatchPrompt, Generation, OneByOne, Together
+from selfextend_rag.engine.pieces import refuse_pieces
 from selfextend_rag.engine.prefix import CachedPrefix
-from selfextend_rag.engine.sampling import Sampler
-from selfextend_rag.engine.settings import GenerationSettings
-from selfextend_rag.errors import CacheMismatchError, GenerationCancelled
-from selfextend_rag.model import switched, turn_of
+from selfextend_rag.engine.run import Cancelled, Observer, Progress, Reserve, Run, is_cancelled
+from selfextend_rag.engine.sampling import GenerationSettings, TokenConstraint
+from selfextend_rag.errors import GenerationCancelled, UnsupportedModelError
+from selfextend_rag.model import lock_of, switched
 from selfextend_rag.positions import SelfExtend
 
-Watch = Callable[[PreTrainedModel], AbstractContextManager[object]]
-"""Entered once the model is set up, left when the answer has ended and the cache still holds it."""
 
-
-Claim = Callable[[SelfExtendCache], None]
-"""Called when the model's turn has come and nothing has run; raises where memory has no room."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """One call of ``generate``, checked."""
-
-    tokens: tuple[int, ...]
-    settings: GenerationSettings
-    prefix: CachedPrefix | None
-    reuse: PrefixStore | None
-    extension: SelfExtend | None
-    progress: Progress | None
-    is_cancelled: Callable[[], bool]
-    constraint: TokenConstraint | None
-    watch: Watch | None
-    chunk_size: int | None = None
-    claim: Claim | None = None
-
-    @property
-    def longest(self) -> int:
-        """Return how many tokens there may be in the end."""
-        return len(self.tokens) + self.settings.max_new_tokens
-
-
-class Engine(Forwards):
+class Engine:
     """Runs one causal language model on token ids.
 
-    Calls may come from several threads; they take turns, and so do all engines of one model.
-    The model's attention is switched for the length of a call and then put back.
+    Calls may come from several threads; all engines of one model wait for each other. The model's
+    attention is switched for the length of a call and then put back.
 
     Args:
         model: a causal language model of transformers, in evaluation mode, on any device.
         chunk_size: tokens of a prompt to run at once; bounds the memory of a prefill.
-        kv_bits: 8 or 4 to keep keys and values in so many bits; None for the model's precision.
+        kv_bits: how many bits to keep keys and values in; None for the model's precision.
 
     Raises:
         UnsupportedModelError: ``kv_bits`` is given, and no layer of the model keeps all tokens.
@@ -74,75 +44,85 @@ class Engine(Forwards):
     def __init__(
         self, model: PreTrainedModel, *, chunk_size: int = 2048, kv_bits: int | None = None
     ) -> None:
-        super().__init__(model, chunk_size, kv_bits)
-        self._turn = turn_of(model)
+        if chunk_size < 1:
+            raise ValueError(f"chunk_size must be a positive integer, got {chunk_size}")
+        self.model = model
+        self._check_mode()
+        self.chunk_size = chunk_size
+        self.kv_bits = kv_bits
+        self.lock = lock_of(model)
+        self.new_cache(0)  # refuses bits that it can't keep keys in
+        # asks a model for the last token's logits alone, where it can be asked
+        accepted = inspect.signature(model.forward).parameters
+        self._last_logits = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
 
     def prefill(
         self,
         tokens: Sequence[int],
         *,
-        extension: SelfExtend | None = None,
+        settings: SelfExtend | None = None,
         capacity: int = 0,
         chunk_size: int | None = None,
         progress: Progress | None = None,
         cancelled: Cancelled = None,
-        claim: Claim | None = None,
+        reserve: Reserve | None = None,
     ) -> CachedPrefix:
         """Read tokens and return them with their cache, to generate from as often as wanted.
 
         Args:
             tokens: token ids, the start token included if the model wants one.
-            extension: settings of SelfExtend; None for plain attention.
-            capacity: tokens to make room for at once: these and those to follow.
+            settings: of SelfExtend; None for plain attention.
+            capacity: tokens to allocate space for at once: these and those to follow.
             chunk_size: tokens to run at once; those of the engine by default.
             progress: called after each chunk.
             cancelled: ends the work between two chunks.
-            claim: called before anything runs; what it raises ends the call.
+            reserve: called before anything runs; what it raises ends the call.
 
         Raises:
             GenerationCancelled: cancelled before the last chunk was read.
-            UnsupportedModelError: the model can't be extended, or can't go on from a cache.
+            UnsupportedModelError: the model can't be extended, or can't continue from a cache.
         """
         tokens = _checked(tokens)
-        is_cancelled = as_function(cancelled)
-        with self._turn.hold(is_cancelled) as held:
+        run = Run(progress=progress, cancelled=is_cancelled(cancelled), reserve=reserve)
+        if run.cancelled():
+            raise GenerationCancelled(0, len(tokens))
+        with self.lock.hold(run.cancelled) as held:
             if not held:
                 raise GenerationCancelled(0, len(tokens))
             refuse_pieces(self, "give document and question to generate, as one prompt")
-            cache = self._new_cache(max(capacity, len(tokens)))
-            if claim is not None:
-                claim(cache)
-            with switched(self.model, extension):
-                self.feed(tokens, 0, cache, progress, is_cancelled, chunk_size)
+            cache = self.new_cache(max(capacity, len(tokens)))
+            if run.reserve is not None:
+                run.reserve(cache)
+            with switched(self.model, settings):
+                self.feed(tokens, 0, cache, run, chunk_size)
                 state = model_state(self.model)
-        cache.activate_past_recording()  # sliding layers keep what they need to be wound back
-        return CachedPrefix(tokens, extension, cache, state)
+        start_recording(cache)  # sliding layers keep what they need to be cut back
+        return CachedPrefix(tokens, settings, cache, state)
 
     def snapshot(self, prefix: CachedPrefix) -> Snapshot:
-        """Return what a prefix holds, to be saved; waits until nobody is adding to it.
+        """Return what a prefix holds, to be saved; waits until no run is adding to it.
 
         Raises:
             CacheMismatchError: its layers are of a kind that can't be saved, or the model's weights
                 have changed since.
         """
-        with self._turn.hold(lambda: False):
+        with self.lock.hold(lambda: False):
             prefix.check_model(self.model)
             return snapshot(prefix.cache)
 
     def generate(
         self,
         tokens: Sequence[int],
-        settings: GenerationSettings | None = None,
+        options: GenerationSettings | None = None,
         *,
         prefix: CachedPrefix | None = None,
         reuse: PrefixStore | None = None,
-        extension: SelfExtend | None = None,
+        settings: SelfExtend | None = None,
         chunk_size: int | None = None,
         constraint: TokenConstraint | None = None,
         progress: Progress | None = None,
         cancelled: Cancelled = None,
-        watch: Watch | None = None,
-        claim: Claim | None = None,
+        observer: Observer | None = None,
     ) -> Generation:
         """Return the running answer to a prompt; nothing runs before its first token is asked for.
 
@@ -151,158 +131,159 @@ class Engine(Forwards):
 
         Args:
             tokens: the whole prompt, the part in ``prefix`` included.
-            settings: length, sampling and stop tokens.
+            options: length, sampling and stop tokens.
             prefix: what has been read before; it is left as it was found.
             reuse: where to look for the beginning of the prompt if there is no ``prefix``, and
                 where to leave prompt and answer for the next one.
-            extension: settings of SelfExtend; with a prefix, they are the prefix's.
+            settings: of SelfExtend; with a prefix, they are the prefix's.
             chunk_size: tokens of the prompt to run at once; those of the engine by default.
-            constraint: what the answer is held to; a fresh one, used up by this answer. The answer
-                ends with ``"stop"`` where it lets nothing follow.
+            constraint: what the answer is constrained by; a fresh one, used up by this answer. The
+                answer ends with ``"stop"`` where it lets nothing follow.
             progress: called after each chunk of the prompt.
             cancelled: looked at between chunks and tokens.
-            watch: a block to run the model in, of someone who observes it.
-            claim: called before anything runs, with what is cached of the prompt; what it raises
-                ends the call.
+            observer: watches the model's attention.
 
         Raises:
             CacheMismatchError: the prompt does not begin with the prefix or ends with it, or other
                 settings of SelfExtend are asked for than those of the prefix; when the first token
                 is asked for, also if the model's weights or adapters have changed since it was
                 read.
-            UnsupportedModelError: then, if the prompt is to be read in pieces and the model can't
-                go on from a cache.
+            UnsupportedModelError: then, if the prompt is to be read in chunks and the model can't
+                continue from a cache.
         """
-        tokens = _checked(tokens)
+        prompt = BatchPrompt(_checked(tokens), options or GenerationSettings(), constraint)
+        run = Run(progress=progress, cancelled=is_cancelled(cancelled), observer=observer)
         if prefix is not None:
-            extension = extension_of(prefix, tokens, extension)
-        job = _Job(
-            tokens,
-            settings or GenerationSettings(),
-            prefix,
-            reuse,
-            extension,
-            progress,
-            as_function(cancelled),
-            constraint,
-            watch,
-            chunk_size,
-            claim,
+            run = run.shifted(len(prefix), len(tokens))
+        return Generation(
+            self.answers([prompt], prefix=prefix, reuse=reuse, settings=settings,
+                         chunk_size=chunk_size, run=run)
+        )  # fmt: skip
+
+    def answers(
+        self,
+        prompts: Sequence[BatchPrompt],
+        *,
+        prefix: CachedPrefix | None = None,
+        reuse: PrefixStore | None = None,
+        settings: SelfExtend | None = None,
+        at_once: int = 1,
+        chunk_size: int | None = None,
+        run: Run,
+    ) -> Answers:
+        """Return the running answers to several prompts; arguments as of ``generate``.
+
+        Args:
+            prompts: with a prefix, each begins with it and continues.
+            at_once: the most answers to decode together; more than one needs a prefix, and a model
+                for which `selfextend_rag.engine.rows.unsupported_reason` is empty.
+            run: what the caller wants to hear of it; progress counts the tokens of all prompts
+                behind the prefix.
+
+        Raises:
+            CacheMismatchError: a prompt does not begin with the prefix, or ends with it.
+            ValueError: ``at_once`` is not positive.
+        """
+        if at_once < 1:
+            raise ValueError(f"at_once must be a positive integer, got {at_once}")
+        if prefix is not None:
+            for prompt in prompts:
+                settings = prefix.settings_for(prompt.tokens, settings)
+        if at_once == 1 or prefix is None:
+            keys = OneByOne(self, run, settings, chunk_size, prefix, reuse)
+            return Answers(self, prompts, keys, run, at_once=1)
+        return Answers(self, prompts, Together(self, run, chunk_size, prefix), run, at_once=at_once)
+
+    def end_tokens(self) -> tuple[int, ...]:
+        """Return the tokens that the model's generation configuration names as its end."""
+        named = getattr(self.model.generation_config, "eos_token_id", None)
+        if named is None:
+            return ()
+        return tuple(named) if isinstance(named, list | tuple) else (int(named),)
+
+    def new_cache(self, capacity: int) -> SelfExtendCache:
+        """Return an empty cache with space for so many tokens."""
+        return SelfExtendCache(self.model.config, capacity, self.kv_bits)
+
+    def blank_cache(self) -> SelfExtendCache:
+        """Return the cache of one token, which shows how this model keeps its keys."""
+        cache = self.new_cache(1)
+        self.forward([(0,)], cache)
+        return cache
+
+    def feed(
+        self,
+        tokens: tuple[int, ...],
+        cached: int,
+        cache: Cache,
+        run: Run,
+        chunk_size: int | None = None,
+    ) -> Tensor:
+        """Run tokens in chunks after those cached, and return the last one's logits ``[1, V]``.
+
+        For callers that hold the model's lock and have set it up.
+
+        Raises:
+            GenerationCancelled: cancelled before the last chunk was read.
+            UnsupportedModelError: the model keeps no keys in the cache.
+        """
+        total, step = cached + len(tokens), chunk_size or self.chunk_size
+        for start in range(0, len(tokens), step):
+            if run.cancelled():
+                raise GenerationCancelled(cached + start, total)
+            chunk = tokens[start : start + step]
+            logits = self.forward([chunk], cache)
+            done = cached + start + len(chunk)
+            if cache.get_seq_length() != done:
+                raise UnsupportedModelError(
+                    f"{type(self.model).__name__} does not keep its keys in the cache it is given "
+                    f"({cache.get_seq_length()} of {done} tokens arrived)"
+                )
+            if run.progress is not None:
+                run.progress(done, total)
+        return logits
+
+    @torch.inference_mode()
+    def forward(
+        self,
+        rows: Sequence[Sequence[int]],
+        cache: Cache,
+        positions: Sequence[Sequence[int]] | None = None,
+    ) -> Tensor:
+        """Run the next tokens of B rows and return the logits of their last ones, ``[B, V]``.
+
+        For callers that hold the model's lock and have set it up.
+
+        Args:
+            rows: of one length.
+            cache: what comes before them.
+            positions: of the tokens; counted by the model when not given.
+
+        Raises:
+            ValueError: the model is in training mode by now.
+        """
+        self._check_mode()
+        device = next(self.model.get_input_embeddings().parameters()).device
+        # Offloaded weights are on no device; accelerate's hooks then move what they are given.
+        device = torch.device("cpu") if device.type == "meta" else device
+        options: dict[str, object] = dict(self._last_logits)
+        if positions is not None:
+            options["position_ids"] = torch.tensor(positions, device=device)
+        output = self.model(
+            input_ids=torch.tensor(rows, device=device),
+            past_key_values=cache,
+            use_cache=True,
+            **options,
         )
-        # The tally is apart so that nothing refers in a circle: an abandoned generation is closed
-        # at once, and the model free again.
-        tally = Tally()
-        tally.cached_tokens = 0 if prefix is None else len(prefix)
-        return Generation(self._run(job, tally), tally, len(tokens))
+        logits: Tensor = output.logits
+        return logits[:, -1]
 
-    def _run(self, job: _Job, tally: Tally) -> Generator[int, None, None]:
-        """Wait for the model, set it up, answer, and put everything back."""
-        with self._turn.hold(job.is_cancelled) as held:
-            if not held:
-                tally.finish("cancelled")
-                return
-            tally.start()
-            if job.prefix is not None:
-                job.prefix.check_model(self.model)
-            watching = nullcontext() if job.watch is None else job.watch(self.model)
-            with switched(self.model, job.extension), self._cache(job, tally) as cache, watching:
-                yield from self._answer(job, tally, cache)
-
-    def _answer(self, job: _Job, tally: Tally, cache: Cache) -> Iterator[int]:
-        """Read what is not cached and yield tokens until something ends the answer."""
-        ends = job.settings.stop_token_ids
-        ends = self.end_tokens() if ends is None else ends
-        reason: FinishReason = "cancelled"  # as it is when the consumer leaves off
-        try:
-            cached = tally.cached_tokens
-            logits = self.feed(
-                job.tokens[cached:], cached, cache, job.progress, job.is_cancelled, job.chunk_size
-            )
-            if job.reuse is not None and not has_state(cache):
-                cache.activate_past_recording()  # the next prompt may leave off in this answer
-            sampler = Sampler(job.settings, job.tokens, logits.device, job.constraint)
-            for left in reversed(range(job.settings.max_new_tokens)):
-                token = sampler.pick(logits)
-                tally.tick()
-                if token in ends:
-                    reason = "stop"
-                    return
-                tally.tokens.append(token)
-                reason = "cancelled" if left else "length"
-                whole = job.constraint is not None and job.constraint.finished
-                reason = "stop" if whole else reason
-                yield token
-                if whole or not left or job.is_cancelled():
-                    return
-                logits = self._forward((token,), cache)
-        except GenerationCancelled:
-            pass  # the reason says it
-        finally:
-            tally.finish(reason)
-
-    @contextmanager
-    def _cache(self, job: _Job, tally: Tally) -> Iterator[Cache]:
-        """Yield a cache of the first ``tally.cached_tokens`` of the prompt."""
-        claim = job.claim or _claim_nothing
-        if job.prefix is not None:
-            claim(job.prefix.cache)
-            job.prefix.cache.set_capacity(max(job.longest, job.prefix.cache.capacity))
-            with job.prefix.lent() as cache:
-                yield cache
-            return
-        new = self._new_cache(job.longest)
-        step = job.chunk_size or self.chunk_size
-        if 1 < step < len(job.tokens):
-            refuse_pieces(self, f"set chunk_size to {len(job.tokens)} to read it at once")
-        if job.reuse is None or pieces_objection(self):
-            claim(new)
-            yield new
-            return
-        found, tally.cached_tokens, state = job.reuse.take(
-            job.tokens, job.extension, capacity=job.longest, blank=self._blank_cache
-        )
-        kept = new if found is None else found
-        claim(kept)
-        try:
-            yield kept
-        except GeneratorExit:  # left off between two tokens: what is there is right
-            self._put_back(job, tally, kept, state)
-            raise
-        self._put_back(job, tally, kept, state)
-
-    def _put_back(self, job: _Job, tally: Tally, cache: SelfExtendCache, state: Hashable) -> None:
-        assert job.reuse is not None
-        length = cache.get_seq_length()
-        if length:
-            job.reuse.put((*job.tokens, *tally.tokens)[:length], job.extension, cache, state)
-
-
-def _claim_nothing(cache: SelfExtendCache) -> None:
-    """Let anything run."""
+    def _check_mode(self) -> None:
+        if self.model.training:  # its dropout would be heard in keys and answers
+            raise ValueError("the model is in training mode; call model.eval() first")
 
 
 def _checked(tokens: Sequence[int]) -> tuple[int, ...]:
     if not tokens:
         raise ValueError("there are no tokens to run; a prompt needs at least one")
     return tuple(tokens)
-
-
-def extension_of(
-    prefix: CachedPrefix, tokens: tuple[int, ...], extension: SelfExtend | None
-) -> SelfExtend | None:
-    """Return the settings of a prefix, once it is known to be one of these tokens."""
-    if extension not in (None, prefix.extension):
-        raise CacheMismatchError(
-            f"the cached tokens were read under {prefix.extension}, not under {extension}; "
-            "read them again"
-        )
-    if tokens[: len(prefix)] != prefix.tokens:
-        raise CacheMismatchError(
-            f"the prompt of {len(tokens)} tokens does not begin with the {len(prefix)} cached ones"
-        )
-    if len(tokens) == len(prefix):
-        raise CacheMismatchError(
-            f"all {len(tokens)} tokens of the prompt are cached; the last must be run, for its "
-            "logits, so leave it out of the prefix"
-        )
-    return prefix.extension

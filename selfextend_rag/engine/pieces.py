@@ -8,13 +8,13 @@ prompt writes over it. Their prompts have to be read whole.
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from transformers import PreTrainedModel
 
 from selfextend_rag.cache import SelfExtendCache
 from selfextend_rag.cache.rewind import has_state
-from selfextend_rag.engine.forward import Forwards
 from selfextend_rag.errors import UnsupportedModelError
 from selfextend_rag.model import switched
 from selfextend_rag.model.agreement import (
@@ -25,6 +25,9 @@ from selfextend_rag.model.agreement import (
 )
 from selfextend_rag.model.inspection import sample_tokens
 
+if TYPE_CHECKING:
+    from selfextend_rag.engine.engine import Engine
+
 # Of the largest logit, in 16 bits: on small random models another order of sums changes 0.01 of it,
 # a lost state 0.06 or more. Models without a state are given the usual room.
 _TOLERANCE_OF_A_STATE = 0.05
@@ -34,7 +37,7 @@ _BETWEEN = 8  # tokens of another prompt, read before the last piece
 _objections: WeakKeyDictionary[PreTrainedModel, str] = WeakKeyDictionary()
 
 
-def pieces_objection(engine: Forwards) -> str:
+def pieces_objection(engine: Engine) -> str:
     """Return why prompts can't be read in pieces, in words; empty if they can.
 
     For who holds the model's turn. Takes five runs of 32 tokens or fewer, once for a model.
@@ -45,7 +48,7 @@ def pieces_objection(engine: Forwards) -> str:
     return _objections[engine.model]
 
 
-def refuse_pieces(engine: Forwards, what: str) -> None:
+def refuse_pieces(engine: Engine, what: str) -> None:
     """Refuse to read in pieces with a model that can't.
 
     Args:
@@ -63,7 +66,7 @@ def refuse_pieces(engine: Forwards, what: str) -> None:
         )
 
 
-def _measured(engine: Forwards) -> str:
+def _measured(engine: Engine) -> str:
     model, tokens = engine.model, sample_tokens(engine.model)[0].tolist()
     try:
         cache = SelfExtendCache(model.config)

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from transformers import PreTrainedModel
-from transformers.cache_utils import Cache
 
 from selfextend_rag.cache import SelfExtendCache
 from selfextend_rag.cache.identity import model_state
@@ -25,13 +24,13 @@ class CachedPrefix:
 
     Args:
         tokens: the token ids that were read.
-        extension: the settings they were read under; None for plain attention.
+        settings: SelfExtend's, which they were read under; None for plain attention.
         cache: their keys and values.
         state: of the model when it read them, see `model_state`; None is not looked at.
     """
 
     tokens: tuple[int, ...]
-    extension: SelfExtend | None
+    settings: SelfExtend | None
     cache: SelfExtendCache = field(repr=False)
     state: Hashable = field(default=None, repr=False)
 
@@ -51,11 +50,36 @@ class CachedPrefix:
                 "them back"
             )
 
-    @contextmanager
-    def lent(self) -> Iterator[Cache]:
-        """Hand out the cache, to be appended to within the block, and take it back as it was.
+    def settings_for(
+        self, tokens: tuple[int, ...], settings: SelfExtend | None = None
+    ) -> SelfExtend | None:
+        """Return the settings to run a prompt under that begins with this prefix.
 
-        Layers with a recurrent state can't be wound back, so a copy is lent where there are any.
+        Raises:
+            CacheMismatchError: it does not, or other settings than these are asked for.
+        """
+        if settings not in (None, self.settings):
+            raise CacheMismatchError(
+                f"the cached tokens were read under {self.settings}, not under {settings}; "
+                "read them again"
+            )
+        if tokens[: len(self)] != self.tokens:
+            raise CacheMismatchError(
+                f"the prompt of {len(tokens)} tokens does not begin with the {len(self)} cached "
+                "ones"
+            )
+        if len(tokens) == len(self):
+            raise CacheMismatchError(
+                f"all {len(tokens)} tokens of the prompt are cached; the last must be run, for its "
+                "logits, so leave it out of the prefix"
+            )
+        return self.settings
+
+    @contextmanager
+    def borrowed(self) -> Iterator[SelfExtendCache]:
+        """Yield the cache, to be appended to within the block; then it is cut back.
+
+        Layers with a recurrent state can't be cut back, so a copy is yielded where there are any.
         """
         if not can_rewind(self.cache):
             yield copy.deepcopy(self.cache)

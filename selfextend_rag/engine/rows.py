@@ -1,50 +1,95 @@
-"""Whether a model can answer several questions at a time: measured on the model itself, once."""
+"""Several answers as rows that share a prefix: their steps, and whether a model can take them."""
 
 from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from selfextend_rag.cache import Row, SelfExtendCache
+from selfextend_rag.cache import GrowingLayer, Row, RowsCache, SelfExtendCache
+from selfextend_rag.cache.rewind import start_recording
 from selfextend_rag.cache.rows import rows_objection
-from selfextend_rag.engine.batch import step
-from selfextend_rag.engine.engine import Cancelled, Engine, as_function
 from selfextend_rag.engine.prefix import CachedPrefix
-from selfextend_rag.model import switched, turn_of
+from selfextend_rag.engine.run import Cancelled, Run, is_cancelled
+from selfextend_rag.errors import GenerationCancelled
+from selfextend_rag.model import by_rows, switched
 from selfextend_rag.model.agreement import FAILURES, disagreement, failure
 from selfextend_rag.positions import SelfExtend
 
+if TYPE_CHECKING:
+    from selfextend_rag.engine.engine import Engine
+
 log = logging.getLogger(__name__)
 
-_SHARED = 4  # of the few tokens that are tried; the rows go on from them with 2 and 4
-_EXTENSION = SelfExtend(group_size=2, neighbor_window=4)  # under which few tokens are extended
+_SHARED = 4  # of the few tokens that are tried; the rows continue them with 2 and 4
+_SETTINGS = SelfExtend(group_size=2, neighbor_window=4)  # under which few tokens are extended
 
-_objections: WeakKeyDictionary[PreTrainedModel, dict[bool, str]] = WeakKeyDictionary()
+_reasons: WeakKeyDictionary[PreTrainedModel, dict[bool, str]] = WeakKeyDictionary()
 
 
-def objection(engine: Engine, prefix: CachedPrefix, cancelled: Cancelled = None) -> str:
+def step(
+    engine: Engine, rows: Sequence[Row], tokens: Sequence[int], prefix: CachedPrefix
+) -> Tensor:
+    """Run one token of each row and return the logits ``[B, V]``; the rows keep its keys.
+
+    Raises:
+        UnsupportedModelError: the model's attention can't be done by rows.
+    """
+    together = RowsCache(prefix.cache, rows)
+    positions = [[position] for position in together.positions]
+    with by_rows(engine.model):
+        logits = engine.forward([[token] for token in tokens], together, positions)
+    together.check_attended()
+    for row in rows:
+        row.length += 1
+    return logits
+
+
+@contextmanager
+@torch.inference_mode()
+def behind(prefix: CachedPrefix, row: Row) -> Iterator[None]:
+    """Within the block, layers that keep all keys hold those of a row behind the prefix's."""
+    shared = len(prefix)
+    with ExitStack() as stack:
+        for layer, own in zip(prefix.cache.layers, row.layers, strict=True):
+            if isinstance(layer, GrowingLayer):
+                assert own.keys is not None
+                assert own.values is not None
+                layer.expect()
+                layer.update(own.keys, own.values)
+                stack.callback(layer.crop, shared - layer.get_seq_length())
+        yield
+
+
+def unsupported_reason(engine: Engine, prefix: CachedPrefix, cancelled: Cancelled = None) -> str:
     """Return why the model can't answer several prompts at a time, in words; empty if it can.
 
     What can be seen is looked at first: layers with a recurrent state and chunked attention can't.
     Then two short rows run together and each alone, and the logits have to agree. That is done once
     for a model, plain and extended.
+
+    Raises:
+        GenerationCancelled: cancelled before it was known.
     """
     seen = rows_objection(prefix.cache) or _configured(engine.model)
     if seen:
         return seen
-    with turn_of(engine.model).hold(as_function(cancelled)) as held:
+    run = Run(cancelled=is_cancelled(cancelled))
+    with engine.lock.hold(run.cancelled) as held:
         if not held:
-            return ""  # whoever goes on will see for himself that it is cancelled
-        found = _objections.setdefault(engine.model, {})
-        extended = prefix.extension is not None
+            raise GenerationCancelled(0, 0)
+        found = _reasons.setdefault(engine.model, {})
+        extended = prefix.settings is not None
         if extended not in found:
-            found[extended] = _measured(engine, prefix.tokens, _EXTENSION if extended else None)
+            settings = _SETTINGS if extended else None
+            found[extended] = _measured(engine, prefix.tokens, settings, run)
             if found[extended]:
                 name = type(engine.model).__name__
                 log.info("%s answers one question at a time: %s", name, found[extended])
@@ -62,30 +107,30 @@ def _configured(model: PreTrainedModel) -> str:
     return f"the model has layers of {', '.join(sorted(others))}" if others else ""
 
 
-def _measured(engine: Engine, tokens: Sequence[int], extension: SelfExtend | None) -> str:
+def _measured(engine: Engine, tokens: Sequence[int], settings: SelfExtend | None, run: Run) -> str:
     few = (tuple(tokens[:10]) * 10)[:10]
     try:
-        with switched(engine.model, extension):
-            alone, together = _both_ways(engine, few, extension)
+        with switched(engine.model, settings):
+            alone, together = _both_ways(engine, few, settings, run)
     except FAILURES as error:
         return failure(error)
     return disagreement(alone, together, engine.model.dtype)
 
 
 def _both_ways(
-    engine: Engine, tokens: tuple[int, ...], extension: SelfExtend | None
+    engine: Engine, tokens: tuple[int, ...], settings: SelfExtend | None, run: Run
 ) -> tuple[Tensor, Tensor]:
     """Return the logits ``[2, V]`` after two rows that share their first tokens."""
     shared, tails = tokens[:_SHARED], (tokens[_SHARED : _SHARED + 2], tokens[_SHARED + 2 :])
     cache = SelfExtendCache(engine.model.config, capacity=len(tokens))
-    engine.feed(shared, 0, cache, None, lambda: False)
-    cache.activate_past_recording()
-    prefix = CachedPrefix(shared, extension, cache)
+    engine.feed(shared, 0, cache, run)
+    start_recording(cache)
+    prefix = CachedPrefix(shared, settings, cache)
     rows, alone = [], []
     for tail in tails:
-        with prefix.lent() as lent:
-            engine.forward([tail[:-1]], lent)
-            rows.append(Row(lent, _SHARED, len(tail)))
-            alone.append(engine.forward([tail[-1:]], lent))
+        with prefix.borrowed() as cache:
+            engine.feed(tail[:-1], _SHARED, cache, run)
+            rows.append(Row(cache, _SHARED, len(tail)))
+            alone.append(engine.feed(tail[-1:], _SHARED + len(tail) - 1, cache, run))
     together = step(engine, rows, [tail[-1] for tail in tails], prefix)
     return torch.cat(alone).double().cpu(), together.double().cpu()

@@ -1,9 +1,10 @@
-"""One token from the logits, by transformers' own processors and a generator of its own."""
+"""How the tokens of an answer are chosen: its options, what constrains it, and the sampler."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
@@ -16,37 +17,135 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
-from selfextend_rag.engine.constraint import TokenConstraint
-from selfextend_rag.engine.settings import GenerationSettings
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationSettings:
+    """Length, sampling and stopping of one answer.
+
+    Args:
+        max_new_tokens: the most tokens to generate.
+        temperature: 0 always takes the likeliest token, and the three filters below have no say.
+        top_p: sample among the likeliest tokens that together have this probability.
+        top_k: sample among this many tokens; 0 for all.
+        min_p: sample among tokens with at least this share of the likeliest one's probability.
+        repetition_penalty: above 1, what is in the prompt or the answer becomes less likely;
+            documents are part of the prompt, so this hinders quoting them.
+        seed: makes sampling repeatable; None draws a new one each time. No global state is used.
+        stop: texts that end the answer, themselves left out; one string or several. They act
+            where tokens become text, in ``llm``, and may begin and end anywhere within tokens.
+        stop_token_ids: tokens that end the answer, themselves left out; None stands for those
+            the model names as its end.
+
+    Raises:
+        ValueError: a setting is out of range; the message names it.
+    """
+
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+        object.__setattr__(self, "stop", stop)
+        if self.stop_token_ids is not None:
+            object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
+        self._check_numbers()
+        if not all(isinstance(text, str) and text for text in stop):
+            raise ValueError(f"stop must hold non-empty strings, got {stop!r}")
+
+    def _check_numbers(self) -> None:
+        in_range = {
+            "max_new_tokens": _is_integer(self.max_new_tokens) and self.max_new_tokens >= 1,
+            "temperature": 0 <= self.temperature < float("inf"),
+            "top_p": 0 < self.top_p <= 1,
+            "top_k": _is_integer(self.top_k) and self.top_k >= 0,
+            "min_p": 0 <= self.min_p <= 1,
+            "repetition_penalty": 0 < self.repetition_penalty < float("inf"),
+            "seed": self.seed is None
+            or (_is_integer(self.seed) and -(1 << 63) <= self.seed < 1 << 64),
+            "stop_token_ids": _all_integers(self.stop_token_ids or ()),
+        }
+        expected = {
+            "max_new_tokens": "a positive integer",
+            "temperature": "0 or a positive number",
+            "top_p": "in (0, 1]",
+            "top_k": "an integer of at least 0",
+            "min_p": "in [0, 1]",
+            "repetition_penalty": "a positive number",
+            "seed": "an integer of at most 64 bits or None",
+            "stop_token_ids": "integers",
+        }
+        for name, right in in_range.items():
+            if not right:
+                raise ValueError(f"{name} must be {expected[name]}, got {getattr(self, name)!r}")
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _all_integers(values: Iterable[object]) -> bool:
+    return all(_is_integer(value) for value in values)
+
+
+class TokenConstraint(Protocol):
+    """Says, token by token, what may come next; belongs to one answer and is used up by it.
+
+    It must let an end token come only where the answer may end. Its maker has to know the end
+    tokens, because they are the tokenizer's and the model's and not part of any text.
+    """
+
+    def mask(self, scores: Tensor) -> Tensor:
+        """Return scores ``[1, V]`` with ``-inf`` for every token that may not come next.
+
+        Raises:
+            SelfExtendError: no token may come next, or the constraint can't go on.
+        """
+        ...
+
+    def accept(self, token: int) -> None:
+        """Note that this token, one of those that ``mask`` left, has come next."""
+        ...
+
+    @property
+    def finished(self) -> bool:
+        """Return whether the answer is whole, so that no token but an end could come next."""
+        ...
 
 
 class Sampler:
     """Picks the tokens of one answer.
 
     Args:
-        settings: what to pick by, among the tokens that the constraint leaves.
+        options: what to pick by, among the tokens that the constraint leaves.
         prompt: the prompt's tokens, for the repetition penalty.
         device: where the logits will be.
-        constraint: what restricts the tokens; told of each that is picked.
+        constraint: what restricts the tokens; it is given each one that is picked.
     """
 
     def __init__(
         self,
-        settings: GenerationSettings,
+        options: GenerationSettings,
         prompt: Sequence[int],
         device: torch.device,
         constraint: TokenConstraint | None = None,
     ) -> None:
         self._constraint = constraint
-        self._greedy = settings.temperature == 0
-        self._processors = _processors(settings)
-        self._penalised = settings.repetition_penalty != 1
+        self._greedy = options.temperature == 0
+        self._processors = _processors(options)
+        self._penalised = options.repetition_penalty != 1
         self._seen = set(prompt) if self._penalised else set()
         self._generator = torch.Generator(device)
-        if settings.seed is None:
+        if options.seed is None:
             self._generator.seed()
         else:
-            self._generator.manual_seed(settings.seed)
+            self._generator.manual_seed(options.seed)
 
     @torch.inference_mode()
     def pick(self, logits: Tensor) -> int:
@@ -54,9 +153,9 @@ class Sampler:
         scores = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if self._constraint is not None:
             scores = self._constraint.mask(scores)
-        # The penalty asks which tokens occurred, not where: each stands once, in any order.
-        seen: Any = torch.tensor([sorted(self._seen)], dtype=torch.long, device=scores.device)
-        scores = self._processors(seen, scores)
+        # The penalty asks which tokens occurred, not where: each is here once, in any order.
+        seen = torch.tensor([sorted(self._seen)], dtype=torch.long, device=scores.device)
+        scores = self._processors(cast(torch.LongTensor, seen), cast(torch.FloatTensor, scores))
         if self._greedy:
             token = int(scores.argmax(dim=-1))
         else:
@@ -69,19 +168,19 @@ class Sampler:
         return token
 
 
-def _processors(settings: GenerationSettings) -> LogitsProcessorList:
+def _processors(options: GenerationSettings) -> LogitsProcessorList:
     """Return the processors in the order in which ``transformers.generate`` applies them."""
     chain = LogitsProcessorList()
-    if settings.repetition_penalty != 1:
-        chain.append(RepetitionPenaltyLogitsProcessor(settings.repetition_penalty))
-    if settings.temperature == 0:
+    if options.repetition_penalty != 1:
+        chain.append(RepetitionPenaltyLogitsProcessor(options.repetition_penalty))
+    if options.temperature == 0:
         return chain
-    if settings.temperature != 1:
-        chain.append(TemperatureLogitsWarper(float(settings.temperature)))
-    if settings.top_k:
-        chain.append(TopKLogitsWarper(settings.top_k))
-    if settings.top_p < 1:
-        chain.append(TopPLogitsWarper(settings.top_p))
-    if settings.min_p:
-        chain.append(MinPLogitsWarper(settings.min_p))
+    if options.temperature != 1:
+        chain.append(TemperatureLogitsWarper(float(options.temperature)))
+    if options.top_k:
+        chain.append(TopKLogitsWarper(options.top_k))
+    if options.top_p < 1:
+        chain.append(TopPLogitsWarper(options.top_p))
+    if options.min_p:
+        chain.append(MinPLogitsWarper(options.min_p))
     return chain

@@ -142,7 +142,7 @@ class Calibrator:
                 generation = self.engine.generate(
                     task.prompt_ids,
                     GenerationSettings(max_new_tokens=MAX_NEW_TOKENS),
-                    extension=settings,
+                    settings=settings,
                 )
                 text = self.tokenizer.decode(list(generation), skip_special_tokens=True)
                 right += task.answer in text
@@ -164,7 +164,7 @@ def last_nll(
 ) -> list[float]:
     """Return the negative log-likelihood of the last ``count`` tokens, in nats, read in chunks."""
     before = tokens[: len(tokens) - count]
-    prefix = engine.prefill(before, extension=settings, capacity=len(tokens))
+    prefix = engine.prefill(before, settings=settings, capacity=len(tokens))
     judged = torch.tensor([tokens[len(before) - 1 :]], device=engine.model.device)
     cache: SelfExtendCache = prefix.cache
     cache.crop(-1)  # the last token before is run again, for its logits

@@ -2,6 +2,6 @@
 
 from selfextend_rag.evidence.ranges import TokenRanges
 from selfextend_rag.evidence.spans import Evidence, find_evidence
-from selfextend_rag.evidence.watch import AnswerWatch
+from selfextend_rag.evidence.watch import AttentionWatch
 
-__all__ = ["AnswerWatch", "Evidence", "TokenRanges", "find_evidence"]
+__all__ = ["AttentionWatch", "Evidence", "TokenRanges", "find_evidence"]

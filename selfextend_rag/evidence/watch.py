@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,79 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from selfextend_rag.attention import Scoring, attention_mass
-from selfextend_rag.cache import FullLayer, QuantisedLayer
+from selfextend_rag.cache import FullLayer, QuantisedLayer, RowsCache, RowsLayer
 from selfextend_rag.model import AttentionCall, observed
 
 _AT_ONCE = 64  # queries of a long answer that are weighed together
 _SPARE = 16  # of the latest queries, which may turn out to be no part of the answer
+
+
+class AttentionWatch:
+    """The attention of a run's answers, as an `Observer` of the engine.
+
+    Each position that counts is noted with its answer, whether the model runs one answer or a token
+    of each of several.
+
+    Args:
+        prompt_tokens: tokens of each whole prompt.
+        every_layer: count all layers.
+    """
+
+    def __init__(self, prompt_tokens: Sequence[int], *, every_layer: bool = False) -> None:
+        self.answers = [AnswerWatch(tokens, every_layer) for tokens in prompt_tokens]
+        self._running: list[AnswerWatch] = []
+        self._by_rows = False
+        self._names: dict[nn.Module, str] = {}
+
+    @contextmanager
+    def watching(self, model: PreTrainedModel) -> Iterator[None]:
+        """Watch within the block."""
+        self._names = {module: name for name, module in model.named_modules()}
+        with observed(model, self._see):
+            hook = model.register_forward_pre_hook(self._begin_forward, with_kwargs=True)
+            try:
+                yield
+            finally:
+                hook.remove()
+                for answer in self.answers:
+                    answer.forget()
+
+    def running(self, answers: Sequence[int]) -> None:
+        """Note whose tokens come next."""
+        self._running = [self.answers[index] for index in answers]
+
+    def is_due(self, answer: int) -> bool:
+        """Return whether so many queries of an answer are kept that they should be weighed."""
+        return self.answers[answer].is_due
+
+    def weigh(self, answer: int, *, ended: bool) -> None:
+        """Weigh the queries of an answer against the keys that the cache holds now."""
+        self.answers[answer].weigh(self._names, ended=ended)
+
+    def _begin_forward(self, model: nn.Module, args: object, kwargs: dict[str, Any]) -> None:
+        cache = kwargs["past_key_values"]
+        self._by_rows = isinstance(cache, RowsCache)
+        if isinstance(cache, RowsCache):
+            ends = [position + 1 for position in cache.positions]
+        else:
+            ends = [cache.get_seq_length() + kwargs["input_ids"].shape[1]]
+        for answer, end in zip(self._running, ends, strict=False):
+            answer.begin_forward(end)
+
+    def _see(self, call: AttentionCall) -> None:
+        if isinstance(call.layer, RowsLayer):
+            for index, answer in enumerate(self._running):
+                answer.see(_of_row(call, call.layer, index))
+        elif not self._by_rows:  # a row that attends by itself has been seen with the others
+            for answer in self._running:
+                answer.see(call)
+
+
+def _of_row(call: AttentionCall, rows: RowsLayer, index: int) -> AttentionCall:
+    """Return what one row asks; of a layer that keeps all keys, with the newest key alone."""
+    here = slice(index, index + 1)
+    key = rows.own_keys(index) if rows.shared is None else call.key[here]
+    return replace(call, query=call.query[here], key=key, mask=None, layer=rows.shared)
 
 
 class AnswerWatch:
@@ -28,21 +97,17 @@ class AnswerWatch:
     are weighed against the cached keys in one pass at the end, and in between for a long answer.
 
     Of the layers, in the order in which they attend, the middle half counts: the first ones mostly
-    look at positions and the last ones at what to write next, and half costs half. The model must
-    run one row without padding.
+    look at positions and the last ones at what to write next, and half costs half. Prompts must
+    have no padding.
 
     Attributes:
-        answer_tokens: how many tokens the answer has; kept up to date by whoever takes them.
+        answer_tokens: how many tokens the answer has; kept up to date by their consumer.
         mass: for each token, the softmax weights that the answer put on it, summed over layers,
             heads and the answer's tokens; None before the end, or if no layer could be watched.
         skipped: layers that are not in it, each with the reason.
-
-    Args:
-        prompt_tokens: tokens of the whole prompt.
-        every_layer: count all layers.
     """
 
-    def __init__(self, prompt_tokens: int, *, every_layer: bool = False) -> None:
+    def __init__(self, prompt_tokens: int, every_layer: bool) -> None:
         self.answer_tokens = 0
         self.mass: NDArray[np.float64] | None = None
         self.skipped: dict[str, str] = {}
@@ -52,26 +117,54 @@ class AnswerWatch:
         self._layers: dict[nn.Module, _WatchedLayer] = {}
         self._complete = False  # all layers have attended once
 
-    @contextmanager
-    def watching(self, model: PreTrainedModel) -> Iterator[None]:
-        """Watch within the block, and weigh at its end, when the cache still has all keys."""
-        with observed(model, self._see):
-            hook = model.register_forward_pre_hook(self._count, with_kwargs=True)
-            try:
-                yield
-                self._weigh(model)
-            except GeneratorExit:  # whoever takes the tokens has enough, as after a stop text
-                self._weigh(model)
-                raise
-            finally:
-                hook.remove()
-                self._layers.clear()
-
-    def _count(self, model: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        self._end = kwargs["past_key_values"].get_seq_length() + kwargs["input_ids"].shape[1]
+    def begin_forward(self, end: int) -> None:
+        """Note that a forward begins, after which there are ``end`` tokens."""
+        self._end = end
         self._forwards += 1
         if self._layers:
             self._leave_out()
+
+    def see(self, call: AttentionCall) -> None:
+        """Note a call of the answer's alone."""
+        layer = self._layers.get(call.module)
+        if layer is None:
+            if self._complete:
+                return
+            layer = self._layers[call.module] = _WatchedLayer()
+        if self._end >= self._prompt:
+            layer.see(call, self._end, self._forwards)
+
+    @property
+    def is_due(self) -> bool:
+        """Return whether so many queries are kept that they should be weighed."""
+        return any(layer.kept >= _AT_ONCE + _SPARE for layer in self._layers.values())
+
+    @torch.inference_mode()
+    def weigh(self, names: Mapping[nn.Module, str], *, ended: bool) -> None:
+        """Weigh many queries, or all that count once the answer has ended."""
+        if not ended:
+            for layer in self._layers.values():
+                layer.weigh_first(_AT_ONCE)
+            return
+        if not self.answer_tokens:
+            return
+        self._leave_out()
+        total: NDArray[np.float64] | None = None
+        for module, layer in self._layers.items():
+            layer.weigh(self.answer_tokens)
+            if layer.reason:
+                self.skipped[names.get(module, type(module).__name__)] = layer.reason
+                continue
+            total = np.zeros(self._end) if total is None else total
+            for first, found in layer.masses:
+                total[first : first + len(found)] += found.double().cpu().numpy()
+        self.mass = total
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop the queries and keys."""
+        self._layers.clear()
+        self._complete = True
 
     def _leave_out(self) -> None:
         """Forget the layers that do not count, once it is known how many there are."""
@@ -82,39 +175,12 @@ class AnswerWatch:
         for module in (*modules[: len(modules) // 4], *modules[len(modules) - len(modules) // 4 :]):
             del self._layers[module]
 
-    def _see(self, call: AttentionCall) -> None:
-        layer = self._layers.get(call.module)
-        if layer is None:
-            if self._complete:
-                return
-            layer = self._layers[call.module] = _WatchedLayer()
-        if self._end >= self._prompt:
-            layer.see(call, self._end, self._forwards)
-
-    @torch.inference_mode()
-    def _weigh(self, model: PreTrainedModel) -> None:
-        if not self.answer_tokens:
-            return
-        self._leave_out()
-        names = {module: name for name, module in model.named_modules()}
-        total: NDArray[np.float64] | None = None
-        for module, layer in self._layers.items():
-            if not layer.reason:
-                layer.weigh(self.answer_tokens)
-            if layer.reason:
-                self.skipped[names.get(module, type(module).__name__)] = layer.reason
-                continue
-            total = np.zeros(self._end) if total is None else total
-            for first, found in layer.masses:
-                total[first : first + len(found)] += found.double().cpu().numpy()
-        self.mass = total
-
 
 class _WatchedLayer:
     """The queries of one attention module, and the keys they see.
 
-    A layer that keeps all keys hands them over at each call; of one that drops them, such as a
-    sliding layer, those of the first call are kept and each new one.
+    A cache layer that keeps all keys is asked for them when they are weighed; of one that drops
+    them, such as a sliding layer, those of the first call are kept and each new one.
     """
 
     def __init__(self) -> None:
@@ -125,59 +191,72 @@ class _WatchedLayer:
         self._queries: list[tuple[int, Tensor, int, Tensor | None]] = []
         self._taken = 0  # queries that have been weighed
         self._keys: list[Tensor] = []
-        self._rounded: QuantisedLayer | None = None  # makes its keys anew when they are asked for
+        self._layer: FullLayer | None = None  # has the keys, where it is known
         self._drops = False
         self._scoring: Scoring | None = None
 
+    @property
+    def kept(self) -> int:
+        """Return how many queries are kept."""
+        return len(self._queries)
+
     def see(self, call: AttentionCall, end: int, forward: int) -> None:
-        """Take note of a call's last query.
+        """Note a call's last query.
 
         Args:
             call: the call.
             end: the position after that query's.
             forward: a number of the model's forward in which it happens.
         """
-        self.reason = self.reason or _objection(call)
+        self.reason = self.reason or _unsupported_reason(call)
         if not self.reason and forward == self._forward:
             self.reason = "attends more than once for a token"
         if self.reason:
-            self._let_go()
+            self._forget()
             return
+        first = self._end == 0
         self._end, self._forward = end, forward
-        total = call.key.shape[2]
         window = None if call.binding else call.arguments.get("sliding_window")
-        if not self._keys:
-            self._drops = total < self._end or window is not None
+        # Of a row behind others' shared keys the call has the newest key alone.
+        total = end if self._layer is not None else call.key.shape[2]
+        if first:
+            self._drops = total < end or window is not None
         if total > end:
             self.reason = f"has {total} keys for {end} tokens"
             return
         if self._drops and self._keys:
             self._keys.append(call.key[:, :, -1:].clone())
-        elif total == self._end or self._drops:
-            layer = getattr(call.key, "cache_layer", None)
-            self._rounded = layer if isinstance(layer, QuantisedLayer) else None
-            self._keys = [] if self._rounded and not self._drops else [call.key]
+        elif total == end or self._drops:
+            self._take_keys(call)
         else:
-            self.reason = f"keeps {total} of {self._end} keys, and does not say which"
+            self.reason = f"keeps {total} of {end} keys, and does not say which"
             return
-        start = max(self._end - total, 0 if window is None else self._end - int(window))
+        start = max(end - total, 0 if window is None else end - int(window))
         row = _row(call.mask, total)
-        # The query of a prefill is a part of many: a copy lets go of the others.
+        # The query of a prefill is a part of many: a copy releases the others.
         query = call.query[0, :, -1:].clone()
-        self._queries.append((self._end - 1, query, start, row))
+        self._queries.append((end - 1, query, start, row))
         self._scoring = _scoring(call)
-        if len(self._queries) >= _AT_ONCE + _SPARE:
-            self._weigh_first(_AT_ONCE)
+
+    def _take_keys(self, call: AttentionCall) -> None:
+        layer = call.layer if isinstance(call.layer, FullLayer) else None
+        if self._drops:
+            self._keys = [call.key if layer is None else call.key.clone()]
+        elif layer is None:
+            self._keys = [call.key]
+        else:
+            self._layer = layer
 
     def weigh(self, answer_tokens: int) -> None:
         """Weigh the queries that are left, up to as many as the answer has tokens."""
-        self._weigh_first(max(1, answer_tokens) - self._taken)
-        self._let_go()
+        self.weigh_first(max(1, answer_tokens) - self._taken)
+        self._forget()
 
-    def _let_go(self) -> None:
-        self._queries, self._keys, self._rounded = [], [], None
+    def _forget(self) -> None:
+        self._queries, self._keys, self._layer = [], [], None
 
-    def _weigh_first(self, count: int) -> None:
+    def weigh_first(self, count: int) -> None:
+        """Weigh so many of the queries, the earliest first."""
         batch, self._queries = self._queries[:count], self._queries[count:]
         if not batch or self._scoring is None:
             return
@@ -202,12 +281,14 @@ class _WatchedLayer:
             self._keys = [keys[:, :, min(begin - first, keys.shape[2] - 1) :]]
 
     def _all_keys(self) -> Tensor:
-        if not self._keys and self._rounded is not None:
-            return self._rounded.restored_keys()
+        if isinstance(self._layer, QuantisedLayer):
+            return self._layer.restored_keys()
+        if self._layer is not None and self._layer.keys is not None:
+            return self._layer.keys
         return torch.cat(self._keys, dim=2) if len(self._keys) > 1 else self._keys[0]
 
 
-def _objection(call: AttentionCall) -> str:
+def _unsupported_reason(call: AttentionCall) -> str:
     """Return why the weights of a call can't be told from its queries and keys, if they can't."""
     if len(call.query) != 1:
         return f"{len(call.query)} rows"
@@ -229,8 +310,7 @@ def _scoring(call: AttentionCall) -> Scoring:
     }
     if call.binding is None:
         return Scoring(**shared)
-    layer = getattr(call.key, "cache_layer", None)
-    kept = layer.grouped_keys if isinstance(layer, FullLayer) else None
+    kept = call.layer.grouped_keys if isinstance(call.layer, FullLayer) else None
     return Scoring(
         **shared, rotary=call.binding.rotary, settings=call.binding.settings, grouped_keys=kept
     )
@@ -248,7 +328,7 @@ def _row(mask: Tensor | None, total: int) -> Tensor | None:
 
 
 def _bias(rows: tuple[Tensor | None, ...], ends: list[int], total: int) -> Tensor | None:
-    """Return the rows, each of which ends at its query, side by side over all keys."""
+    """Return the rows, each of which ends at its query, in order over all keys."""
     given = next((row for row in rows if row is not None), None)
     if given is None:
         return None

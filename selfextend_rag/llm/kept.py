@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from selfextend_rag.documents import Document
-from selfextend_rag.engine.engine import Cancelled, as_function
+from selfextend_rag.engine import Cancelled, in_thread, is_cancelled
 from selfextend_rag.errors import (
     CacheMismatchError,
     ContextBudgetExceeded,
     GenerationCancelled,
     MemoryBudgetExceeded,
 )
-from selfextend_rag.llm.asynchronous import in_thread
 from selfextend_rag.llm.budget import Documents, as_documents
 from selfextend_rag.llm.llm import LongContextLLM
 from selfextend_rag.llm.reading import Reading
@@ -85,11 +84,11 @@ class KeptReadings:
         room = self._room(question, max_new_tokens)
         if (reading := self._found(key, room)) is not None:
             return reading
-        is_cancelled = as_function(cancelled)
+        ends = is_cancelled(cancelled)
         with self._lock:
             turn = self._reading.setdefault(key, threading.Lock())
         while not turn.acquire(timeout=_SECONDS_BETWEEN_LOOKS):
-            if is_cancelled():
+            if ends():
                 raise GenerationCancelled(0, 0)
         try:
             if (reading := self._found(key, room)) is None:

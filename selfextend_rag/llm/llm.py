@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
 from transformers import PreTrainedModel
 
 from selfextend_rag.bundled import FOLDER as BUNDLED
-from selfextend_rag.engine import Engine
-from selfextend_rag.engine.engine import Cancelled, Progress
-from selfextend_rag.llm.asynchronous import AsyncCalls
+from selfextend_rag.engine import Cancelled, Engine, Job, Progress, in_thread
+from selfextend_rag.llm.answer import TextRunner
 from selfextend_rag.llm.budget import Documents, ReadingBudget, as_documents
 from selfextend_rag.llm.claims import MemoryClaims
 from selfextend_rag.llm.loading import load_model, load_tokenizer
@@ -23,8 +24,8 @@ from selfextend_rag.llm.planned import PlanCalls
 from selfextend_rag.llm.prompted import PromptCalls
 from selfextend_rag.llm.reading import Reading
 from selfextend_rag.llm.reuse import prefix_store
-from selfextend_rag.llm.runner import TextRunner
 from selfextend_rag.llm.saved import load_saved
+from selfextend_rag.llm.stream import Answer, TextStream
 from selfextend_rag.planning import (
     ContextBudgetPlanner,
     planner_defaults,
@@ -33,10 +34,11 @@ from selfextend_rag.planning import (
 from selfextend_rag.planning.budget import CHUNK_SIZES
 from selfextend_rag.planning.plan import Rule
 from selfextend_rag.planning.planner import Extension
+from selfextend_rag.text.messages import Message
 from selfextend_rag.text.prompts import INSTRUCTION, PromptBuilder, PromptForm
 
 
-class LongContextLLM(PlanCalls, PromptCalls, AsyncCalls):
+class LongContextLLM(PlanCalls, PromptCalls):
     """A causal language model whose context window is stretched to what a prompt needs.
 
     What fits the pretraining window runs plain and is the stock model's answer. What does not runs
@@ -203,18 +205,41 @@ class LongContextLLM(PlanCalls, PromptCalls, AsyncCalls):
         tokens = packed.tokens
         plan = self.budget.plan_tokens(len(tokens), max_new_tokens, question_reserve, turns, kept)
         started = time.perf_counter()
-        prefix = self.engine.prefill(
-            tokens,
-            extension=plan.settings,
-            capacity=plan.total_tokens,
-            chunk_size=plan.chunk_size,
-            progress=progress,
-            cancelled=cancelled,
-            claim=lambda cache: self._claims.claim(plan, len(tokens), cache),
-        )
+        prefix = Job(
+            self._runner.worker,
+            lambda is_cancelled: self.engine.prefill(
+                tokens,
+                settings=plan.settings,
+                capacity=plan.total_tokens,
+                chunk_size=plan.chunk_size,
+                progress=progress,
+                cancelled=is_cancelled,
+                reserve=lambda cache: self._claims.claim(plan, len(tokens), cache),
+            ),
+            cancelled,
+        ).result()
         self._claims.hold(prefix.cache)
         seconds = time.perf_counter() - started
         return Reading(self._runner, self.budget, kept, plan, prefix, seconds, packed)
+
+    async def aread(self, documents: Documents, **options: Any) -> Reading:
+        """Do as ``read`` with the event loop free; ``cancelled`` may be given as an event alone.
+
+        A task that is cancelled while it waits ends the reading between two chunks.
+        """
+        cancelled = options.pop("cancelled", None) or threading.Event()
+        return await in_thread(
+            lambda: self.read(documents, cancelled=cancelled, **options), cancelled
+        )
+
+    async def astream(self, prompt: str | Sequence[Message], **options: Any) -> TextStream:
+        """Do as ``stream``; tokenizing a long prompt takes a moment, so that is awaited too."""
+        return await asyncio.to_thread(self.stream, prompt, **options)
+
+    async def agenerate(self, prompt: str | Sequence[Message], **options: Any) -> Answer:
+        """Do as ``generate`` with the event loop free; a cancelled task ends the answer."""
+        async with await self.astream(prompt, **options) as stream:
+            return await stream.aanswer()
 
     def load(self, path: str | os.PathLike[str], *, documents: Documents | None = None) -> Reading:
         """Return a reading that ``Reading.save`` wrote; the model reads nothing again.

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from selfextend_rag.cache.store import PrefixStore
-from selfextend_rag.engine.engine import Cancelled, Progress
+from selfextend_rag.engine import Cancelled, Progress, Run
+from selfextend_rag.llm.answer import PreparedPrompt, Start, TextRunner
 from selfextend_rag.llm.budget import ReadingBudget
-from selfextend_rag.llm.runner import TextRunner
 from selfextend_rag.llm.stream import Answer, TextStream
 from selfextend_rag.output.reader import output_format
 from selfextend_rag.text.messages import Message
@@ -90,19 +90,14 @@ class PromptCalls:
         """Return the answer as pieces of text that come as it is generated; see ``generate``."""
         request = tool_request(tools, tool_choice, parallel_tool_calls)
         framed = not isinstance(prompt, str) or request is not None
-        settings = self._runner.settings(
-            {"max_new_tokens": self.budget.max_new_tokens, **options}, framed=framed
-        )
+        options_given = {"max_new_tokens": self.budget.max_new_tokens, **options}
+        settings = self._runner.options(options_given, framed=framed)
         form = output_format(self.prompts, settings, json_schema, request)
         tokens = self.prompts.prompt(prompt, () if request is None else request.tools)
         plan = self.budget.plan_prompt(len(tokens), settings.max_new_tokens)
         return self._runner.stream(
-            tokens,
-            settings,
-            plan,
-            framed=framed,
-            reuse=self.prefix_cache,
-            form=form,
-            progress=progress,
-            cancelled=cancelled,
+            PreparedPrompt(tuple(tokens), settings, plan, framed, form),
+            Start(reuse=self.prefix_cache),
+            Run(progress=progress),
+            cancelled,
         )

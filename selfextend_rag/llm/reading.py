@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from selfextend_rag.cache import SelfExtendCache, persist
+from selfextend_rag.cache import persist
 from selfextend_rag.cache.cache import bytes_by_device
 from selfextend_rag.documents import Document
-from selfextend_rag.engine import CachedPrefix, rows
-from selfextend_rag.engine.engine import Cancelled, Progress
-from selfextend_rag.errors import SelfExtendError
-from selfextend_rag.llm.batch import (
-    Asked,
-    BatchQuestion,
-    QuestionsProgress,
-    answers_of,
-    arguments_of,
-)
+from selfextend_rag.engine import CachedPrefix, Cancelled, Job, Progress, Run, rows
+from selfextend_rag.errors import GenerationCancelled, SelfExtendError
+from selfextend_rag.llm.answer import PreparedPrompt, Sources, Start, TextRunner
 from selfextend_rag.llm.budget import ReadingBudget
 from selfextend_rag.llm.fingerprint import check_prompts, prompt_state, reading_fingerprint
-from selfextend_rag.llm.runner import Sources, TextRunner
 from selfextend_rag.llm.saved import attachment_of
 from selfextend_rag.llm.stream import Answer, TextStream
 from selfextend_rag.output.reader import output_format
@@ -30,15 +22,21 @@ from selfextend_rag.planning import ContextPlan
 from selfextend_rag.planning.rows import most_rows, needed_for_rows
 from selfextend_rag.text.packing import Prompt
 
+BatchQuestion = str | Mapping[str, Any]
+"""A question, or the arguments that ``Reading.ask`` would take for it, the question among them."""
+
+_OF_THE_BATCH = ("evidence", "progress", "cancelled")  # arguments of ``ask`` that it has once
+
 
 class Reading:
     """Documents as a model has read them; made by ``LongContextLLM.read``.
 
-    It may be asked from several threads; each question starts from the documents alone.
+    It may be asked from several threads, which wait for each other; each question starts from the
+    documents alone.
 
     Attributes:
         documents: what was read.
-        plan: the settings it was read under, and the room left for questions.
+        plan: the settings it was read under, and the space left for questions.
         seconds: how long the reading took.
     """
 
@@ -67,7 +65,7 @@ class Reading:
         return self._prefix.cache.nbytes
 
     def check_current(self) -> None:
-        """Refuse to go on from what a model or tokenizer read that has been changed since.
+        """Refuse to continue from what a model or tokenizer read that has been changed since.
 
         Raises:
             CacheMismatchError: the message says what has changed.
@@ -96,7 +94,7 @@ class Reading:
             Path(path),
             runner.engine.snapshot(self._prefix),
             self._prefix.tokens,
-            self._prefix.extension,
+            self._prefix.settings,
             fingerprint=reading_fingerprint(
                 runner.engine, runner.prompts, self.plan.pretraining_window
             ),
@@ -123,15 +121,16 @@ class Reading:
             json_schema: the answer is JSON that is valid for this schema.
             evidence: find the passages that the answer rests on, see `Evidence`; takes a few
                 hundredths of the answering time.
-            progress: called after each chunk of the question, from another thread.
-            cancelled: ends the answer where it is.
+            progress: called after each chunk of the question, from the model's worker thread, which
+                can't be asked anything meanwhile.
+            cancelled: ends the answer where it is, between two chunks or tokens.
             options: fields of `GenerationSettings`. By default ``max_new_tokens`` are those of the
                 plan, and in the plain form, of models without a chat template, ``stop`` is a line
                 end.
 
         Raises:
-            ContextBudgetExceeded: question and answer need more room than the plan left.
-            MemoryBudgetExceeded: memory has no room for them; nothing has run.
+            ContextBudgetExceeded: question and answer need more space than the plan left.
+            MemoryBudgetExceeded: memory has no space for them; nothing has run.
             SchemaError: the schema holds what can't be enforced; the model has not run.
             ConstraintError: the answer could not be kept to its schema.
         """
@@ -157,9 +156,9 @@ class Reading:
         cancelled: Cancelled = None,
         **options: Any,
     ) -> TextStream:
-        """Return the answer as pieces of text that come as it is generated; see ``ask``."""
-        asked = self._asked(question, history, json_schema, options)
-        return self._stream(asked, evidence, progress, cancelled)
+        """Return the answer as text that comes as it is generated; see ``ask``."""
+        prompt = self._prepared(question, history, json_schema, options)
+        return self._runner.stream(prompt, self._start(evidence), Run(progress=progress), cancelled)
 
     def ask_batch(
         self,
@@ -177,27 +176,25 @@ class Reading:
 
         The documents' keys are held once, and on a CPU looked at once for all. Each question is
         read alone, then one token of each answer is made in every step of the model; an answer that
-        ends makes room for the next question. Models that can't do this (recurrent layers, chunked
-        attention, attention outside the function of the configuration) answer one after another,
-        and so do those with ``kv_bits``, and all with ``evidence``.
+        ends is followed by the next question. Models that can't do this (recurrent layers, chunked
+        attention, attention outside the function of the configuration) answer one after another.
 
         Args:
             questions: texts; or, for what differs by question, dicts of the arguments of ``ask``:
                 ``{"question": "...", "stop": "."}``. They win over those given here for all.
             history: earlier questions with their answers, which come before each of these.
             json_schema: the answers are JSON that is valid for this schema.
-            evidence: find the passages that each answer rests on. They are then answered one by
-                one, in the time that takes.
+            evidence: find the passages that each answer rests on.
             at_once: the most questions that are answered at a time. Each holds keys for its
                 question and its answer meanwhile, and a window of each sliding layer; where memory
-                has no room for so many, fewer are.
+                has no space for so many, fewer are.
             progress: called after each chunk of a question, with the tokens read of all questions
                 and how many there are.
             cancelled: ends all answers where they are; those not begun are empty.
             options: as for ``ask``. A ``seed`` gives each question the answer that it gives alone.
 
         Raises:
-            ContextBudgetExceeded: a question and its answer need more room than the plan left;
+            ContextBudgetExceeded: a question and its answer need more space than the plan left;
                 nothing has run. Errors of one question say in a note which it is.
             SchemaError: a schema holds what can't be enforced; nothing has run.
             ConstraintError: an answer could not be kept to its schema; no answers come back.
@@ -207,96 +204,85 @@ class Reading:
         if at_once < 1:
             raise ValueError(f"at_once must be a positive integer, got {at_once}")
         shared = {"history": history, "json_schema": json_schema, **options}
-        asked = []
-        for number, arguments in enumerate(arguments_of(questions, shared), 1):
-            given = [arguments.pop(name) for name in ("question", "history", "json_schema")]
+        prompts = []
+        for number, arguments in enumerate(_arguments_of(questions, shared), 1):
+            question, said, schema = (
+                arguments.pop(name) for name in ("question", "history", "json_schema")
+            )
             try:
-                asked.append(self._asked(*given, arguments))
+                prompts.append(self._prepared(question, said, schema, arguments))
             except (SelfExtendError, TypeError, ValueError) as error:
                 error.add_note(f"It was question {number} of the batch.")
                 raise
-        at_once = 1 if evidence else self._rows(asked, at_once)
-        if at_once == 1 or rows.objection(self._runner.engine, self._prefix, cancelled):
-            return self._one_by_one(asked, evidence, progress, cancelled)
-        return answers_of(
-            self._runner,
-            asked,
-            self._prefix,
-            at_once=at_once,
-            progress=progress,
-            cancelled=cancelled,
-            claim=lambda cache: self._claim_rows(cache, asked, at_once),
-        )
+        if not prompts:
+            return []
 
-    def _claim_rows(self, cache: SelfExtendCache, asked: Sequence[Asked], at_once: int) -> None:
-        """See to it that there is memory for so many questions at a time."""
-        budget, own = self._budget.memory(), self._own_tokens(asked)
-        more = {} if budget is None else needed_for_rows(budget, self.plan, own, at_once)
-        longest = max(len(x.tokens) for x in asked) - len(self._prefix)
-        self._runner.claims.claim(self.plan, longest, cache, reading=True, more=more)
+        def work(is_cancelled: Callable[[], bool]) -> list[Answer]:
+            start = self._start(evidence, self._rows(prompts, at_once, is_cancelled), prompts)
+            return self._runner.answers(
+                prompts, start, Run(progress=progress, cancelled=is_cancelled)
+            )
 
-    def _own_tokens(self, asked: Sequence[Asked]) -> int:
-        """Return the tokens of the longest question and its answer."""
-        return max(len(x.tokens) + x.settings.max_new_tokens for x in asked) - len(self._prefix)
+        return Job(self._runner.worker, work, cancelled).result()
 
-    def _rows(self, asked: Sequence[Asked], at_once: int) -> int:
+    def _rows(
+        self, prompts: Sequence[PreparedPrompt], at_once: int, cancelled: Callable[[], bool]
+    ) -> int:
         """Return how many of the questions to answer at a time."""
-        if len(asked) < 2:
-            return 1
-        most = min(at_once, len(asked))
-        held = bytes_by_device(self._prefix.cache)
-        return most_rows(self._budget.memory(), self.plan, self._own_tokens(asked), most, held)
+        most = min(at_once, len(prompts))
+        if most > 1:
+            held = bytes_by_device(self._prefix.cache)
+            own = self._own_tokens(prompts)
+            most = most_rows(self._budget.memory(), self.plan, own, most, held)
+        try:
+            if most > 1 and rows.unsupported_reason(self._runner.engine, self._prefix, cancelled):
+                return 1
+        except GenerationCancelled:
+            return 1  # the answers say it
+        return most
 
-    def _one_by_one(
-        self,
-        asked: Sequence[Asked],
-        evidence: bool,
-        progress: Progress | None,
-        cancelled: Cancelled,
-    ) -> list[Answer]:
-        told = progress and QuestionsProgress(asked, len(self._prefix), progress)
-        answers = []
-        for index, question in enumerate(asked):
-            own = told.of(index) if told else None
-            with self._stream(question, evidence, own, cancelled) as stream:
-                answers.append(stream.answer)
-        return answers
+    def _own_tokens(self, prompts: Sequence[PreparedPrompt]) -> int:
+        """Return the tokens of the longest question and its answer."""
+        longest = max(len(x.tokens) + x.options.max_new_tokens for x in prompts)
+        return longest - len(self._prefix)
 
-    def _asked(
+    def _prepared(
         self,
         question: str,
         history: Sequence[tuple[str, str]],
         json_schema: Mapping[str, Any] | None,
-        options: Mapping[str, Any],
-    ) -> Asked:
+        given: Mapping[str, Any],
+    ) -> PreparedPrompt:
         """Return a question ready to be answered; nothing runs."""
         check_prompts(self._runner.prompts, self._prompt_state)
-        settings = self._runner.settings(
-            {"max_new_tokens": self.plan.max_new_tokens, **options}, framed=True
+        options = self._runner.options(
+            {"max_new_tokens": self.plan.max_new_tokens, **given}, framed=True
         )
-        form = output_format(self._runner.prompts, settings, json_schema, None)
+        form = output_format(self._runner.prompts, options, json_schema, None)
         said = [
             {"role": role, "content": text}
             for pair in history
             for role, text in zip(("user", "assistant"), pair, strict=True)
         ]
         tokens = (*self._prefix.tokens, *self._runner.prompts.question(question, said))
-        plan = self._budget.planner.plan_within(self.plan, len(tokens), settings.max_new_tokens)
-        return Asked(tokens, settings, plan, form)
+        plan = self._budget.planner.plan_within(self.plan, len(tokens), options.max_new_tokens)
+        return PreparedPrompt(tokens, options, plan, form=form)
 
-    def _stream(
-        self, asked: Asked, evidence: bool, progress: Progress | None, cancelled: Cancelled
-    ) -> TextStream:
-        return self._runner.stream(
-            asked.tokens,
-            asked.settings,
-            asked.plan,
-            framed=True,
-            form=asked.form,
+    def _start(
+        self, evidence: bool, at_once: int = 1, prompts: Sequence[PreparedPrompt] = ()
+    ) -> Start:
+        sources = self._sources() if evidence else None
+        if at_once == 1:
+            return Start(prefix=self._prefix, sources=sources)
+        budget, own = self._budget.memory(), self._own_tokens(prompts)
+        more = {} if budget is None else needed_for_rows(budget, self.plan, own, at_once)
+        longest = max(len(x.tokens) for x in prompts) - len(self._prefix)
+        claim = self._runner.claims.claim
+        return Start(
             prefix=self._prefix,
-            progress=progress,
-            cancelled=cancelled,
-            sources=self._sources() if evidence else None,
+            sources=sources,
+            at_once=at_once,
+            reserve=lambda cache: claim(self.plan, longest, cache, reading=True, more=more),
         )
 
     def _sources(self) -> Sources | None:
@@ -307,3 +293,34 @@ class Reading:
         if ranges is not None and self._packed.tokens != read:  # read on another day, perhaps
             ranges = ranges.within_other(self._packed.tokens, read)
         return None if ranges is None else Sources(self.documents, ranges)
+
+
+def _arguments_of(
+    questions: Sequence[BatchQuestion], shared: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Return for each question the arguments to ask it with; its own win over the shared ones.
+
+    Raises:
+        TypeError: ``questions`` are one text, or one of them is neither a text nor arguments.
+    """
+    if isinstance(questions, str | Mapping):
+        raise TypeError(
+            f"questions must be a list of questions, got one {type(questions).__name__}; "
+            "use ask for a single question"
+        )
+    return [_arguments(i, question, shared) for i, question in enumerate(questions, 1)]
+
+
+def _arguments(number: int, question: BatchQuestion, shared: Mapping[str, Any]) -> dict[str, Any]:
+    own = {"question": question} if isinstance(question, str) else question
+    if not isinstance(own, Mapping) or not isinstance(own.get("question"), str):
+        raise TypeError(
+            f"question {number} must be a text, or a dict with the text under 'question', got "
+            f"{question!r}"
+        )
+    for name in _OF_THE_BATCH:
+        if name in own:
+            raise TypeError(
+                f"question {number} has {name!r} of its own; pass it once, to the whole batch"
+            )
+    return {**shared, **own}

@@ -42,7 +42,7 @@ def load_saved(
     fitted = _fitted(path, budget, persist.header_of(Path(path), fingerprint))
     saved = persist.load(
         Path(path),
-        lambda settings: engine.prefill((0,), extension=settings).cache,
+        lambda settings: engine.prefill((0,), settings=settings).cache,
         fingerprint=fingerprint,
     )
     try:

@@ -1,21 +1,17 @@
-"""Text while it is generated, from a thread of its own, and the answer when it is whole."""
+"""Text while the model's worker generates it, and the answer when it is whole."""
 
 from __future__ import annotations
 
-import asyncio
-import atexit
-import queue
 import threading
 import weakref
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import cache
-from typing import Any, Literal
+from typing import Literal
 
-from selfextend_rag.engine import FinishReason, Usage
+from selfextend_rag.engine import Cancelled, FinishReason, Job, ModelWorker, Usage
 from selfextend_rag.evidence import Evidence
-from selfextend_rag.llm.waiters import Waiters
-from selfextend_rag.model import waiting_for
 from selfextend_rag.planning import ContextPlan
 from selfextend_rag.text.tools import ToolCall
 
@@ -27,7 +23,7 @@ class Answer:
     """What the model said, and what it took.
 
     Args:
-        text: the answer; the pieces of its stream, joined.
+        text: the answer; the parts of its stream, joined.
         finish_reason: ``"stop"`` at its own end or a stop text, ``"length"`` when
             ``max_new_tokens`` were not enough, ``"cancelled"``, or ``"tool_calls"`` when it ends
             in calls. JSON and calls are whole after ``"stop"`` and ``"tool_calls"`` alone.
@@ -52,7 +48,7 @@ class Answer:
         """Return whether the answer came to its own end, and was not cut off."""
         return self.finish_reason in ("stop", "tool_calls")
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return the answer as JSON values."""
         return {
             "text": self.text,
@@ -65,82 +61,81 @@ class Answer:
         }
 
 
-Work = Callable[[threading.Event], Generator[str, None, Answer]]
-"""Yields pieces and returns the answer; ends early, and well, once the event is set."""
+Work = Callable[[Callable[[], bool]], Generator[str, None, Answer]]
+"""Yields text and returns the answer; ends early once the function that it is given says so."""
 
 
 class TextStream(Iterator[str], AsyncIterator[str]):
-    """Pieces of text as they come; they never end within a character or a stop text.
+    """Text as it comes, in parts that never end within a character or a stop text.
 
-    The work runs in a thread from the start, whether or not the pieces are taken. What goes wrong
-    there is raised here, by the next piece or by ``answer``. There is no time limit: a long prefill
+    The model's worker generates the answer, whether or not the text is taken. What goes wrong there
+    is raised here, by the next part or by ``answer``. There is no time limit: a long prefill
     simply takes long. Closing the stream, leaving its ``with`` block or dropping it ends the work
-    between two chunks or tokens.
+    between two chunks or tokens, and at once if it has not begun.
 
     ``async for``, ``await aanswer()``, ``await aclose()`` and ``async with`` do the same while the
     event loop stays free. A task that is cancelled while it waits here ends the work, as it ends an
     asynchronous generator.
+
+    Args:
+        work: generates the answer.
+        worker: of the model.
+        cancelled: the caller's own way to end it.
     """
 
-    def __init__(self, work: Work) -> None:
-        self._worker = _Worker(work)
-        weakref.finalize(self, self._worker.cancelled.set).atexit = False
-        self._worker.start()
+    def __init__(self, work: Work, worker: ModelWorker, cancelled: Cancelled = None) -> None:
+        self._parts = parts = _Parts()
+        # The job does not refer to the stream, so that a stream nobody holds is noticed.
+        self._job = Job(worker, lambda is_cancelled: parts.collect(work, is_cancelled), cancelled)
+        weakref.finalize(self, self._job.stopped.set).atexit = False
+        self._reported = False
 
     def __next__(self) -> str:
-        with waiting_for(self._worker.thread):
-            piece = self._worker.pieces.get()
-        if piece is None:
-            self._worker.at_end()
+        coming = self._parts.take()
+        try:
+            part = self._job.wait_for(coming)
+        except BaseException:
+            coming.cancel()  # the part is left to the next one who asks
+            raise
+        if part is None:
+            self._raise_once()
             raise StopIteration
-        return piece
+        return part
 
     async def __anext__(self) -> str:
-        while True:
-            await self._until(lambda: not self._worker.pieces.empty())
-            try:
-                piece = self._worker.pieces.get_nowait()
-            except queue.Empty:  # somebody else took it
-                continue
-            if piece is None:
-                self._worker.at_end()
-                raise StopAsyncIteration
-            return piece
+        part = await self._job.await_for(self._parts.take())
+        if part is None:
+            self._raise_once()
+            raise StopAsyncIteration
+        return part
 
     @property
     def answer(self) -> Answer:
-        """Return the whole answer, waiting for its end; the pieces can still be taken.
+        """Return the whole answer, waiting for its end; the text can still be taken.
 
         Raises:
             Exception: what ended the work, if it failed.
         """
-        with waiting_for(self._worker.thread):
-            self._worker.ended.wait()
-        if self._worker.answer is None:
-            assert self._worker.error is not None
-            raise self._worker.error
-        return self._worker.answer
+        return self._job.wait_for(self._job.outcome)
 
     async def aanswer(self) -> Answer:
         """Return ``answer`` once it is there."""
-        await self._until(self._worker.ended.is_set)
-        return self.answer
+        return await self._job.aresult()
 
     def close(self) -> None:
         """End the work and wait until the model is free; ``answer`` has what there is."""
-        self._worker.stop()
+        self._job.close()
 
     async def aclose(self) -> None:
         """Do as ``close``; the wait may be cancelled, the end of the work may not."""
-        self._worker.cancelled.set()
-        await self._until(self._worker.ended.is_set)
+        self._job.stop()
+        await self._job.await_for(self._parts.ended)
 
-    async def _until(self, ready: Callable[[], bool]) -> None:
-        try:
-            await self._worker.waiters.until(ready)
-        except asyncio.CancelledError:
-            self._worker.cancelled.set()
-            raise
+    def _raise_once(self) -> None:
+        error = self._job.outcome.exception()
+        if error is not None and not self._reported:
+            self._reported = True
+            raise error
 
     def __enter__(self) -> TextStream:
         return self
@@ -155,68 +150,54 @@ class TextStream(Iterator[str], AsyncIterator[str]):
         await self.aclose()
 
 
-class _Worker:
-    """The thread and what it shares with the stream; it does not know the stream."""
+class _Parts:
+    """Text between the worker's thread and those who take it, threads and tasks alike."""
 
-    def __init__(self, work: Work) -> None:
-        self.cancelled = threading.Event()
-        self.ended = threading.Event()
-        self.pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        self.answer: Answer | None = None
-        self.error: BaseException | None = None
-        self.waiters = Waiters()
-        self._reported = False
-        self._work: Work | None = work
-        # A daemon, or a stream that nobody closed would keep the program from ending; it is told
-        # to end at exit instead, because torch must not be torn down under it.
-        self.thread = threading.Thread(target=self._run, name="selfextend-rag", daemon=True)
+    def __init__(self) -> None:
+        self.ended: Future[None] = Future()
+        self.ended.set_running_or_notify_cancel()  # one that waits can't cancel it for others
+        self._lock = threading.Lock()
+        self._ready: deque[str] = deque()
+        self._waiting: deque[Future[str | None]] = deque()
 
-    def start(self) -> None:
-        _stop_running_at_exit()
-        _running.add(self)
-        self.thread.start()
-
-    def stop(self) -> None:
-        self.cancelled.set()
-        if threading.current_thread() is not self.thread:
-            self.thread.join()
-
-    def at_end(self) -> None:
-        """Leave the end in place for who asks again, and raise what went wrong, once."""
-        self.pieces.put(None)
-        if self.error is not None and not self._reported:
-            self._reported = True
-            raise self.error
-
-    def _run(self) -> None:
+    def collect(self, work: Work, is_cancelled: Callable[[], bool]) -> Answer:
+        """Put all parts here and return the answer."""
         try:
-            assert self._work is not None
-            self.answer = self._collect(self._work(self.cancelled))
-        except BaseException as error:  # noqa: BLE001 - raised in the thread that reads
-            self.error = error
+            parts = work(is_cancelled)
+            while True:
+                try:
+                    self._put(next(parts))
+                except StopIteration as end:
+                    answer: Answer = end.value
+                    return answer
         finally:
-            self._work = None
-            _running.discard(self)
-            self.ended.set()
-            self.pieces.put(None)
-            self.waiters.wake()
+            self._end()
 
-    def _collect(self, pieces: Generator[str, None, Answer]) -> Answer:
-        while True:
-            try:
-                self.pieces.put(next(pieces))
-            except StopIteration as end:
-                return end.value
-            self.waiters.wake()
+    def take(self) -> Future[str | None]:
+        """Return what will be the next part; None at the end."""
+        coming: Future[str | None] = Future()
+        with self._lock:
+            if self._ready:
+                coming.set_result(self._ready.popleft())
+            elif self.ended.done():
+                coming.set_result(None)
+            else:
+                self._waiting.append(coming)
+        return coming
 
+    def _put(self, part: str) -> None:
+        with self._lock:
+            while self._waiting:
+                coming = self._waiting.popleft()
+                if coming.set_running_or_notify_cancel():
+                    coming.set_result(part)
+                    return
+            self._ready.append(part)
 
-_running: set[_Worker] = set()
-
-
-@cache
-def _stop_running_at_exit() -> None:
-    def stop_all() -> None:
-        for worker in tuple(_running):
-            worker.stop()
-
-    atexit.register(stop_all)
+    def _end(self) -> None:
+        with self._lock:
+            self.ended.set_result(None)
+            for coming in self._waiting:
+                if coming.set_running_or_notify_cancel():
+                    coming.set_result(None)
+            self._waiting.clear()

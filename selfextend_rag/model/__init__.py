@@ -13,25 +13,25 @@ from selfextend_rag.model.extension import (
     switched,
 )
 from selfextend_rag.model.full_attention import with_full_attention
+from selfextend_rag.model.lock import ModelLock, lock_of
 from selfextend_rag.model.observe import observed
 from selfextend_rag.model.report import LayerReport, SupportReport
-from selfextend_rag.model.turns import turn_of, waiting_for
 
 __all__ = [
     "AttentionCall",
     "LayerReport",
+    "ModelLock",
     "SupportReport",
     "by_rows",
     "current_settings",
     "extend",
     "extended",
     "is_extended",
+    "lock_of",
     "observed",
     "restore",
     "rotary_state",
     "support",
     "switched",
-    "turn_of",
-    "waiting_for",
     "with_full_attention",
 ]

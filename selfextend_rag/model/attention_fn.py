@@ -57,6 +57,8 @@ class AttentionCall:
         mask: as transformers made it; that of an extended layer is its padding, bool.
         binding: how the layer is extended; None where it is plain.
         arguments: the others, by name, such as ``scaling`` and ``sliding_window``.
+        layer: the cache layer that handed the keys over, where it is one of ours that keeps all of
+            them. Of several rows it is their `RowsLayer`, and ``key`` is the newest of each.
     """
 
     module: nn.Module
@@ -65,6 +67,7 @@ class AttentionCall:
     mask: Tensor | None
     binding: Binding | None
     arguments: dict[str, Any]
+    layer: FullLayer | RowsLayer | None = None
 
 
 def tell_observer(
@@ -80,7 +83,8 @@ def tell_observer(
     if observer is not None:
         if is_bounds(mask):  # as a mask of the keys, as elsewhere
             mask = mask_of(mask[:, 0, 0], key.shape[2])[:, None, None]
-        observer(AttentionCall(module, query, key, mask, binding, arguments))
+        layer = getattr(key, "rows", None) or getattr(key, "cache_layer", None)
+        observer(AttentionCall(module, query, key, mask, binding, arguments, layer))
 
 
 def spelled(implementation: str) -> str:
@@ -126,6 +130,7 @@ def attention_forward(
     rows = getattr(key, "rows", None)
     if isinstance(rows, RowsLayer):
         asked = {"scaling": scaling, "softcap": softcap, "s_aux": s_aux, **kwargs}
+        tell_observer(module, query, key, None, binding, asked)
         attend = partial(attention_forward, previous=previous, dropout=dropout)
         return attend_by_rows(attend, module, query, rows, attention_mask, asked, binding)
     asked = {"scaling": scaling, "softcap": softcap, "s_aux": s_aux, **kwargs}

@@ -21,10 +21,10 @@ from selfextend_rag.errors import UnsupportedModelError
 from selfextend_rag.model.attention_fn import BINDING, Binding, implementation_name
 from selfextend_rag.model.hooks import ConsecutivePositions, RawPositions
 from selfextend_rag.model.inspection import Inspection, inspect_model
+from selfextend_rag.model.lock import lock_of
 from selfextend_rag.model.probe import configs, set_implementation
 from selfextend_rag.model.report import SupportReport
 from selfextend_rag.model.tiny import sketch
-from selfextend_rag.model.turns import turn_of
 from selfextend_rag.model.verify import difference, logits_of
 from selfextend_rag.positions import SelfExtend
 
@@ -52,7 +52,7 @@ def extend(model: PreTrainedModel, settings: SelfExtend, *, impl: Impl = "auto")
         UnsupportedModelError: the model can't be reproduced exactly; it is left as it was.
     """
     _check(model, settings)
-    with turn_of(model).visit():
+    with lock_of(model).visit():
         _extend(model, settings, impl)
 
 
@@ -68,7 +68,7 @@ def _check(model: object, settings: object) -> None:
 
 def restore(model: PreTrainedModel) -> None:
     """Give ``model`` back as it was before `extend`; nothing happens if it is not extended."""
-    with turn_of(model).visit():
+    with lock_of(model).visit():
         _restore(model)
 
 
@@ -154,7 +154,7 @@ def support(model_or_config: PreTrainedModel | PreTrainedConfig) -> SupportRepor
     """
     if isinstance(model_or_config, PreTrainedConfig):
         return _inspect(sketch(model_or_config)).report
-    with turn_of(model_or_config).visit(), _lock:
+    with lock_of(model_or_config).visit(), _lock:
         return _inspect(model_or_config).report
 
 

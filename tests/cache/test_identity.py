@@ -189,14 +189,14 @@ def test_frequencies_that_a_longer_prompt_changed_are_no_other_weights():
     """Dynamic NTK scaling writes them anew whenever a sequence is longer than the window."""
     dynamic = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
     model = tiny_llama(dtype=torch.float32, rope_parameters=dynamic)
-    engine, settings = Engine(model), GenerationSettings(max_new_tokens=3)
+    engine, options = Engine(model), GenerationSettings(max_new_tokens=3)
     read = engine.prefill(PROMPT[:50])
-    first = list(engine.generate(PROMPT[:51], prefix=read, settings=settings))
+    first = list(engine.generate(PROMPT[:51], prefix=read, options=options))
     before = model.model.rotary_emb.inv_freq.clone()
     with torch.no_grad():
         model(torch.tensor([PROMPT]))
     assert not torch.equal(model.model.rotary_emb.inv_freq, before)
-    assert list(engine.generate(PROMPT[:51], prefix=read, settings=settings)) == first
+    assert list(engine.generate(PROMPT[:51], prefix=read, options=options)) == first
 
 
 def test_weights_of_other_tensor_classes_are_looked_into(tmp_path):

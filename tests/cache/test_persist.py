@@ -31,7 +31,7 @@ GREEDY = GenerationSettings(max_new_tokens=8, stop_token_ids=())
 
 
 def saved(path, engine, length=70, extension=None, fingerprint=MINE):
-    prefix = engine.prefill(PROMPT[:length], extension=extension)
+    prefix = engine.prefill(PROMPT[:length], settings=extension)
     persist.save(
         path, snapshot(prefix.cache), prefix.tokens, extension, fingerprint=fingerprint,
         capacity=100, attachment=b"and more",
@@ -41,7 +41,7 @@ def saved(path, engine, length=70, extension=None, fingerprint=MINE):
 
 def loaded(path, engine, fingerprint=MINE):
     def blank(extension):
-        return engine.prefill((5,), extension=extension).cache
+        return engine.prefill((5,), settings=extension).cache
 
     return persist.load(path, blank, fingerprint=fingerprint)
 
@@ -220,7 +220,7 @@ def test_two_hundred_random_corruptions_are_two_hundred_refusals(tmp_path):
     other = SelfExtendCache(engine.model.config)
     persist.save(
         tmp_path / "other",
-        snapshot(engine.prefill(PROMPT[::-1][:70], extension=None).cache),
+        snapshot(engine.prefill(PROMPT[::-1][:70], settings=None).cache),
         PROMPT[::-1][:70],
         None,
         fingerprint=MINE,

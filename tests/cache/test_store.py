@@ -33,7 +33,7 @@ def engine():
 
 
 def answer(engine, tokens, reuse=None, extension=EXTENDED, settings=GREEDY):
-    generation = engine.generate(tokens, settings, reuse=reuse, extension=extension)
+    generation = engine.generate(tokens, settings, reuse=reuse, settings=extension)
     return list(generation), generation.usage.cached_tokens
 
 
@@ -178,12 +178,12 @@ def test_the_least_recently_used_entry_goes_first(engine):
 
 def test_a_cancelled_answer_leaves_what_was_read(engine):
     store = PrefixStore(LARGE)
-    with engine.generate(TEXT[:60], GREEDY, reuse=store, extension=EXTENDED) as generation:
+    with engine.generate(TEXT[:60], GREEDY, reuse=store, settings=EXTENDED) as generation:
         next(generation)
     assert answer(engine, TEXT[:60], store) == (answer(engine, TEXT[:60])[0], 59)
     stop = threading.Event()
     generation = engine.generate(
-        TEXT[200:300], GREEDY, reuse=store, extension=EXTENDED, cancelled=stop,
+        TEXT[200:300], GREEDY, reuse=store, settings=EXTENDED, cancelled=stop,
         progress=lambda done, _: stop.set() if done == 64 else None,
     )  # fmt: skip
     assert list(generation) == []
@@ -195,7 +195,7 @@ def test_weights_that_change_during_an_answer_leave_nothing_behind():
     model = tiny_llama()
     engine = Engine(model)
     store = PrefixStore(LARGE, state=lambda: model_state(model))
-    with engine.generate(TEXT[:60], GREEDY, reuse=store, extension=EXTENDED) as generation:
+    with engine.generate(TEXT[:60], GREEDY, reuse=store, settings=EXTENDED) as generation:
         next(generation)
         with torch.no_grad():
             model.model.layers[0].mlp.up_proj.weight.mul_(2)

@@ -7,9 +7,8 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from selfextend_rag.cache import GrowingLayer, Row
-from selfextend_rag.engine import BatchGeneration, BatchPrompt, Engine, GenerationSettings, rows
-from selfextend_rag.engine import batch as batches
+from selfextend_rag.cache import GrowingLayer, Row, RowsCache
+from selfextend_rag.engine import BatchPrompt, Engine, GenerationSettings, Run, decode, rows
 from selfextend_rag.errors import CacheMismatchError, UnsupportedModelError
 from selfextend_rag.model import current_settings, extended
 from selfextend_rag.model import rows as row_attention
@@ -40,12 +39,13 @@ def prompts(read=READ, lengths=LENGTHS, **options):
 
 
 def alone(engine, asked, prefix):
-    return [list(engine.generate(p.tokens, p.settings, prefix=prefix)) for p in asked]
+    return [list(engine.generate(p.tokens, p.options, prefix=prefix)) for p in asked]
 
 
 def together(engine, asked, prefix, **options):
     answers = [[] for _ in asked]
-    with BatchGeneration(engine, asked, prefix, **options) as generation:
+    options = {"at_once": 16, **options}
+    with engine.answers(asked, prefix=prefix, run=Run(), **options) as generation:
         for index, token in generation:
             answers[index].append(token)
     return answers
@@ -68,8 +68,8 @@ def test_rows_of_different_lengths_give_what_each_gives_alone(
         row_attention, "_fits_together", lambda *given: ways.append(fits(*given)) or ways[-1]
     )
     engine = Engine(MODELS[family]().double().eval(), chunk_size=32)
-    prefix = engine.prefill(READ[:read], extension=extension)
-    assert rows.objection(engine, prefix) == ""
+    prefix = engine.prefill(READ[:read], settings=extension)
+    assert rows.unsupported_reason(engine, prefix) == ""
     asked = prompts(READ[:read])
     expected = alone(engine, asked, prefix)
     assert len({tuple(tokens) for tokens in expected}) == len(asked)
@@ -84,7 +84,7 @@ def test_the_keys_of_the_prefix_are_not_copied(monkeypatch, extension):
     engine = Engine(tiny_llama())
     asked = prompts()
     room = len(READ) + 60
-    prefix = engine.prefill(READ, extension=extension, capacity=room)
+    prefix = engine.prefill(READ, settings=extension, capacity=room)
     alone(engine, asked, prefix)  # the grouped keys are there from now on
     held, places = prefix.cache.nbytes, [x.keys.data_ptr() for x in prefix.cache.layers]
     taken = []
@@ -111,29 +111,29 @@ def test_the_keys_of_the_prefix_are_not_copied(monkeypatch, extension):
 def test_no_more_rows_than_asked_for_and_an_ended_one_makes_room(monkeypatch):
     engine = Engine(tiny_llama())
     prefix = engine.prefill(READ)
-    sizes, real = [], batches.step
+    sizes, real = [], decode.step
 
     def step(engine, rows, tokens, prefix):
         sizes.append(len(rows))
         return real(engine, rows, tokens, prefix)
 
-    monkeypatch.setattr(batches, "step", step)
+    monkeypatch.setattr(decode, "step", step)
     asked = prompts()
     together(engine, asked, prefix, at_once=2)
     assert max(sizes) == 2
     assert sum(sizes) == sum(answer - 1 for _, answer in LENGTHS)
     assert sizes.count(2) > 20
     with pytest.raises(ValueError, match="at_once must be a positive integer, got 0"):
-        BatchGeneration(engine, asked, prefix, at_once=0)
+        engine.answers(asked, prefix=prefix, at_once=0, run=Run())
 
 
 def test_a_stopped_row_leaves_and_the_others_go_on():
     engine = Engine(tiny_llama())
-    prefix = engine.prefill(READ, extension=SelfExtend(4, 16))
+    prefix = engine.prefill(READ, settings=SelfExtend(4, 16))
     asked = prompts()
     expected = alone(engine, asked, prefix)
     answers = [[] for _ in asked]
-    with BatchGeneration(engine, asked, prefix) as generation:
+    with engine.answers(asked, prefix=prefix, at_once=16, run=Run()) as generation:
         for index, token in generation:
             answers[index].append(token)
             if index == 0 and len(answers[0]) == 4:
@@ -153,7 +153,7 @@ def test_an_end_token_ends_its_own_row():
     settings = GenerationSettings(max_new_tokens=20, stop_token_ids=(end,))
     asked[0] = BatchPrompt(asked[0].tokens, settings)
     answers = [[] for _ in asked]
-    with BatchGeneration(engine, asked, prefix) as generation:
+    with engine.answers(asked, prefix=prefix, at_once=16, run=Run()) as generation:
         for index, token in generation:
             answers[index].append(token)
     assert answers == [expected[0][: expected[0].index(end)], *expected[1:]]
@@ -165,7 +165,7 @@ def test_an_end_token_ends_its_own_row():
 def test_a_forward_that_fails_midway_leaves_prefix_and_model_as_they_were(mine, extension):
     model = tiny_llama()
     engine = Engine(model)
-    prefix = engine.prefill(READ, extension=extension)
+    prefix = engine.prefill(READ, settings=extension)
     asked = prompts()
     expected = alone(engine, asked, prefix)
     left = [9]
@@ -175,7 +175,7 @@ def test_a_forward_that_fails_midway_leaves_prefix_and_model_as_they_were(mine, 
         if not left[0]:
             raise MemoryError("no room for the second layer")
 
-    generation = BatchGeneration(engine, asked, prefix)
+    generation = engine.answers(asked, prefix=prefix, at_once=16, run=Run())
     with nullcontext() if mine is None else extended(model, mine):
         name = model.config._attn_implementation
         hook = model.model.layers[1].register_forward_pre_hook(fail)
@@ -200,18 +200,18 @@ def test_a_forward_that_fails_midway_leaves_prefix_and_model_as_they_were(mine, 
 )
 def test_models_that_can_not_are_told_apart_with_the_reason(family, says):
     engine = Engine(zoo.build(family))
-    assert says in rows.objection(engine, engine.prefill(READ))
+    assert says in rows.unsupported_reason(engine, engine.prefill(READ))
 
 
 def test_a_model_whose_attention_does_not_look_for_rows_is_told_apart(monkeypatch):
     """Without the switch, plain attention takes the new keys for all there are."""
     engine = Engine(tiny_llama())
     prefix = engine.prefill(READ)
-    monkeypatch.setattr(batches, "by_rows", lambda model: torch.no_grad())
+    monkeypatch.setattr(rows, "by_rows", lambda model: torch.no_grad())
     says = "layer 0 does not attend through the attention function of its configuration"
     with pytest.raises(UnsupportedModelError, match=says):
         together(engine, prompts(), prefix)
-    assert says in rows.objection(engine, prefix)
+    assert says in rows.unsupported_reason(engine, prefix)
 
 
 def test_a_model_that_counts_positions_otherwise_is_told_apart():
@@ -221,15 +221,15 @@ def test_a_model_that_counts_positions_otherwise_is_told_apart():
         lambda module, args, kwargs: (args, {**kwargs, "position_ids": None}), with_kwargs=True
     )
     engine = Engine(model)
-    assert "its logits would change by" in rows.objection(engine, engine.prefill(READ))
+    assert "its logits would change by" in rows.unsupported_reason(engine, engine.prefill(READ))
 
 
 def test_positions_of_rows_are_checked_by_an_extended_model():
     engine = Engine(tiny_llama())
     settings = SelfExtend(4, 16)
-    prefix = engine.prefill(READ, extension=settings)
+    prefix = engine.prefill(READ, settings=settings)
     row = Row(prefix.cache, 50, 20)
-    cache = batches.RowsCache(prefix.cache, [row])
+    cache = RowsCache(prefix.cache, [row])
     with (
         extended(engine.model, settings),
         pytest.raises(ValueError, match=r"stand at \[60\], and position_ids say \[61\]"),
@@ -242,12 +242,12 @@ def test_prompts_that_do_not_continue_the_prefix_are_refused():
     prefix = engine.prefill(READ)
     asked = [*prompts(), BatchPrompt((1, 2, 3), GenerationSettings())]
     with pytest.raises(CacheMismatchError, match="does not begin with the 60 cached ones"):
-        BatchGeneration(engine, asked, prefix)
+        engine.answers(asked, prefix=prefix, at_once=16, run=Run())
 
 
 def test_layers_of_the_prefix_stay_what_they_were():
     engine = Engine(zoo.build("gemma3_text").double(), chunk_size=32)
-    prefix = engine.prefill(READ, extension=SelfExtend(4, 16))
+    prefix = engine.prefill(READ, settings=SelfExtend(4, 16))
     kinds = [type(layer) for layer in prefix.cache.layers]
     kept = [layer.keys.clone() for layer in prefix.cache.layers]
     together(engine, prompts(), prefix)

@@ -31,7 +31,7 @@ def model():
 
 @BY_SETTINGS
 def test_greedy_decoding_is_that_of_transformers(model, extension):
-    ours = list(Engine(model).generate(PROMPT, greedy(), extension=extension))
+    ours = list(Engine(model).generate(PROMPT, greedy(), settings=extension))
     options = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": None}
     ids = torch.tensor([PROMPT])
     if extension is None:
@@ -45,8 +45,8 @@ def test_greedy_decoding_is_that_of_transformers(model, extension):
 @BY_SETTINGS
 @pytest.mark.parametrize("chunk", [1, 7, 96, 97, 98])
 def test_a_prompt_in_chunks_is_a_prompt_at_once(model, extension, chunk):
-    whole = list(Engine(model).generate(PROMPT, greedy(), extension=extension))
-    pieces = list(Engine(model, chunk_size=chunk).generate(PROMPT, greedy(), extension=extension))
+    whole = list(Engine(model).generate(PROMPT, greedy(), settings=extension))
+    pieces = list(Engine(model, chunk_size=chunk).generate(PROMPT, greedy(), settings=extension))
     assert pieces == whole
 
 
@@ -54,12 +54,12 @@ def test_a_prompt_in_chunks_is_a_prompt_at_once(model, extension, chunk):
 @pytest.mark.parametrize("read", [1, 40, 96])
 def test_reading_then_asking_is_a_fresh_run_and_can_be_repeated(model, extension, read):
     engine = Engine(model, chunk_size=32)
-    fresh = list(engine.generate(PROMPT, greedy(), extension=extension))
-    prefix = engine.prefill(PROMPT[:read], extension=extension)
+    fresh = list(engine.generate(PROMPT, greedy(), settings=extension))
+    prefix = engine.prefill(PROMPT[:read], settings=extension)
     other = [*PROMPT[:read], 9, 9, 9]
     for prompt, expected in [
         (PROMPT, fresh),
-        (other, list(engine.generate(other, greedy(), extension=extension))),
+        (other, list(engine.generate(other, greedy(), settings=extension))),
         (PROMPT, fresh),
     ]:
         generation = engine.generate(prompt, greedy(), prefix=prefix)
@@ -92,8 +92,8 @@ def test_layers_that_forget_are_put_back_for_the_next_question(config, extension
     """Sliding layers drop old keys and convolutions keep a state: neither can simply be cut."""
     torch.manual_seed(0)
     engine = Engine(AutoModelForCausalLM.from_config(config).double().eval(), chunk_size=32)
-    prefix = engine.prefill(PROMPT[:read], extension=extension)
-    fresh = list(engine.generate(PROMPT, greedy(), extension=extension))
+    prefix = engine.prefill(PROMPT[:read], settings=extension)
+    fresh = list(engine.generate(PROMPT, greedy(), settings=extension))
     for _ in range(2):
         assert list(engine.generate(PROMPT, greedy(), prefix=prefix)) == fresh
 
@@ -101,7 +101,7 @@ def test_layers_that_forget_are_put_back_for_the_next_question(config, extension
 @BY_SETTINGS
 def test_leaving_off_early_leaves_the_prefix_and_the_model_as_they_were(model, extension):
     engine = Engine(model, chunk_size=16)
-    prefix = engine.prefill(PROMPT[:50], extension=extension)
+    prefix = engine.prefill(PROMPT[:50], settings=extension)
     fresh = list(engine.generate(PROMPT, greedy(), prefix=prefix))
     with engine.generate(PROMPT, greedy(), prefix=prefix) as generation:
         first = next(generation)
@@ -114,7 +114,7 @@ def test_leaving_off_early_leaves_the_prefix_and_the_model_as_they_were(model, e
 
 def test_a_forward_that_fails_midway_leaves_the_prefix_usable(model):
     engine = Engine(model)
-    prefix = engine.prefill(PROMPT[:50], extension=SelfExtend(4, 16))
+    prefix = engine.prefill(PROMPT[:50], settings=SelfExtend(4, 16))
     fresh = list(engine.generate(PROMPT, greedy(), prefix=prefix))
 
     def fail(*_):
@@ -131,10 +131,10 @@ def test_a_forward_that_fails_midway_leaves_the_prefix_usable(model):
 @BY_SETTINGS
 def test_the_model_keeps_the_settings_its_owner_gave_it(extension, mine):
     model = tiny_llama()
-    expected = list(Engine(model).generate(PROMPT, greedy(3), extension=extension))
+    expected = list(Engine(model).generate(PROMPT, greedy(3), settings=extension))
     if mine is not None:
         extend(model, mine)
-    assert list(Engine(model).generate(PROMPT, greedy(3), extension=extension)) == expected
+    assert list(Engine(model).generate(PROMPT, greedy(3), settings=extension)) == expected
     now = current_settings(model)
     assert (now and now[0]) == mine
 
@@ -257,7 +257,7 @@ def test_a_thread_that_would_wait_for_itself_is_told(model):
 
 def test_an_abandoned_generation_frees_the_model_when_it_is_collected(model):
     engine = Engine(model)
-    running = engine.generate(PROMPT, greedy(), extension=SelfExtend(4, 16))
+    running = engine.generate(PROMPT, greedy(), settings=SelfExtend(4, 16))
     next(running)
     del running
     assert not is_extended(model)
@@ -265,14 +265,14 @@ def test_an_abandoned_generation_frees_the_model_when_it_is_collected(model):
 
 
 def test_threads_with_different_settings_do_not_disturb_each_other(model):
-    expected = {s: list(Engine(model).generate(PROMPT, greedy(6), extension=s)) for s in SETTINGS}
+    expected = {s: list(Engine(model).generate(PROMPT, greedy(6), settings=s)) for s in SETTINGS}
     assert len({tuple(tokens) for tokens in expected.values()}) == len(SETTINGS)
     found = {s: [] for s in SETTINGS}
 
     def work(extension):
         for _ in range(4):
             found[extension].append(
-                list(Engine(model).generate(PROMPT, greedy(6), extension=extension))
+                list(Engine(model).generate(PROMPT, greedy(6), settings=extension))
             )
 
     threads = [threading.Thread(target=work, args=(s,)) for s in SETTINGS]
@@ -285,7 +285,7 @@ def test_threads_with_different_settings_do_not_disturb_each_other(model):
 
 def test_a_prompt_that_does_not_continue_the_prefix_is_refused_before_any_work(model):
     engine = Engine(model)
-    prefix = engine.prefill(PROMPT[:20], extension=SelfExtend(4, 16))
+    prefix = engine.prefill(PROMPT[:20], settings=SelfExtend(4, 16))
     with pytest.raises(CacheMismatchError, match="does not begin with the 20 cached ones"):
         engine.generate([1, *PROMPT], greedy(), prefix=prefix)
     with pytest.raises(CacheMismatchError, match="does not begin"):
@@ -293,7 +293,7 @@ def test_a_prompt_that_does_not_continue_the_prefix_is_refused_before_any_work(m
     with pytest.raises(CacheMismatchError, match="the last must be run"):
         engine.generate(PROMPT[:20], greedy(), prefix=prefix)
     with pytest.raises(CacheMismatchError, match="read them again"):
-        engine.generate(PROMPT, greedy(), prefix=prefix, extension=SelfExtend(8, 16))
+        engine.generate(PROMPT, greedy(), prefix=prefix, settings=SelfExtend(8, 16))
 
 
 def test_what_can_not_run_is_refused(model):
@@ -313,10 +313,10 @@ def test_a_model_put_into_training_mode_answers_no_more(extension):
     """Its dropout would be heard in keys and answers, on plain runs without a word."""
     model = tiny_llama()
     engine = Engine(model)
-    prefix = engine.prefill(PROMPT[:50], extension=extension)
+    prefix = engine.prefill(PROMPT[:50], settings=extension)
     model.train()
     for prompt, known in ((PROMPT, prefix), (PROMPT, None)):
         with pytest.raises(ValueError, match=r"training mode; call model\.eval\(\)"):
-            list(engine.generate(prompt, greedy(), prefix=known, extension=extension))
+            list(engine.generate(prompt, greedy(), prefix=known, settings=extension))
     model.eval()
-    assert list(engine.generate(PROMPT, greedy(), prefix=prefix, extension=extension))
+    assert list(engine.generate(PROMPT, greedy(), prefix=prefix, settings=extension))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from selfextend_rag.engine import Engine, GenerationSettings
-from selfextend_rag.evidence import AnswerWatch
+from selfextend_rag.evidence import AttentionWatch
 from selfextend_rag.model import extended, support
 from selfextend_rag.positions import SelfExtend
 from tests import oracle, zoo
@@ -26,11 +26,12 @@ TOLERANCE = 2e-5
 
 
 def answer(engine, prompt, extension, prefix=None, new=NEW, stop=()):
-    watch = AnswerWatch(len(prompt), every_layer=True)
-    settings = GenerationSettings(max_new_tokens=new, stop_token_ids=stop)
+    observer = AttentionWatch([len(prompt)], every_layer=True)
+    (watch,) = observer.answers
+    options = GenerationSettings(max_new_tokens=new, stop_token_ids=stop)
     tokens = []
     with engine.generate(
-        prompt, settings, prefix=prefix, extension=extension, watch=watch.watching
+        prompt, options, prefix=prefix, settings=extension, observer=observer
     ) as generation:
         for token in generation:
             tokens.append(token)
@@ -69,7 +70,7 @@ def test_the_mass_is_the_sum_of_the_oracle_s_weights(name, extension):
     assert watch.skipped == {}
     assert_close(watch.mass, expected(model, prompt, tokens, extension))
     unwatched = GenerationSettings(max_new_tokens=NEW, stop_token_ids=())
-    assert list(engine.generate(prompt, unwatched, extension=extension)) == tokens
+    assert list(engine.generate(prompt, unwatched, settings=extension)) == tokens
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +87,7 @@ WAYS = pytest.mark.parametrize("extension", [None, SelfExtend(4, 16)], ids=["pla
 @pytest.mark.parametrize("read", [0, 1, 60, 96])
 def test_chunks_and_reused_prefixes_weigh_the_same(tiny, extension, chunk, read):
     engine = Engine(tiny, chunk_size=chunk)
-    prefix = engine.prefill(PROMPT[:read], extension=extension) if read else None
+    prefix = engine.prefill(PROMPT[:read], settings=extension) if read else None
     for _ in range(2):  # a prefix is left as it was found
         tokens, watch = answer(engine, PROMPT, extension, prefix)
         assert_close(watch.mass, expected(tiny, PROMPT, tokens, extension), 1e-6)
@@ -132,9 +133,10 @@ def test_the_position_that_predicts_the_end_does_not_count(tiny, extension):
 def test_who_takes_fewer_tokens_weighs_fewer(tiny, extension):
     """As after a stop text, when the generation is closed with tokens left."""
     tokens, _ = answer(Engine(tiny), PROMPT, extension)
-    watch = AnswerWatch(len(PROMPT), every_layer=True)
+    observer = AttentionWatch([len(PROMPT)], every_layer=True)
+    (watch,) = observer.answers
     settings = GenerationSettings(max_new_tokens=NEW, stop_token_ids=())
-    generation = Engine(tiny).generate(PROMPT, settings, extension=extension, watch=watch.watching)
+    generation = Engine(tiny).generate(PROMPT, settings, settings=extension, observer=observer)
     for _ in range(4):
         next(generation)
     watch.answer_tokens = 3
@@ -147,11 +149,12 @@ def test_who_takes_fewer_tokens_weighs_fewer(tiny, extension):
 @pytest.mark.parametrize("layers", [2, 3, 5, 8])
 def test_the_middle_half_of_the_layers_counts(extension, chunk, layers):
     model = tiny_llama(window=128, num_hidden_layers=layers)
-    watch = AnswerWatch(len(PROMPT))
+    observer = AttentionWatch([len(PROMPT)])
+    (watch,) = observer.answers
     settings = GenerationSettings(max_new_tokens=NEW, stop_token_ids=())
     tokens = []
     for token in Engine(model, chunk_size=chunk).generate(
-        PROMPT, settings, extension=extension, watch=watch.watching
+        PROMPT, settings, settings=extension, observer=observer
     ):
         tokens.append(token)
         watch.answer_tokens = len(tokens)

@@ -77,13 +77,13 @@ CONSTRUCTIONS = [stuff_chain, retrieval_chain, lcel, ours]
 def seen(chat, monkeypatch):
     """The prompts that the model ran: what was read before a question belongs to it."""
     prompts = []
-    generate = chat.llm.engine.generate
+    answers = chat.llm.engine.answers
 
-    def watched(tokens, *args, **options):
-        prompts.append(list(tokens))
-        return generate(tokens, *args, **options)
+    def watched(asked, **options):
+        prompts.extend(list(prompt.tokens) for prompt in asked)
+        return answers(asked, **options)
 
-    monkeypatch.setattr(chat.llm.engine, "generate", watched)
+    monkeypatch.setattr(chat.llm.engine, "answers", watched)
     return prompts
 
 

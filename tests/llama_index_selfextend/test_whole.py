@@ -65,13 +65,13 @@ def calls(monkeypatch):
 
     def watched(self, *args, **options):
         make(self, *args, **options)
-        run, read = self.engine.generate, self.engine.prefill
+        run, read = self.engine.answers, self.engine.prefill
 
-        def counted(tokens, *more, prefix=None, **kwargs):
-            seen.append(list(tokens))
-            return run(tokens, *more, prefix=prefix, **kwargs)
+        def counted(prompts, **kwargs):
+            seen.extend(list(prompt.tokens) for prompt in prompts)
+            return run(prompts, **kwargs)
 
-        self.engine.generate = counted
+        self.engine.answers = counted
         self.engine.prefill = lambda tokens, *a, **k: (
             seen.append(list(tokens)),
             read(tokens, *a, **k),

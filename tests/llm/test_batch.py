@@ -12,8 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, DeepseekV2Config, Gemma3TextConfig, Lfm2Config
 
-from selfextend_rag.engine import batch as batches
-from selfextend_rag.engine import rows
+from selfextend_rag.engine import decode, rows
 from selfextend_rag.engine.sampling import Sampler
 from selfextend_rag.errors import ConstraintError, ContextBudgetExceeded
 from selfextend_rag.llm import KeptReadings, LongContextLLM
@@ -81,7 +80,7 @@ def other(family):
 @pytest.mark.parametrize("text", [SHORT, LONG], ids=["plain", "extended"])
 @pytest.mark.parametrize("family", ["recurrent", "latent"])
 def test_models_that_can_not_answer_one_question_after_the_other(family, text, monkeypatch):
-    monkeypatch.setattr("selfextend_rag.llm.reading.answers_of", None)
+    monkeypatch.setattr(decode, "step", None)
     llm = LongContextLLM(other(family), byte_tokenizer(), pretraining_window=WINDOW, chunk_size=50)
     reading = llm.read(text, max_new_tokens=8, question_reserve=64)
     assert reading.plan.extended is (text is LONG)
@@ -155,7 +154,7 @@ def test_a_sliding_model_from_disk_answers_batches_alike(tmp_path):
     loaded = llm.load(tmp_path / "reading.kv")
     for one in (reading, loaded):
         assert same(one.ask_batch(QUESTIONS, **FREE), alone)
-        assert rows.objection(llm.engine, one._prefix) == ""
+        assert rows.unsupported_reason(llm.engine, one._prefix) == ""
 
 
 def test_a_reading_that_was_evicted_and_is_made_again_answers_batches_alike(llm):
@@ -175,13 +174,13 @@ def test_a_reading_that_was_evicted_and_is_made_again_answers_batches_alike(llm)
 @pytest.fixture
 def sizes(monkeypatch):
     """How many rows each step of a batch has."""
-    seen, real = [], batches.step
+    seen, real = [], decode.step
 
     def step(engine, rows, tokens, prefix):
         seen.append(len(rows))
         return real(engine, rows, tokens, prefix)
 
-    monkeypatch.setattr(batches, "step", step)
+    monkeypatch.setattr(decode, "step", step)
     return seen
 
 
@@ -229,13 +228,65 @@ def test_progress_counts_the_tokens_of_the_questions(llm, evidence):
     assert len(told) > 3  # the long question is read in chunks of 50
 
 
-def test_with_evidence_each_answer_is_the_same_and_has_it(llm):
-    reading = llm.read(LONG, max_new_tokens=8, question_reserve=110)
-    answers = reading.ask_batch(QUESTIONS, evidence=True, **FREE)
+def spans(answer):
+    return [(e.document_id, e.start, e.end, e.text) for e in answer.evidence]
+
+
+def scores(answer):
+    return pytest.approx([e.score for e in answer.evidence], rel=1e-9)
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 16])
+@pytest.mark.parametrize("text", [SHORT, LONG], ids=["plain", "extended"])
+def test_with_evidence_each_answer_is_the_same_and_has_it(llm, text, at_once):
+    reading = llm.read(text, max_new_tokens=8, question_reserve=110)
+    answers = reading.ask_batch(QUESTIONS, evidence=True, at_once=at_once, **FREE)
     assert same(answers, reading.ask_batch(QUESTIONS, **FREE))
     alone = [reading.ask(question, **FREE) for question in QUESTIONS]
-    assert [answer.evidence for answer in answers] == [answer.evidence for answer in alone]
-    assert all(answer.evidence for answer in answers)
+    assert [spans(answer) for answer in answers] == [spans(answer) for answer in alone]
+    for answer, own in zip(answers, alone, strict=True):
+        assert answer.evidence
+        assert [e.score for e in answer.evidence] == scores(own)
+
+
+def test_evidence_of_rows_whose_answers_are_long_or_stop_early(llm, monkeypatch):
+    """Long ones are weighed in between; what a stop text ends does not count."""
+    monkeypatch.setattr("selfextend_rag.evidence.watch._AT_ONCE", 5)
+    monkeypatch.setattr("selfextend_rag.evidence.watch._SPARE", 3)
+    reading = llm.read(LONG, max_new_tokens=30, question_reserve=110)
+    free = reading.ask("Who?", **FREE).text
+    questions = [
+        {"question": "Bob?", "max_new_tokens": 30},
+        {"question": "Who?", "stop": free[5:8]},
+        {"question": "Why", "max_new_tokens": 1},
+    ]
+    alone = [reading.ask(**{**FREE, **one}) for one in questions]
+    answers = reading.ask_batch(questions, evidence=True, **FREE)
+    assert same(answers, alone)
+    for answer, own in zip(answers, alone, strict=True):
+        assert spans(answer) == spans(own)
+        assert answer.evidence
+        assert [e.score for e in answer.evidence] == scores(own)
+
+
+def test_evidence_of_rows_of_a_model_with_sliding_layers():
+    torch.manual_seed(0)
+    config = Gemma3TextConfig(
+        vocab_size=261, hidden_size=32, intermediate_size=48, num_hidden_layers=4,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=8, max_position_embeddings=WINDOW,
+        layer_types=["sliding_attention", "full_attention"] * 2, sliding_window=24,
+        initializer_range=0.2, tie_word_embeddings=False, bos_token_id=0, eos_token_id=1,
+        pad_token_id=2,
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config).double().eval()
+    llm = LongContextLLM(model, byte_tokenizer(), pretraining_window=WINDOW, chunk_size=50)
+    reading = llm.read(LONG, max_new_tokens=20, question_reserve=110)
+    alone = [reading.ask(question, **FREE) for question in QUESTIONS]
+    answers = reading.ask_batch(QUESTIONS, evidence=True, **FREE)
+    assert same(answers, alone)
+    for answer, own in zip(answers, alone, strict=True):
+        assert spans(answer) == spans(own)
+        assert [e.score for e in answer.evidence] == scores(own)
 
 
 @pytest.mark.parametrize(

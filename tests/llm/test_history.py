@@ -19,10 +19,10 @@ def messages(question):
 
 def fresh(llm, reading, prompt):
     """The answer to a whole prompt under the settings of a reading."""
-    options = llm._runner.settings(FREE, framed=True)
+    options = llm._runner.options(FREE, framed=True)
     tokens = llm.prompts.prompt(prompt)
     settings = reading.plan.settings
-    return llm.tokenizer.decode(list(llm.engine.generate(tokens, options, extension=settings)))
+    return llm.tokenizer.decode(list(llm.engine.generate(tokens, options, settings=settings)))
 
 
 def test_in_the_plain_form_it_is_the_text_so_far(llm):

@@ -54,8 +54,8 @@ def test_a_reading_s_answer_is_that_of_a_fresh_run(any_llm, text):
     fresh = list(
         any_llm.engine.generate(
             tokens,
-            any_llm._runner.settings(FREE, framed=True),
-            extension=reading.plan.settings,
+            any_llm._runner.options(FREE, framed=True),
+            settings=reading.plan.settings,
         )
     )
     text = any_llm.tokenizer.decode(fresh, skip_special_tokens=True)

@@ -1,4 +1,4 @@
-"""The thread behind a stream: its errors, its end, and what happens when nobody listens."""
+"""The worker behind a stream: its errors, its end, and what happens when nobody listens."""
 
 from __future__ import annotations
 
@@ -12,15 +12,30 @@ import time
 
 import pytest
 
-from selfextend_rag.engine import Usage
-from selfextend_rag.llm.stream import Answer, TextStream
+from selfextend_rag.engine import ModelWorker, Usage
+from selfextend_rag.llm import stream as streams
+from selfextend_rag.llm.stream import Answer
+from selfextend_rag.model import ModelLock
 from selfextend_rag.planning import ContextPlan
 
 ANSWER = Answer("ab", "stop", Usage(1, 0, 2, 0.0, 0.0), ContextPlan(1, 2, 0, 64))
 
 
+def TextStream(work):
+    return streams.TextStream(work, ModelWorker(ModelLock()))
+
+
 def worker_threads():
-    return [t for t in threading.enumerate() if t.name == "selfextend-rag"]
+    """Those that are left, a moment after the last job has ended."""
+    threads = [t for t in threading.enumerate() if t.name == "selfextend-rag"]
+    for thread in threads:
+        thread.join(1)
+    return [t for t in threads if t.is_alive()]
+
+
+def wait_for_the_end(cancelled):
+    while not cancelled():
+        time.sleep(0.001)
 
 
 def endless(started, ended):
@@ -30,7 +45,7 @@ def endless(started, ended):
         try:
             yield "a"
             started.set()
-            cancelled.wait()
+            wait_for_the_end(cancelled)
             return ANSWER
         finally:
             ended.set()
@@ -116,14 +131,19 @@ def test_the_work_may_close_its_own_stream():
 
 def test_a_stream_nobody_closed_does_not_keep_the_program_from_ending():
     program = """
+        import time
+
+        from selfextend_rag.engine import ModelWorker
         from selfextend_rag.llm.stream import TextStream
+        from selfextend_rag.model import ModelLock
 
         def work(cancelled):
             yield "a"
-            cancelled.wait()
-            print("told to end", flush=True)
+            while not cancelled():
+                time.sleep(0.001)
+            print("stopped", flush=True)
 
-        stream = TextStream(work)
+        stream = TextStream(work, ModelWorker(ModelLock()))
         print(next(stream), flush=True)
     """
     done = subprocess.run(
@@ -131,7 +151,7 @@ def test_a_stream_nobody_closed_does_not_keep_the_program_from_ending():
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split("\n")[:2] == ["a", "told to end"]
+    assert done.stdout.split("\n")[:2] == ["a", "stopped"]
     assert done.stderr == ""
 
 

@@ -57,14 +57,14 @@ def measured_and_predicted(name, dtype, settings, kv_bits=None):
     shapes = layer_shapes(model.config)
     engine = Engine(model, chunk_size=CHUNK, kv_bits=kv_bits)
     tokens = zoo.tokens(PROMPT)[0].tolist()
-    prefix = engine.prefill(tokens, extension=settings, capacity=CAPACITY)
+    prefix = engine.prefill(tokens, settings=settings, capacity=CAPACITY)
     read = CacheFill(PROMPT, CAPACITY, PROMPT % CHUNK, 0, settings, kv_bits)
     asked = CacheFill(PROMPT + LATER, CAPACITY, 1, LATER, settings, kv_bits)
     found = [(prefix.cache.nbytes, predicted(shapes, read, dtype))]
     switched = extended(model, settings) if settings else contextlib.nullcontext()
-    with prefix.lent() as cache, switched:
-        engine._forward((5, 6, 7), cache)
-        engine._forward((8,), cache)
+    with prefix.borrowed() as cache, switched:
+        engine.forward([(5, 6, 7)], cache)
+        engine.forward([(8,)], cache)
         found.append((cache.nbytes, predicted(shapes, asked, dtype)))
     return found
 

@@ -7,7 +7,7 @@ import torch
 
 from selfextend_rag import SelfExtend
 from selfextend_rag.cache import Row
-from selfextend_rag.engine import BatchGeneration, BatchPrompt, Engine, GenerationSettings, rows
+from selfextend_rag.engine import BatchPrompt, Engine, GenerationSettings, Run, rows
 from selfextend_rag.planning import ContextPlan, DeviceMemory, MemoryBudget
 from selfextend_rag.planning.rows import most_rows, rows_bytes
 from tests import zoo
@@ -33,14 +33,14 @@ def plan_of(prompt, settings, chunk):
 def test_no_batch_needs_more_than_the_bound(family, chunk, settings):
     engine = Engine(zoo.build(family), chunk_size=chunk)
     tokens = torch.randint(4, 90, (200,)).tolist()
-    few = engine.prefill(tokens[:8], extension=settings)
-    assert rows.objection(engine, few) == ""  # the model has been measured, once for all
+    few = engine.prefill(tokens[:8], settings=settings)
+    assert rows.unsupported_reason(engine, few) == ""  # the model has been measured, once for all
     plan, memory = plan_of(len(tokens), settings, chunk), memory_of(engine.model)
     prompts = asked(tokens, 17)
 
     def run(count):
-        prefix = engine.prefill(tokens, extension=settings, capacity=plan.total_tokens)
-        list(BatchGeneration(engine, prompts, prefix, at_once=count))
+        prefix = engine.prefill(tokens, settings=settings, capacity=plan.total_tokens)
+        list(engine.answers(prompts, prefix=prefix, at_once=count, run=Run()))
 
     stated = memory.estimate(len(tokens), QUESTION + ANSWER, settings, chunk).needed_bytes
     for count in (2, 16):
@@ -54,8 +54,8 @@ def test_the_bound_is_not_loose(family):
     engine = Engine(zoo.build(family))
     tokens = torch.randint(4, 90, (300,)).tolist()
     prefix = engine.prefill(tokens, capacity=400)
-    with prefix.lent() as cache:
-        engine.feed(tuple(tokens[:QUESTION]), len(prefix), cache, None, lambda: False)
+    with prefix.borrowed() as cache:
+        engine.feed(tuple(tokens[:QUESTION]), len(prefix), cache, Run())
         row = Row(cache, len(prefix), QUESTION + ANSWER)
     memory, plan = memory_of(engine.model), plan_of(300, None, 64)
     sixteen = rows_bytes(memory, memory.shares[0], plan, QUESTION + ANSWER, 16)

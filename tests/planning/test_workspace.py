@@ -71,15 +71,15 @@ def peak_and_bound(model, prompt, chunk, settings, later=20, kv_bits=None):
     vocabulary = model.config.get_text_config(decoder=True).vocab_size
     tokens = torch.randint(4, vocabulary, (prompt,)).tolist()
     engine = Engine(model, chunk_size=chunk, kv_bits=kv_bits)
-    engine.prefill(tokens[:8], extension=settings)  # the model has been measured, once for all
+    engine.prefill(tokens[:8], settings=settings)  # the model has been measured, once for all
 
     def run():
-        prefix = engine.prefill(tokens, extension=settings, capacity=prompt + later)
+        prefix = engine.prefill(tokens, settings=settings, capacity=prompt + later)
         switched = extended(model, settings) if settings else contextlib.nullcontext()
-        with prefix.lent() as cache, switched:
-            engine._forward(tuple(tokens[: later // 2]), cache)
+        with prefix.borrowed() as cache, switched:
+            engine.forward([tokens[: later // 2]], cache)
             for token in tokens[: later // 2]:
-                engine._forward((token,), cache)
+                engine.forward([(token,)], cache)
 
     bound = memory_of(model, kv_bits).estimate(prompt, later, settings, chunk).needed_bytes
     return peak_bytes(run), bound

@@ -1,4 +1,4 @@
-"""One model, several threads: they take turns, and a wait that could never end is refused."""
+"""One model, several threads: each waits for the other; a wait without an end is refused."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from selfextend_rag.cache import SelfExtendCache
 from selfextend_rag.engine import Engine, GenerationSettings
 from selfextend_rag.errors import CacheMismatchError
 from selfextend_rag.llm import LongContextLLM
-from selfextend_rag.model import extend, extended, is_extended, restore, support, turn_of
+from selfextend_rag.model import extend, extended, is_extended, lock_of, restore, support
 from selfextend_rag.positions import SelfExtend
 from tests.tiny import byte_tokenizer, tiny_llama
 
@@ -37,11 +37,11 @@ def in_thread(function):
 )
 def test_other_threads_wait_for_a_running_answer_instead_of_changing_the_model(extension, act):
     """A probe under a running answer raised LookupError; a change gave it other attention."""
-    expected = list(Engine(tiny_llama()).generate(PROMPT, GREEDY, extension=extension))
+    expected = list(Engine(tiny_llama()).generate(PROMPT, GREEDY, settings=extension))
     model = tiny_llama()
     engine = Engine(model)
     done = threading.Event()
-    with engine.generate(PROMPT, GREEDY, extension=extension) as generation:
+    with engine.generate(PROMPT, GREEDY, settings=extension) as generation:
         tokens = [next(generation)]
         thread = in_thread(lambda: (act(model), done.set()))
         tokens += [next(generation) for _ in range(20)]
@@ -73,9 +73,9 @@ def test_waiting_for_an_answer_behind_one_s_own_unfinished_one_is_refused():
     expected = reading.ask("Why?", **options).text
     with llm.engine.generate(PROMPT[:20], GREEDY) as generation:
         next(generation)
-        with pytest.raises(RuntimeError, match=r"whoever waits .* close it first"):
+        with pytest.raises(RuntimeError, match=r"unfinished generation .* close it first"):
             next(reading.stream("Why?", **options))
-        with pytest.raises(RuntimeError, match=r"whoever waits .* close it first"):
+        with pytest.raises(RuntimeError, match=r"unfinished generation .* close it first"):
             reading.ask("Why?", **options)
         with pytest.raises(RuntimeError, match="this thread has an unfinished generation"):
             llm.engine.prefill([5])
@@ -104,13 +104,13 @@ def test_waiting_behind_another_thread_s_answer_is_no_circle():
 
 def test_an_abandoned_answer_collected_in_another_thread_frees_the_model():
     model = tiny_llama()
-    box = [Engine(model).generate(PROMPT, GREEDY, extension=EXTENDED)]
+    box = [Engine(model).generate(PROMPT, GREEDY, settings=EXTENDED)]
     next(box[0])
     thread = in_thread(lambda: (box.clear(), gc.collect()))
     thread.join(10)
     assert not thread.is_alive()
     assert not is_extended(model)
-    with turn_of(model).hold(lambda: True) as held:
+    with lock_of(model).hold(lambda: True) as held:
         assert held
 
 
