@@ -40,6 +40,10 @@ class CorruptReadingError(ReadingFileError, ValueError):
     """A file that is no saved reading, or was damaged since it was saved."""
 
 
+class DocumentError(SelfExtendError, ValueError):
+    """A document that can't be had whole; the message says which, what was found, what to do."""
+
+
 class SchemaError(SelfExtendError, ValueError):
     """A JSON schema that can't be enforced as it stands; raised before the model runs."""
 

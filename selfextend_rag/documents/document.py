@@ -7,10 +7,9 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
-from selfextend_rag.documents.errors import DocumentError
 from selfextend_rag.documents.files import normalize_newlines, read_file
+from selfextend_rag.errors import DocumentError
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -19,14 +18,14 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 class Document:
     """A whole text to read, and where it comes from; see ``from_file`` and ``from_text``.
 
-    Two documents are equal when their text, title, id and source are; metadata is a remark.
+    Two documents are equal when their text, title, id and source are; metadata does not count.
 
     Args:
         text: the text, never blank; line ends are ``\\n``.
         title: a name for people and prompts; may be empty.
         id: stable name of the content, the same on every machine and run.
         source: where it was read from, as it was given; None when there was no file.
-        metadata: remarks of whoever made the document, JSON values by preference; copied.
+        metadata: more about the document, JSON values by preference; copied.
 
     Raises:
         DocumentError: the text is blank, or text or title holds a lone surrogate, which no
@@ -37,7 +36,7 @@ class Document:
     title: str
     id: str
     source: str | None = None
-    metadata: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    metadata: Mapping[str, object] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         name = self.source or self.title or "the document"
@@ -60,7 +59,7 @@ class Document:
         title: str = "",
         source: str | None = None,
         id: str | None = None,
-        metadata: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, object] | None = None,
     ) -> Document:
         """Return a document of this text, with line ends ``\\r\\n`` and ``\\r`` made ``\\n``.
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from charset_normalizer import from_bytes
 
-from selfextend_rag.documents.errors import DocumentError
+from selfextend_rag.errors import DocumentError
 
 # Longest first: the UTF-32 mark starts with the UTF-16 one.
 _BYTE_ORDER_MARKS = (

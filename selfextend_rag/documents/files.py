@@ -1,4 +1,4 @@
-"""What a file is and what it says: bytes in, text and remarks out."""
+"""What a file is and what it says: bytes in, text and metadata out."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from selfextend_rag.documents.encoding import decode
-from selfextend_rag.documents.errors import DocumentError
 from selfextend_rag.documents.html import declared_encoding, read_html
 from selfextend_rag.documents.pdf import read_pdf
+from selfextend_rag.errors import DocumentError
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ def normalize_newlines(text: str) -> str:
 
 
 def read_file(path: str | os.PathLike[str], *, encoding: str | None = None) -> Content:
-    """Return the text, title and remarks of a file; :meth:`Document.from_file` tells which.
+    """Return the text, title and metadata of a file, as :meth:`Document.from_file` describes them.
 
     Raises:
         DocumentError: the file can't be read whole; the message says why and what to do.
@@ -84,7 +84,7 @@ def read_file(path: str | os.PathLike[str], *, encoding: str | None = None) -> C
     _refuse_unsupported(data, name)
     if b"%PDF-" in data[:1024]:
         pdf = read_pdf(data, name)
-        _remark_on_name(name, "pdf")
+        _warn_of_name(name, "pdf")
         title = pdf.title or Path(name).stem
         return Content(pdf.text, title, {"format": "pdf", **pdf.metadata})
     return _read_text(data, name, encoding)
@@ -144,7 +144,7 @@ def _read_text(data: bytes, name: str, encoding: str | None) -> Content:
     if not text.strip():
         raise DocumentError(f"{name} holds only white space; leave it out, or give the full file")
     kind = _text_kind(text, named)
-    _remark_on_name(name, kind)
+    _warn_of_name(name, kind)
     metadata: dict[str, object] = {
         "format": kind,
         "encoding": decoded.encoding,
@@ -174,7 +174,7 @@ def _text_kind(text: str, named: str | None) -> str:
     return "markdown" if named == "markdown" else "text"
 
 
-def _remark_on_name(name: str, kind: str) -> None:
+def _warn_of_name(name: str, kind: str) -> None:
     named = _EXTENSIONS.get(Path(name).suffix.lower())
     if named is not None and named != kind:
         logger.warning("%s is named like %s but was read as the %s it is", name, named, kind)

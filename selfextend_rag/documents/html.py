@@ -6,8 +6,8 @@ import re
 from collections import Counter
 from typing import NamedTuple
 
-from bs4 import BeautifulSoup, NavigableString, PageElement, Tag
-from bs4.element import PreformattedString
+from bs4 import BeautifulSoup, Tag
+from bs4.element import NavigableString, PageElement, PreformattedString
 
 _REMOVED = ("script", "style", "nav", "template", "svg")
 _HEADINGS = {f"h{level}": "#" * level + " " for level in range(1, 7)}

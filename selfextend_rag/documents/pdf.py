@@ -9,12 +9,12 @@ import threading
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pypdf import PageObject, PdfReader
-from pypdf.generic import ArrayObject, DictionaryObject
+from pypdf.generic import ArrayObject, DictionaryObject, PdfObject
 
-from selfextend_rag.documents.errors import DocumentError
+from selfextend_rag.errors import DocumentError
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ _LONE_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 class PdfText(NamedTuple):
-    """The text of all pages, the title if the file has one, and the remarks for the metadata."""
+    """The text of all pages, the title if the file has one, and metadata."""
 
     text: str
     title: str
@@ -112,7 +112,7 @@ def _extracted(data: bytes, name: str) -> tuple[list[str], str]:
     return pages, str(reader.metadata.title or "") if reader.metadata else ""
 
 
-def _streams(page: PageObject) -> list[Any]:
+def _streams(page: PageObject) -> list[PdfObject]:
     """Return the streams that a page is drawn by."""
     contents = page.get("/Contents")
     contents = contents.get_object() if contents is not None else None
@@ -120,10 +120,12 @@ def _streams(page: PageObject) -> list[Any]:
     return [part.get_object() for part in parts if part is not None]
 
 
-def _check_whole(stream: Any, number: int) -> None:
-    """Refuse a compressed stream that is not what was written; pypdf goes on with what it finds."""
+def _check_whole(stream: PdfObject, number: int) -> None:
+    """Refuse a compressed stream that is not what was written; pypdf takes what it finds."""
     compressed = getattr(stream, "_data", None)
-    if not isinstance(compressed, bytes) or stream.get("/Filter") not in _DEFLATED:
+    if not isinstance(stream, DictionaryObject) or stream.get("/Filter") not in _DEFLATED:
+        return
+    if not isinstance(compressed, bytes):
         return
     try:
         zlib.decompressobj().decompress(compressed, _LONGEST_CONTENT)

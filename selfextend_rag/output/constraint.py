@@ -158,7 +158,7 @@ class Grammars:
         }
 
     def _vocabulary(self, ends: tuple[int, ...]) -> LLTokenizer:
-        """Return the vocabulary; the number of tokens tells whether any were added since."""
+        """Return the vocabulary; a changed number of tokens means that some were added."""
         key = (len(self._tokenizer), ends)
         if key not in self._vocabularies:
             self._vocabularies = {key: vocabulary_of(self._tokenizer, ends)}
@@ -188,12 +188,12 @@ def vocabulary_of(tokenizer: PreTrainedTokenizerBase, ends: tuple[int, ...]) -> 
         ends: tokens that end an answer.
 
     Raises:
-        SchemaError: the tokenizer's tokens have no bytes that can be told, or there is no end.
+        SchemaError: the bytes of the tokenizer's tokens are unknown, or there is no end.
     """
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise SchemaError(
             "the grammar of an answer needs the bytes of each token, and "
-            f"{type(tokenizer).__name__} does not tell them; load a fast tokenizer, one "
+            f"{type(tokenizer).__name__} does not know them; load a fast tokenizer, one "
             "with a tokenizer.json"
         )
     known = 1 + max(len(tokenizer) - 1, max(tokenizer.added_tokens_decoder, default=0))
@@ -201,7 +201,7 @@ def vocabulary_of(tokenizer: PreTrainedTokenizerBase, ends: tuple[int, ...]) -> 
     within = [end for end in ends if end < known]
     if not within:
         raise SchemaError(
-            "an answer held to a grammar needs a token of the vocabulary that ends it, and neither "
+            "an answer constrained by a grammar needs a token of the vocabulary that ends it, and neither "
             "model nor tokenizer names one; pass stop_token_ids"
         )
     try:
@@ -209,5 +209,5 @@ def vocabulary_of(tokenizer: PreTrainedTokenizerBase, ends: tuple[int, ...]) -> 
     except ValueError as error:
         raise SchemaError(
             f"the grammar of an answer needs the bytes of each token, and those of this tokenizer "
-            f"can't be told ({error}); use a model with a byte-level or byte-fallback vocabulary"
+            f"are unknown ({error}); use a model with a byte-level or byte-fallback vocabulary"
         ) from error

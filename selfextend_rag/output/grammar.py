@@ -83,7 +83,7 @@ def calls_grammar(
         forced: there is no free text.
         parallel: there may be several calls.
         leading_space: allow a space before forced calls.
-        free_tokens: control tokens that may stand in free text.
+        free_tokens: control tokens that may occur in free text.
         thought: how a thought ends that the prompt has begun; it comes before forced calls. Free
             text may hold a thought anyway.
 
@@ -149,12 +149,12 @@ class _Literals:
         self._special = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
 
     def written(self, text: str) -> str:
-        return " ".join(self._piece(piece) for piece in self._special.split(text) if piece)
+        return " ".join(self._symbol(part) for part in self._special.split(text) if part)
 
-    def _piece(self, piece: str) -> str:
-        if piece == ID:
+    def _symbol(self, part: str) -> str:
+        if part == ID:
             return f"/{ID_PATTERN}/"
-        return f"<[{self._tokens[piece]}]>" if piece in self._tokens else _string(piece)
+        return f"<[{self._tokens[part]}]>" if part in self._tokens else _string(part)
 
 
 def _string(text: str) -> str:

@@ -4,7 +4,7 @@ A schema is narrowed, and never widened, where a model would otherwise write wit
 validator would refuse what the grammar library lets through:
 
 * Objects hold the properties they name. By the letter of JSON Schema any other may follow where
-  ``additionalProperties`` is not given; a model free to invent some goes on inventing.
+  ``additionalProperties`` is not given; a model free to invent some keeps inventing.
 * Integers are those that every JSON reader holds exactly (I-JSON, RFC 7493), and numbers are below
   1e15 with nine decimals; a model that repeats itself writes digits for ever.
 * Dates and times exist. The library also takes February 29 of any year, the year 0, leap seconds
@@ -97,7 +97,7 @@ def _checked(schema: Schema) -> tuple[str, str]:
 
 def _refusal(whose: str, reason: str) -> str:
     return (
-        f"{whose} can't be enforced as it stands: {reason[:400]}; leave that out and check the "
+        f"{whose} can't be enforced as it is: {reason[:400]}; leave that out and check the "
         "answer for it, or say it in other keywords"
     )
 
@@ -173,8 +173,8 @@ def _closable(schema: Schema) -> bool:
 def _changed(schema: Schema, change: Callable[[Schema], Schema]) -> Schema:
     """Return a schema in which each one, the inner ones first, is what ``change`` returns for it.
 
-    ``change`` gets a copy that it may write to. Values that stand for themselves, as in ``const``,
-    and names of properties are no schemas.
+    ``change`` gets a copy that it may write to. Literal values, as in ``const``, and names of
+    properties are no schemas.
     """
 
     def part(key: str, value: object) -> object:

@@ -98,7 +98,7 @@ OUR_FORM = CallForm(
 
 @dataclass(frozen=True, slots=True)
 class FoundCalls:
-    """Calls as they stand in a text.
+    """Calls found in a text.
 
     Args:
         calls: names and arguments of those that are whole.
@@ -143,7 +143,7 @@ def _pattern(*parts: str) -> re.Pattern[str]:
 
 
 def measured_form(render: Render, ends: Sequence[str]) -> tuple[CallForm, bool] | None:
-    """Return how a chat template writes calls, and whether it wants arguments as text.
+    """Return how a chat template writes calls, and whether it takes arguments as text.
 
     None where the template does not show tools to the model, or writes calls in a way that is not
     a name followed by a JSON object.

@@ -7,7 +7,8 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Any
+
+from transformers import PreTrainedTokenizerBase
 
 from selfextend_rag.text.detokenize import Detokenizer
 
@@ -20,7 +21,7 @@ class Encoded:
         ids: the tokens.
         ends: for each token the character before which it ends, never falling; the first starts at
             0 and every other where the one before it ends, so a token that holds the rest of a
-            character has none. None when it can't be told.
+            character has none. None when it is unknown.
     """
 
     ids: list[int] = field(default_factory=list)
@@ -47,7 +48,7 @@ class TextCodec:
         tokenizer: a tokenizer of transformers.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
         # Fast tokenizers keep options of the last call in shared state.
         self._lock = threading.Lock()
@@ -67,7 +68,7 @@ class TextCodec:
 
         Args:
             text: the text.
-            after: what stands before it, if it does not begin there; its tokens are left out. So
+            after: what comes before it, if it does not begin there; its tokens are left out. So
                 a continuation gets no space of a beginning.
 
         Raises:
@@ -89,9 +90,9 @@ class TextCodec:
         first, *others = _broken_up(text, self.control)
         encoded = self._after(first, after, as_text=True, ends=ends)
         start = len(first)
-        for piece in others:
-            encoded.append(self._encode(piece, as_text=True, ends=ends), start)
-            start += len(piece)
+        for part in others:
+            encoded.append(self._encode(part, as_text=True, ends=ends), start)
+            start += len(part)
         if not self._forbidden.isdisjoint(encoded.ids):
             raise ValueError(
                 "a document holds the text of a control token, and the vocabulary has no other "
@@ -101,17 +102,18 @@ class TextCodec:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of token ids, without special tokens."""
-        with self._lock:
-            return self.tokenizer.decode(
-                list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
-            )
+        return self._decode(ids, skip=True)
 
     def decode_raw(self, ids: Sequence[int]) -> str:
         """Return the text of token ids, special tokens written out."""
+        return self._decode(ids, skip=False)
+
+    def _decode(self, ids: Sequence[int], *, skip: bool) -> str:
         with self._lock:
-            return self.tokenizer.decode(
-                list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
+            text = self.tokenizer.decode(
+                list(ids), skip_special_tokens=skip, clean_up_tokenization_spaces=False
             )
+        return str(text)
 
     def _after(self, text: str, after: str, *, as_text: bool, ends: bool) -> Encoded:
         if not text:
@@ -153,11 +155,11 @@ class TextCodec:
     def _decoded_ends(self, ids: list[int], text: str) -> list[int] | None:
         """Find where tokens end by decoding them; None unless that gives the text back."""
         detokenizer = Detokenizer(self.decode)
-        pieces = [detokenizer.push(token) for token in ids]
+        texts = [detokenizer.push(token) for token in ids]
         rest = detokenizer.finish()
-        if not pieces or "".join(pieces) + rest != text:
+        if not texts or "".join(texts) + rest != text:
             return None
-        ends = list(accumulate(len(piece) for piece in pieces))
+        ends = list(accumulate(map(len, texts)))
         ends[-1] = len(text)
         return ends
 
@@ -177,7 +179,7 @@ def _around(text: str, place: int) -> str:
     return text[max(0, place - 20) : place + 20]
 
 
-def _control_tokens(tokenizer: Any) -> dict[str, int]:
+def _control_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     template = tokenizer.chat_template or ""
     written = template if isinstance(template, str) else "".join(template.values())
     return {
@@ -188,10 +190,10 @@ def _control_tokens(tokenizer: Any) -> dict[str, int]:
 
 
 def _broken_up(text: str, control: re.Pattern[str]) -> list[str]:
-    """Return the text in pieces, none of which holds a control token longer than a character."""
-    pieces = []
+    """Return the text in parts, none of which holds a control token longer than a character."""
+    parts = []
     while found := control.search(text):
         border = found.start() + 1
-        pieces.append(text[:border])
+        parts.append(text[:border])
         text = text[border:]
-    return [*pieces, text]
+    return [*parts, text]

@@ -11,9 +11,9 @@ _UNFINISHED = "\ufffd"
 class Detokenizer:
     """Turns the tokens of one answer into text that can be shown at once.
 
-    The pieces joined are the text of all tokens, cut before the stop text that was complete first.
-    Where a piece ends says nothing: text is held back while it may turn out to belong to a
-    character or a stop text.
+    The texts joined are the text of all tokens, cut before the stop text that was complete first.
+    Where one ends means nothing: text is held back while it may still belong to a character or a
+    stop text.
 
     Args:
         decode: token ids to text, special tokens left out.
@@ -76,7 +76,7 @@ class Detokenizer:
 
 
 class StopTexts:
-    """Finds the stop text that is complete first in a text that comes in pieces.
+    """Finds the stop text that is complete first in a text that arrives in chunks.
 
     Where several are complete at the same character, the longest counts.
     """

@@ -19,7 +19,7 @@ class Prompt:
     Args:
         tokens: all of it, titles and what the template writes included.
         ranges: which part of a document each token holds; None without documents, if the tokenizer
-            does not tell, or if the chat template changes what it is given.
+            does not report it, or if the chat template changes what it is given.
         media: images that belong between the tokens; there are none yet.
     """
 

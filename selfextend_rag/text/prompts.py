@@ -15,14 +15,16 @@ Chat form: one user message, ``{documents}``, the instruction and ``Question: {q
 lines between them, rendered by the model's own template.
 
 Several documents are joined by blank lines, each with ``# {title}`` above it; see ``packing``. A
-single document stands without its title. White space at the end of a document is left out.
+single document has no title above it. White space at the end of a document is left out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
+
+from transformers import PreTrainedTokenizerBase
 
 from selfextend_rag.documents import Document
 from selfextend_rag.text.calls import OUR_FORM, CallForm, measured_form, takes_system_text
@@ -61,7 +63,7 @@ class PromptBuilder:
         tokenizer: a tokenizer of transformers.
         form: ``"chat"`` uses its chat template, ``"plain"`` does not, ``"auto"`` does if there is
             one.
-        instruction: stands between documents and question in the chat form; may be empty.
+        instruction: goes between documents and question in the chat form; may be empty.
         template_options: variables for the chat template, such as ``enable_thinking``.
 
     Raises:
@@ -70,11 +72,11 @@ class PromptBuilder:
 
     def __init__(
         self,
-        tokenizer: Any,
+        tokenizer: PreTrainedTokenizerBase,
         *,
         form: PromptForm = "auto",
         instruction: str = INSTRUCTION,
-        template_options: Mapping[str, Any] | None = None,
+        template_options: Mapping[str, object] | None = None,
     ) -> None:
         if form not in ("auto", "chat", "plain"):
             raise ValueError(f'form must be "auto", "chat" or "plain", got {form!r}')
@@ -91,16 +93,16 @@ class PromptBuilder:
 
     @property
     def answer_stops(self) -> tuple[str, ...]:
-        """Return what ends an answer to a question, beside the end token.
+        """Return what ends an answer to a question, besides the end token.
 
-        A line end in the plain form, in which models go on with further questions of their own.
+        A line end in the plain form, in which models continue with questions of their own.
         """
         return () if self.chat else ("\n",)
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """Return all that decides how documents and questions become tokens, as JSON values.
 
-        Two builders of equal identity, on equal tokenizers, can go on with each other's documents.
+        Two builders of equal identity, on equal tokenizers, can continue each other's documents.
         """
         samples = [Document.from_text("One.", title="A"), Document.from_text("Two.")]
         return {
@@ -152,7 +154,7 @@ class PromptBuilder:
 
     @property
     def call_form(self) -> CallForm:
-        """Return how the model writes calls of tools: as its template does, or as it is told."""
+        """Return how the model writes calls of tools: as its template does, or in ours."""
         return self._native_calls[0] if self._native_calls else OUR_FORM
 
     @cached_property
@@ -169,7 +171,7 @@ class PromptBuilder:
     def prompt(self, prompt: str | Sequence[Message], tools: Sequence[Tool] = ()) -> list[int]:
         """Return the tokens of a text or a conversation.
 
-        A text is one user message to a chat model; in the plain form it is continued as it stands.
+        A text is one user message to a chat model; in the plain form it is continued as it is.
         Where a chat template writes no system text, it begins the first user message. In the plain
         form a conversation is written as the system's text and then, for each user
         message and its reply, ``Question: ...`` and ``Answer: ...``; so is a text with tools.
@@ -220,7 +222,7 @@ class PromptBuilder:
 
     @cached_property
     def _native_calls(self) -> tuple[CallForm, bool] | None:
-        """Return the template's own form of calls, and whether it wants arguments as text."""
+        """Return the template's own form of calls, and whether it takes arguments as text."""
         if not self.chat:
             return None
         end = self.codec.tokenizer.eos_token

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 
 from jinja2 import Environment, TemplateError
@@ -87,10 +87,10 @@ class ChatTemplate:
             ValueError: the template does not take them; the message quotes its error.
         """
         options = {"add_generation_prompt": True, **self.options, **more}
+        # Its own type knows neither parts of messages nor variables of templates.
+        apply: Callable[..., object] = self._codec.tokenizer.apply_chat_template
         try:
-            return self._codec.tokenizer.apply_chat_template(
-                list(messages), tokenize=False, **options
-            )
+            return str(apply(list(messages), tokenize=False, **options))
         except TemplateError as error:
             raise ValueError(
                 f"the chat template does not take these messages: {error}; change their roles or "
@@ -113,13 +113,13 @@ class ChatTemplate:
             return self._codec.encoded(rendered, after=after, as_text=False, ends=ends)
         encoded = Encoded()
         start = 0
-        for piece, is_control in _pieces(rendered, self._codec.control):
-            text = piece if is_control else self.unguarded(piece)
+        for part, is_control in _parts(rendered, self._codec.control):
+            text = part if is_control else self.unguarded(part)
             if is_control:
-                part = Encoded([self._codec.control_ids[piece]], [len(piece)])
+                tokens = Encoded([self._codec.control_ids[part]], [len(part)])
             else:
-                part = self._codec.encoded(text, after="" if encoded.ids else after, ends=ends)
-            encoded.append(part, start)
+                tokens = self._codec.encoded(text, after="" if encoded.ids else after, ends=ends)
+            encoded.append(tokens, start)
             start += len(text)
         return encoded
 
@@ -159,11 +159,11 @@ def refuse_losses(messages: Sequence[Message], rendered: str) -> None:
             )
 
 
-def _pieces(text: str, control: re.Pattern[str]) -> list[tuple[str, bool]]:
+def _parts(text: str, control: re.Pattern[str]) -> list[tuple[str, bool]]:
     """Return the text between control tokens, and those, in order; empty ones left out."""
-    pieces: list[tuple[str, bool]] = []
+    parts: list[tuple[str, bool]] = []
     start = 0
     for found in control.finditer(text):
-        pieces += [(text[start : found.start()], False), (found[0], True)]
+        parts += [(text[start : found.start()], False), (found[0], True)]
         start = found.end()
-    return [(piece, is_control) for piece, is_control in [*pieces, (text[start:], False)] if piece]
+    return [(part, is_control) for part, is_control in [*parts, (text[start:], False)] if part]

@@ -33,7 +33,7 @@ class ToolCall:
     """One call that a model asks for.
 
     Args:
-        id: tells it from every other call; the message with the result names it.
+        id: unique to the call; the message with its result names it.
         name: the tool.
         arguments: what to call it with; valid for its schema.
     """

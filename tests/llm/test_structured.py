@@ -69,8 +69,8 @@ def test_a_tool_that_must_be_called_is_called(bundled):
 
 def test_free_text_stays_text_when_tools_may_be_called(bundled):
     with bundled.stream(f"{DOCUMENT} {QUESTION}", tools=TOOLS, max_new_tokens=40) as stream:
-        pieces = list(stream)
-    assert "".join(pieces) == stream.answer.text
+        chunks = list(stream)
+    assert "".join(chunks) == stream.answer.text
     assert stream.answer.tool_calls == ()
     assert stream.answer.finish_reason == "stop"
 
@@ -112,8 +112,8 @@ def test_json_is_the_same_streamed_read_before_and_read_with_the_question(bundle
     reading = bundled.read(DOCUMENT)
     asked = reading.ask(QUESTION, json_schema=schema, max_new_tokens=40)
     with reading.stream(QUESTION, json_schema=schema, max_new_tokens=40) as stream:
-        pieces = list(stream)
-    assert "".join(pieces) == stream.answer.text == asked.text
+        chunks = list(stream)
+    assert "".join(chunks) == stream.answer.text == asked.text
     whole = f"{DOCUMENT}\n\nQuestion: {QUESTION}\nAnswer:"
     first, again = (bundled.generate(whole, json_schema=schema, max_new_tokens=40) for _ in "ab")
     assert first.text == again.text == asked.text

@@ -40,7 +40,7 @@ HISTORY = [
 
 
 class Family:
-    """A model of a family that says what it is told to."""
+    """A model of a family that says what it is scripted to."""
 
     def __init__(self, name):
         self.tokenizer = family(name)
@@ -48,7 +48,7 @@ class Family:
         self.llm = LongContextLLM(self.model, self.tokenizer, prefix_cache_bytes=0)
 
     def says(self, text, prompt="Open the door", **options):
-        """The answer, and its pieces, of a model that wants to say a text."""
+        """The answer, and its chunks, of a model that wants to say a text."""
         said = self.tokenizer.encode(text, add_special_tokens=False)
         said.append(self.tokenizer.eos_token_id)
         options = {"tools": TOOLS, "max_new_tokens": 300, **options}
@@ -56,8 +56,8 @@ class Family:
         probe = self.llm.generate(prompt, **{**options, "max_new_tokens": 1})
         self.model.script(said, probe.usage.prompt_tokens)
         with self.llm.stream(prompt, **options) as stream:
-            pieces = list(stream)
-        assert "".join(pieces) == stream.answer.text
+            chunks = list(stream)
+        assert "".join(chunks) == stream.answer.text
         return stream.answer
 
 
@@ -137,7 +137,7 @@ def test_several_calls_come_in_one_answer_where_the_template_takes_them(name, mo
 
 def test_a_call_cut_off_by_the_budget_is_no_call(name, model):
     answer = model.says(IN_FORM[name], max_new_tokens=len(IN_FORM[name]) - 20)
-    if answer.finish_reason == "tool_calls":  # tags that are one token leave room enough
+    if answer.finish_reason == "tool_calls":  # tags that are one token leave space enough
         answer = model.says(IN_FORM[name], max_new_tokens=len(IN_FORM[name]) - 45)
     assert answer.tool_calls == ()
     assert answer.finish_reason == "length"

@@ -40,7 +40,7 @@ REFUSED = {
 
 
 def takes(schema, value, **options):
-    """Whether an answer held to the schema could be this value."""
+    """Whether an answer constrained to the schema could be this value."""
     text = value if options.pop("as_text", False) else json.dumps(value, ensure_ascii=False)
     constraint = GRAMMARS.compiled(json_grammar(schema, **options), (1,)).start()
     ids = TOKENIZER.encode(text, add_special_tokens=False)
@@ -69,7 +69,7 @@ def test_a_feature_lets_through_what_is_valid_and_nothing_else(feature):
 def test_what_can_not_be_enforced_is_refused_by_name(feature, named):
     with pytest.raises(SchemaError, match=named) as refused:
         json_grammar(FEATURES[feature][0])
-    assert "can't be enforced as it stands" in str(refused.value)
+    assert "can't be enforced as it is" in str(refused.value)
     assert "leave that out" in str(refused.value)
 
 

@@ -1,4 +1,4 @@
-"""The pieces of a streamed answer against decoding all of it at once."""
+"""The chunks of a streamed answer against decoding all of it at once."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def encode(text):
     return BYTES.encode(text, add_special_tokens=False)
 
 
-def pieces_of(detokenizer, tokens):
-    pieces = []
+def chunks_of(detokenizer, tokens):
+    chunks = []
     for token in tokens:
-        pieces.append(detokenizer.push(token))
+        chunks.append(detokenizer.push(token))
         if detokenizer.stopped:
             break
-    return [*pieces, detokenizer.finish()]
+    return [*chunks, detokenizer.finish()]
 
 
 def cut(text, stops):
@@ -48,23 +48,23 @@ def cut(text, stops):
 @example("aaab", ["aab", "b"])
 @example("ab", ["abc", "b"])
 @settings(max_examples=300, deadline=None)
-def test_the_pieces_joined_are_the_text_cut_at_the_first_stop(text, stops):
-    assert "".join(pieces_of(Detokenizer(decode, stops), encode(text))) == cut(text, stops)
+def test_the_chunks_joined_are_the_text_cut_at_the_first_stop(text, stops):
+    assert "".join(chunks_of(Detokenizer(decode, stops), encode(text))) == cut(text, stops)
 
 
 @given(st.lists(st.integers(0, 260), max_size=14), stops)
 @settings(max_examples=300, deadline=None)
 def test_bytes_that_are_no_text_come_out_as_decoding_them_at_once_does(tokens, stops):
     expected = cut(decode(tokens), stops)
-    pieces = pieces_of(Detokenizer(decode, stops), tokens)
-    assert "".join(pieces) == expected
+    chunks = chunks_of(Detokenizer(decode, stops), tokens)
+    assert "".join(chunks) == expected
 
 
 @given(texts)
 @settings(deadline=None)
-def test_no_piece_ends_within_a_character(text):
-    pieces = pieces_of(Detokenizer(decode), encode(text))
-    assert not any("\ufffd" in piece for piece in pieces)
+def test_no_chunk_ends_within_a_character(text):
+    chunks = chunks_of(Detokenizer(decode), encode(text))
+    assert not any("\ufffd" in chunk for chunk in chunks)
 
 
 @given(texts, stops.filter(bool))
@@ -93,7 +93,7 @@ def test_text_is_shown_as_soon_as_it_is_certain():
 @settings(deadline=None)
 def test_leading_space_is_left_out_before_stop_texts_are_looked_for(text):
     detokenizer = Detokenizer(decode, ["\n"], skip_leading_space=True)
-    assert "".join(pieces_of(detokenizer, encode(text))) == cut(text.lstrip(), ["\n"])
+    assert "".join(chunks_of(detokenizer, encode(text))) == cut(text.lstrip(), ["\n"])
 
 
 def test_after_a_stop_nothing_comes():
@@ -109,7 +109,7 @@ tokens_of_words = st.lists(st.sampled_from([[1], [2], [3], [4], [5], [6, 7]]), m
 
 @given(tokens_of_words)
 @settings(max_examples=200, deadline=None)
-def test_word_start_spaces_and_byte_tokens_of_sentencepiece_vocabularies(tokens):
+def test_word_start_spaces_and_byte_tokens_of_sentencechunk_vocabularies(tokens):
     """Such a decoder drops the first space, and makes a character of two byte tokens.
 
     It also undoes a whole row of byte tokens when the last of them is wrong, which no stream can
@@ -124,14 +124,14 @@ def test_word_start_spaces_and_byte_tokens_of_sentencepiece_vocabularies(tokens)
          decoders.Strip(" ", 1, 0)]
     )  # fmt: skip
     flat = [token for word in tokens for token in word]
-    pieces = pieces_of(Detokenizer(backend.decode, ["the"]), flat)
-    assert "".join(pieces) == cut(backend.decode(flat), ["the"])
-    assert not any("\ufffd" in piece for piece in pieces)
+    chunks = chunks_of(Detokenizer(backend.decode, ["the"]), flat)
+    assert "".join(chunks) == cut(backend.decode(flat), ["the"])
+    assert not any("\ufffd" in chunk for chunk in chunks)
 
 
 @given(texts, stops, st.lists(st.integers(0, 12), max_size=4))
 @settings(max_examples=200, deadline=None)
-def test_where_the_pieces_are_cut_does_not_matter(text, stops, cuts):
+def test_where_the_chunks_are_cut_does_not_matter(text, stops, cuts):
     whole, matcher = [], StopTexts(stops)
     borders = sorted({0, len(text), *(c for c in cuts if c < len(text))})
     for start, end in pairwise(borders):

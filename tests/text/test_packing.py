@@ -71,7 +71,7 @@ documents = st.lists(
 )
 
 
-def pieces(packed, number):
+def slices(packed, number):
     """The ranges of one document, in the order of its tokens."""
     found = (packed.ranges.of(token) for token in range(len(packed.tokens)))
     return [(start, end) for document, start, end in filter(None, found) if document == number]
@@ -89,7 +89,7 @@ def test_the_ranges_joined_are_the_documents(name, documents):
         place = 0
         if builder.chat and len(documents) == 1:  # its template trims the message
             place = len(document.text) - len(document.text.lstrip())
-        for start, end in pieces(packed, number):
+        for start, end in slices(packed, number):
             assert start == place
             place = end
         assert place == len(document.text.rstrip())
@@ -169,7 +169,7 @@ def test_white_space_before_a_document_is_not_taken_for_the_template_s_own(space
     if not trims:
         tokenizer.chat_template = tokenizer.chat_template.replace(" | trim", "")
     packed = PromptBuilder(tokenizer).packed([Document.from_text(space + rest)])
-    found = pieces(packed, 0)
+    found = slices(packed, 0)
     assert found[0][0] == (len(space) if trims else 0)
     assert found[-1][1] == len((space + rest).rstrip())
     assert [end for _, end in found[:-1]] == [start for start, _ in found[1:]]
@@ -183,7 +183,7 @@ def test_ranges_follow_a_template_s_date():
     tokenizer.chat_template = "10 May: {{ messages[0].content }}"
     now = PromptBuilder(tokenizer).packed(document)
     moved = now.ranges.within_other(now.tokens, then.tokens)
-    assert pieces(Prompt(then.tokens, moved), 0) == pieces(then, 0)
+    assert slices(Prompt(then.tokens, moved), 0) == slices(then, 0)
     assert len(moved) == len(then.tokens)
     assert now.ranges.within_other(now.tokens, then.tokens[:-1]) is None
 
@@ -237,4 +237,4 @@ def test_an_added_token_is_one_range():
     tokenizer = byte_tokenizer()
     tokenizer.add_tokens([AddedToken("Babel")])
     packed = PromptBuilder(tokenizer).packed([Document.from_text("a Babel!")])
-    assert pieces(packed, 0) == [(0, 1), (1, 2), (2, 7), (7, 8)]
+    assert slices(packed, 0) == [(0, 1), (1, 2), (2, 7), (7, 8)]
