@@ -201,8 +201,8 @@ def vocabulary_of(tokenizer: PreTrainedTokenizerBase, ends: tuple[int, ...]) -> 
     within = [end for end in ends if end < known]
     if not within:
         raise SchemaError(
-            "an answer constrained by a grammar needs a token of the vocabulary that ends it, and neither "
-            "model nor tokenizer names one; pass stop_token_ids"
+            "an answer constrained by a grammar needs a token of the vocabulary that ends it, and "
+            "neither model nor tokenizer names one; pass stop_token_ids"
         )
     try:
         return from_tokenizer(tokenizer, eos_token=within)
