@@ -5,8 +5,8 @@
 The bundled model reads a real document of about 16 thousand tokens; each round reads it anew, asks
 a question, asks a second one, saves the reading, loads it in place of reading, and asks again. The
 ratios are medians over the rounds, each within its own round. Then 16 questions are asked of
-readings of several lengths, one by one and as a batch, in turn, with answers of 16 tokens each and
-without evidence. ``--json FILE`` writes what is printed.
+readings of several lengths, one by one and as a batch, alternately, with answers of 16 tokens each,
+without evidence and with it. ``--json FILE`` writes what is printed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 import torch
 import transformers
 
-from selfextend_rag import LongContextLLM
+from selfextend_rag import Answer, LongContextLLM
 
 DOCUMENT = Path(__file__).parent.parent / "examples" / "documents" / "genesis.txt"
 QUESTIONS = ("What is the name of the fourth river?", "What is the name of the second river?")
@@ -78,27 +78,38 @@ def measured(text: str, folder: Path) -> dict[str, float]:
     }
 
 
-def batch(llm: LongContextLLM, tokens: int, rounds: int) -> dict[str, Any]:
-    """Sixteen answers one by one and in a batch; the ratio is the median of pairs in turn."""
+def batch(llm: LongContextLLM, tokens: int, rounds: int, *, evidence: bool) -> dict[str, Any]:
+    """Sixteen answers one by one and in a batch; the ratio is the median of alternate pairs."""
     reading = llm.read(document(llm, tokens))
     options: dict[str, Any] = {"max_new_tokens": 16, "stop": (), "stop_token_ids": ()}
-    reading.ask_batch(SIXTEEN[:2], **options)  # grouped keys are made, the model is measured
-    pairs, same = [], 0
+    reading.ask_batch(
+        SIXTEEN[:2], evidence=evidence, **options
+    )  # grouped keys are made, the model is measured
+    pairs, same, spans = [], 0, 0
     for _ in range(rounds):
         one_by_one, alone = seconds(
-            lambda: [reading.ask(question, evidence=False, **options) for question in SIXTEEN]
+            lambda: [reading.ask(question, evidence=evidence, **options) for question in SIXTEEN]
         )
-        together, answers = seconds(lambda: reading.ask_batch(SIXTEEN, **options))
+        together, answers = seconds(
+            lambda: reading.ask_batch(SIXTEEN, evidence=evidence, **options)
+        )
         pairs.append((one_by_one, together))
         same += sum(a.text == b.text for a, b in zip(alone, answers, strict=True))
+        spans += sum(passages(a) == passages(b) for a, b in zip(alone, answers, strict=True))
     return {
         "tokens": reading.plan.prompt_tokens,
         "group_size": reading.plan.group_size,
+        "evidence": evidence,
         "one_by_one": statistics.median(pair[0] for pair in pairs),
         "together": statistics.median(pair[1] for pair in pairs),
         "times_faster": statistics.median(pair[0] / pair[1] for pair in pairs),
         "equal_answers": f"{same} of {len(SIXTEEN) * rounds}",
+        "equal_spans": f"{spans} of {len(SIXTEEN) * rounds}",
     }
+
+
+def passages(answer: Answer) -> list[tuple[str, int, int]]:
+    return [(one.document_id, one.start, one.end) for one in answer.evidence]
 
 
 def main() -> None:
@@ -126,8 +137,11 @@ def main() -> None:
             ),
         },
         "sixteen_answers": [
-            batch(LongContextLLM.bundled(max_group_size=128), tokens, args.rounds)
+            batch(
+                LongContextLLM.bundled(max_group_size=128), tokens, args.rounds, evidence=evidence
+            )
             for tokens in BATCH_LENGTHS
+            for evidence in (False, True)
         ],
         "rounds": args.rounds,
         "threads": args.threads,
