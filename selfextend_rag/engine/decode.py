@@ -1,7 +1,7 @@
 """The decode loop: prompts are read, then every step makes a token of each answer that runs.
 
-A single answer is a loop over one row. Where the keys of an answer are while it runs is the affair
-of `OneByOne`, in a cache of its own or borrowed, or `Together`, as a row beside others.
+A single answer is a loop over one row. `OneByOne` gives an answer a cache to itself, its own or a
+borrowed one; `Together` keeps the keys of several as rows behind a shared prefix.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ class GenerationSettings:
         seed: makes sampling repeatable; None draws a new one each time. No global state is used.
         stop: texts that end the answer, themselves left out; one string or several. They act
             where tokens become text, in ``llm``, and may begin and end anywhere within tokens.
-        stop_token_ids: tokens that end the answer, themselves left out; None stands for those
+        stop_token_ids: tokens that end the answer, themselves left out; None for those that
             the model names as its end.
 
     Raises:
@@ -105,7 +105,7 @@ class TokenConstraint(Protocol):
         """Return scores ``[1, V]`` with ``-inf`` for every token that may not come next.
 
         Raises:
-            SelfExtendError: no token may come next, or the constraint can't go on.
+            SelfExtendError: no token may come next, or the constraint can't continue.
         """
         ...
 

@@ -43,7 +43,7 @@ class Job(Generic[T]):
         cancelled: Cancelled = None,
     ) -> None:
         self.outcome: Future[T] = Future()
-        self.outcome.set_running_or_notify_cancel()  # whoever waits can't cancel it for others
+        self.outcome.set_running_or_notify_cancel()  # one that waits can't cancel it for others
         self.stopped = threading.Event()
         self._worker = worker
         self._work: Callable[[Callable[[], bool]], T] | None = work

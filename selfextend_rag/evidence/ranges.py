@@ -72,7 +72,7 @@ class TokenRanges:
             stops: the character after its last.
 
         Returns:
-            None if one token holds parts of two documents, which nothing can tell apart.
+            None if one token holds parts of two documents, which can't be separated.
         """
         last = np.asarray(ends, dtype=np.int64)
         first = np.concatenate([np.zeros(1, np.int64), last[:-1]]) if len(last) else last

@@ -18,7 +18,7 @@ from selfextend_rag.cache import FullLayer, QuantisedLayer, RowsCache, RowsLayer
 from selfextend_rag.model import AttentionCall, observed
 
 _AT_ONCE = 64  # queries of a long answer that are weighed together
-_SPARE = 16  # of the latest queries, which may turn out to be no part of the answer
+_SPARE = 16  # of the latest queries, which may prove to be no part of the answer
 
 
 class AttentionWatch:
@@ -289,7 +289,7 @@ class _WatchedLayer:
 
 
 def _unsupported_reason(call: AttentionCall) -> str:
-    """Return why the weights of a call can't be told from its queries and keys, if they can't."""
+    """Return why the weights of a call don't follow from its queries and keys, if they don't."""
     if len(call.query) != 1:
         return f"{len(call.query)} rows"
     per_head = call.mask is not None and call.mask.ndim == 4 and call.mask.shape[1] > 1

@@ -286,7 +286,7 @@ class Reading:
         )
 
     def _sources(self) -> Sources | None:
-        """Return what tokens hold of the documents; None if the tokenizer does not tell."""
+        """Return what tokens hold of the documents; None if the tokenizer does not say."""
         if self._packed is None:
             self._packed = self._runner.prompts.packed(self.documents)
         ranges, read = self._packed.ranges, self._prefix.tokens
