@@ -20,6 +20,15 @@ _SUFFIX = ".tmp"
 _STALE_SECONDS = 3600  # no writer pauses so long; its temporary file was left by a killed one
 
 
+def user_folder(name: str) -> Path:
+    """Return the folder of what is kept from run to run; it may not exist.
+
+    ``$SELFEXTEND_RAG_HOME/<name>``, by default in ``~/.cache/selfextend-rag``.
+    """
+    home = os.environ.get("SELFEXTEND_RAG_HOME") or "~/.cache/selfextend-rag"
+    return Path(home).expanduser() / name
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Yield a file that takes the place of ``path`` when the block ends well."""

@@ -19,13 +19,12 @@ from torch import Tensor
 from selfextend_rag.cache import Row, SelfExtendCache
 from selfextend_rag.cache.rewind import has_state, start_recording
 from selfextend_rag.cache.store import PrefixStore
-from selfextend_rag.engine.pieces import pieces_objection, refuse_pieces
 from selfextend_rag.engine.prefix import CachedPrefix
 from selfextend_rag.engine.rows import behind, step
 from selfextend_rag.engine.run import FinishReason, Run, Tally, Usage
 from selfextend_rag.engine.sampling import GenerationSettings, Sampler, TokenConstraint
 from selfextend_rag.errors import GenerationCancelled, SelfExtendError
-from selfextend_rag.model import switched
+from selfextend_rag.model import continuation_reason, refuse_chunks, switched
 from selfextend_rag.positions import SelfExtend
 
 if TYPE_CHECKING:
@@ -201,7 +200,7 @@ def _tokens(
             answers[0].tally.start()
             observer = run.observer
             watching = nullcontext() if observer is None else observer.watching(engine.model)
-            with switched(engine.model, keys.ready()), watching:
+            with switched(engine.model, keys.ready(), run.cancelled), watching:
                 yield from _steps(answers, keys, run, at_once)
     except GenerationCancelled:
         pass  # the reasons say it
@@ -356,8 +355,11 @@ class OneByOne(_Keys):
         new = engine.new_cache(answer.longest)
         step = self.chunk_size or engine.chunk_size
         if 1 < step < len(tokens):
-            refuse_pieces(engine, f"set chunk_size to {len(tokens)} to read it at once")
-        if self._reuse is None or pieces_objection(engine):
+            instead = f"set chunk_size to {len(tokens)} to read it at once"
+            refuse_chunks(engine.model, self._settings, instead, self.run.cancelled)
+        if self._reuse is None or continuation_reason(
+            engine.model, self._settings, self.run.cancelled
+        ):
             self._reuse = None
             return new
         found, answer.tally.cached_tokens, self._state = self._reuse.take(

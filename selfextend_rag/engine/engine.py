@@ -16,12 +16,11 @@ from selfextend_rag.cache.persist import Snapshot, snapshot
 from selfextend_rag.cache.rewind import start_recording
 from selfextend_rag.cache.store import PrefixStore
 from selfextend_rag.engine.decode import Answers, BatchPrompt, Generation, OneByOne, Together
-from selfextend_rag.engine.pieces import refuse_pieces
 from selfextend_rag.engine.prefix import CachedPrefix
 from selfextend_rag.engine.run import Cancelled, Observer, Progress, Reserve, Run, is_cancelled
 from selfextend_rag.engine.sampling import GenerationSettings, TokenConstraint
 from selfextend_rag.errors import GenerationCancelled, UnsupportedModelError
-from selfextend_rag.model import lock_of, switched
+from selfextend_rag.model import lock_of, refuse_chunks, switched
 from selfextend_rag.positions import SelfExtend
 
 
@@ -89,11 +88,12 @@ class Engine:
         with self.lock.hold(run.cancelled) as held:
             if not held:
                 raise GenerationCancelled(0, len(tokens))
-            refuse_pieces(self, "give document and question to generate, as one prompt")
+            instead = "give document and question to generate, as one prompt"
+            refuse_chunks(self.model, settings, instead, run.cancelled)
             cache = self.new_cache(max(capacity, len(tokens)))
             if run.reserve is not None:
                 run.reserve(cache)
-            with switched(self.model, settings):
+            with switched(self.model, settings, run.cancelled):
                 self.feed(tokens, 0, cache, run, chunk_size)
                 state = model_state(self.model)
         start_recording(cache)  # sliding layers keep what they need to be cut back

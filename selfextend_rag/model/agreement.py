@@ -8,7 +8,15 @@ from torch import Tensor
 # Of the largest logit: far above what another order of sums does, far below a wrong position.
 _TOLERANCE = 1e-3  # in float64 too: stock models rotate in float32 at most
 LOW_PRECISION_TOLERANCE = 0.15
-FAILURES = (ValueError, TypeError, RuntimeError, IndexError, AttributeError, KeyError)
+FAILURES = (
+    ValueError,
+    TypeError,
+    RuntimeError,
+    IndexError,
+    AttributeError,
+    KeyError,
+    AssertionError,  # some models check their arguments so
+)
 """What a model may raise that can't be run in some way."""
 
 

@@ -136,7 +136,7 @@ def attention_forward(
     asked = {"scaling": scaling, "softcap": softcap, "s_aux": s_aux, **kwargs}
     tell_observer(module, query, key, attention_mask, binding, asked)
     if binding is None:
-        return _previous_attention(
+        return previous_attention(
             module, query, key, value, attention_mask, previous=previous, scaling=scaling,
             dropout=dropout, softcap=softcap, s_aux=s_aux, **kwargs,
         )  # fmt: skip
@@ -253,7 +253,7 @@ def _previous_mask(previous: str) -> Callable[..., Any]:
     return ALL_MASK_ATTENTION_FUNCTIONS[previous]
 
 
-def _previous_attention(
+def previous_attention(
     module: nn.Module,
     query: Tensor,
     key: Tensor,

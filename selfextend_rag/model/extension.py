@@ -9,10 +9,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from selfextend_rag.attention import Impl
@@ -20,18 +21,29 @@ from selfextend_rag.cache.identity import rotary_state
 from selfextend_rag.errors import UnsupportedModelError
 from selfextend_rag.model.attention_fn import BINDING, Binding, implementation_name
 from selfextend_rag.model.hooks import ConsecutivePositions, RawPositions
-from selfextend_rag.model.inspection import Inspection, inspect_model
+from selfextend_rag.model.inspection import Inspection, inspect_model, recalled, sample_tokens
+from selfextend_rag.model.known import recall, remember
 from selfextend_rag.model.lock import lock_of
-from selfextend_rag.model.probe import configs, set_implementation
+from selfextend_rag.model.probe import attention_implementations, configs, set_implementation
 from selfextend_rag.model.report import SupportReport
 from selfextend_rag.model.tiny import sketch
-from selfextend_rag.model.verify import difference, logits_of
+from selfextend_rag.model.verify import (
+    TOKENS,
+    Cancelled,
+    Runner,
+    evaluating,
+    measured_continuation,
+    never,
+    whole_logits,
+)
 from selfextend_rag.positions import SelfExtend
 
 _STATE = "_self_extend_previous"
 _lock = threading.RLock()
 # What was found, and the rotary frequencies that it was found with: a model may be given others.
 _inspections: WeakKeyDictionary[nn.Module, tuple[Any, Inspection]] = WeakKeyDictionary()
+_continuations: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
+_stock: WeakKeyDictionary[nn.Module, Tensor] = WeakKeyDictionary()  # logits of the sample tokens
 
 
 def extend(model: PreTrainedModel, settings: SelfExtend, *, impl: Impl = "auto") -> None:
@@ -92,7 +104,9 @@ def extended(
 
 
 @contextmanager
-def switched(model: PreTrainedModel, settings: SelfExtend | None) -> Iterator[None]:
+def switched(
+    model: PreTrainedModel, settings: SelfExtend | None, cancelled: Cancelled = never
+) -> Iterator[None]:
     """Run the block with these settings, or plain attention for None; then as it was before.
 
     For who holds the model's turn. It does not ask for it, because an abandoned generation may end
@@ -102,7 +116,7 @@ def switched(model: PreTrainedModel, settings: SelfExtend | None) -> Iterator[No
     if settings is None:
         _restore(model)
     else:
-        _extend(model, settings, "auto")
+        _extend(model, settings, "auto", cancelled)
     try:
         yield
     finally:
@@ -118,14 +132,9 @@ def by_rows(model: nn.Module) -> Iterator[None]:
 
     For who holds the model's turn. Only forwards of one token of each row belong in the block.
     """
-    before = [] if is_extended(model) else [(c, c._attn_implementation) for c in configs(model)]
-    for config, name in before:
-        set_implementation(config, implementation_name(name or "eager"))
-    try:
+    plain = [] if is_extended(model) else configs(model)
+    with attention_implementations(plain, implementation_name):
         yield
-    finally:
-        for config, name in before:
-            set_implementation(config, name)
 
 
 def is_extended(model: nn.Module) -> bool:
@@ -161,19 +170,16 @@ def support(model_or_config: PreTrainedModel | PreTrainedConfig) -> SupportRepor
 _OURS = (RawPositions, ConsecutivePositions)
 
 
-def _extend(model: PreTrainedModel, settings: SelfExtend, impl: Impl) -> None:
+def _extend(
+    model: PreTrainedModel, settings: SelfExtend, impl: Impl, cancelled: Cancelled = never
+) -> None:
     with _lock:
         if is_extended(model):
             if _is_current(model):
                 _bind(model, settings, impl)
                 return
             _restore(model)
-        inspection = _inspect(model)
-        if not inspection.report.supported:
-            raise UnsupportedModelError(
-                f"{inspection.report.model} can't be extended: {inspection.report.reason}"
-            )
-        _apply(model, inspection, settings, impl)
+        _apply(model, _supported(model, cancelled), settings, impl)
 
 
 def _restore(model: PreTrainedModel) -> None:
@@ -196,42 +202,106 @@ def _is_current(model: nn.Module) -> bool:
     return model not in _inspections or _inspections[model][0] == rotary_state(model)
 
 
-def _inspect(model: PreTrainedModel) -> Inspection:
+def _inspect(model: PreTrainedModel, cancelled: Cancelled = never) -> Inspection:
     if model not in _inspections or not _is_current(model):
         if is_extended(model):  # a copy of an extended model
             before = current_settings(model)
             assert before is not None
             _restore(model)
             try:
-                return _inspect(model)
+                return _inspect(model, cancelled)
             finally:
                 _extend(model, *before)
-        training = model.training
-        model.eval()
-        try:
-            found = _verified(model, inspect_model(model))
-            _inspections[model] = rotary_state(model), found
-        finally:
-            model.train(training)
+        with evaluating(model):
+            found = _measured(model, Runner(model, cancelled))
+        _inspections[model] = rotary_state(model), found
+        _continuations[model] = found.continuation
     return _inspections[model][1]
 
 
-def _verified(model: PreTrainedModel, inspection: Inspection) -> Inspection:
-    """Refuse what passed the probe and yet does not reproduce the stock model's logits."""
-    if not inspection.report.supported:
-        return inspection
-    ids = inspection.input_ids
-    dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
+def _measured(model: PreTrainedModel, run: Runner) -> Inspection:
+    """Return what is known of models like this one, once checked on it, or measure everything."""
+    known = recall(model)
+    found = None if known is None else recalled(run, *known)
+    if found is None:
+        found = inspect_model(run, partial(_temporarily, model))
+        if found.report.supported:
+            remember(model, found.report, found.continuation)
+    return found
+
+
+@contextmanager
+def _temporarily(model: PreTrainedModel, inspection: Inspection) -> Iterator[None]:
+    _apply(model, inspection, SelfExtend(1, TOKENS // 2), "auto")
     try:
-        stock = logits_of(model, ids)
-        _apply(model, inspection, SelfExtend(1, ids.shape[1] // 2), "auto")
-        try:
-            problem = difference(stock, logits_of(model, ids), dtype)
-        finally:
-            _restore(model)
-    except (ValueError, TypeError, RuntimeError, IndexError, AttributeError) as error:
-        problem = f"it fails in a check: {type(error).__name__}: {error}"
-    return inspection.refused(problem) if problem else inspection
+        yield
+    finally:
+        _restore(model)
+
+
+def continuation_reason(
+    model: PreTrainedModel, settings: SelfExtend | None, cancelled: Cancelled = never
+) -> str:
+    """Return why prompts can't be read in chunks, in words; empty if they can.
+
+    For the holder of the model's lock. Measured once for a model, by four short forwards, or along
+    with whether it can be extended.
+
+    Args:
+        model: plain or extended.
+        settings: those that it is to run with next; None for plain attention.
+        cancelled: looked at between the forwards.
+
+    Raises:
+        GenerationCancelled: it was cancelled before the last of them.
+        UnsupportedModelError: the model can't be extended.
+    """
+    with _lock:
+        if settings is not None and not is_extended(model):
+            _supported(model, cancelled)
+        if model not in _continuations:
+            with switched(model, None), evaluating(model):
+                ids = sample_tokens(model, TOKENS)
+                reason, logits = measured_continuation(Runner(model, cancelled), ids)
+            _continuations[model] = reason
+            if logits is not None:
+                _stock[model] = logits
+        return _continuations[model]
+
+
+def stock_logits(model: PreTrainedModel) -> Tensor:
+    """Return the last logits ``[V]`` of a plain model's sample tokens; at most one forward."""
+    if model not in _stock:
+        _stock[model] = whole_logits(Runner(model), sample_tokens(model, TOKENS))
+    return _stock[model]
+
+
+def refuse_chunks(
+    model: PreTrainedModel, settings: SelfExtend | None, instead: str, cancelled: Cancelled = never
+) -> None:
+    """Refuse to read in chunks with a model that can't; see `continuation_reason`.
+
+    Args:
+        instead: what to do.
+
+    Raises:
+        UnsupportedModelError: it can't.
+    """
+    reason = continuation_reason(model, settings, cancelled)
+    if reason:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} can't continue from what it has read with more than one token "
+            f"at a time: {reason}; {instead}"
+        )
+
+
+def _supported(model: PreTrainedModel, cancelled: Cancelled = never) -> Inspection:
+    inspection = _inspect(model, cancelled)
+    if not inspection.report.supported:
+        raise UnsupportedModelError(
+            f"{inspection.report.model} can't be extended: {inspection.report.reason}"
+        )
+    return inspection
 
 
 def _apply(

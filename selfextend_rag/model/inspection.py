@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from selfextend_rag.model import verify
+from selfextend_rag.model.agreement import FAILURES, failure
 from selfextend_rag.model.probe import (
+    FARTHEST,
     Layer,
+    Probe,
+    argument_index,
     find_layout,
-    probe_layers,
+    fits,
+    record,
+    record_both,
     rotary_candidates,
-    spread_positions,
     unrotated,
 )
 from selfextend_rag.model.report import LayerReport, SupportReport
 from selfextend_rag.rope import RotaryLayout
 
+_PADDING = 5
+_FEW = 8  # tokens that show whether a layout is still the one that was measured before
 _Candidates = list[tuple[tuple[float, ...], float]]
 
 
@@ -34,60 +45,149 @@ class ExtendedLayer:
 
 @dataclass(frozen=True)
 class Inspection:
-    """A report, and the modules and configurations that `extend` has to touch."""
+    """A report, and the modules and configurations that `extend` has to touch.
+
+    ``continuation`` says why the model can't continue from a cache with several tokens.
+    """
 
     report: SupportReport
-    input_ids: Tensor
+    continuation: str = ""
     extended: tuple[ExtendedLayer, ...] = ()
     configs: tuple[Any, ...] = ()
     position_owners: tuple[nn.Module, ...] = ()
 
     def refused(self, reason: str) -> Inspection:
         """Return the same with the whole model refused."""
-        return Inspection(replace(self.report, reason=reason), self.input_ids)
+        return Inspection(replace(self.report, reason=reason), self.continuation)
 
 
-def inspect_model(model: nn.Module) -> Inspection:
-    """Probe ``model`` and decide, layer by layer. The model is left as it was."""
-    name = type(model).__name__
-    ids = sample_tokens(model)
-    spread = torch.tensor([spread_positions(_trained_positions(model), ids.shape[1])])
-    counted = torch.arange(ids.shape[1])[None]
-    found: Inspection | None = None
-    for positions, passed in ((spread, spread.to(ids.device)), (counted, None)):
-        try:
-            with torch.no_grad():
-                layers = probe_layers(model, ids, passed)
-        except (ValueError, TypeError, RuntimeError, IndexError, AttributeError, KeyError) as error:
-            reason = (
-                f"its code does not run with another attention: {type(error).__name__}: {error}"
-            )
-            found = found or Inspection(SupportReport(name, (), reason), ids)
-            continue
-        # read after the forward: some rotary modules change with the longest prompt they saw
-        candidates = rotary_candidates(model)
-        found = _decide(model, layers, candidates, positions[0], ids)
-        if found.report.supported:
-            return found
-    assert found is not None
-    return found
+Extended = Callable[[Inspection], AbstractContextManager[Any]]
 
 
-def _decide(
-    model: nn.Module, layers: list[Layer], candidates: _Candidates, positions: Tensor, ids: Tensor
-) -> Inspection:
-    reports = tuple(_judge(layer, candidates, positions) for layer in layers)
-    report = SupportReport(type(model).__name__, reports, _whole_model_reason(reports))
-    if not report.supported:
-        return Inspection(report, ids)
-    extended = tuple(
-        ExtendedLayer(layer.module, layer.module.config, layer.index, row.rotary)
-        for layer, row in zip(layers, reports, strict=True)
-        if row.rotary is not None
+def inspect_model(run: verify.Runner, extended: Extended) -> Inspection:
+    """Probe a model, decide layer by layer, and check the result; eight forwards.
+
+    Args:
+        run: runs the model, which is left as it was.
+        extended: a block in which the model is extended, at a group size of 1.
+    """
+    model = run.model
+    ids = sample_tokens(model, verify.TOKENS)
+    chain = verify.Chain(run, ids, verify.CUTS)
+    chain.advance(2)
+    offset = max(0, min(_trained_positions(model), FARTHEST) - verify.TOKENS)
+    found, whole = _probed(run, ids, offset, use_cache=True)
+    if not found.report.supported:  # some models take no other positions, or make no cache
+        simpler, its_whole = _probed(run, ids, 0, use_cache=False)
+        if simpler.report.supported or not found.report.layers:
+            found, whole = simpler, its_whole
+    chain.advance(1)
+    if whole is None:
+        return found
+    found = replace(found, continuation=verify.continuation(chain, whole[-1], model.dtype))
+    if not found.report.supported:
+        return found
+    problem = verify.chunked_difference(
+        run, ids, whole, lambda: extended(found), not found.continuation
     )
-    configs = {id(c): c for c in _touched_configs(model, layers)}
+    return found.refused(problem) if problem else found
+
+
+def _probed(
+    run: verify.Runner, ids: Tensor, offset: int, *, use_cache: bool
+) -> tuple[Inspection, Tensor | None]:
+    """Return a decision by two forwards, and the last logits of the whole prompt.
+
+    Two rows: the prompt, and its beginning behind some padding, at far positions.
+    """
+    model, name = run.model, type(run.model).__name__
+    padded = torch.cat([ids[:, :_PADDING], ids[:, :-_PADDING]], dim=1)
+    mask = torch.ones(2, ids.shape[1], dtype=torch.long, device=ids.device)
+    mask[1, :_PADDING] = 0
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    positions[1] += offset
+    probe = Probe(torch.cat([ids, padded]), mask, positions)
+    whole: Tensor | None = None
+    try:
+        layers, whole = record(
+            model, probe, partial(run.all_layers, last=verify.LAST, use_cache=use_cache)
+        )
+        _, replayed = record(model, probe, partial(run.all_layers, last=1, use_cache=False), layers)
+    except FAILURES as error:
+        reason = f"its code does not run with another attention: {type(error).__name__}: {error}"
+        return Inspection(SupportReport(name, (), reason)), None if whole is None else whole[0]
+    # read after the forward: some rotary modules change with the longest prompt they saw
+    candidates = rotary_candidates(model)
+    reports = tuple(_judge(layer, candidates, positions) for layer in layers)
+    report = SupportReport(name, reports, _whole_model_reason(reports))
+    if not report.supported:
+        return Inspection(report), whole[0]
+    found = _decided(model, report, {layer.name: layer.module for layer in layers})
+    problem = verify.difference({0: whole[:, -1]}, {0: replayed[:, -1]}, model.dtype)
+    by_name = {layer.name: layer for layer in layers}
+    try:
+        for row in reports:
+            if row.rotary is not None and not problem:
+                problem = verify.layer_difference(by_name[row.name], row.rotary, mask.bool())
+    except FAILURES as error:
+        problem = failure(error)
+    return (found.refused(problem) if problem else found), whole[0]
+
+
+def recalled(run: verify.Runner, report: SupportReport, continuation: str) -> Inspection | None:
+    """Return what was found on a model like this one, if its layers still rotate so; one forward.
+
+    None where anything differs.
+    """
+    model = run.model
+    modules = dict(model.named_modules())
+    if not all(layer.name in modules for layer in report.layers):
+        return None
+    ids = sample_tokens(model, _FEW)
+    mask = torch.ones_like(ids)
+    offset = max(0, min(_trained_positions(model), FARTHEST) - _FEW)
+    positions = torch.arange(offset, offset + _FEW, device=ids.device)[None]
+    rows = {modules[row.name]: row for row in report.layers}
+    try:
+        layers = record_both(
+            model,
+            Probe(ids, mask, positions),
+            partial(run.all_layers, use_cache=False),
+            [module for module, row in rows.items() if row.rotary is not None],
+        )
+    except FAILURES:
+        return None
+    if [layer.module for layer in layers] != list(rows):
+        return None
+    for layer in layers:
+        kinds = {call.mask for call in layer.rotated}
+        rotary = rows[layer.module].rotary
+        if rotary is None:
+            continue
+        if kinds != {"causal"} or len(layer.raw) != len(layer.rotated):
+            return None
+        if not fits(layer, rotary, positions):
+            return None
+        if verify.layer_difference(layer, rotary, mask.bool()):
+            return None
+    found = _decided(
+        model, report, {name: modules[name] for name in (x.name for x in report.layers)}
+    )
+    return replace(found, continuation=continuation)
+
+
+def _decided(model: nn.Module, report: SupportReport, modules: dict[str, nn.Module]) -> Inspection:
+    """Return an inspection with the modules that a supported model's report names."""
+    extended = tuple(
+        ExtendedLayer(module, module.config, argument_index(module), row.rotary)
+        for row in report.layers
+        if row.rotary is not None
+        for module in (modules[row.name],)
+    )
+    attending = list(modules.values())
+    configs = {id(c): c for c in _touched_configs(model, attending)}
     owners = {id(m): m for m in _position_owners(model)}
-    return Inspection(report, ids, extended, tuple(configs.values()), tuple(owners.values()))
+    return Inspection(report, "", extended, tuple(configs.values()), tuple(owners.values()))
 
 
 def _judge(layer: Layer, candidates: _Candidates, positions: Tensor) -> LayerReport:
@@ -126,13 +226,13 @@ def _whole_model_reason(reports: tuple[LayerReport, ...]) -> str:
     return "no attention layer with a rotary embedding that is handed in from outside"
 
 
-def _touched_configs(model: nn.Module, layers: list[Layer]) -> list[Any]:
+def _touched_configs(model: nn.Module, attending: list[nn.Module]) -> list[Any]:
     """The configurations of the attention modules, and of the decoders that make their masks."""
-    own = [layer.module.config for layer in layers]
+    own = [module.config for module in attending]
     holders = [
         module.config
         for module in model.modules()
-        if any(child is layer.module for layer in layers for child in module.modules())
+        if any(child is wanted for wanted in attending for child in module.modules())
         and hasattr(getattr(module, "config", None), "_attn_implementation")
     ]
     return own + holders

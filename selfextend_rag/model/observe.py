@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from selfextend_rag.model.agreement import FAILURES, failure
 from selfextend_rag.model.attention_fn import (
     OBSERVER,
     AttentionCall,
@@ -22,12 +23,13 @@ from selfextend_rag.model.attention_fn import (
     spelled,
     tell_observer,
 )
-from selfextend_rag.model.extension import is_extended
+from selfextend_rag.model.extension import is_extended, stock_logits
 from selfextend_rag.model.inspection import sample_tokens
-from selfextend_rag.model.probe import configs, foreign_tensors, set_implementation
+from selfextend_rag.model.probe import attention_implementations, configs, foreign_tensors
+from selfextend_rag.model.verify import TOKENS, Runner, whole_logits
 
 _PREFIX = "observed_on_"
-_objections: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
+_reasons: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 log = logging.getLogger(__name__)
 
 Observer = Callable[[AttentionCall], None]
@@ -38,18 +40,21 @@ def observed(model: PreTrainedModel, observer: Observer) -> Iterator[None]:
     """Tell ``observer`` of every call of the attention function within the block.
 
     It is told before the call, in the thread that runs the model, and must not change a tensor. The
-    model may be plain or extended, and must stay what it is within the block. A plain one goes on
-    with the very function and masks it had; that is checked on two short forwards, once. A model
-    that fails the check, or calls no registered attention function, runs as ever and nothing is
-    told; a log says so.
+    model may be plain or extended, and must stay what it is within the block. A plain one
+    keeps the very function and masks it had; that is checked by a short forward or two, once. A
+    model that fails the check, or calls no registered attention function, runs as ever and nothing
+    is reported; a log says so.
     """
     if is_extended(model):
         with _told(model, observer):
             yield
-    elif _objection(model):
+    elif _unobservable(model):
         yield
     else:
-        with _told(model, observer), _observed_functions(model):
+        with (
+            _told(model, observer),
+            attention_implementations(configs(model), _observed_name),
+        ):
             yield
 
 
@@ -64,40 +69,27 @@ def _told(model: nn.Module, observer: Observer) -> Iterator[None]:
             module.__dict__.pop(OBSERVER, None)
 
 
-@contextmanager
-def _observed_functions(model: nn.Module) -> Iterator[None]:
-    before = [(config, config._attn_implementation) for config in configs(model)]
-    for config, name in before:
-        set_implementation(config, _observed_name(name or "eager"))
-    try:
-        yield
-    finally:
-        for config, name in before:
-            set_implementation(config, name)
-
-
-def _objection(model: PreTrainedModel) -> str:
+def _unobservable(model: PreTrainedModel) -> str:
     """Return why a plain model can't be observed; measured once."""
-    if model not in _objections:
-        reason = _objections[model] = _measured_objection(model)
+    if model not in _reasons:
+        reason = _reasons[model] = _measured_reason(model)
         if reason:
             log.warning("the attention of %s can't be observed: %s", type(model).__name__, reason)
-    return _objections[model]
+    return _reasons[model]
 
 
 @torch.inference_mode()
-def _measured_objection(model: PreTrainedModel) -> str:
+def _measured_reason(model: PreTrainedModel) -> str:
     told: list[str] = []
-    ids = sample_tokens(model)
     try:
-        stock = model(input_ids=ids, use_cache=False).logits
+        stock = stock_logits(model)
         with (
             _told(model, lambda call: told.append(foreign_tensors(call.arguments))),
-            _observed_functions(model),
+            attention_implementations(configs(model), _observed_name),
         ):
-            seen = model(input_ids=ids, use_cache=False).logits
-    except (ValueError, TypeError, RuntimeError, AttributeError, KeyError) as error:
-        return f"it does not run in a check: {type(error).__name__}: {error}"
+            seen = whole_logits(Runner(model), sample_tokens(model, TOKENS))
+    except FAILURES as error:
+        return failure(error)
     if not told:
         return "no layer calls the attention function that is set in its configuration"
     if any(told):  # some models hand over more when they do not know the name

@@ -7,8 +7,8 @@ import torch
 
 from selfextend_rag.cache.store import PrefixStore
 from selfextend_rag.engine import Engine, GenerationSettings
-from selfextend_rag.engine.pieces import pieces_objection
 from selfextend_rag.errors import UnsupportedModelError
+from selfextend_rag.model import continuation_reason
 from tests import zoo
 
 TOKENS = tuple(zoo.tokens(40)[0].tolist())
@@ -47,14 +47,14 @@ def test_a_model_that_loses_its_state_reads_prompts_whole_or_not_at_all(family):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("family", ["jamba", "zamba", "recurrent_gemma", "bamba"])
 def test_a_lost_state_is_told_from_rounding(family, dtype):
-    assert "logits would change" in pieces_objection(Engine(zoo.build(family).to(dtype)))
+    assert "logits would change" in continuation_reason(zoo.build(family).to(dtype), None)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("family", ["zamba2", "gemma3n_text", "qwen3_moe", "llama4_text", "llama"])
 def test_rounding_is_no_lost_state(family, dtype):
     """Those that round the most, of all that can be built, and a common one."""
-    assert pieces_objection(Engine(zoo.build(family).to(dtype))) == ""
+    assert continuation_reason(zoo.build(family).to(dtype), None) == ""
 
 
 def test_a_state_that_is_kept_outside_of_the_cache_is_noticed():
