@@ -1,9 +1,7 @@
 """How many bytes rounded keys and values take; integers only, for planners and caches alike.
 
-A layer that keeps all tokens can keep them in 8 or 4 bits. The first `EXACT_TOKENS` stay in the
-model's precision and show how each channel varies. A later token is rounded by itself, when it is
-made: each of its heads in equal groups of channels, with a scale and a lowest value of 16 bits for
-each group.
+A layer that keeps all tokens can keep them in 8 or 4 bits. Each head of a token is rounded in equal
+groups of channels, with a step and a lowest value of 16 bits for each group.
 """
 
 from __future__ import annotations
@@ -13,12 +11,8 @@ from collections.abc import Iterable
 KV_BITS = (4, 8)
 """What a key or value can be rounded to."""
 
-EXACT_TOKENS = 64
-"""First tokens of a sequence that stay as they are."""
-
-_MOST_CHANNELS = 64  # of a group; a smaller group is finer and takes more scales
-_SCALE_BYTES = 4  # of a group: a scale and a lowest value
-_STATISTICS_BYTES = 8  # of a channel: its mean and its spread
+_MOST_CHANNELS = {8: 64, 4: 32}  # of a group; a smaller group is finer and takes more scales
+_SCALE_BYTES = 4  # of a group: a step and a lowest value
 
 
 def check_kv_bits(bits: int | None) -> None:
@@ -31,11 +25,6 @@ def check_kv_bits(bits: int | None) -> None:
         raise ValueError(f"kv_bits must be 8, 4 or None (the model's own precision), got {bits!r}")
 
 
-def in_words(bits: int | None) -> str:
-    """Return how keys and values are kept."""
-    return "full precision" if bits is None else f"{bits} bits"
-
-
 def why_not_rounded(bits: int, kinds: Iterable[str]) -> str:
     """Return what to say of a model without any layer whose keys can be rounded."""
     named = ", ".join(sorted(set(kinds))) or "none"
@@ -45,9 +34,9 @@ def why_not_rounded(bits: int, kinds: Iterable[str]) -> str:
     )
 
 
-def groups_in(channels: int) -> int:
+def groups_in(channels: int, bits: int) -> int:
     """Return in how many equal groups the channels of a head are rounded."""
-    fewest = -(-channels // _MOST_CHANNELS)
+    fewest = -(-channels // _MOST_CHANNELS[bits])
     return next(n for n in range(fewest, channels + 1) if channels % n == 0)
 
 
@@ -56,16 +45,6 @@ def code_bytes(channels: int, bits: int) -> int:
     return -(-channels * bits // 8)
 
 
-def head_bytes(channels: int, bits: int, tokens: int, itemsize: int) -> int:
-    """Return the bytes of one head's keys, or values, with room for so many tokens.
-
-    Args:
-        channels: numbers of one token.
-        bits: of each after the first tokens.
-        tokens: to make room for.
-        itemsize: bytes of a number in the model's precision.
-    """
-    exact = EXACT_TOKENS * channels * itemsize
-    each = code_bytes(channels, bits) + _SCALE_BYTES * groups_in(channels)
-    rounded = max(0, tokens - EXACT_TOKENS) * each
-    return exact + _STATISTICS_BYTES * channels + rounded
+def head_bytes(channels: int, bits: int, tokens: int) -> int:
+    """Return the bytes of one head's keys, or values, for so many tokens."""
+    return tokens * (code_bytes(channels, bits) + _SCALE_BYTES * groups_in(channels, bits))

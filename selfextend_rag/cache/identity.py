@@ -1,4 +1,4 @@
-"""What identifies a model: every bit of its weights, and its configuration."""
+"""What cached keys belong to: the weights to the last bit, the configuration, the tokenizer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 import xxhash
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from selfextend_rag.errors import UnsupportedModelError
 
@@ -23,6 +23,7 @@ _SAMPLE = 32  # numbers
 
 _State = tuple[Any, ...]
 _known: WeakKeyDictionary[PreTrainedModel, tuple[_State, str]] = WeakKeyDictionary()
+_tokenizers: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[_State, str]] = WeakKeyDictionary()
 _lock = threading.Lock()
 
 
@@ -124,6 +125,21 @@ def model_fingerprint(model: PreTrainedModel) -> dict[str, str]:
     }
 
 
+def token_fingerprint(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, kv_bits: int | None
+) -> dict[str, str]:
+    """Return what cached keys of token ids belong to, whatever prompt they come from.
+
+    Raises:
+        UnsupportedModelError: weights are offloaded, and so can't be looked at.
+    """
+    return {
+        **model_fingerprint(model),
+        "tokenizer": _tokenizer(tokenizer),
+        "keys and values": f"in {'full precision' if kv_bits is None else f'{kv_bits} bits'}",
+    }
+
+
 def digest(text: str) -> str:
     """Return 32 hexadecimal digits that stand for a text."""
     return xxhash.xxh3_128_hexdigest(text.encode("utf-8", "surrogatepass"))
@@ -133,6 +149,23 @@ def _configuration(model: PreTrainedModel) -> str:
     values = model.config.to_dict()
     kept = {k: v for k, v in values.items() if k[:1] != "_" and k not in _UNIMPORTANT}
     return digest(json.dumps(kept, sort_keys=True, default=str))
+
+
+def _tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Digest all that decides how text becomes tokens; the long part only when it may differ."""
+    state = (len(tokenizer), tokenizer.chat_template, repr(tokenizer.special_tokens_map))
+    if tokenizer in _tokenizers and _tokenizers[tokenizer][0] == state:
+        return _tokenizers[tokenizer][1]
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        content = dict(tokenizer.get_vocab())
+    else:
+        content = json.loads(backend.to_str())
+        for option in ("truncation", "padding"):  # of the last call, not of the tokenizer
+            content.pop(option, None)
+    made = digest(json.dumps([content, type(tokenizer).__name__, *state], sort_keys=True))
+    _tokenizers[tokenizer] = state, made
+    return made
 
 
 def _frequencies(model: PreTrainedModel) -> str:

@@ -2,7 +2,8 @@
 
 A model sees a cache of B rows and hands over one new token of each. Attention that knows how takes
 shared and own keys as they are. For any other, a row's keys are put behind the shared ones while it
-attends, in the free room of the shared buffers; then they are taken away.
+attends, in the free space of the shared buffers; then they are taken away. Shared keys in few bits
+are restored once for all rows.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer
 
-from selfextend_rag.cache.cache import SelfExtendCache
-from selfextend_rag.cache.layers import GrowingLayer, SlidingLayer
+from selfextend_rag.cache.cache import SelfExtendCache, layer_nbytes
+from selfextend_rag.cache.layers import FullLayer, GrowingLayer, SlidingLayer
+from selfextend_rag.cache.quantised import QuantisedLayer
 from selfextend_rag.errors import UnsupportedModelError
 
 
@@ -40,33 +42,30 @@ class Row:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of its keys and values, free room included."""
-        kept = [(layer.keys, layer.values) for layer in self.layers]
-        return sum(x.untyped_storage().nbytes() for pair in kept for x in pair if x is not None)
+        """Bytes of its keys and values, free space included."""
+        return sum(map(layer_nbytes, self.layers))
 
 
 def rows_objection(cache: Cache) -> str:
     """Return why rows can't share a cache, in words; empty if they can."""
     for layer in cache.layers:
-        if type(layer) not in (GrowingLayer, SlidingLayer):
+        if type(layer) not in (GrowingLayer, QuantisedLayer, SlidingLayer):
             return f"a cache layer is a {type(layer).__name__}, whose state can't be shared"
     return ""
 
 
 def _own(layer: Any, shared: int, capacity: int) -> DynamicLayer:
     own: DynamicLayer
-    if isinstance(layer, GrowingLayer):
-        held = 0 if layer.keys is None else layer.keys.shape[2] - shared
-        own = layer.emptied(held, None, capacity)
-        parts = (layer.keys, own.keys), (layer.values, own.values)
-        for mine, copied in parts:
-            if mine is not None and copied is not None:
-                copied.copy_(mine[:, :, shared:])
+    if isinstance(layer, FullLayer):
+        own = layer.emptied(max(0, layer.get_seq_length() - shared), None, capacity)
+        mine = layer.tensors()
+        for name, place in own.tensors().items():
+            place.copy_(mine[name][:, :, shared:])
         return own
     own = copy.copy(layer)
     if own.is_initialized:
         if layer.record_past:
-            own.crop(0)  # what it kept in order to be wound back
+            own.crop(0)  # what it kept in order to be rewound
         assert own.keys is not None
         assert own.values is not None
         own.keys, own.values = own.keys.clone(), own.values.clone()
@@ -85,7 +84,7 @@ class RowsLayer(CacheLayerMixin):
         rows: what each row has of its own.
     """
 
-    def __init__(self, shared: GrowingLayer | None, rows: Sequence[DynamicLayer]) -> None:
+    def __init__(self, shared: FullLayer | None, rows: Sequence[DynamicLayer]) -> None:
         super().__init__()
         self.is_sliding = shared is None
         self.is_initialized = True
@@ -94,6 +93,7 @@ class RowsLayer(CacheLayerMixin):
         self._before = 0 if shared is None else shared.get_seq_length()
         self._rows = rows
         self._kept: list[tuple[Tensor, Tensor]] = []
+        self._restored: tuple[Tensor, Tensor] | None = None  # shared ones, while rows attend
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -105,6 +105,7 @@ class RowsLayer(CacheLayerMixin):
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """Append one token of each row, ``[B, Hkv, 1, D]``, and return what came."""
+        self._restored = None
         self._kept = [
             row.update(key_states[i : i + 1], value_states[i : i + 1])
             for i, row in enumerate(self._rows)
@@ -115,7 +116,7 @@ class RowsLayer(CacheLayerMixin):
         return given, value_states
 
     @property
-    def shared(self) -> GrowingLayer | None:
+    def shared(self) -> FullLayer | None:
         """The layer that holds the shared tokens; None where each row has all it sees."""
         return self._shared
 
@@ -130,17 +131,39 @@ class RowsLayer(CacheLayerMixin):
 
     @contextmanager
     def row(self, index: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Hand out all keys and values of one row, ``[1, Hkv, S, D]``, within the block."""
+        """Hand out all keys and values of one row, ``[1, Hkv, S, D]``, within the block.
+
+        The last row comes last: what was restored for all of them is released then.
+        """
         self.unattended = False
         keys, values = self._kept[index]
         if self._shared is None:
             yield keys, values
+            return
+        if isinstance(self._shared, QuantisedLayer):
+            yield self._behind_restored(self._shared, keys, values)
+            if index == len(self) - 1:
+                self._restored = None
             return
         self._shared.expect()
         try:
             yield self._shared.update(keys, values)
         finally:
             self._shared.crop(self._before - self._shared.get_seq_length())
+
+    def _behind_restored(
+        self, shared: QuantisedLayer, keys: Tensor, values: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the shared keys and values and, behind them, those of a row, as views."""
+        if self._restored is None:
+            most = self.get_seq_length()
+            self._restored = shared.restored_keys(most), shared.restored_values(most)
+        end = self._before + keys.shape[2]
+        for place, own in zip(self._restored, (keys, values), strict=True):
+            place[:, :, self._before : end] = own
+        given = self._restored[0][:, :, :end]
+        given.cache_layer = shared  # type: ignore[attr-defined]  # how attention finds it
+        return given, self._restored[1][:, :, :end]
 
     def get_seq_length(self) -> int:
         """Return the tokens of the longest row."""
@@ -170,7 +193,7 @@ class RowsCache(Cache):
         super().__init__(
             layers=[
                 RowsLayer(
-                    layer if isinstance(layer, GrowingLayer) else None,
+                    layer if isinstance(layer, FullLayer) else None,
                     [row.layers[i] for row in rows],
                 )
                 for i, layer in enumerate(shared.layers)

@@ -14,8 +14,12 @@ from selfextend_rag.engine import CachedPrefix, Cancelled, Job, Progress, Run, r
 from selfextend_rag.errors import GenerationCancelled, SelfExtendError
 from selfextend_rag.llm.answer import PreparedPrompt, Sources, Start, TextRunner
 from selfextend_rag.llm.budget import ReadingBudget
-from selfextend_rag.llm.fingerprint import check_prompts, prompt_state, reading_fingerprint
-from selfextend_rag.llm.saved import attachment_of
+from selfextend_rag.llm.saved import (
+    attachment_of,
+    check_prompts,
+    prompt_state,
+    reading_fingerprint,
+)
 from selfextend_rag.llm.stream import Answer, TextStream
 from selfextend_rag.output.reader import output_format
 from selfextend_rag.planning import ContextPlan

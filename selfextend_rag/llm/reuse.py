@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from selfextend_rag.cache.identity import model_state
+from selfextend_rag.cache.identity import model_state, token_fingerprint
 from selfextend_rag.cache.spill import SpillFolder
 from selfextend_rag.cache.store import PrefixStore
 from selfextend_rag.engine import Engine
-from selfextend_rag.llm.fingerprint import token_fingerprint
 from selfextend_rag.text.prompts import PromptBuilder
 
 
@@ -29,7 +28,11 @@ def prefix_store(
         raise ValueError("prefix_cache_dir needs a prefix_cache_bytes above 0, got 0")
     spill = None
     if folder is not None:
-        spill = SpillFolder(Path(folder), folder_bytes, lambda: token_fingerprint(engine, prompts))
+        spill = SpillFolder(
+            Path(folder),
+            folder_bytes,
+            lambda: token_fingerprint(engine.model, prompts.codec.tokenizer, engine.kv_bits),
+        )
     if not max_bytes:
         return None
     return PrefixStore(max_bytes, spill, state=lambda: model_state(engine.model))

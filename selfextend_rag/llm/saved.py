@@ -9,15 +9,51 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from selfextend_rag.cache import persist
-from selfextend_rag.cache.identity import model_state
+from selfextend_rag.cache.identity import digest, model_state, token_fingerprint
 from selfextend_rag.documents import Document
 from selfextend_rag.engine import CachedPrefix, Engine
 from selfextend_rag.errors import CacheMismatchError, CorruptReadingError, MemoryBudgetExceeded
 from selfextend_rag.llm.budget import ReadingBudget
-from selfextend_rag.llm.fingerprint import documents_digest, reading_fingerprint
 from selfextend_rag.planning import ContextBudgetPlanner, ContextPlan
 from selfextend_rag.planning.units import in_words
 from selfextend_rag.positions import SelfExtend
+from selfextend_rag.text.prompts import PromptBuilder
+
+
+def reading_fingerprint(
+    engine: Engine, prompts: PromptBuilder, pretraining_window: int
+) -> dict[str, str]:
+    """Return what a reading belongs to, but for its documents, group size and neighbor window."""
+    return {
+        **token_fingerprint(engine.model, prompts.codec.tokenizer, engine.kv_bits),
+        "prompt form": digest(json.dumps(prompts.identity(), default=str, sort_keys=True)),
+        "pretraining_window": str(pretraining_window),
+    }
+
+
+def prompt_state(prompts: PromptBuilder) -> tuple[object, ...]:
+    """Return what changes when a tokenizer is given other tokens or another chat template."""
+    tokenizer = prompts.codec.tokenizer
+    template = repr(tokenizer.chat_template) if prompts.chat else ""
+    return len(tokenizer), repr(tokenizer.special_tokens_map), template
+
+
+def check_prompts(prompts: PromptBuilder, state: tuple[object, ...]) -> None:
+    """Refuse to continue from tokens that were made in this state, if it is another one now.
+
+    Raises:
+        CacheMismatchError: it is.
+    """
+    if prompt_state(prompts) != state:
+        raise CacheMismatchError(
+            "the tokenizer, its special tokens or its chat template have changed since these "
+            "documents were read; read them again, or put it back"
+        )
+
+
+def documents_digest(documents: Sequence[Document]) -> str:
+    """Return what tells documents from others: their ids, titles and texts, and their order."""
+    return digest(json.dumps([(d.id, d.title, d.text) for d in documents]))
 
 
 @dataclass(frozen=True, slots=True)
