@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from selfextend_rag import SelfExtend, extended
-from selfextend_rag.cache import QuantisedLayer, SelfExtendCache
+from selfextend_rag.cache import QuantisedLayer, Row, RowsCache, SelfExtendCache
 from selfextend_rag.cache.rewind import copied, rewind
 from selfextend_rag.errors import CacheMismatchError, UnsupportedModelError
 from selfextend_rag.kv_bits import groups_in
@@ -199,3 +199,31 @@ def test_beams_of_transformers_run_on_it(bits):
         num_beams=3, max_new_tokens=5, do_sample=False,
     )  # fmt: skip
     assert out.shape == (1, 105)
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_rows_that_share_rounded_tokens_see_what_each_would_see_alone(bits):
+    model = llama()
+    shared = SelfExtendCache(model.config, kv_bits=bits)
+    with extended(model, METHOD):
+        model(ids(length=100), past_key_values=shared)
+        rows, alone = [], []
+        for seed, length in ((1, 3), (2, 9)):  # tokens of their own, as many as each has
+            one = copied(shared, 100, 200)
+            model(ids(seed, length=length), past_key_values=one)
+            rows.append(Row(one, 100, 50))
+            alone.append(one)
+        together = RowsCache(shared, rows)
+        for _ in range(4):
+            for index, layer in enumerate(together.layers):
+                heads, channels = shared.layers[index].restored_keys().shape[1::2]
+                keys, values = torch.randn(2, 2, heads, 1, channels)
+                layer.update(keys, values)
+                for i, cache in enumerate(alone):
+                    lone = cache.layers[index]
+                    lone.expect()
+                    expected = lone.update(keys[i : i + 1], values[i : i + 1])
+                    lone.belong_to(METHOD, 1)  # as attention notes
+                    with layer.row(i) as found:
+                        assert all(map(torch.equal, found, expected))
+    assert shared.get_seq_length() == 100
