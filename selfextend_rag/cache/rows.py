@@ -49,7 +49,7 @@ class Row:
 def rows_objection(cache: Cache) -> str:
     """Return why rows can't share a cache, in words; empty if they can."""
     for layer in cache.layers:
-        if type(layer) not in (GrowingLayer, QuantisedLayer, SlidingLayer):
+        if type(layer) not in (GrowingLayer, SlidingLayer):
             return f"a cache layer is a {type(layer).__name__}, whose state can't be shared"
     return ""
 
