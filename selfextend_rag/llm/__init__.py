@@ -1,9 +1,8 @@
 """Text in, text out: whole documents are read once and asked many times."""
 
-from selfextend_rag.llm.kept import KeptReadings
+from selfextend_rag.llm.library import KeptReadings, shared_llm
 from selfextend_rag.llm.llm import LongContextLLM
 from selfextend_rag.llm.reading import Reading
-from selfextend_rag.llm.shared import shared_llm
 from selfextend_rag.llm.stream import Answer, TextStream
 from selfextend_rag.text.prompts import PromptBuilder
 from selfextend_rag.text.tools import ToolCall

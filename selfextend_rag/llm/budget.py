@@ -1,4 +1,4 @@
-"""How much room documents, questions and answers take; needs a tokenizer, and no model."""
+"""How much space documents, questions and answers take; needs a tokenizer, and no model."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from selfextend_rag.documents import Document
 from selfextend_rag.errors import ContextBudgetExceeded
 from selfextend_rag.planning import ContextBudgetPlanner, ContextPlan
 from selfextend_rag.planning.budget import MemoryBudget
-from selfextend_rag.text.packing import BREAK
-from selfextend_rag.text.prompts import PromptBuilder
+from selfextend_rag.text.packing import BREAK, Prompt
+from selfextend_rag.text.prompts import PromptBuilder, prompt_state
 
 _STEP = 1.5
 
@@ -38,6 +38,7 @@ class ReadingBudget:
         self.prompts = prompts
         self.planner = planner
         self.memory = memory
+        self._last_packed: tuple[object, Prompt] | None = None
         window = planner.pretraining_window
         self.max_new_tokens = stated_max_new_tokens or max(1, min(256, window // 8))
         """The length of answers if none is asked for: as stated, or P / 8 and at most 256."""
@@ -55,9 +56,21 @@ class ReadingBudget:
     ) -> ContextPlan:
         """Return how documents would be read; see ``LongContextLLM.plan``."""
         kept = as_documents(documents)
-        read = self.prompts.documents(kept)
+        read = len(self.packed(kept).tokens)
         reserve = self._reserve(questions, question_reserve)
-        return self.plan_tokens(len(read), max_new_tokens, reserve, turns, kept)
+        return self.plan_tokens(read, max_new_tokens, reserve, turns, kept)
+
+    def packed(self, documents: Sequence[Document]) -> Prompt:
+        """Return documents as tokens; those that were last asked for are not tokenized again."""
+        key = tuple(documents), prompt_state(self.prompts)
+        last = self._last_packed  # another thread may replace it meanwhile
+        if last is None or last[0] != key:
+            last = self._last_packed = key, self.prompts.packed(documents)
+        return last[1]
+
+    def forget_packed(self) -> None:
+        """Release the tokens of the documents that ``packed`` was last asked for."""
+        self._last_packed = None
 
     def plan_tokens(
         self,
@@ -137,7 +150,7 @@ class ReadingBudget:
         return max((len(self.prompts.question(question)) for question in questions), default=None)
 
     def _frame_tokens(self, documents: Sequence[Document]) -> int:
-        """Return the tokens of a prompt beside its documents, with one to spare for the seam."""
+        """Return the tokens of a prompt besides its documents, and one more for their border."""
         if not documents:
             return 0
         shortest = min(documents, key=lambda document: len(document.text))
@@ -214,7 +227,7 @@ def name_of(document: Document) -> str:
 
 
 def as_documents(documents: Documents) -> list[Document]:
-    """Return a list of documents, whatever was given."""
+    """Return one or several documents or texts as a list of documents."""
     if isinstance(documents, str | Document):
         documents = [documents]
     return [

@@ -8,26 +8,29 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel
 
 from selfextend_rag.bundled import FOLDER as BUNDLED
-from selfextend_rag.engine import Cancelled, Engine, Job, Progress, in_thread
-from selfextend_rag.llm.answer import TextRunner
-from selfextend_rag.llm.budget import Documents, ReadingBudget, as_documents
+from selfextend_rag.cache.identity import model_state, token_fingerprint
+from selfextend_rag.cache.spill import SpillFolder
+from selfextend_rag.cache.store import PrefixStore
+from selfextend_rag.engine import Cancelled, Engine, Job, Progress, Run, in_thread
+from selfextend_rag.llm.answer import PreparedPrompt, Start, TextRunner
+from selfextend_rag.llm.budget import DocumentGroups, Documents, ReadingBudget, as_documents
 from selfextend_rag.llm.claims import MemoryClaims
 from selfextend_rag.llm.loading import load_model, load_tokenizer
 from selfextend_rag.llm.machine import MemoryLimit
 from selfextend_rag.llm.memory import budget_of_model
-from selfextend_rag.llm.planned import PlanCalls
-from selfextend_rag.llm.prompted import PromptCalls
 from selfextend_rag.llm.reading import Reading
-from selfextend_rag.llm.reuse import prefix_store
 from selfextend_rag.llm.saved import load_saved
 from selfextend_rag.llm.stream import Answer, TextStream
+from selfextend_rag.output.reader import output_format
 from selfextend_rag.planning import (
     ContextBudgetPlanner,
+    ContextPlan,
     planner_defaults,
     pretraining_window_of,
 )
@@ -36,16 +39,17 @@ from selfextend_rag.planning.plan import Rule
 from selfextend_rag.planning.planner import Extension
 from selfextend_rag.text.messages import Message
 from selfextend_rag.text.prompts import INSTRUCTION, PromptBuilder, PromptForm
+from selfextend_rag.text.tools import ToolChoice, Tools, tool_request
 
 
-class LongContextLLM(PlanCalls, PromptCalls):
+class LongContextLLM:
     """A causal language model whose context window is stretched to what a prompt needs.
 
     What fits the pretraining window runs plain and is the stock model's answer. What does not runs
     by SelfExtend, with settings chosen for its length. What can't fit is refused before the model
     does any work; nothing is ever truncated. The model is switched for each call and then put back.
-    Calls may come from several threads, and take turns; ``aread``, ``astream`` and ``agenerate``
-    leave an event loop free.
+    Calls may come from several threads, and one waits for the other; ``aread``, ``astream`` and
+    ``agenerate`` leave an event loop free.
 
     Args:
         model: a causal language model of transformers, in evaluation mode.
@@ -59,7 +63,7 @@ class LongContextLLM(PlanCalls, PromptCalls):
         extension: ``"auto"``, ``"always"`` or ``"never"``, see `ContextBudgetPlanner`.
         rule: ``"empirical"`` or ``"exact"``, see `ContextBudgetPlanner`.
         prompt_form: ``"chat"``, ``"plain"`` or ``"auto"``, see `PromptBuilder`.
-        instruction: stands between documents and question in the chat form.
+        instruction: what the chat form says between documents and question.
         template_options: variables for the chat template, such as ``enable_thinking``.
         chunk_size: tokens of a prompt to run at once; by default as many as memory allows, and at
             most 2048.
@@ -69,7 +73,7 @@ class LongContextLLM(PlanCalls, PromptCalls):
             memory of 16; None for the model's own precision. See docs/planning.md.
         prefix_cache_bytes: memory for the keys of earlier prompts of ``generate`` and ``stream``,
             so that one that starts alike runs only the rest; 0 keeps none. See docs/readings.md.
-        prefix_cache_dir: a folder for those that memory has no room for, found again by other
+        prefix_cache_dir: a folder for those that do not fit into memory, found again by other
             processes.
         prefix_cache_dir_bytes: what the files in that folder may take together.
 
@@ -125,7 +129,7 @@ class LongContextLLM(PlanCalls, PromptCalls):
         at_once = CHUNK_SIZES[0] if chunk_size is None else chunk_size
         self.engine = Engine(model, chunk_size=at_once, kv_bits=kv_bits)
         stated = getattr(model.generation_config, "max_new_tokens", None)
-        self.prefix_cache = prefix_store(
+        self.prefix_cache = _prefix_store(
             self.engine, self.prompts, prefix_cache_bytes, prefix_cache_dir, prefix_cache_dir_bytes
         )
         machine = budget_of_model(model, memory_limit, chunk_size, kv_bits)
@@ -174,6 +178,69 @@ class LongContextLLM(PlanCalls, PromptCalls):
         """Return the model."""
         return self.engine.model
 
+    @property
+    def name(self) -> str:
+        """Return the hub id or folder that the model came from, or its class if it has none."""
+        return getattr(self.model.config, "name_or_path", "") or type(self.model).__name__
+
+    def plan(
+        self,
+        documents: Documents,
+        *,
+        question: str | Sequence[str] = (),
+        max_new_tokens: int | None = None,
+        question_reserve: int | None = None,
+        turns: int = 1,
+    ) -> ContextPlan:
+        """Return how documents would be read; the model does not run.
+
+        Args:
+            documents: one or several, each a `Document` or a text.
+            question: the question to come, or several; by default space is kept for any.
+            max_new_tokens: tokens to keep free for an answer; by default those that the model's
+                generation configuration names, or an eighth of P and at most 256.
+            question_reserve: tokens to keep free for a question and its frame; by default those of
+                the longest ``question``, or an eighth of P, from 16 to 512.
+            turns: questions and answers to keep space for, one after another, as in a conversation.
+
+        Raises:
+            ContextBudgetExceeded: they do not fit.
+            MemoryBudgetExceeded: they would, but memory does not hold them.
+        """
+        return self.budget.plan(
+            documents,
+            questions=[question] if isinstance(question, str) else question,
+            max_new_tokens=max_new_tokens,
+            question_reserve=question_reserve,
+            turns=turns,
+        )
+
+    def plan_groups(
+        self,
+        documents: Documents,
+        *,
+        question: str | Sequence[str] = (),
+        max_new_tokens: int | None = None,
+        question_reserve: int | None = None,
+        turns: int = 1,
+    ) -> DocumentGroups:
+        """Return documents in as few groups as can each be read whole; arguments as for ``plan``.
+
+        Each group has its ``documents``, in the order they were given in, and the ``plan`` under
+        which ``read`` would read them. The list has a ``lower_bound``, which no grouping is below,
+        and says with ``optimal`` whether it is met.
+
+        Raises:
+            DocumentTooLarge: a document can't be read even by itself; it is named.
+        """
+        return self.budget.plan_groups(
+            documents,
+            questions=[question] if isinstance(question, str) else question,
+            max_new_tokens=max_new_tokens,
+            question_reserve=question_reserve,
+            turns=turns,
+        )
+
     def read(
         self,
         documents: Documents,
@@ -188,9 +255,9 @@ class LongContextLLM(PlanCalls, PromptCalls):
 
         Args:
             documents: one or several, each a `Document` or a text.
-            max_new_tokens: the longest answer to keep room for; default as for ``plan``.
+            max_new_tokens: the longest answer to keep space for; default as for ``plan``.
             question_reserve: tokens to keep free for each question and its frame.
-            turns: questions and answers to keep room for one after another.
+            turns: questions and answers to keep space for, one after another.
             progress: called with tokens done and tokens to do, after each chunk.
             cancelled: an event or function that ends the reading between two chunks.
 
@@ -201,9 +268,10 @@ class LongContextLLM(PlanCalls, PromptCalls):
             GenerationCancelled: it was cancelled.
         """
         kept = as_documents(documents)
-        packed = self.prompts.packed(kept)
+        packed = self.budget.packed(kept)
         tokens = packed.tokens
         plan = self.budget.plan_tokens(len(tokens), max_new_tokens, question_reserve, turns, kept)
+        self.budget.forget_packed()  # from here on, the reading has them
         started = time.perf_counter()
         prefix = Job(
             self._runner.worker,
@@ -221,6 +289,106 @@ class LongContextLLM(PlanCalls, PromptCalls):
         self._claims.hold(prefix.cache)
         seconds = time.perf_counter() - started
         return Reading(self._runner, self.budget, kept, plan, prefix, seconds, packed)
+
+    def load(self, path: str | os.PathLike[str], *, documents: Documents | None = None) -> Reading:
+        """Return a reading that ``Reading.save`` wrote; the model reads nothing again.
+
+        Args:
+            path: the file.
+            documents: what is expected to have been read; by default any.
+
+        Raises:
+            CacheMismatchError: it was read by other weights, another tokenizer, prompt form or
+                pretraining window, or under other settings than this model would choose now, or it
+                is of other documents; the message says which.
+            CorruptReadingError: the file is damaged, or no reading.
+            MemoryBudgetExceeded: memory does not hold it; nothing has been read.
+            ReadingFileError: it can't be found or read.
+        """
+        expected = None if documents is None else as_documents(documents)
+        saved = load_saved(path, self.engine, self.budget, expected)
+        self._claims.hold(saved.prefix.cache)
+        return Reading(
+            self._runner, self.budget, saved.documents, saved.plan, saved.prefix, saved.seconds
+        )
+
+    def count_tokens(self, prompt: str | Sequence[Message], *, tools: Tools | None = None) -> int:
+        """Return the tokens of a text alone, or of the prompt that messages, and tools, make."""
+        if isinstance(prompt, str):
+            return len(self.prompts.codec.text(prompt))
+        request = tool_request(tools)
+        return len(self.prompts.prompt(prompt, () if request is None else request.tools))
+
+    def generate(
+        self,
+        prompt: str | Sequence[Message],
+        *,
+        tools: Tools | None = None,
+        tool_choice: ToolChoice = "auto",
+        parallel_tool_calls: bool = True,
+        json_schema: Mapping[str, Any] | None = None,
+        progress: Progress | None = None,
+        cancelled: Cancelled = None,
+        **options: Any,
+    ) -> Answer:
+        """Return the answer to a text or a conversation.
+
+        Args:
+            prompt: a text, or messages with ``role`` and ``content``, an assistant's ``tool_calls``
+                and messages of role ``tool`` among them, in OpenAI's form.
+            tools: what the model may call, in OpenAI's form; calls are in ``answer.tool_calls``.
+            tool_choice: ``"auto"``, ``"none"``, ``"required"`` (or ``"any"``), or a tool's name.
+            parallel_tool_calls: an answer may have several calls.
+            json_schema: the answer is JSON that is valid for this schema.
+            progress: called after each chunk of the prompt, from another thread.
+            cancelled: ends the answer where it is.
+            options: fields of `GenerationSettings`. In the plain form, of models without a chat
+                template, a conversation's ``stop`` is a line end by default.
+
+        Raises:
+            ContextBudgetExceeded: prompt and answer do not fit; the model has not run.
+            SchemaError: a schema holds what can't be enforced; the model has not run.
+            ToolError: tools, choice or messages about tools can't be used as they are.
+            ConstraintError: the answer could not be constrained to its grammar.
+        """
+        with self.stream(
+            prompt,
+            tools=tools,
+            tool_choice=tool_choice,
+            parallel_tool_calls=parallel_tool_calls,
+            json_schema=json_schema,
+            progress=progress,
+            cancelled=cancelled,
+            **options,
+        ) as stream:
+            return stream.answer
+
+    def stream(
+        self,
+        prompt: str | Sequence[Message],
+        *,
+        tools: Tools | None = None,
+        tool_choice: ToolChoice = "auto",
+        parallel_tool_calls: bool = True,
+        json_schema: Mapping[str, Any] | None = None,
+        progress: Progress | None = None,
+        cancelled: Cancelled = None,
+        **options: Any,
+    ) -> TextStream:
+        """Return the answer as a stream of text, while it is generated; see ``generate``."""
+        request = tool_request(tools, tool_choice, parallel_tool_calls)
+        framed = not isinstance(prompt, str) or request is not None
+        options_given = {"max_new_tokens": self.budget.max_new_tokens, **options}
+        settings = self._runner.options(options_given, framed=framed)
+        form = output_format(self.prompts, settings, json_schema, request)
+        tokens = self.prompts.prompt(prompt, () if request is None else request.tools)
+        plan = self.budget.plan_prompt(len(tokens), settings.max_new_tokens)
+        return self._runner.stream(
+            PreparedPrompt(tuple(tokens), settings, plan, framed, form),
+            Start(reuse=self.prefix_cache),
+            Run(progress=progress),
+            cancelled,
+        )
 
     async def aread(self, documents: Documents, **options: Any) -> Reading:
         """Do as ``read`` with the event loop free; ``cancelled`` may be given as an event alone.
@@ -241,24 +409,28 @@ class LongContextLLM(PlanCalls, PromptCalls):
         async with await self.astream(prompt, **options) as stream:
             return await stream.aanswer()
 
-    def load(self, path: str | os.PathLike[str], *, documents: Documents | None = None) -> Reading:
-        """Return a reading that ``Reading.save`` wrote; the model reads nothing again.
 
-        Args:
-            path: the file.
-            documents: what is expected to have been read; by default whatever was.
+def _prefix_store(
+    engine: Engine,
+    prompts: PromptBuilder,
+    max_bytes: int,
+    folder: str | os.PathLike[str] | None,
+    folder_bytes: int,
+) -> PrefixStore | None:
+    """Return where prompts are kept for those to come, or None if nothing is to be kept.
 
-        Raises:
-            CacheMismatchError: it was read by other weights, another tokenizer, prompt form or
-                pretraining window, or under other settings than this model would choose now, or it
-                is of other documents; the message says which.
-            CorruptReadingError: the file is damaged, or no reading.
-            MemoryBudgetExceeded: memory does not hold it; nothing has been read.
-            ReadingFileError: it can't be found or read.
-        """
-        expected = None if documents is None else as_documents(documents)
-        saved = load_saved(path, self.engine, self.budget, expected)
-        self._claims.hold(saved.prefix.cache)
-        return Reading(
-            self._runner, self.budget, saved.documents, saved.plan, saved.prefix, saved.seconds
+    Raises:
+        ValueError: a number of bytes is out of range, or a folder is given and no memory.
+    """
+    if max_bytes == 0 and folder is not None:
+        raise ValueError("prefix_cache_dir needs a prefix_cache_bytes above 0, got 0")
+    spill = None
+    if folder is not None:
+        spill = SpillFolder(
+            Path(folder),
+            folder_bytes,
+            lambda: token_fingerprint(engine.model, prompts.codec.tokenizer, engine.kv_bits),
         )
+    if not max_bytes:
+        return None
+    return PrefixStore(max_bytes, spill, state=lambda: model_state(engine.model))

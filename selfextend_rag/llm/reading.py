@@ -17,7 +17,6 @@ from selfextend_rag.llm.budget import ReadingBudget
 from selfextend_rag.llm.saved import (
     attachment_of,
     check_prompts,
-    prompt_state,
     reading_fingerprint,
 )
 from selfextend_rag.llm.stream import Answer, TextStream
@@ -25,6 +24,7 @@ from selfextend_rag.output.reader import output_format
 from selfextend_rag.planning import ContextPlan
 from selfextend_rag.planning.rows import most_rows, needed_for_rows
 from selfextend_rag.text.packing import Prompt
+from selfextend_rag.text.prompts import prompt_state
 
 BatchQuestion = str | Mapping[str, Any]
 """A question, or the arguments that ``Reading.ask`` would take for it, the question among them."""

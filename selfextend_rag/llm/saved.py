@@ -17,7 +17,7 @@ from selfextend_rag.llm.budget import ReadingBudget
 from selfextend_rag.planning import ContextBudgetPlanner, ContextPlan
 from selfextend_rag.planning.units import in_words
 from selfextend_rag.positions import SelfExtend
-from selfextend_rag.text.prompts import PromptBuilder
+from selfextend_rag.text.prompts import PromptBuilder, prompt_state
 
 
 def reading_fingerprint(
@@ -29,13 +29,6 @@ def reading_fingerprint(
         "prompt form": digest(json.dumps(prompts.identity(), default=str, sort_keys=True)),
         "pretraining_window": str(pretraining_window),
     }
-
-
-def prompt_state(prompts: PromptBuilder) -> tuple[object, ...]:
-    """Return what changes when a tokenizer is given other tokens or another chat template."""
-    tokenizer = prompts.codec.tokenizer
-    template = repr(tokenizer.chat_template) if prompts.chat else ""
-    return len(tokenizer), repr(tokenizer.special_tokens_map), template
 
 
 def check_prompts(prompts: PromptBuilder, state: tuple[object, ...]) -> None:

@@ -255,3 +255,10 @@ class PromptBuilder:
                     "history"
                 )
         return before, after
+
+
+def prompt_state(prompts: PromptBuilder) -> tuple[object, ...]:
+    """Return what changes when a tokenizer is given other tokens or another chat template."""
+    tokenizer = prompts.codec.tokenizer
+    template = repr(tokenizer.chat_template) if prompts.chat else ""
+    return len(tokenizer), repr(tokenizer.special_tokens_map), template

@@ -15,7 +15,7 @@ from langchain_core.messages import HumanMessage, SystemMessage
 from langchain_selfextend import ChatSelfExtend, ContextWindowExceeded
 from selfextend_rag import ContextBudgetExceeded, LongContextLLM, ModelLoadError
 from selfextend_rag.bundled import FOLDER
-from selfextend_rag.llm import shared
+from selfextend_rag.llm import library
 from tests.langchain_selfextend.conftest import PASSKEY, SMALL, count_calls
 
 
@@ -41,10 +41,10 @@ def test_instances_of_one_model_share_its_weights(chat):
 def test_weights_are_given_up_with_the_last_instance():
     gc.collect()  # what earlier tests left behind is not to go in between
     alone = ChatSelfExtend(model=str(FOLDER), chunk_size=77)
-    count = len([entry for entry in shared._live if entry[2]() is not None])
+    count = len([entry for entry in library._live if entry[2]() is not None])
     del alone
     gc.collect()
-    assert len([entry for entry in shared._live if entry[2]() is not None]) == count - 1
+    assert len([entry for entry in library._live if entry[2]() is not None]) == count - 1
 
 
 def test_every_way_to_name_a_model_gives_the_same_answer(chat):

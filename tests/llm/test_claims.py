@@ -16,7 +16,7 @@ from selfextend_rag import (
     MemoryBudgetExceeded,
 )
 from selfextend_rag.cache import persist
-from selfextend_rag.llm.kept import KeptReadings
+from selfextend_rag.llm.library import KeptReadings
 from tests.tiny import byte_tokenizer, tiny_llama
 
 LONG = "".join(f"Fact {i} is {i * i % 97}. " for i in range(20))

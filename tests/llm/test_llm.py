@@ -306,3 +306,56 @@ def test_tokens_of_a_text_and_of_a_whole_conversation_are_counted(chat_llm):
         counted = chat_llm.count_tokens(messages, tools=tools)
         answer = chat_llm.generate(messages, tools=tools, max_new_tokens=1)
         assert counted == answer.usage.prompt_tokens
+
+
+@pytest.fixture
+def tokenized(any_llm, monkeypatch):
+    """The texts that were tokenized, in order."""
+    texts = []
+    encoded, text = any_llm.prompts.codec.encoded, any_llm.prompts.codec.text
+    monkeypatch.setattr(
+        any_llm.prompts.codec,
+        "encoded",
+        lambda given, **options: texts.append(given) or encoded(given, **options),
+    )
+    monkeypatch.setattr(
+        any_llm.prompts.codec,
+        "text",
+        lambda given, **options: texts.append(given) or text(given, **options),
+    )
+    return texts
+
+
+def times(document, tokenized):
+    return sum(document in text for text in tokenized)
+
+
+def test_documents_that_were_planned_are_tokenized_once(any_llm, tokenized):
+    plan = any_llm.plan(LONG, max_new_tokens=12)
+    reading = any_llm.read(LONG, max_new_tokens=12)
+    assert reading.plan == plan
+    assert reading.ask(QUESTION, **FREE).evidence
+    assert times(LONG.rstrip(), tokenized) == 1
+
+
+def test_documents_are_tokenized_again_once_they_are_read(any_llm, tokenized):
+    """What a reading holds anyway is held by nothing else."""
+    any_llm.read(SHORT)
+    any_llm.read(SHORT)
+    assert times(SHORT, tokenized) == 2
+
+
+def test_a_changed_tokenizer_tokenizes_again(any_llm, tokenized):
+    before = any_llm.plan(SHORT).prompt_tokens
+    any_llm.tokenizer.add_tokens(["blue"])
+    assert any_llm.plan(SHORT).prompt_tokens == before - 3
+    assert times(SHORT, tokenized) == 2
+
+
+def test_space_that_was_too_little_does_not_tokenize_again(any_llm, tokenized):
+    for reserve in (10_000, 100):
+        try:
+            any_llm.read(SHORT, question_reserve=reserve, max_new_tokens=12)
+        except ContextBudgetExceeded:
+            continue
+    assert times(SHORT, tokenized) == 1

@@ -9,7 +9,7 @@ import pytest
 
 from selfextend_rag import ModelLoadError, shared_llm
 from selfextend_rag.bundled import FOLDER
-from selfextend_rag.llm import shared
+from selfextend_rag.llm import library
 
 
 def test_equal_options_give_the_same_model_and_others_the_same_weights():
@@ -30,10 +30,10 @@ def test_threads_that_ask_at_once_load_the_weights_once():
 def test_weights_are_given_up_with_the_last_model():
     gc.collect()  # what earlier tests left behind is not to go in between
     alone = shared_llm(FOLDER, context={"chunk_size": 78})
-    count = sum(entry[2]() is not None for entry in shared._live)
+    count = sum(entry[2]() is not None for entry in library._live)
     del alone
     gc.collect()
-    assert sum(entry[2]() is not None for entry in shared._live) == count - 1
+    assert sum(entry[2]() is not None for entry in library._live) == count - 1
 
 
 def test_a_name_that_leads_nowhere_is_refused():
