@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         Reading,
         TextStream,
         ToolCall,
+        question_and_history,
         shared_llm,
     )
     from selfextend_rag.model import extend, extended, restore, support
@@ -77,6 +78,7 @@ _NAMES = {
         "Reading",
         "TextStream",
         "ToolCall",
+        "question_and_history",
         "shared_llm",
     ),
     "model": ("extend", "extended", "restore", "support"),
@@ -127,6 +129,7 @@ __all__ = [
     "extend",
     "extended",
     "pretraining_window_of",
+    "question_and_history",
     "restore",
     "shared_llm",
     "support",

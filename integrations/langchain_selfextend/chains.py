@@ -17,7 +17,7 @@ from langchain_selfextend.documents import core_document, whole_documents
 from langchain_selfextend.errors import overflow_of_the_framework
 from langchain_selfextend.messages import core_messages
 from langchain_selfextend.settings import SelfExtendSettings, core_llm
-from selfextend_rag import Answer, KeptReadings, LongContextLLM, Reading
+from selfextend_rag import Answer, KeptReadings, LongContextLLM, Reading, question_and_history
 from selfextend_rag import Document as CoreDocument
 
 _GIVEN_BACK = frozenset(("context", "answer", "evidence", "plan"))
@@ -43,7 +43,7 @@ def create_full_document_chain(
 
     Args:
         llm: a `ChatSelfExtend`, `SelfExtendLLM` or `LongContextLLM`.
-        documents: documents, loaders, or a retriever, which is asked anew for each question; by
+        documents: documents, loaders, or a retriever, which is asked again for each question; by
             default each call brings its own as ``context``.
         evidence: whether to look for the passages that an answer rests on.
         max_kept_bytes: memory for what was read, to be asked again; see `KeptReadings`.
@@ -88,10 +88,12 @@ class _FullDocumentChain:
         if self._retriever is not None:
             context = self._retriever.invoke(given["input"], config)
         yield AddableDict(context=context)
-        question = _question(given)
+        question, history = _asked(given)
         with overflow_of_the_framework():
-            reading = self._readings.get(self._core(context), question, **self._room())
-            stream = reading.stream(question, **self._ask_options())
+            reading = self._readings.get(
+                self._core(context), question, history=history, **self._space()
+            )
+            stream = reading.stream(question, history=history, **self._ask_options())
         with stream:
             for piece in stream:
                 yield AddableDict(answer=piece)
@@ -106,10 +108,12 @@ class _FullDocumentChain:
         if self._retriever is not None:
             context = await self._retriever.ainvoke(given["input"], config)
         yield AddableDict(context=context)
-        question = _question(given)
+        question, history = _asked(given)
         with overflow_of_the_framework():
-            reading = await self._readings.aget(self._core(context), question, **self._room())
-            stream = reading.stream(question, **self._ask_options())
+            reading = await self._readings.aget(
+                self._core(context), question, history=history, **self._space()
+            )
+            stream = reading.stream(question, history=history, **self._ask_options())
         async with stream:
             async for piece in stream:
                 yield AddableDict(answer=piece)
@@ -129,7 +133,7 @@ class _FullDocumentChain:
     def _core(self, context: Sequence[Document]) -> list[CoreDocument]:
         return self._known_core or [core_document(document) for document in context]
 
-    def _room(self) -> dict[str, Any]:
+    def _space(self) -> dict[str, Any]:
         return {"max_new_tokens": self._options.get("max_new_tokens")}
 
     def _ask_options(self) -> dict[str, Any]:
@@ -171,28 +175,15 @@ def _whole(chunks: Sequence[Any]) -> dict[str, Any]:
     return dict(given)
 
 
-def _question(given: Mapping[str, Any]) -> str:
-    """Return the question with the conversation before it, in the form the documents are asked in.
+def _asked(given: Mapping[str, Any]) -> tuple[str, list[tuple[str, str]]]:
+    """Return the question, and those before it with their answers.
 
     Raises:
         ValueError: the history holds a message that is neither a person's nor the model's.
     """
     history: Sequence[BaseMessage] = convert_to_messages(given.get("chat_history") or [])
-    text, asked = "", False
-    for message in core_messages(history):
-        role, content = message["role"], message["content"]
-        if role == "user":
-            text += f"\n\nQuestion: {content}" if text else content
-            asked = True
-        elif role == "assistant" and not message.get("tool_calls"):
-            text += f"\nAnswer: {content}"
-        else:
-            raise ValueError(
-                f"chat_history may hold human and AI messages, got one of role {role!r}; leave "
-                "tool calls, their results and system messages out"
-            )
-    question = given["input"]
-    return f"{text}\n\nQuestion: {question}" if text or asked else question
+    question = {"role": "user", "content": given["input"]}
+    return question_and_history([*core_messages(history), question])
 
 
 def _passages(answer: Answer, reading: Reading, context: Sequence[Document]) -> list[Document]:

@@ -18,9 +18,8 @@ from pydantic import ConfigDict, Field
 
 from langchain_selfextend.documents import core_document, parents_of, whole_documents
 from langchain_selfextend.errors import overflow_of_the_framework
-from langchain_selfextend.ranking import by_relevance
 from langchain_selfextend.settings import core_llm
-from selfextend_rag import ContextBudgetExceeded
+from selfextend_rag import ContextBudgetExceeded, word_relevance
 
 
 class FullDocumentRetriever(BaseRetriever):
@@ -193,3 +192,31 @@ class FullDocumentRetriever(BaseRetriever):
             document.model_copy(update={"metadata": {**document.metadata, "left_out": named}})
             for document in found
         ]
+
+
+def by_relevance(
+    query: str, texts: Sequence[str], embeddings: Embeddings | None = None
+) -> list[int]:
+    """Return the places of texts, the most relevant first; of equal ones the earlier first.
+
+    Args:
+        query: the question.
+        texts: whole documents.
+        embeddings: cosine similarity of these; by default BM25 of the words.
+    """
+    if embeddings is None:
+        scores = word_relevance(query, texts)
+    else:
+        scores = _cosine(query, texts, embeddings)
+    return sorted(range(len(texts)), key=lambda place: -scores[place])
+
+
+def _cosine(query: str, texts: Sequence[str], embeddings: Embeddings) -> list[float]:
+    asked = embeddings.embed_query(query)
+    return [_similarity(asked, vector) for vector in embeddings.embed_documents(list(texts))]
+
+
+def _similarity(one: Sequence[float], other: Sequence[float]) -> float:
+    product = sum(a * b for a, b in zip(one, other, strict=True))
+    lengths = sum(a * a for a in one) * sum(b * b for b in other)
+    return product / lengths**0.5 if lengths else 0.0

@@ -110,7 +110,7 @@ class SelfExtendSettings(Serializable):
         if self.llm is not None:
             core_llm(self.llm)
             self._check_llm_alone()
-            self._live, self.model = True, name_of(self.llm)
+            self._live, self.model = True, self.llm.name
         elif isinstance(self.model, str | os.PathLike):
             self.model = os.fspath(self.model)
             self.llm = self._load(self.model)
@@ -123,7 +123,7 @@ class SelfExtendSettings(Serializable):
             raise ValueError("a model that is loaded needs its tokenizer; give tokenizer= too")
         else:
             self.llm = LongContextLLM(self.model, self.tokenizer, **self.context_options)
-            self._live, self.model = True, name_of(self.llm)
+            self._live, self.model = True, self.llm.name
         GenerationSettings(
             **self.call_options(None, {})
         )  # refuses here what would fail in each call
@@ -232,11 +232,6 @@ class SelfExtendSettings(Serializable):
                 f"{answer.usage.completion_tokens} of answer); allow more, or leave timeout out"
             )
         return answer
-
-
-def name_of(llm: LongContextLLM) -> str:
-    """Return the name or path of a model, or its class when it has none."""
-    return getattr(llm.model.config, "name_or_path", "") or type(llm.model).__name__
 
 
 def core_llm(llm: Any) -> LongContextLLM:

@@ -70,8 +70,8 @@ def shared_llm(
 class KeptReadings:
     """The readings of one model that were asked for last, as many as fit a number of bytes.
 
-    It may be used from several threads and event loops; who asks for documents that are just being
-    read waits for that reading.
+    It may be used from several threads and event loops; a caller whose documents are being read
+    just now waits for that reading.
 
     Args:
         llm: the model.
@@ -102,20 +102,22 @@ class KeptReadings:
         documents: Documents,
         question: str = "",
         *,
+        history: Sequence[tuple[str, str]] = (),
         max_new_tokens: int | None = None,
         cancelled: Cancelled = None,
         **options: Any,
     ) -> Reading:
-        """Return a reading of documents with room for a question and its answer.
+        """Return a reading of documents with space for a question and its answer.
 
-        There is room for the usual question too, so that the reading serves others, if that fits.
-        A kept one that has too little room, as for a long conversation, is replaced by one with
-        twice what the question takes; so is one that the model or the tokenizer, changed since,
+        There is space for the usual question too, so that the reading serves others, if that fits.
+        A kept one that has too little, as for a long conversation, is replaced by one with twice
+        what the question takes; so is one that the model or the tokenizer, changed since,
         would read otherwise.
 
         Args:
             documents: one or several, each a `Document` or a text.
-            question: what it will be asked; blank to keep the usual room for any.
+            question: what it will be asked; blank to keep the usual space for any.
+            history: earlier questions that come before it, with their answers.
             max_new_tokens: the length of its answer.
             cancelled: ends the reading between two chunks.
             options: more for ``LongContextLLM.read``.
@@ -125,32 +127,34 @@ class KeptReadings:
             GenerationCancelled: it was cancelled.
         """
         key = tuple(as_documents(documents))
-        room = self._room(question, max_new_tokens)
-        if (reading := self._found(key, room)) is not None:
+        asked = self._tokens_of(question, history)
+        space = self._space(asked, max_new_tokens)
+        if (reading := self._found(key, space)) is not None:
             return reading
         ends = is_cancelled(cancelled)
         with self._lock:
-            turn = self._reading.setdefault(key, threading.Lock())
-        while not turn.acquire(timeout=_SECONDS_BETWEEN_LOOKS):
+            lock = self._reading.setdefault(key, threading.Lock())
+        while not lock.acquire(timeout=_SECONDS_BETWEEN_LOOKS):
             if ends():
                 raise GenerationCancelled(0, 0)
         try:
-            if (reading := self._found(key, room)) is None:
+            if (reading := self._found(key, space)) is None:
                 more = {**options, "max_new_tokens": max_new_tokens, "cancelled": cancelled}
-                reading = self._read(key, question, more)
+                reading = self._read(key, asked, more)
                 self._keep(key, reading)
             return reading
         finally:
             with self._lock:
-                self._reading.pop(key, None)  # who waits has it, who comes finds the reading
-            turn.release()
+                self._reading.pop(key, None)  # who waits holds it, who comes finds the reading
+            lock.release()
 
     async def aget(self, documents: Documents, question: str = "", **options: Any) -> Reading:
         """Do as ``get`` with the event loop free; ``cancelled`` may be given as an event alone."""
         key = tuple(as_documents(documents))
         cancelled = options.pop("cancelled", None) or threading.Event()
-        room = self._room(question, options.get("max_new_tokens"))
-        if (reading := self._found(key, room)) is not None:
+        asked = self._tokens_of(question, options.get("history", ()))
+        space = self._space(asked, options.get("max_new_tokens"))
+        if (reading := self._found(key, space)) is not None:
             return reading
         return await in_thread(
             lambda: self.get(key, question, cancelled=cancelled, **options), cancelled
@@ -161,14 +165,24 @@ class KeptReadings:
         with self._lock:
             self._kept.clear()
 
-    def _room(self, question: str, max_new_tokens: int | None) -> int:
-        asked = len(self.llm.prompts.question(question)) if question.strip() else 0
+    def _tokens_of(self, question: str, history: Sequence[tuple[str, str]]) -> int:
+        """Return the tokens of a question after its history; 0 for a blank one."""
+        if not question.strip():
+            return 0
+        said = [
+            {"role": role, "content": text}
+            for pair in history
+            for role, text in zip(("user", "assistant"), pair, strict=True)
+        ]
+        return len(self.llm.prompts.question(question, said))
+
+    def _space(self, asked: int, max_new_tokens: int | None) -> int:
         return asked + (
             self.llm.budget.max_new_tokens if max_new_tokens is None else max_new_tokens
         )
 
-    def _found(self, key: tuple[Document, ...], room: int) -> Reading | None:
-        """Return the kept reading, now the last used one, if it has that much room."""
+    def _found(self, key: tuple[Document, ...], space: int) -> Reading | None:
+        """Return the kept reading, now the last used one, if it has that much space."""
         with self._lock:
             reading = self._kept.get(key)
             if reading is None:
@@ -179,23 +193,22 @@ class KeptReadings:
                 del self._kept[key]
                 return None
             plan = reading.plan
-            if plan.extended_window - plan.prompt_tokens < room:
+            if plan.extended_window - plan.prompt_tokens < space:
                 return None
             self._kept.move_to_end(key)
             return reading
 
-    def _read(self, key: Sequence[Document], question: str, options: dict[str, Any]) -> Reading:
-        asked = len(self.llm.prompts.question(question)) if question.strip() else 0
+    def _read(self, key: Sequence[Document], asked: int, options: dict[str, Any]) -> Reading:
         usual = self.llm.budget.question_reserve
         generous = usual if asked <= usual else 2 * asked
         try:
-            return self._read_with_room(key, generous, options)
+            return self._read_with_space(key, generous, options)
         except ContextBudgetExceeded:
             if not asked:
                 raise
-        return self._read_with_room(key, asked, options)
+        return self._read_with_space(key, asked, options)
 
-    def _read_with_room(
+    def _read_with_space(
         self, key: Sequence[Document], reserve: int, options: dict[str, Any]
     ) -> Reading:
         """Read; where memory is short, what was kept goes first, the longest unused before all."""

@@ -111,6 +111,22 @@ def question_turns(messages: Sequence[Message]) -> list[Turn]:
     return turns
 
 
+def question_and_history(messages: Sequence[Message]) -> tuple[str, list[tuple[str, str]]]:
+    """Return a conversation on documents as ``Reading.ask`` takes it: its question and history.
+
+    Raises:
+        ValueError: the last message is not the user's, or one is no question and no answer.
+    """
+    turns = question_turns(messages)
+    if not turns or turns[-1].role != "user":
+        raise ValueError(
+            "a conversation about documents has a question of the user at its end, got "
+            f"{', '.join(turn.role for turn in turns) or 'nothing'}"
+        )
+    *said, question = [turn.content for turn in turns]
+    return question, list(zip(said[::2], said[1::2], strict=True))
+
+
 def for_template(
     turns: Sequence[Turn], *, arguments_as_text: bool, guard: Callable[[str], str]
 ) -> list[dict[str, object]]:

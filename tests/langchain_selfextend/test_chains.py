@@ -102,19 +102,24 @@ def test_a_conversation_goes_before_the_question(chat, monkeypatch):
     asked = []
     question = chat.llm.prompts.question
     monkeypatch.setattr(
-        chat.llm.prompts, "question", lambda text: asked.append(text) or question(text)
+        chat.llm.prompts,
+        "question",
+        lambda text, history=(): asked.append(question(text, history)) or asked[-1],
     )
     history = [HumanMessage("Is there a key?"), AIMessage("Yes."), ("human", "Which?")]
     chain = create_full_document_chain(chat, [KEY])
     result = chain.invoke({"input": QUESTION, "chat_history": history})
     assert result["answer"] == "48213"
     assert result["chat_history"] == history
-    assert set(asked) == {
-        "Is there a key?\nAnswer: Yes.\n\nQuestion: Which?\n\nQuestion: What is the pass key?"
+    assert {chat.llm.prompts.codec.decode(tokens) for tokens in asked} == {
+        "\n\nQuestion: Is there a key?\nAnswer: Yes.\n\nQuestion: Which?\n\n"
+        "Question: What is the pass key?\nAnswer:"
     }
     chain.invoke({"input": QUESTION, "chat_history": [AIMessage("Hello!")]})
-    assert asked[-1] == "\nAnswer: Hello!\n\nQuestion: What is the pass key?"
-    with pytest.raises(ValueError, match="may hold human and AI messages, got one of role 'syst"):
+    assert chat.llm.prompts.codec.decode(asked[-1]) == (
+        "\n\nQuestion: \nAnswer: Hello!\n\nQuestion: What is the pass key?\nAnswer:"
+    )
+    with pytest.raises(ValueError, match="roles user and assistant, got one of role 'syst"):
         chain.invoke({"input": QUESTION, "chat_history": [SystemMessage("x")]})
 
 

@@ -13,7 +13,7 @@ from langchain_core.vectorstores import InMemoryVectorStore
 
 from langchain_selfextend import ContextWindowExceeded, FullDocumentRetriever
 from langchain_selfextend.documents import core_document, whole_documents
-from langchain_selfextend.ranking import by_relevance
+from langchain_selfextend.retrievers import by_relevance
 from selfextend_rag import ContextBudgetExceeded
 from selfextend_rag.documents import DocumentError
 

@@ -295,14 +295,14 @@ def test_earlier_turns_are_part_of_the_question(llm, engine):
     asked = []
     stream = engine.reading.stream
     engine.reading.stream = lambda question, **options: (
-        asked.append(question) or stream(question, **options)
+        asked.append((question, options["history"])) or stream(question, **options)
     )
     try:
         engine.as_chat_engine(history).chat(QUESTION)
         engine.as_chat_engine().chat(QUESTION, chat_history=history)
     finally:
         del engine.reading.stream
-    assert asked == [f"Who?\nAnswer: Nobody.\n\nQuestion: {QUESTION}"] * 2
+    assert asked == [(QUESTION, [("Who?", "Nobody.")])] * 2
 
 
 def test_a_conversation_that_outgrows_the_room_is_refused_and_stays_as_it_was(engine):
@@ -318,5 +318,5 @@ def test_a_conversation_that_outgrows_the_room_is_refused_and_stays_as_it_was(en
 
 def test_what_has_no_place_in_such_a_conversation_is_refused(engine):
     history = [ChatMessage(role="system", content="Be kind.")]
-    with pytest.raises(ValueError, match=r"a question first and last, .*; got system, user"):
+    with pytest.raises(ValueError, match="roles user and assistant, got one of role 'system'"):
         engine.as_chat_engine(history).chat(QUESTION)

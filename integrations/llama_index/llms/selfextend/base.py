@@ -22,14 +22,25 @@ from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_ca
 from llama_index.core.prompts import BasePromptTemplate
 
 from llama_index.llms.selfextend.calling import ToolCalling
-from llama_index.llms.selfextend.messages import chat_response, completion, core_messages
-from llama_index.llms.selfextend.opening import LOADING, name_of, opened
-from llama_index.llms.selfextend.options import CONTEXT, GENERATION, call_options
-from llama_index.llms.selfextend.questions import question_of
-from llama_index.llms.selfextend.streams import acollected, apieces, collected, pieces
+from llama_index.llms.selfextend.messages import (
+    acollected,
+    apieces,
+    chat_response,
+    collected,
+    completion,
+    core_messages,
+    pieces,
+)
+from llama_index.llms.selfextend.options import CONTEXT, GENERATION, LOADING, call_options, opened
 from llama_index.llms.selfextend.structured import StructuredAnswers
 from llama_index.llms.selfextend.tokens import register_tokenizer
-from selfextend_rag import ContextPlan, LongContextLLM, Reading, TextStream
+from selfextend_rag import (
+    ContextPlan,
+    LongContextLLM,
+    Reading,
+    TextStream,
+    question_and_history,
+)
 
 
 class SelfExtendLLM(StructuredAnswers, ToolCalling):
@@ -108,7 +119,7 @@ class SelfExtendLLM(StructuredAnswers, ToolCalling):
         loading = {name: options.get(name) or default for name, default in LOADING.items()}
         named = isinstance(model, str | os.PathLike)
         llm = opened(model, tokenizer, loading, in_context)
-        name = os.fspath(model) if named else name_of(llm)
+        name = os.fspath(model) if named else llm.name
         fields = {**options, "model": name, "context_options": in_context}
         super().__init__(**fields)
         self._llm, self._live = llm, not named
@@ -241,7 +252,9 @@ class SelfExtendLLM(StructuredAnswers, ToolCalling):
     def _start(self, prompt: str | list[dict[str, Any]], call: dict[str, Any]) -> TextStream:
         options = self._options(prompt, call)
         if self._reading is not None:
-            return self._reading.stream(question_of(prompt), **options)
+            asked = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+            question, history = question_and_history(asked)
+            return self._reading.stream(question, history=history, **options)
         return self._llm.stream(prompt, **options)
 
     async def _astart(self, prompt: str | list[dict[str, Any]], call: dict[str, Any]) -> TextStream:

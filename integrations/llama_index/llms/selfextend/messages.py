@@ -1,8 +1,11 @@
-"""LlamaIndex's messages and responses to and from the core's; the one place that says how."""
+"""LlamaIndex's messages and responses to and from the core's; the one place that says how.
+
+A stream of the core becomes a response: whole, piece by piece, and both awaited.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from typing import Any
 
 from llama_index.core.base.llms.types import (
@@ -16,7 +19,7 @@ from llama_index.core.base.llms.types import (
     ToolCallBlock,
 )
 
-from selfextend_rag import Answer
+from selfextend_rag import Answer, TextStream
 
 _ROLES = {
     MessageRole.SYSTEM: "system",
@@ -112,3 +115,41 @@ def _figures(answer: Answer | None, model: str) -> dict[str, Any]:
         "raw": {"model": model, **figures},
         "additional_kwargs": {name: figures["usage"][name] for name in counted},
     }
+
+
+Respond = Callable[..., Any]
+"""Makes a response of the text so far, the new piece, the answer once whole, and a model's name."""
+
+
+def collected(stream: TextStream, respond: Respond, model: str) -> Any:
+    """Return the response to a whole answer."""
+    with stream:
+        return respond(stream.answer.text, None, stream.answer, model)
+
+
+async def acollected(stream: TextStream, respond: Respond, model: str) -> Any:
+    """Do as ``collected``, with the event loop free."""
+    async with stream:
+        answer = await stream.aanswer()
+    return respond(answer.text, None, answer, model)
+
+
+def pieces(stream: TextStream, respond: Respond, model: str) -> Generator[Any, None, None]:
+    """Yield a response for each piece, and one with the figures when the answer is whole."""
+    text = ""
+    with stream:
+        for piece in stream:
+            text += piece
+            yield respond(text, piece, None, model)
+        yield respond(stream.answer.text, "", stream.answer, model)
+
+
+async def apieces(stream: TextStream, respond: Respond, model: str) -> AsyncGenerator[Any, None]:
+    """Do as ``pieces``, with the event loop free; ending early ends the work."""
+    text = ""
+    async with stream:
+        async for piece in stream:
+            text += piece
+            yield respond(text, piece, None, model)
+        answer = await stream.aanswer()
+        yield respond(answer.text, "", answer, model)
