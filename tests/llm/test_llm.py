@@ -333,7 +333,7 @@ def times(document, tokenized):
 def test_documents_that_were_planned_are_tokenized_once(any_llm, tokenized):
     plan = any_llm.plan(LONG, max_new_tokens=12)
     reading = any_llm.read(LONG, max_new_tokens=12)
-    assert reading.plan == plan
+    assert replace(reading.plan, memory=None) == replace(plan, memory=None)  # what is free varies
     assert reading.ask(QUESTION, **FREE).evidence
     assert times(LONG.rstrip(), tokenized) == 1
 
