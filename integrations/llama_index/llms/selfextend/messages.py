@@ -109,11 +109,10 @@ def chat_response(text: str, delta: str | None, answer: Answer | None, model: st
 def _figures(answer: Answer | None, model: str) -> dict[str, Any]:
     if answer is None:
         return {}
-    figures = answer.to_dict()
     counted = ("prompt_tokens", "completion_tokens", "total_tokens")
     return {
-        "raw": {"model": model, **figures},
-        "additional_kwargs": {name: figures["usage"][name] for name in counted},
+        "raw": {"model": model, **answer.to_dict()},
+        "additional_kwargs": {name: getattr(answer.usage, name) for name in counted},
     }
 
 
