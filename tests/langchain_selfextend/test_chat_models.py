@@ -272,13 +272,13 @@ def test_a_model_without_a_chat_template_is_asked_in_the_plain_form(chat):
 
 async def test_the_event_loop_stays_free_while_a_prompt_is_read(chat, monkeypatch):
     """A prefill of a second, most of it outside Python, as that of a real model is."""
-    forward = chat.llm.engine._forward
+    forward = chat.llm.engine.forward
 
-    def slowly(*args):
+    def slowly(*args, **options):
         time.sleep(1)
-        return forward(*args)
+        return forward(*args, **options)
 
-    monkeypatch.setattr(chat.llm.engine, "_forward", slowly)
+    monkeypatch.setattr(chat.llm.engine, "forward", slowly)
     ticks = 0
 
     async def tick():
@@ -295,9 +295,11 @@ async def test_the_event_loop_stays_free_while_a_prompt_is_read(chat, monkeypatc
 
 
 async def test_cancelling_a_task_frees_the_model(chat, monkeypatch):
-    forward = chat.llm.engine._forward
+    forward = chat.llm.engine.forward
     monkeypatch.setattr(
-        chat.llm.engine, "_forward", lambda *args: time.sleep(0.05) or forward(*args)
+        chat.llm.engine,
+        "forward",
+        lambda *args, **options: time.sleep(0.05) or forward(*args, **options),
     )
     task = asyncio.create_task(chat.ainvoke("Hello", max_tokens=400, stop=["no such text"]))
     await asyncio.sleep(0.15)
