@@ -439,7 +439,7 @@ def _slabs(tensor: Tensor) -> Iterator[Tensor]:
 
 def _bytes_of(tensor: Tensor) -> memoryview:
     """Return the bytes of a contiguous tensor in memory, without a copy."""
-    return memoryview(tensor.detach().reshape(-1).view(torch.uint8).numpy())
+    return tensor.detach().reshape(-1).view(torch.uint8).numpy().data
 
 
 def _read_into(file: BinaryIO, slab: Tensor) -> memoryview:

@@ -104,6 +104,7 @@ def _together(
             query, shared.keys, shared.values, rows.own(),
             scaling=scaling, softcap=softcap, sinks=sinks,
         )  # fmt: skip
+    assert shared.grouped_keys is not None
     return extended_rows_attention(
         query, shared.keys, shared.values, rows.own(),
         rotary=binding.rotary, settings=binding.settings, grouped_keys=shared.grouped_keys,
