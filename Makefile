@@ -1,16 +1,19 @@
 # make demo    read a real document with the bundled model and answer a question
-# make test    run the tests
+# make test    run the tests of every day, in a few minutes
+# make test-rest  run the others: every model family, kernels compiled for GPUs, slow tests
+# make test-all   run both
 # make check   lint, formatting, types
 # make bench   time this package against plain attention
 # make clean   remove what was built; make distclean also removes the virtual environment
 #
-# demo, test, check and bench first make .venv/ themselves; only Python 3.11 or later is needed.
+# demo, the tests, check and bench first make .venv/ themselves; only Python 3.11 or later is needed.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS := dev,evals,langchain,llama-index
 TEST_JOBS ?= 2
+REST := coverage or compile or slow
 PYTEST_ARGS ?=
 
 DEMO_DOCUMENT ?= examples/documents/genesis.txt
@@ -22,14 +25,25 @@ SOURCES := pyproject.toml constraints.txt
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test check bench clean distclean
+.PHONY: demo test test-rest test-all check bench clean distclean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
 	$(BIN)/selfextend-rag ask $(DEMO_DOCUMENT) -q "$(DEMO_QUESTION)"
 
+# Tests compute on tiny tensors in parallel processes, so more threads in each only cost time;
+# CI makes Hypothesis draw the same examples in every run: what fails once fails for everybody.
+test test-rest: export OMP_NUM_THREADS ?= 1
+test test-rest: export MKL_NUM_THREADS ?= 1
+test test-rest: export CI ?= true
+
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist worksteal $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist worksteal -m "not ($(REST))" $(PYTEST_ARGS)
+
+test-rest: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist worksteal -m "$(REST)" $(PYTEST_ARGS)
+
+test-all: test test-rest
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check

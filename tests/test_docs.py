@@ -31,7 +31,9 @@ def commands():
             if found[1] in ("console", "sh", "bash"):
                 for line in found[2].replace("\\\n", " ").splitlines():
                     if line.startswith("$ "):
-                        yield pytest.param(line[2:], id=f"{page.name}: {line[2:50]}")
+                        marks = [pytest.mark.slow] if " calibrate " in line else []
+                        name = f"{page.name}: {line[2:50]}"
+                        yield pytest.param(line[2:], id=name, marks=marks)
 
 
 @pytest.fixture(autouse=True)

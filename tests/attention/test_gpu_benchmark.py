@@ -21,6 +21,7 @@ def script(monkeypatch):
     return runpy.run_path(str(SCRIPT))
 
 
+@pytest.mark.slow
 def test_every_section_runs_through(script, tmp_path, capsys):
     assert script["main"](["--dry-run", "--out", str(tmp_path)]) == 0
     result = json.loads((tmp_path / "gpu.json").read_text())

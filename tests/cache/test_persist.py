@@ -339,6 +339,7 @@ def one_value(path):
     return values.pop()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
 def test_a_writer_killed_at_any_moment_leaves_the_old_file_or_the_new(tmp_path):
     path = tmp_path / "x"
@@ -359,6 +360,7 @@ def test_a_writer_killed_at_any_moment_leaves_the_old_file_or_the_new(tmp_path):
     assert interrupted, "no writer was killed while it wrote"
 
 
+@pytest.mark.slow
 def test_two_processes_that_save_to_one_path_never_mix(tmp_path):
     path = tmp_path / "x"
     writers = [start_writer(path, value) for value in (3, 4)]

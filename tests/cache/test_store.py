@@ -135,6 +135,7 @@ def test_an_entry_of_which_most_is_shared_is_taken_over(engine):
     assert len(store) == 1
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(
     budget=st.integers(0, 400_000),

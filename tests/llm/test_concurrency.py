@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 import threading
 
+import pytest
+
 from selfextend_rag.llm import LongContextLLM
 
 FILLER = "And darkness was upon the face of the deep. "
@@ -16,6 +18,7 @@ def text(code, before, after):
     return FILLER * before + fact + FILLER * after
 
 
+@pytest.mark.slow
 def test_sixteen_threads_ask_two_hundred_questions_of_three_readings():
     budget = 8 << 20
     llm = LongContextLLM.bundled(prefix_cache_bytes=budget)

@@ -94,6 +94,7 @@ def test_a_folder_serves_another_instance(model, tmp_path):
     assert other.generate(LONG, **FREE).usage.cached_tokens == 0
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_folder(tmp_path):
     folder = tmp_path / "model"
     tiny_llama(window=128).save_pretrained(folder)

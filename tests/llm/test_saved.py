@@ -243,6 +243,7 @@ def test_offloaded_weights_are_refused_with_the_reason():
         identity.model_fingerprint(model)
 
 
+@pytest.mark.slow
 def test_another_process_loads_it_and_answers_the_same(tmp_path, path):
     folder = tmp_path / "model"
     tiny_llama(window=128).save_pretrained(folder)

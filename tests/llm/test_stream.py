@@ -129,6 +129,7 @@ def test_the_work_may_close_its_own_stream():
     assert stream.answer is ANSWER
 
 
+@pytest.mark.slow
 def test_a_stream_nobody_closed_does_not_keep_the_program_from_ending():
     program = """
         import time

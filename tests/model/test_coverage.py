@@ -24,6 +24,8 @@ from selfextend_rag.model import extend, extended, restore, support
 from selfextend_rag.positions import SelfExtend
 from tests import oracle, zoo
 
+pytestmark = pytest.mark.coverage
+
 NAMES = [name for name in (*zoo.families(), *zoo.variants()) if name not in zoo.NOT_BUILT]
 PAGE = (Path(__file__).parents[2] / "docs" / "coverage.md").read_text(encoding="utf-8")
 # What the committed page says decides which tests a family gets, and the tests decide whether the

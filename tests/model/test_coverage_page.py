@@ -13,6 +13,8 @@ import transformers
 
 from tests import zoo
 
+pytestmark = pytest.mark.coverage
+
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 

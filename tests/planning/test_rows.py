@@ -13,6 +13,8 @@ from selfextend_rag.planning.rows import most_rows, rows_bytes
 from tests import zoo
 from tests.planning.test_workspace import memory_of, peak_bytes
 
+pytestmark = pytest.mark.slow
+
 QUESTION, ANSWER = 12, 3
 
 

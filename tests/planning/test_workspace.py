@@ -18,6 +18,8 @@ from selfextend_rag.planning.memory import DeviceShare, ModelMemory
 from selfextend_rag.planning.workspace import work_shape
 from tests import zoo
 
+pytestmark = pytest.mark.slow
+
 FAMILIES = [
     "llama", "gemma2", "gemma3_text", "gpt_oss", "deepseek_v3", "mixtral", "gpt_neox", "cohere",
     "qwen3_moe", "longcat_flash", "lfm2", "qwen3_next", "bailing_hybrid", "phi3", "mistral",
