@@ -14,7 +14,7 @@ BLOCK = 512
 
 def angles(model: Decoder, positions: Tensor) -> tuple[Tensor, Tensor]:
     """Return cos and sin for any positions."""
-    size = model.shape.hidden // model.shape.heads
+    size = model.shape.head_size
     frequencies = model.shape.rope_theta ** (-torch.arange(0, size, 2).float() / size)
     turned = positions.float()[:, None] * frequencies
     return turned.cos(), turned.sin()
@@ -64,7 +64,7 @@ def _layer(layer: Layer, x: Tensor, tables: dict[str, tuple], window: int) -> Te
     h = F.rms_norm(x, (shape.hidden,), layer.attention_norm, shape.norm_eps)
     q, k, v = layer.qkv(h).view(len(x), 3, shape.heads, -1).permute(1, 2, 0, 3)  # [H, T, D]
     mixed = attention(q, k, v, tables, window)
-    x = x + layer.out(mixed.transpose(0, 1).reshape(len(x), shape.hidden))
+    x = x + layer.out(mixed.transpose(0, 1).reshape(len(x), -1))
     h = F.rms_norm(x, (shape.hidden,), layer.mlp_norm, shape.norm_eps)
     gate, up = layer.gate_up(h).chunk(2, -1)
     return x + layer.down(F.silu(gate) * up)

@@ -6,7 +6,9 @@ ones, so that a model does better to match and copy than to remember.
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from training.questions import MEASURES, VERBS, free_questions
 
 
 def _words(text: str) -> list[str]:
@@ -64,9 +66,8 @@ OWNED_FORMS = (
     "The {x} of {y} was {v}.",
     "{cause}: the {x} of {y} is {v}.",
     "{cause}: {p} {x} is {v}.",
-    "{v} is the {x} of {y}.",
-    "{v} is the {x} of {y}.",
-    "{v} is {p} {x}.",
+    *["{v} is the {x} of {y}."] * 6,  # the key after the value takes longest to learn
+    *["{v} is {p} {x}."] * 2,
     "As for {y}, its {x} is {v}.",
     "As for {y}, the {x} is {v}.",
     "The {x} for {y} was set to {v}.",
@@ -113,7 +114,50 @@ OWNED_QUESTIONS = (
     "What was the {x} of {y}?",
     "Tell me the {x} of {y}.",
 )
-BARE_QUESTIONS = (*["What is the {x}?"] * 6, "What was the {x}?", "Tell me the {x}.")
+BARE_QUESTIONS = (*["What is the {x}?"] * 6, "What was the {x}?", "Tell me the {x}.", "{x}?")
+FREE_SHARE = 0.4  # of the questions are in forms that the statement's words do not give
+
+NOT_STATED = "The text does not say."
+
+EVENTS = _words(
+    "lunch|dinner|breakfast|the meeting|the lesson|the sale|the concert|the market|the race"
+    "|the wedding|the trial|the play|the fair|the exam|the journey|the election|the party"
+)
+TIMES = _words("noon|midnight|dawn|dusk|nine|ten|two|three|four|five|six|seven|eight|half past one")
+DAYS = _words("Monday|Tuesday|Wednesday|Thursday|Friday|Saturday|Sunday")
+ROLES = _words(
+    "dean|clerk|head of finance|manager|director|porter|bishop|mayor|cook|gardener|treasurer"
+    "|secretary|chief engineer|night guard|eldest son|librarian|doctor|judge|captain|teacher"
+    "|head of sales|deputy director|owner|board|committee|baker|smith|miller|nurse|pilot"
+)
+DEEDS = _words(
+    "travel|overtime|training|repairs|the books|the bills|the rooms|the horses|the letters"
+    "|the bread|the gates|the wages|the taxes|holidays|the contracts|the reports|the maps|visits"
+)
+DEED_FORMS = (
+    "{V} {does} {y}.",
+    "{V} {does} {y}.",
+    "{Y} {is_} {done} by {v}.",
+    "{Y} {is_} {done} by {v}.",
+    "{Y} {is_} always {done} by {v}.",
+    "It is {v} who {does} {y}.",
+    "As for {y}, {v} {does} it.",
+    "{cause}: {v} {does} {y}.",
+)
+DEED_QUESTIONS = (
+    *["Who {does} {y}?"] * 5,
+    "By whom {is_} {y} {done}?",
+    "Who is it that {does} {y}?",
+    "{y} {is_} {done} by whom?",
+)
+EVENT_FORMS = (
+    "{Y} is {at} {v}.",
+    "{Y} is {at} {v}.",
+    "{Y} will be {at} {v}.",
+    "{cause}: {y} is {at} {v}.",
+    "{Y} begins {at} {v}.",
+    "{Y} takes place {at} {v}.",
+)
 
 
 @dataclass(frozen=True)
@@ -125,6 +169,11 @@ class Fact:
     value: str
     statement: str
     question: str
+
+    @property
+    def stated(self) -> bool:
+        """Return whether the text says it."""
+        return bool(self.statement)
 
 
 class FactMaker:
@@ -239,11 +288,20 @@ class FactMaker:
         question = rng.choice(OWNED_QUESTIONS if owner else BARE_QUESTIONS).format(**fields)
         if attribute in PEOPLE and rng.random() < 0.5:
             question = f"Who is the {attribute}{f' of {owner}' if owner else ''}?"
+        if owner and rng.random() < FREE_SHARE:
+            question = rng.choice(free_questions(attribute)).format(**fields)
+        if owner and attribute in MEASURES and rng.random() < 0.3:
+            statement = rng.choice(MEASURES[attribute]).format(**fields)
         return Fact(attribute, owner, value, _sentence_case(statement, value), question)
 
     def facts(self, count: int, *, plain: bool = False) -> list[Fact]:
         """Return facts of which no two ask the same, many sharing an attribute or an owner."""
         rng = self.rng
+        kind = rng.random()
+        if kind < 0.12 and not plain:
+            return self.deeds(count)
+        if kind < 0.55 and count > 1:
+            return self.grid(count, plain=plain)
         keys: list[tuple[str, str]] = []
         bare: set[str] = set()
         used: set[str] = set()
@@ -257,6 +315,114 @@ class FactMaker:
             keys.append((attribute, owner))
         rng.shuffle(keys)
         return [self.fact(attribute, owner, plain=plain) for attribute, owner in keys]
+
+    def grid(self, count: int, *, plain: bool = False) -> list[Fact]:
+        """Return facts that cross few attributes with few owners, so that each word counts."""
+        rng = self.rng
+        wide = rng.randint(1, min(3, count))
+        attributes = self._different(self.attribute, wide)
+        needed = max(2, -(-count // wide)) + rng.randint(0, 1)
+        near = rng.random() < 0.3
+        first = self.owner()
+        owners = self._different(lambda: self._near(first) if near else self.owner(), needed)
+        keys = [(attribute, owner) for attribute in attributes for owner in owners]
+        return [self.fact(*key, plain=plain) for key in rng.sample(keys, count)]
+
+    def _different(self, draw: Callable[[], str], count: int) -> list[str]:
+        """Return draws of which none is a part of another."""
+        found: list[str] = []
+        for attempt in range(count * 30):
+            new = draw() if attempt < count * 15 else self.owner()
+            if not any(new in known or known in new for known in found):
+                found.append(new)
+            if len(found) == count:
+                break
+        return found
+
+    def deeds(self, count: int) -> list[Fact]:
+        """Return facts about who does what, and when or where something is."""
+        rng = self.rng
+        verbs = rng.sample(sorted(VERBS), min(len(VERBS), rng.randint(1, 3)))
+        things = self._different(self._deed, max(2, -(-count // len(verbs))))
+        keys = [(verb, thing) for verb in verbs for thing in things]
+        facts = [self._deed_fact(*key) for key in rng.sample(keys, min(count, len(keys)))]
+        for place, event in enumerate(rng.sample(EVENTS, min(len(facts), len(EVENTS)))):
+            if rng.random() < 0.3:
+                facts[place] = self._event_fact(event)
+        return facts
+
+    def _deed(self) -> str:
+        if self.rng.random() < 0.5:
+            return self.rng.choice(DEEDS)
+        return f"the {self.rng.choice(PLACES) if self.rng.random() < 0.5 else self.noun()}"
+
+    def _deed_fact(self, verb: str, thing: str) -> Fact:
+        rng = self.rng
+        pick = rng.random()
+        if pick < 0.5:
+            value = f"the {rng.choice(ROLES)}"
+        elif pick < 0.8:
+            value = self.name() if rng.random() < 0.5 else f"{self.name()} {self.name()}"
+        else:
+            value = f"{rng.choice(TITLES)} {self.name()}"
+        plural = thing.endswith("s")
+        fields = {
+            "does": verb,
+            "done": VERBS[verb],
+            "is_": "are" if plural else "is",
+            "y": thing,
+            "v": value,
+            "Y": thing[0].upper() + thing[1:],
+            "V": value[0].upper() + value[1:],
+            "cause": rng.choice(CAUSES),
+        }
+        form = rng.choice(DEED_FORMS)
+        value = fields["V"] if "{V}" in form else value
+        question = rng.choice(DEED_QUESTIONS).format(**fields)
+        return Fact(verb, thing, value, form.format(**fields), _capital(question))
+
+    def _event_fact(self, event: str) -> Fact:
+        rng = self.rng
+        when = rng.random() < 0.7
+        if when:
+            at, value = rng.choice((("at", rng.choice(TIMES)), ("on", rng.choice(DAYS))))
+        else:
+            at, value = "in", f"the {rng.choice(ORDINALS)} {rng.choice(PLACES)}"
+        value = f"{at} {value}"
+        fields = {"y": event, "Y": _capital(event), "at": at, "v": value.removeprefix(f"{at} ")}
+        statement = rng.choice(EVENT_FORMS).format(cause=rng.choice(CAUSES), **fields)
+        question = f"{'When' if when else 'Where'} {rng.choice(('is', 'is', 'will'))} {event}"
+        question += " be?" if question.split()[1] == "will" else "?"
+        return Fact("time" if when else "place", event, value, statement, question)
+
+    def unstated(self, facts: list[Fact]) -> Fact:
+        """Return a question that the facts do not answer, most often of words that they hold."""
+        rng = self.rng
+        owned = [fact for fact in facts if fact.owner and fact.attribute not in ("time", "place")]
+        stated = {(fact.attribute, fact.owner) for fact in facts}
+        bare = {fact.attribute for fact in facts if not fact.owner}
+        for _ in range(20):
+            if owned and rng.random() < 0.8:
+                fact = rng.choice(owned)
+                if fact.attribute in VERBS:
+                    asked = self._deed_fact(rng.choice(sorted(VERBS)), fact.owner)
+                elif rng.random() < 0.4:
+                    asked = self.fact(rng.choice(owned).attribute, fact.owner)
+                elif rng.random() < 0.5:
+                    asked = self.fact(self.attribute(), fact.owner)
+                else:
+                    asked = self.fact(fact.attribute, self.owner())
+            else:
+                asked = self.fact(self.attribute(), self.owner())
+            if (asked.attribute, asked.owner) in stated or asked.attribute in bare:
+                continue
+            if asked.attribute in VERBS or not any(
+                asked.attribute == fact.attribute
+                and (asked.owner in fact.owner or fact.owner in asked.owner)
+                for fact in facts
+            ):
+                return replace(asked, value=NOT_STATED, statement="")
+        return replace(self.fact(*self._key()), value=NOT_STATED, statement="")
 
     def passkey(self) -> Fact:
         """Return the one fact of the passkey test: five digits, stated twice."""
@@ -332,6 +498,10 @@ class FactMaker:
                 "{n} people saw it.",
             )
         ).format(n=self.digits())
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
 
 
 def _sentence_case(statement: str, value: str) -> str:

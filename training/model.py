@@ -16,6 +16,7 @@ class ModelShape:
     hidden: int = 256
     layers: int = 4
     heads: int = 4
+    head_size: int = 64
     intermediate: int = 683
     window: int = 512
     rope_theta: float = 10000.0
@@ -28,8 +29,9 @@ class Layer(nn.Module):
     def __init__(self, shape: ModelShape) -> None:
         super().__init__()
         self.shape = shape
-        self.qkv = nn.Linear(shape.hidden, 3 * shape.hidden, bias=False)
-        self.out = nn.Linear(shape.hidden, shape.hidden, bias=False)
+        inner = shape.heads * shape.head_size
+        self.qkv = nn.Linear(shape.hidden, 3 * inner, bias=False)
+        self.out = nn.Linear(inner, shape.hidden, bias=False)
         self.gate_up = nn.Linear(shape.hidden, 2 * shape.intermediate, bias=False)
         self.down = nn.Linear(shape.intermediate, shape.hidden, bias=False)
         self.attention_norm = nn.Parameter(torch.ones(shape.hidden))
@@ -40,11 +42,11 @@ class Layer(nn.Module):
         shape = self.shape
         batch, length, hidden = x.shape
         h = F.rms_norm(x, (hidden,), self.attention_norm, shape.norm_eps)
-        qkv = self.qkv(h).view(batch, length, 3, shape.heads, hidden // shape.heads)
+        qkv = self.qkv(h).view(batch, length, 3, shape.heads, shape.head_size)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [B, H, T, D]
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        x = x + self.out(mixed.transpose(1, 2).reshape(batch, length, hidden))
+        x = x + self.out(mixed.transpose(1, 2).reshape(batch, length, -1))
         h = F.rms_norm(x, (hidden,), self.mlp_norm, shape.norm_eps)
         gate, up = self.gate_up(h).chunk(2, -1)
         return x + self.down(F.silu(gate) * up)
@@ -93,7 +95,7 @@ class Decoder(nn.Module):
 
 def rotary_tables(shape: ModelShape) -> tuple[Tensor, Tensor]:
     """Return cos and sin, each [window, D/2]."""
-    size = shape.hidden // shape.heads
+    size = shape.head_size
     frequencies = shape.rope_theta ** (-torch.arange(0, size, 2).float() / size)
     angles = torch.arange(shape.window).float()[:, None] * frequencies
     return angles.cos(), angles.sin()
@@ -118,6 +120,7 @@ def to_llama(model: Decoder, bos: int, eos: int, pad: int) -> nn.Module:
         num_hidden_layers=shape.layers,
         num_attention_heads=shape.heads,
         num_key_value_heads=shape.heads,
+        head_dim=shape.head_size,
         max_position_embeddings=shape.window,
         rms_norm_eps=shape.norm_eps,
         tie_word_embeddings=True,

@@ -6,11 +6,11 @@ with ``apt-get download`` by ``fetch_prose.sh`` and unpacked below ``runs/raw/x/
     python -m training.prepare
 
 writes ``runs/data``: ``prose.npy`` (token ids), ``sentences.npy`` (where sentences start),
-``paragraphs.npy`` (where paragraphs start) and ``words.json``, and the tokenizer into
-``selfextend_rag/bundled``. Texts that the evaluation uses (the King James Bible, The Devil's
+``paragraphs.npy`` (where paragraphs start), ``words.json``, and ``tokenizer.json`` with its settings. Texts that the evaluation uses (the King James Bible, The Devil's
 Dictionary) are not read here.
 """
 
+import argparse
 import gzip
 import html.parser
 import json
@@ -25,9 +25,6 @@ from training.tokenizer import PROSE_VOCABULARY, save_tokenizer, train_tokenizer
 
 log = logging.getLogger(__name__)
 
-RAW = Path("runs/raw/x")
-DATA = Path("runs/data")
-BUNDLED = Path("selfextend_rag/bundled")
 CHARACTERS_PER_SOURCE = 3_000_000
 SENTENCE_BORDER = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'(])")
 
@@ -95,22 +92,22 @@ def wordnet_paragraphs(folder: Path) -> list[str]:
     return [" ".join(glosses[i : i + 5]) for i in range(0, len(glosses), 5)]
 
 
-def sources() -> dict[str, list[str]]:
+def sources(raw: Path) -> dict[str, list[str]]:
     """Return raw paragraphs by the name of their package."""
     doc = "usr/share/doc"
-    vim = sorted((RAW / "vim-runtime/usr/share/vim").rglob("doc/*.txt"))
+    vim = sorted((raw / "vim-runtime/usr/share/vim").rglob("doc/*.txt"))
     return {
-        "sqlite3-doc": html_paragraphs(RAW / f"sqlite3-doc/{doc}/sqlite3"),
-        "python3.11-doc": html_paragraphs(RAW / f"python3.11-doc/{doc}/python3.11/html"),
-        "apache2-doc": html_paragraphs(RAW / f"apache2-doc/{doc}/apache2-doc/manual/en"),
-        "postgresql-doc-15": html_paragraphs(RAW / f"postgresql-doc-15/{doc}"),
+        "sqlite3-doc": html_paragraphs(raw / f"sqlite3-doc/{doc}/sqlite3"),
+        "python3.11-doc": html_paragraphs(raw / f"python3.11-doc/{doc}/python3.11/html"),
+        "apache2-doc": html_paragraphs(raw / f"apache2-doc/{doc}/apache2-doc/manual/en"),
+        "postgresql-doc-15": html_paragraphs(raw / f"postgresql-doc-15/{doc}"),
         "vim-runtime": [
             p for path in vim for p in text_paragraphs(path.read_text("utf-8", "ignore"))
         ],
         "dict-jargon": text_paragraphs(
-            gzip.open(RAW / "dict-jargon/usr/share/dictd/jargon.dict.dz").read().decode("utf-8")
+            gzip.open(raw / "dict-jargon/usr/share/dictd/jargon.dict.dz").read().decode("utf-8")
         ),
-        "wordnet-base": wordnet_paragraphs(RAW / "wordnet-base/usr/share/wordnet"),
+        "wordnet-base": wordnet_paragraphs(raw / "wordnet-base/usr/share/wordnet"),
     }
 
 
@@ -130,19 +127,19 @@ def clean(paragraphs: list[str], limit: int) -> list[str]:
     return list(kept)
 
 
-def word_lists(prose: list[str]) -> dict[str, list[str]]:
+def word_lists(prose: list[str], raw: Path) -> dict[str, list[str]]:
     """Return words for facts: common prose words, and WordNet's nouns and proper names."""
     counts: dict[str, int] = {}
     for paragraph in prose:
         for word in re.findall(r"[a-z]{3,12}", paragraph):
             counts[word] = counts.get(word, 0) + 1
     nouns, names = [], []
-    for line in (RAW / "wordnet-base/usr/share/wordnet/index.noun").read_text().splitlines():
+    for line in (raw / "wordnet-base/usr/share/wordnet/index.noun").read_text().splitlines():
         word = line.split(" ", 1)[0]
         if re.fullmatch(r"[a-z]{3,11}", word):
             nouns.append(word)
     for line in (
-        (RAW / "wordnet-base/usr/share/wordnet/data.noun").read_text("latin-1").splitlines()
+        (raw / "wordnet-base/usr/share/wordnet/data.noun").read_text("latin-1").splitlines()
     ):
         if not line.startswith("  ") and re.fullmatch(r"[A-Z][a-z]{2,10}", line.split()[4]):
             names.append(line.split()[4])
@@ -159,19 +156,23 @@ def word_lists(prose: list[str]) -> dict[str, list[str]]:
 def main() -> None:
     """Write everything that training reads."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    DATA.mkdir(parents=True, exist_ok=True)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--raw", type=Path, default=Path("runs/raw/x"))
+    parser.add_argument("--data", type=Path, default=Path("runs/data"))
+    args = parser.parse_args()
+    args.data.mkdir(parents=True, exist_ok=True)
     prose: list[str] = []
-    for name, raw in sources().items():
-        paragraphs = clean(raw, CHARACTERS_PER_SOURCE)
+    for name, found in sources(args.raw).items():
+        paragraphs = clean(found, CHARACTERS_PER_SOURCE)
         log.info("%-20s %8d characters", name, sum(map(len, paragraphs)))
         prose += paragraphs
-    words = word_lists(prose)
-    (DATA / "words.json").write_text(json.dumps(words))
+    words = word_lists(prose, args.raw)
+    (args.data / "words.json").write_text(json.dumps(words))
     log.info("%s", {name: len(entries) for name, entries in words.items()})
     tokenizer = train_tokenizer(
         [*prose, " ".join(words["names"]), " ".join(words["nouns"])], PROSE_VOCABULARY
     )
-    save_tokenizer(tokenizer, BUNDLED)
+    save_tokenizer(tokenizer, args.data)
     random.Random(1).shuffle(prose)  # paragraphs of all sources mixed, in runs of one
     ids: list[int] = []
     sentence_starts: list[int] = []
@@ -185,9 +186,9 @@ def main() -> None:
             sentence_starts.append(len(ids))
             ids += encoding.ids
         ids += border
-    np.save(DATA / "prose.npy", np.array(ids, dtype=np.uint16))
-    np.save(DATA / "sentences.npy", np.array(sentence_starts, dtype=np.int64))
-    np.save(DATA / "paragraphs.npy", np.array(paragraph_starts, dtype=np.int64))
+    np.save(args.data / "prose.npy", np.array(ids, dtype=np.uint16))
+    np.save(args.data / "sentences.npy", np.array(sentence_starts, dtype=np.int64))
+    np.save(args.data / "paragraphs.npy", np.array(paragraph_starts, dtype=np.int64))
     log.info("%d tokens, %d sentences", len(ids), len(sentence_starts))
 
 

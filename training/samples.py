@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from training.facts import Fact, FactMaker
+from training.facts import NOT_STATED, Fact, FactMaker
 
 PROSE_WEIGHT = 0.1
 CHOICE_WEIGHT = 2.0  # of the first token that tells one value from another
@@ -45,6 +45,8 @@ class Stage:
         restated: share of rows that state facts and then state or ask them again.
         dense: share of the documents that hold facts and hardly any prose.
         plain: whether facts keep to the plainest wordings.
+        unstated: share of the questions that the document does not answer.
+        objects: share of the answers that are JSON objects.
     """
 
     length: int
@@ -57,6 +59,8 @@ class Stage:
     gap: int = 4
     restated: float = 0.0
     plain: bool = False
+    unstated: float = 0.0
+    objects: float = 0.0
 
 
 Row = tuple[list[int], list[int], list[float]]
@@ -231,13 +235,18 @@ class SampleMaker:
         count = rng.randint(1, stage.facts)
         questions = rng.choice((1, 1, 2, 3, 4))
         if dense := rng.random() < stage.dense:
-            count = max(2, length // 36)
+            count = max(2, length // 40)
             questions = count
         facts = self.facts.facts(count, plain=stage.plain)
         if rng.random() < stage.passkeys:
             facts = [self.facts.passkey()]
         asked = rng.sample(facts, min(len(facts), questions))
-        tail, targets, weights = self._questions(asked, int(length * (0.65 if dense else 0.34)))
+        missing = [self.facts.unstated(facts) for _ in asked if rng.random() < stage.unstated]
+        asked = rng.sample(asked + missing, len(asked + missing))
+        tail, targets, weights = self._questions(
+            asked, int(length * (0.65 if dense else 0.34)), stage.objects
+        )
+        asked = [fact for fact in asked if fact.stated]
         while True:
             statements = [self.encode(fact.statement) for fact in facts]
             room = length - 1 - len(tail) - sum(len(s) + 3 for s in statements)
@@ -252,7 +261,7 @@ class SampleMaker:
         weights = [PROSE_WEIGHT] * (prose - 1) + [0.0] + weights
         return ids, [*ids[1 : prose + 1], *targets[1:], self.eos], weights
 
-    def _questions(self, asked: list[Fact], room: int) -> Row:
+    def _questions(self, asked: list[Fact], room: int, objects: float) -> Row:
         """Return ids, targets by place, and weights of what follows the document.
 
         ``targets[i]`` is what should stand at place i; it is the end token after each answer,
@@ -264,6 +273,11 @@ class SampleMaker:
         for number, fact in enumerate(asked):
             prompt = self.encode(f"\n\nQuestion: {fact.question}\nAnswer:")
             answer = self.encode(f" {fact.value}")
+            close: list[int] = []
+            if fact.value != NOT_STATED and self.rng.random() < objects:
+                opening, value, end = self._object(fact)
+                prompt += self.encode(opening)
+                answer, close = self.encode(value), self.encode(end)
             if number and len(ids) + len(prompt) + len(answer) > room:
                 break
             start = len(ids)
@@ -273,6 +287,10 @@ class SampleMaker:
                 targets[start] = self.eos  # after the previous answer
             weights += [0.0] * (len(prompt) - 1) + [1.0] * (len(answer) + 1)
             weights[start + len(prompt) - 1 + (answer[0] == self.space)] = CHOICE_WEIGHT
+            if close:  # the first token that closes the object is learned, the rest is given
+                ids += close
+                targets += close
+                weights += [0.0] * len(close)
             if self.rng.random() < 0.3:
                 ids.append(self.eos)
                 targets.append(self.eos)
@@ -280,6 +298,20 @@ class SampleMaker:
         if ids[-1] == self.eos:
             ids.pop(), targets.pop(), weights.pop()
         return ids, targets, weights
+
+    def _object(self, fact: Fact) -> tuple[str, str, str]:
+        """Return what is before the value in a JSON object, the value, and what is after it.
+
+        The form is what a grammar gives at inference time; the value alone is learned.
+        """
+        rng = self.rng
+        name = fact.attribute if rng.random() < 0.8 else rng.choice(("answer", "value", "result"))
+        name = name.replace(" ", "_")
+        number = fact.value.isdigit() and (fact.value == "0" or fact.value[0] != "0")
+        before = f'{rng.choice(("", "", " "))}{{"{name}": '
+        if number and rng.random() < 0.4:
+            return before, fact.value, "}"
+        return f'{before}"', fact.value, '"}'
 
     def _document(self, facts: list[Fact], length: int) -> list[int]:
         """Return a document of exactly ``length`` tokens with the facts at random depths."""

@@ -22,39 +22,55 @@ from tokenizers import Tokenizer
 
 from training.facts import FactMaker
 from training.model import Decoder, ModelShape, load_checkpoint, save_checkpoint
+from training.optim import optimizers_for
 from training.samples import CHOICE_WEIGHT, PROSE_WEIGHT, Prose, SampleMaker, Stage
 
 log = logging.getLogger("training")
 
 STAGES = (
-    Stage(length=64, facts=1, rows=40, repeats=0.45, dense=0.0),
-    Stage(length=96, facts=3, rows=26, repeats=0.05, associations=0.35, restated=0.6, dense=0.0),
+    Stage(length=64, facts=1, rows=40, repeats=0.4, associations=0.2, restated=0.2, dense=0.0),
+    Stage(length=96, facts=3, rows=26, repeats=0.05, associations=0.3, restated=0.65, dense=0.0),
     Stage(
-        length=128,
-        facts=3,
-        rows=20,
+        length=160,
+        facts=4,
+        rows=16,
         repeats=0.05,
-        associations=0.2,
-        restated=0.4,
-        dense=0.9,
+        associations=0.1,
+        restated=0.25,
+        dense=0.95,
+        unstated=0.06,
+        objects=0.1,
     ),
-    Stage(length=256, facts=6, rows=10, repeats=0.1, restated=0.3, dense=0.5),
+    Stage(
+        length=256,
+        facts=6,
+        rows=10,
+        repeats=0.05,
+        associations=0.05,
+        restated=0.1,
+        dense=0.75,
+        passkeys=0.05,
+        unstated=0.08,
+        objects=0.12,
+    ),
     Stage(
         length=512,
-        facts=6,
-        rows=6,
-        repeats=0.1,
-        passkeys=0.2,
-        associations=0.05,
-        restated=0.05,
-        dense=0.3,
+        facts=7,
+        rows=5,
+        repeats=0.05,
+        associations=0.03,
+        restated=0.03,
+        dense=0.25,
+        passkeys=0.1,
+        unstated=0.08,
+        objects=0.12,
     ),
 )
-SHORT_BATCHES = 0.45  # share of the last stage's batches that are drawn as in stages 1 and 2
+SHORT_BATCHES = 0.5  # share of the last stage's batches that are drawn as in stages 2 and 3
 LEARNED = 0.9  # share of answers whose choice is right, a running mean, at which a stage ends
-LOSS_PLACES = 0.4  # share of the tokens at which the loss is taken: all answers, and some prose
+LOSS_PLACES = 0.3  # share of the tokens at which the loss is taken: all answers, and some prose
 DECAY_PART = 0.2
-WARMUP_STEPS = 300
+WARMUP_STEPS = 60
 
 
 @dataclass
@@ -80,7 +96,7 @@ def make_batches(
     while True:
         number = stage_number.value
         last = number == len(STAGES) - 1
-        stage = STAGES[rng.choice((1, 2)) if last and rng.random() < SHORT_BATCHES else number]
+        stage = STAGES[rng.choice((2, 2, 3)) if last and rng.random() < SHORT_BATCHES else number]
         queue.put((number, *make_batch(maker, stage, rng)))
 
 
@@ -105,12 +121,17 @@ def learning_rate(step: int, tokens: int, total: int, peak: float) -> float:
     return peak * warm * min(1.0, left / DECAY_PART)
 
 
-def optimizer_for(model: Decoder) -> torch.optim.Optimizer:
-    """Return AdamW with weight decay on matrices alone."""
-    matrices = [p for p in model.parameters() if p.dim() == 2]
-    others = [p for p in model.parameters() if p.dim() != 2]
-    groups = [{"params": matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), fused=True)
+def has_fast_bfloat16() -> bool:
+    """Return whether this processor multiplies bfloat16 matrices faster than float32 ones."""
+    times = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        a, b = torch.ones(512, 256, dtype=dtype), torch.ones(256, 512, dtype=dtype)
+        a @ b
+        start = time.perf_counter()
+        for _ in range(5):
+            a @ b
+        times[dtype] = time.perf_counter() - start
+    return times[torch.bfloat16] < 0.8 * times[torch.float32]
 
 
 def parse() -> argparse.Namespace:
@@ -124,7 +145,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=52_000_000)
     parser.add_argument("--stage-tokens", type=int, default=6_000_000)
     parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--optimizer", choices=("adamw", "muon"), default="muon")
+    parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
     parser.add_argument("--hidden", type=int, default=256)
+    parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--heads", type=int, default=4)
+    parser.add_argument("--head-size", type=int, default=48)
+    parser.add_argument("--intermediate", type=int, default=384)
+    parser.add_argument("--rope-theta", type=float, default=10000.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--compile", action="store_true")
@@ -142,12 +170,17 @@ def train(args: argparse.Namespace) -> None:
         progress = Progress(**state["progress"])
     else:
         shape = ModelShape(
-            hidden=args.hidden, heads=args.hidden // 64, intermediate=args.hidden * 8 // 3
+            hidden=args.hidden,
+            layers=args.layers,
+            heads=args.heads,
+            head_size=args.head_size,
+            intermediate=args.intermediate,
+            rope_theta=args.rope_theta,
         )
         model, state, progress = Decoder(shape), {}, Progress()
-    optimizer = optimizer_for(model)
-    if state:
-        optimizer.load_state_dict(state["optimizer"])
+    optimizers = optimizers_for(model, args.optimizer)
+    for optimizer, kept in zip(optimizers, state.get("optimizers", ()), strict=False):
+        optimizer.load_state_dict(kept)
     log.info("%d parameters, %s", sum(p.numel() for p in model.parameters()), progress)
     loss_of = (
         torch.compile(model.weighted_loss, dynamic=False) if args.compile else model.weighted_loss
@@ -160,13 +193,15 @@ def train(args: argparse.Namespace) -> None:
         daemon=True,
     )
     worker.start()
-    loop(args, model, optimizer, progress, loss_of, queue, stage_number)
+    loop(args, model, optimizers, progress, loss_of, queue, stage_number)
     worker.terminate()
 
 
-def loop(args, model, optimizer, progress, loss_of, queue, stage_number) -> None:  # noqa: ANN001  main's own objects
+def loop(args, model, optimizers, progress, loss_of, queue, stage_number) -> None:  # noqa: ANN001  main's own objects
     """Take steps until the budget is spent; log and save on the way."""
     losses: list[float] = []
+    low = args.precision == "bfloat16" or (args.precision == "auto" and has_fast_bfloat16())
+    log.info("matrix products in %s", "bfloat16" if low else "float32")
     since = saved = time.monotonic()
     tokens_before = progress.tokens
     while progress.tokens < args.tokens:
@@ -175,14 +210,15 @@ def loop(args, model, optimizer, progress, loss_of, queue, stage_number) -> None
             continue
         ids, places, targets, weights = map(torch.from_numpy, arrays)
         rate = learning_rate(progress.step, progress.tokens, args.tokens, args.lr)
-        for group in optimizer.param_groups:
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = rate
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=low):
             loss, right = loss_of(ids, places, targets, weights)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
         progress.step += 1
         progress.tokens += ids.numel()
         progress.stage_tokens += ids.numel()
@@ -190,7 +226,7 @@ def loop(args, model, optimizer, progress, loss_of, queue, stage_number) -> None
             share = float(right[choices].float().mean())
             progress.accuracy += 0.01 * (share - progress.accuracy)
         losses.append(loss.item())
-        if progress.step % 100 == 0:
+        if progress.step % 50 == 0:
             now = time.monotonic()
             log.info(
                 "step %6d tokens %6.2f M stage %d loss %.4f choices %.3f lr %.2e %6.0f tokens/s",
@@ -210,13 +246,16 @@ def loop(args, model, optimizer, progress, loss_of, queue, stage_number) -> None
             stage_number.value = progress.stage
             log.info("stage %d begins", progress.stage)
         if time.monotonic() - saved > args.save_seconds or progress.tokens >= args.tokens:
-            save(args.run / "checkpoint.pt", model, optimizer, progress)
+            save(args.run / "checkpoint.pt", model, optimizers, progress)
             saved = time.monotonic()
 
 
-def save(path: Path, model: Decoder, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
-    """Write a checkpoint that ``train`` goes on from."""
-    save_checkpoint(path, model, optimizer=optimizer.state_dict(), progress=vars(progress))
+def save(
+    path: Path, model: Decoder, optimizers: list[torch.optim.Optimizer], progress: Progress
+) -> None:
+    """Write a checkpoint that ``train`` continues from."""
+    states = [optimizer.state_dict() for optimizer in optimizers]
+    save_checkpoint(path, model, optimizers=states, progress=vars(progress))
     log.info("saved at step %d", progress.step)
 
 
