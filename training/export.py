@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from torch import nn
 from transformers import GenerationConfig, LlamaForCausalLM
 
-from training.model import Decoder, load_checkpoint, to_llama
+from training.model import Decoder, from_llama, load_checkpoint, to_llama
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +46,11 @@ def export(model: Decoder, folder: Path, dtype: torch.dtype) -> LlamaForCausalLM
 def stored(folder: Path) -> dict[str, torch.Tensor]:
     """Return the tensors in the folder's safetensors file."""
     return load_file(folder / "model.safetensors")
+
+
+def bundled_decoder(folder: Path = BUNDLED) -> Decoder:
+    """Return a stored model as a training model, in float32."""
+    return from_llama(LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32))
 
 
 @torch.no_grad()

@@ -154,6 +154,37 @@ def to_llama(model: Decoder, bos: int, eos: int, pad: int) -> nn.Module:
     return llama.eval()
 
 
+def from_llama(llama: nn.Module) -> Decoder:
+    """Return a ``LlamaForCausalLM`` of this form as a training model; undoes ``to_llama``."""
+    config = llama.config
+    model = Decoder(
+        ModelShape(
+            vocabulary=config.vocab_size,
+            hidden=config.hidden_size,
+            layers=config.num_hidden_layers,
+            heads=config.num_attention_heads,
+            head_size=config.head_dim,
+            intermediate=config.intermediate_size,
+            window=config.max_position_embeddings,
+            rope_theta=config.rope_parameters["rope_theta"],
+            norm_eps=config.rms_norm_eps,
+        )
+    )
+    with torch.no_grad():
+        model.embedding.weight.copy_(llama.model.embed_tokens.weight)
+        model.norm.copy_(llama.model.norm.weight)
+        for mine, theirs in zip(model.layers, llama.model.layers, strict=True):
+            attention, mlp = theirs.self_attn, theirs.mlp
+            qkv = [attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight]
+            mine.qkv.weight.copy_(torch.cat(qkv))
+            mine.out.weight.copy_(attention.o_proj.weight)
+            mine.gate_up.weight.copy_(torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]))
+            mine.down.weight.copy_(mlp.down_proj.weight)
+            mine.attention_norm.copy_(theirs.input_layernorm.weight)
+            mine.mlp_norm.copy_(theirs.post_attention_layernorm.weight)
+    return model
+
+
 def save_checkpoint(path: Path, model: Decoder, **state: object) -> None:
     """Write weights and training state in one step, so that a kill leaves the older file."""
     part = path.with_suffix(".part")

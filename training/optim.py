@@ -9,7 +9,11 @@ from torch import Tensor
 
 from training.model import Decoder
 
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic whose iteration pushes singular values to 1
+COEFFICIENTS = (
+    3.4445,
+    -4.7750,
+    2.0315,
+)  # a quintic that moves singular values to 1
 
 
 def orthogonalized(matrices: Tensor, steps: int = 5) -> Tensor:

@@ -82,6 +82,12 @@ class Progress:
     stage: int = 0
     stage_tokens: int = 0
     accuracy: float = 0.0
+    accuracy_steps: int = 0
+
+    @property
+    def choices(self) -> float:
+        """Return the share of right choices: a running mean over some hundred steps."""
+        return self.accuracy / (1 - 0.99**self.accuracy_steps) if self.accuracy_steps else 0.0
 
 
 def make_batches(
@@ -225,6 +231,7 @@ def loop(args, model, optimizers, progress, loss_of, queue, stage_number) -> Non
         if (choices := weights == CHOICE_WEIGHT).any():
             share = float(right[choices].float().mean())
             progress.accuracy += 0.01 * (share - progress.accuracy)
+            progress.accuracy_steps += 1
         losses.append(loss.item())
         if progress.step % 50 == 0:
             now = time.monotonic()
@@ -234,7 +241,7 @@ def loop(args, model, optimizers, progress, loss_of, queue, stage_number) -> Non
                 progress.tokens / 1e6,
                 progress.stage,
                 sum(losses) / len(losses),
-                progress.accuracy,
+                progress.choices,
                 rate,
                 (progress.tokens - tokens_before) / (now - since),
             )
@@ -242,7 +249,8 @@ def loop(args, model, optimizers, progress, loss_of, queue, stage_number) -> Non
         learned = progress.accuracy > LEARNED or progress.stage_tokens > args.stage_tokens
         if learned and progress.stage + 1 < len(STAGES):
             progress.stage += 1
-            progress.stage_tokens, progress.accuracy = 0, 0.0
+            progress.stage_tokens = 0
+            progress.accuracy, progress.accuracy_steps = 0.0, 0
             stage_number.value = progress.stage
             log.info("stage %d begins", progress.stage)
         if time.monotonic() - saved > args.save_seconds or progress.tokens >= args.tokens:

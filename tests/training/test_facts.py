@@ -5,7 +5,7 @@ import random
 import pytest
 from training_words import WORDS
 
-from training.facts import FactMaker
+from training.facts import NOT_STATED, FactMaker
 
 
 @pytest.fixture
@@ -19,7 +19,40 @@ def test_the_statement_holds_the_value_and_the_question_does_not(maker):
         assert fact.value in fact.statement
         if fact.value.isdigit() and len(fact.value) > 2:
             assert fact.value not in fact.question
-        assert fact.attribute in fact.question
+        assert fact.owner.lower() in fact.question.lower()
+
+
+def test_a_plain_fact_is_asked_for_by_the_name_of_its_attribute(maker):
+    for _ in range(100):
+        fact = maker.facts(1, plain=True)[0]
+        assert fact.attribute in fact.question or "Who" in fact.question or not fact.owner
+
+
+def test_facts_of_a_grid_share_each_word_of_their_keys(maker):
+    for _ in range(100):
+        facts = maker.grid(4)
+        assert len({(fact.attribute, fact.owner) for fact in facts}) == 4
+        assert len({fact.attribute for fact in facts}) <= 3
+
+
+def test_what_is_not_stated_is_asked_of_no_stated_key(maker):
+    shared = 0
+    for _ in range(200):
+        facts = maker.facts(4)
+        asked = maker.unstated(facts)
+        assert not asked.stated
+        assert asked.value == NOT_STATED
+        assert (asked.attribute, asked.owner) not in {(f.attribute, f.owner) for f in facts}
+        shared += any(asked.owner == fact.owner for fact in facts)
+    assert shared > 60  # the hard ones: the owner is in the text, the attribute is not
+
+
+def test_deeds_name_who_does_them(maker):
+    for _ in range(100):
+        for fact in maker.deeds(4):
+            assert fact.value in fact.statement
+            assert fact.question.endswith("?")
+            assert fact.owner.lower() in fact.question.lower()
 
 
 def test_no_two_facts_of_a_document_ask_the_same(maker):

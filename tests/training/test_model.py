@@ -8,10 +8,19 @@ import torch
 from selfextend_rag.positions import SelfExtend
 from training.dense import logits
 from training.export import largest_difference, main
-from training.model import Decoder, ModelShape, load_checkpoint, save_checkpoint, to_llama
-from training.train import learning_rate
+from training.model import (
+    Decoder,
+    ModelShape,
+    from_llama,
+    load_checkpoint,
+    save_checkpoint,
+    to_llama,
+)
+from training.train import WARMUP_STEPS, learning_rate
 
-SHAPE = ModelShape(vocabulary=97, hidden=32, layers=2, heads=2, intermediate=40, window=48)
+SHAPE = ModelShape(
+    vocabulary=97, hidden=32, layers=2, heads=2, head_size=16, intermediate=40, window=48
+)
 
 
 @pytest.fixture
@@ -24,6 +33,23 @@ def test_the_exported_model_computes_the_same_logits(model):
     ids = torch.randint(0, 97, (2, 48))
     llama = to_llama(model, bos=0, eos=1, pad=2)
     torch.testing.assert_close(llama(ids).logits, model(ids), atol=2e-6, rtol=1e-4)
+
+
+def test_a_model_of_transformers_comes_back_as_it_was(model):
+    again = from_llama(to_llama(model, bos=0, eos=1, pad=2))
+    assert again.shape == model.shape
+    ids = torch.randint(0, 97, (2, 48))
+    assert torch.equal(again(ids), model(ids))
+
+
+def test_a_head_may_have_any_size():
+    torch.manual_seed(0)
+    odd = Decoder(ModelShape(97, 32, 2, 4, 12, 40, 48)).eval()
+    ids = torch.randint(0, 97, (2, 48))
+    llama = to_llama(odd, bos=0, eos=1, pad=2)
+    torch.testing.assert_close(llama(ids).logits, odd(ids), atol=2e-6, rtol=1e-4)
+    probed = logits(odd, ids[0], group_size=1, window=8, last=5)
+    torch.testing.assert_close(probed, odd(ids)[0, -5:], atol=2e-6, rtol=1e-4)
 
 
 def test_a_checkpoint_gives_back_weights_and_state(model, tmp_path):
@@ -80,7 +106,7 @@ def test_export_writes_a_model_that_transformers_loads(model, tmp_path, monkeypa
 
 def test_the_learning_rate_warms_up_stays_and_ends_at_zero():
     rates = [learning_rate(step, step * 10, 10_000, 1.0) for step in range(1001)]
-    assert rates[0] < 0.01
+    assert rates[0] == pytest.approx(1 / WARMUP_STEPS)
     assert rates[400] == 1.0
     fall = [a - b for a, b in pairwise(rates[900:])]
     assert fall == pytest.approx([fall[0]] * 100)

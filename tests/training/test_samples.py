@@ -10,9 +10,9 @@ from tokenizers import Tokenizer
 from training_words import WORDS
 
 from selfextend_rag.bundled import FOLDER
-from training.facts import FactMaker
+from training.facts import NOT_STATED, FactMaker
 from training.samples import CHOICE_WEIGHT, PROSE_WEIGHT, Prose, SampleMaker, Stage
-from training.train import make_batch
+from training.train import LOSS_PLACES, make_batch
 
 TEXT = "The river ran low in summer. Nobody knew why. The mill stood still, and bread grew dear. "
 
@@ -87,6 +87,28 @@ def test_each_answer_has_one_choice_and_it_is_no_lone_space(maker, tokenizer):
         assert maker.space not in choices
 
 
+def test_questions_without_an_answer_are_answered_so(maker, tokenizer):
+    stage = replace(STAGES[1], unstated=0.5)
+    texts = [tokenizer.decode(maker.lookup(stage)[0]) for _ in range(60)]
+    assert sum(f"Answer: {NOT_STATED}" in text for text in texts) > 15
+    assert all(NOT_STATED not in text.split("\n\nQuestion:")[0] for text in texts)
+
+
+def test_of_a_json_object_the_value_alone_is_learned(maker, tokenizer):
+    stage = replace(STAGES[1], objects=1.0)
+    for _ in range(60):
+        ids, targets, weights = maker.lookup(stage)
+        text = tokenizer.decode(ids, skip_special_tokens=True)
+        document, *asked = text.split("\n\nQuestion:")
+        for part in asked[:-1]:  # the last one ends where the row does
+            written = json.loads(part.split("\nAnswer:")[1])
+            (value,) = written.values()
+            assert str(value) in document
+        learned = tokenizer.decode([t for t, w in zip(targets, weights, strict=True) if w >= 1])
+        assert ":" not in learned
+        assert "{" not in learned
+
+
 def test_plain_facts_keep_to_the_plainest_wordings(maker, tokenizer):
     for _ in range(40):
         ids, _, _ = maker.lookup(STAGES[0])
@@ -100,7 +122,7 @@ def test_a_batch_takes_the_loss_at_every_answer_and_some_prose(maker):
     for _ in range(20):
         ids, places, targets, weights = make_batch(maker, stage, maker.rng)
         assert ids.shape == (stage.rows, stage.length)
-        assert len(places) == len(targets) == len(weights) == int(0.4 * ids.size)
+        assert len(places) == len(targets) == len(weights) == int(LOSS_PLACES * ids.size)
         assert len(set(places.tolist())) == len(places)
         following = np.append(ids.ravel(), 0)[places + 1]
         assert np.all((targets == following) | (targets == maker.eos) | (weights == PROSE_WEIGHT))
