@@ -6,8 +6,8 @@ with ``apt-get download`` by ``fetch_prose.sh`` and unpacked below ``runs/raw/x/
     python -m training.prepare
 
 writes ``runs/data``: ``prose.npy`` (token ids), ``sentences.npy`` (where sentences start),
-``paragraphs.npy`` (where paragraphs start), ``words.json``, and ``tokenizer.json`` with its settings.
-Texts that the evaluation uses (the King James Bible, The Devil's Dictionary) are not read here.
+``paragraphs.npy`` (where paragraphs start), ``words.json``, and ``tokenizer.json``. Texts
+that the evaluation uses (the King James Bible, The Devil's Dictionary) are not read here.
 """
 
 import argparse

@@ -8,6 +8,7 @@ import torch
 from selfextend_rag.positions import SelfExtend
 from training.dense import logits
 from training.export import largest_difference, main
+from training.grow import grown
 from training.model import (
     Decoder,
     ModelShape,
@@ -52,6 +53,18 @@ def test_a_head_may_have_any_size():
     torch.testing.assert_close(probed, odd(ids)[0, -5:], atol=2e-6, rtol=1e-4)
 
 
+@pytest.mark.parametrize("places", [[0], [1, 3], [2]])
+def test_a_grown_model_computes_what_it_did_and_can_learn_more(model, places):
+    larger = grown(model, places)
+    assert larger.shape.layers == 2 + len(places)
+    ids = torch.randint(0, 97, (2, 48))
+    assert torch.equal(larger(ids), model(ids))
+    larger(ids).square().sum().backward()
+    for place in places:
+        assert larger.layers[place].out.weight.grad.abs().max() > 0
+        assert larger.layers[place].down.weight.grad.abs().max() > 0
+
+
 def test_a_checkpoint_gives_back_weights_and_state(model, tmp_path):
     save_checkpoint(tmp_path / "checkpoint.pt", model, progress={"step": 7})
     again, state = load_checkpoint(tmp_path / "checkpoint.pt")
@@ -70,7 +83,8 @@ def test_the_probes_plain_attention_is_the_models(model):
 def test_the_probe_sees_keys_at_selfextends_positions(model):
     """One layer's attention against scores that are made pair by pair."""
     from training.dense import angles, attention
-    from training.model import rotate
+    from training.grow import grown
+from training.model import rotate
 
     settings = SelfExtend(3, 7)
     length, size = 21, 16
