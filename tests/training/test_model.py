@@ -83,8 +83,7 @@ def test_the_probes_plain_attention_is_the_models(model):
 def test_the_probe_sees_keys_at_selfextends_positions(model):
     """One layer's attention against scores that are made pair by pair."""
     from training.dense import angles, attention
-    from training.grow import grown
-from training.model import rotate
+    from training.model import rotate
 
     settings = SelfExtend(3, 7)
     length, size = 21, 16
