@@ -60,6 +60,7 @@ PLAIN_FORMS = (
     "The {x} of {y} is {v}.",
     "The {x} of {y} is {v}.",
     "{p} {x} is {v}.",
+    "{v} is the {x} of {y}.",
 )
 OWNED_FORMS = (
     *[*PLAIN_FORMS] * 3,

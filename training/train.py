@@ -4,7 +4,8 @@
 
 The schedule counts tokens: the curriculum moves on when the present stage is learned (or after
 ``--stage-tokens``), the learning rate warms up, stays, and falls to zero over the last part of
-``--tokens``. Started again with the same ``--run`` it goes on from the last checkpoint.
+``--tokens``. Started again with the same ``--run`` it continues from the last checkpoint; SIGTERM
+and SIGINT end it with one.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import json
 import logging
 import multiprocessing as mp
 import random
+import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,6 +152,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--tokens", type=int, default=52_000_000)
     parser.add_argument("--stage-tokens", type=int, default=6_000_000)
+    parser.add_argument("--first-stage", type=int, default=0)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--optimizer", choices=("adamw", "muon"), default="muon")
     parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
@@ -183,7 +186,7 @@ def train(args: argparse.Namespace) -> None:
             intermediate=args.intermediate,
             rope_theta=args.rope_theta,
         )
-        model, state, progress = Decoder(shape), {}, Progress()
+        model, state, progress = Decoder(shape), {}, Progress(stage=args.first_stage)
     optimizers = optimizers_for(model, args.optimizer)
     for optimizer, kept in zip(optimizers, state.get("optimizers", ()), strict=False):
         optimizer.load_state_dict(kept)
@@ -199,18 +202,23 @@ def train(args: argparse.Namespace) -> None:
         daemon=True,
     )
     worker.start()
-    loop(args, model, optimizers, progress, loss_of, queue, stage_number)
-    worker.terminate()
+    stop: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda received, _frame: stop.append(received))
+    try:
+        loop(args, model, optimizers, progress, loss_of, queue, stage_number, stop)
+    finally:
+        worker.terminate()
 
 
-def loop(args, model, optimizers, progress, loss_of, queue, stage_number) -> None:  # noqa: ANN001  main's own objects
+def loop(args, model, optimizers, progress, loss_of, queue, stage_number, stop) -> None:  # noqa: ANN001  main's own objects
     """Take steps until the budget is spent; log and save on the way."""
     losses: list[float] = []
     low = args.precision == "bfloat16" or (args.precision == "auto" and has_fast_bfloat16())
     log.info("matrix products in %s", "bfloat16" if low else "float32")
     since = saved = time.monotonic()
     tokens_before = progress.tokens
-    while progress.tokens < args.tokens:
+    while progress.tokens < args.tokens and not stop:
         number, *arrays = queue.get()
         if number != progress.stage:
             continue
@@ -253,7 +261,7 @@ def loop(args, model, optimizers, progress, loss_of, queue, stage_number) -> Non
             progress.accuracy, progress.accuracy_steps = 0.0, 0
             stage_number.value = progress.stage
             log.info("stage %d begins", progress.stage)
-        if time.monotonic() - saved > args.save_seconds or progress.tokens >= args.tokens:
+        if time.monotonic() - saved > args.save_seconds or stop or progress.tokens >= args.tokens:
             save(args.run / "checkpoint.pt", model, optimizers, progress)
             saved = time.monotonic()
 
