@@ -24,7 +24,7 @@ from tokenizers import Tokenizer
 
 from training.facts import FactMaker
 from training.model import Decoder, ModelShape, load_checkpoint, save_checkpoint
-from training.optim import optimizers_for
+from training.optim import Muon, optimizers_for
 from training.samples import CHOICE_WEIGHT, PROSE_WEIGHT, Prose, SampleMaker, Stage
 
 log = logging.getLogger("training")
@@ -154,6 +154,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--stage-tokens", type=int, default=6_000_000)
     parser.add_argument("--first-stage", type=int, default=0)
     parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--matrix-lr", type=float, default=2e-3, help="of Muon")
     parser.add_argument("--optimizer", choices=("adamw", "muon"), default="muon")
     parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
     parser.add_argument("--hidden", type=int, default=256)
@@ -224,8 +225,10 @@ def loop(args, model, optimizers, progress, loss_of, queue, stage_number, stop) 
             continue
         ids, places, targets, weights = map(torch.from_numpy, arrays)
         rate = learning_rate(progress.step, progress.tokens, args.tokens, args.lr)
-        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-            group["lr"] = rate
+        for optimizer in optimizers:
+            scale = args.matrix_lr / args.lr if isinstance(optimizer, Muon) else 1.0
+            for group in optimizer.param_groups:
+                group["lr"] = rate * scale
         with torch.autocast("cpu", torch.bfloat16, enabled=low):
             loss, right = loss_of(ids, places, targets, weights)
         loss.backward()
