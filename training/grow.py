@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=Path("selfextend_rag/bundled"))
     parser.add_argument("--run", type=Path, default=Path("runs/bundled"))
     parser.add_argument("--new-layers", type=int, nargs="*", default=[2])
-    parser.add_argument("--stage", type=int, default=2)
+    parser.add_argument("--stage", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     if (args.run / "checkpoint.pt").exists():
