@@ -18,31 +18,56 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
+
+import torch
 
 from selfextend_rag.errors import ContextBudgetExceeded
 from selfextend_rag.planning import ContextBudgetPlanner, DeviceMemory, MemoryBudget, ModelMemory
-from selfextend_rag.planning.layers import layer_shapes
 from selfextend_rag.planning.memory import DeviceShare
-from selfextend_rag.planning.workspace import work_shape
 
 DOCUMENTS, REPEATS = 1000, 21
 PREFILLS = [(4096, 2048, False), (8192, 512, False), (8192, 2048, True), (16_384, 1024, True)]
-LLAMA_8B = SimpleNamespace(
-    num_hidden_layers=32, hidden_size=4096, intermediate_size=14_336, num_attention_heads=32,
-    num_key_value_heads=8, vocab_size=128_256,
-)  # fmt: skip
+LLAMA_8B = {
+    "num_hidden_layers": 32, "hidden_size": 4096, "intermediate_size": 14_336,
+    "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128_256,
+}  # fmt: skip
+LLAMA_70B = {
+    **LLAMA_8B, "num_hidden_layers": 80, "hidden_size": 8192, "intermediate_size": 28_672,
+    "num_attention_heads": 64,
+}  # fmt: skip
+
+
+def measured(values: dict[str, int]) -> tuple[ModelMemory, dict]:
+    """A model's memory, and the time that its copy without weights takes to be built and run."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from selfextend_rag.model.footprint import layer_shapes, work_shape
+
+    with torch.device("meta"):
+        model = LlamaForCausalLM(LlamaConfig(**values))
+    times = []
+    for _ in range(5):
+        begin = time.perf_counter()
+        layers = layer_shapes(model)
+        times.append(time.perf_counter() - begin)
+    share = DeviceShare("cuda:0", 16 << 30, tuple(range(len(layers))))
+    work = work_shape(model.config, layers, itemsize=2, on_cpu=False)
+    row = {
+        "what": "measure",
+        "layers": len(layers),
+        "median_ms": 1000 * statistics.median(times),
+        "most_ms": 1000 * max(times),
+    }
+    return ModelMemory(layers, 2, work, (share,)), row
 
 
 def planning_times() -> list[dict]:
     """A thousand documents with known token counts: one plan, a refusal, and groups."""
-    layers = layer_shapes(LLAMA_8B)
-    share = DeviceShare("cuda:0", 16 << 30, tuple(range(len(layers))))
-    model = ModelMemory(layers, 2, work_shape(LLAMA_8B, on_cpu=False), (share,))
+    model, first = measured(LLAMA_8B)
+    rows = [first, measured(LLAMA_70B)[1]]
     memory = MemoryBudget(model, (DeviceMemory("cuda:0", 80 << 30, 80 << 30),))
     planner = ContextBudgetPlanner(8192)
     rng = random.Random(0)
-    rows = []
     for name, low, high in (("short", 20, 120), ("mixed", 100, 4000), ("long", 2000, 9000)):
         sizes = [rng.randint(low, high) for _ in range(DOCUMENTS)]
         named = [(str(index), size) for index, size in enumerate(sizes)]
@@ -89,12 +114,11 @@ def peaks() -> list[dict]:
 
 def one_peak(prompt: int, chunk: int, extend: bool) -> dict:
     """Read and answer in this process."""
-    import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from selfextend_rag import SelfExtend
     from selfextend_rag.engine import Engine, GenerationSettings
-    from selfextend_rag.llm.weights import memory_of_model
+    from selfextend_rag.llm.memory import memory_of_model
 
     torch.manual_seed(0)
     config = LlamaConfig(

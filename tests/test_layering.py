@@ -35,7 +35,11 @@ def _order() -> dict[str, frozenset[str]]:
     allowed = dict(BASE)
     earlier: set[str] = set()
     for room in (*FROM_TENSORS_UP, *FROM_TEXT_UP):
-        beside = BASE if room in FROM_TEXT_UP else ("errors", "positions", "kv_bits")
+        beside: set[str] = {"errors", "positions", "kv_bits"}
+        if room in FROM_TEXT_UP:
+            beside = set(BASE)
+        elif room in ("model", "engine"):  # what layers keep is measured for the planner
+            beside |= {"planning"}
         allowed[room] = frozenset(beside) | earlier
         earlier.add(room)
     return allowed

@@ -18,9 +18,13 @@ def unused_keys(q: Tensor, window: int) -> int:
     return -(_tile(q) + window - 1) % _ALIGNED
 
 
+def tile_of(itemsize: int, head_size: int) -> int:
+    """Return how many queries at most share a mask, for numbers of so many bytes."""
+    return _WIDE_TILE if itemsize == 2 and head_size >= _WIDE_HEAD else _TILE
+
+
 def _tile(q: Tensor) -> int:
-    wide = q.element_size() == 2 and q.shape[3] >= _WIDE_HEAD
-    return min(_WIDE_TILE if wide else _TILE, q.shape[2])
+    return min(tile_of(q.element_size(), q.shape[3]), q.shape[2])
 
 
 def band_attention(

@@ -22,7 +22,7 @@ def run(args: argparse.Namespace) -> int:
         length = 4 * window if args.length is None else args.length
         inside, cells = _measured(console, args, llm, text, window, length)
     from selfextend_rag.evals.calibration import chosen, store
-    from selfextend_rag.planning.calibration import CalibrationError, calibration_path
+    from selfextend_rag.planning import CalibrationError, calibration_path
 
     if args.plot:
         from selfextend_rag.evals.plots import calibration_map

@@ -8,8 +8,9 @@ the model finds pass keys and predicts text as well as it does inside its window
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,95 @@ from selfextend_rag.evals.prose import Prose, leading_tokens
 from selfextend_rag.evals.runner import MAX_NEW_TOKENS, depths
 from selfextend_rag.evals.tasks import passkey_task
 from selfextend_rag.model import extended
-from selfextend_rag.planning.calibration import Calibration, CalibrationCell, CalibrationError
+from selfextend_rag.planning.pretraining import (
+    CALIBRATION_FORMAT,
+    CalibrationError,
+    stored_calibration,
+)
 from selfextend_rag.positions import SelfExtend
 
 FRACTIONS = (Fraction(1, 2), Fraction(2, 3), Fraction(5, 6), Fraction(1))
 SHARES = (Fraction(1, 8), Fraction(1, 4), Fraction(1, 2))
 KEYS_FOUND = 0.9  # of those found inside the window
 PERPLEXITY_ROSE = 1.05  # over the best of the grid and the window
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationCell:
+    """One group size and neighbor window, measured.
+
+    Args:
+        group_size: G.
+        neighbor_window: W.
+        fraction: the farthest relative position in use, as a share of P.
+        right: pass keys that were found.
+        asked: pass keys that were asked for.
+        perplexity: of the last tokens of long texts.
+        good: whether both are as good as inside the window.
+    """
+
+    group_size: int
+    neighbor_window: int
+    fraction: float
+    right: int
+    asked: int
+    perplexity: float
+    good: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Which part of a model's window is well trained, and the map it was read from.
+
+    Args:
+        model: name of the model.
+        pretraining_window: P, in tokens.
+        length: tokens of each measured prompt.
+        trained_fraction: share of P that positions may use; the one of the best good cell.
+        neighbor_share: its neighbor window as a share of P.
+        window_right: pass keys found inside the window, by plain attention.
+        window_perplexity: of the same last tokens, from the window's worth of text before them.
+        cells: the map.
+    """
+
+    model: str
+    pretraining_window: int
+    length: int
+    trained_fraction: float
+    neighbor_share: float
+    window_right: int
+    window_perplexity: float
+    cells: tuple[CalibrationCell, ...]
+
+    def explain(self) -> str:
+        """Return in plain words what was found."""
+        good = sum(cell.good for cell in self.cells)
+        return (
+            f"{good} of {len(self.cells)} settings were good at {self.length} tokens. Plans for "
+            f"{self.model} will use {self.trained_fraction:.0%} of its window of "
+            f"{self.pretraining_window} tokens, {self.neighbor_share:.0%} of it for the neighbor "
+            "window."
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the calibration as JSON values."""
+        return {"format": CALIBRATION_FORMAT, **asdict(self)}
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str]) -> Calibration:
+        """Return a stored calibration.
+
+        Raises:
+            CalibrationError: there is none, or it can't be read.
+        """
+        values = stored_calibration(path)
+        try:
+            fields = {name: values[name] for name in cls.__dataclass_fields__}
+            cells = tuple(CalibrationCell(**cell) for cell in fields.pop("cells"))
+        except (KeyError, TypeError) as error:
+            raise CalibrationError(f"not a calibration: {error}") from error
+        return cls(**fields, cells=cells)
+
 
 Measured = tuple[CalibrationCell, list[CalibrationCell]]
 Progress = Callable[[CalibrationCell], None]

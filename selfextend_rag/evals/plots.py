@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from selfextend_rag.planning.calibration import CalibrationCell
+from selfextend_rag.evals.calibration import CalibrationCell
 
 
 def _pyplot() -> Any:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
-from selfextend_rag.cache import SelfExtendCache
 from selfextend_rag.cache.store import PrefixStore
 from selfextend_rag.documents import Document
 from selfextend_rag.engine import (
@@ -19,8 +19,9 @@ from selfextend_rag.engine import (
     Run,
     worker_of,
 )
+from selfextend_rag.engine.run import Reserve
 from selfextend_rag.evidence import AttentionWatch, TokenRanges, find_evidence
-from selfextend_rag.llm.claims import MemoryClaims
+from selfextend_rag.llm.ledger import Ledger
 from selfextend_rag.llm.stream import Answer, AnswerReason, TextStream
 from selfextend_rag.output.reader import FREE, CallReader, OutputFormat, TextReader
 from selfextend_rag.planning import ContextPlan
@@ -63,14 +64,14 @@ class Start:
         reuse: where to look for their beginnings otherwise.
         sources: finds the evidence of the answers in these.
         at_once: the most answers to decode together.
-        reserve: reserves the memory; by default what the longest prompt and its answer take.
+        reserving: reserves the memory; by default what the longest prompt and its answer take.
     """
 
     prefix: CachedPrefix | None = None
     reuse: PrefixStore | None = None
     sources: Sources | None = None
     at_once: int = 1
-    reserve: Callable[[SelfExtendCache], None] | None = None
+    reserving: AbstractContextManager[Reserve] | None = None
 
 
 class TextRunner:
@@ -79,13 +80,13 @@ class TextRunner:
     Args:
         engine: the model.
         prompts: its prompts and their tokens.
-        claims: what memory there is for them.
+        ledger: what memory there is for them.
     """
 
-    def __init__(self, engine: Engine, prompts: PromptBuilder, claims: MemoryClaims) -> None:
+    def __init__(self, engine: Engine, prompts: PromptBuilder, ledger: Ledger) -> None:
         self.engine = engine
         self.prompts = prompts
-        self.claims = claims
+        self.ledger = ledger
 
     @property
     def worker(self) -> ModelWorker:
@@ -159,32 +160,37 @@ class TextRunner:
         """Yield text of each answer until its tokens end or a stop text does; return all."""
         sources = start.sources
         watch = None if sources is None else AttentionWatch([len(x.tokens) for x in prompts])
-        reserve = start.reserve or self._reserve(prompts, start.prefix)
+        reserving = start.reserving or self._reserving(prompts, start.prefix)
         texts = [_Text(self.prompts, prompt) for prompt in prompts]
-        answers = self.engine.answers(
-            [
-                BatchPrompt(
-                    x.tokens, x.options, None if x.form.grammar is None else x.form.grammar.start()
-                )
-                for x in prompts
-            ],
-            prefix=start.prefix,
-            reuse=start.reuse,
-            settings=prompts[0].plan.settings,
-            at_once=start.at_once,
-            chunk_size=min((x.plan.chunk_size for x in prompts if x.plan.chunk_size), default=None),
-            run=replace(run, reserve=reserve, observer=watch),
-        )
-        with answers:
-            for index, token in answers:
-                text = texts[index]
-                part = text.push(token)
-                if watch is not None:
-                    watch.answers[index].answer_tokens = text.tokens
-                if text.stopped:
-                    answers.stop(index)
-                if part:
-                    yield index, part
+        with reserving as reserve:
+            answers = self.engine.answers(
+                [
+                    BatchPrompt(
+                        x.tokens,
+                        x.options,
+                        None if x.form.grammar is None else x.form.grammar.start(),
+                    )
+                    for x in prompts
+                ],
+                prefix=start.prefix,
+                reuse=start.reuse,
+                settings=prompts[0].plan.settings,
+                at_once=start.at_once,
+                chunk_size=min(
+                    (x.plan.chunk_size for x in prompts if x.plan.chunk_size), default=None
+                ),
+                run=replace(run, reserve=reserve, observer=watch),
+            )
+            with answers:
+                for index, token in answers:
+                    text = texts[index]
+                    part = text.push(token)
+                    if watch is not None:
+                        watch.answers[index].answer_tokens = text.tokens
+                    if text.stopped:
+                        answers.stop(index)
+                    if part:
+                        yield index, part
         for index, text in enumerate(texts):
             if rest := text.finish():
                 yield index, rest
@@ -199,9 +205,9 @@ class TextRunner:
             for index, text in enumerate(texts)
         ]
 
-    def _reserve(
+    def _reserving(
         self, prompts: Sequence[PreparedPrompt], prefix: CachedPrefix | None
-    ) -> Callable[[SelfExtendCache], None]:
+    ) -> AbstractContextManager[Reserve]:
         longest = max(prompts, key=lambda x: len(x.tokens) + x.options.max_new_tokens)
         plan = replace(
             longest.plan,
@@ -210,8 +216,7 @@ class TextRunner:
             max_new_tokens=longest.options.max_new_tokens,
         )
         fresh = len(longest.tokens) - (0 if prefix is None else len(prefix))
-        reading = prefix is not None
-        return lambda cache: self.claims.claim(plan, fresh, cache, reading=reading)
+        return self.ledger.reserving(plan, fresh, reading=prefix is not None)
 
 
 class _Text:

@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 
 from selfextend_rag.documents import Document
 from selfextend_rag.errors import ContextBudgetExceeded
-from selfextend_rag.planning import ContextBudgetPlanner, ContextPlan
-from selfextend_rag.planning.budget import MemoryBudget
+from selfextend_rag.planning import ContextBudgetPlanner, ContextPlan, MemoryBudget
 from selfextend_rag.text.packing import BREAK, Prompt
 from selfextend_rag.text.prompts import PromptBuilder, prompt_state
 

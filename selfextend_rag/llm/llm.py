@@ -20,9 +20,8 @@ from selfextend_rag.cache.store import PrefixStore
 from selfextend_rag.engine import Cancelled, Engine, Job, Progress, Run, in_thread
 from selfextend_rag.llm.answer import PreparedPrompt, Start, TextRunner
 from selfextend_rag.llm.budget import DocumentGroups, Documents, ReadingBudget, as_documents
-from selfextend_rag.llm.claims import MemoryClaims
+from selfextend_rag.llm.ledger import Ledger, MemoryLimit
 from selfextend_rag.llm.loading import load_model, load_tokenizer
-from selfextend_rag.llm.machine import MemoryLimit
 from selfextend_rag.llm.memory import budget_of_model
 from selfextend_rag.llm.reading import Reading
 from selfextend_rag.llm.saved import load_saved
@@ -34,8 +33,7 @@ from selfextend_rag.planning import (
     planner_defaults,
     pretraining_window_of,
 )
-from selfextend_rag.planning.budget import CHUNK_SIZES
-from selfextend_rag.planning.plan import Rule
+from selfextend_rag.planning.plan import CHUNK_SIZES, Rule
 from selfextend_rag.planning.planner import Extension
 from selfextend_rag.text.messages import Message
 from selfextend_rag.text.prompts import INSTRUCTION, PromptBuilder, PromptForm
@@ -133,9 +131,9 @@ class LongContextLLM:
             self.engine, self.prompts, prefix_cache_bytes, prefix_cache_dir, prefix_cache_dir_bytes
         )
         machine = budget_of_model(model, memory_limit, chunk_size, kv_bits)
-        self._claims = MemoryClaims(machine, self.prefix_cache, limited=memory_limit is not None)
-        self.budget = ReadingBudget(self.prompts, self.planner, stated, self._claims.budget)
-        self._runner = TextRunner(self.engine, self.prompts, self._claims)
+        self._ledger = Ledger(model, machine, self.prefix_cache, limited=memory_limit is not None)
+        self.budget = ReadingBudget(self.prompts, self.planner, stated, self._ledger.budget)
+        self._runner = TextRunner(self.engine, self.prompts, self._ledger)
 
     @classmethod
     def from_pretrained(
@@ -273,20 +271,21 @@ class LongContextLLM:
         plan = self.budget.plan_tokens(len(tokens), max_new_tokens, question_reserve, turns, kept)
         self.budget.forget_packed()  # from here on, the reading has them
         started = time.perf_counter()
-        prefix = Job(
-            self._runner.worker,
-            lambda is_cancelled: self.engine.prefill(
-                tokens,
-                settings=plan.settings,
-                capacity=plan.total_tokens,
-                chunk_size=plan.chunk_size,
-                progress=progress,
-                cancelled=is_cancelled,
-                reserve=lambda cache: self._claims.claim(plan, len(tokens), cache),
-            ),
-            cancelled,
-        ).result()
-        self._claims.hold(prefix.cache)
+        with self._ledger.reserving(plan, len(tokens)) as reserve:
+            prefix = Job(
+                self._runner.worker,
+                lambda is_cancelled: self.engine.prefill(
+                    tokens,
+                    settings=plan.settings,
+                    capacity=plan.total_tokens,
+                    chunk_size=plan.chunk_size,
+                    progress=progress,
+                    cancelled=is_cancelled,
+                    reserve=reserve,
+                ),
+                cancelled,
+            ).result()
+            self._ledger.hold(prefix.cache)
         seconds = time.perf_counter() - started
         return Reading(self._runner, self.budget, kept, plan, prefix, seconds, packed)
 
@@ -307,7 +306,7 @@ class LongContextLLM:
         """
         expected = None if documents is None else as_documents(documents)
         saved = load_saved(path, self.engine, self.budget, expected)
-        self._claims.hold(saved.prefix.cache)
+        self._ledger.hold(saved.prefix.cache)
         return Reading(
             self._runner, self.budget, saved.documents, saved.plan, saved.prefix, saved.seconds
         )

@@ -22,7 +22,6 @@ from selfextend_rag.llm.saved import (
 from selfextend_rag.llm.stream import Answer, TextStream
 from selfextend_rag.output.reader import output_format
 from selfextend_rag.planning import ContextPlan
-from selfextend_rag.planning.rows import most_rows, needed_for_rows
 from selfextend_rag.text.packing import Prompt
 from selfextend_rag.text.prompts import prompt_state
 
@@ -233,11 +232,10 @@ class Reading:
         self, prompts: Sequence[PreparedPrompt], at_once: int, cancelled: Callable[[], bool]
     ) -> int:
         """Return how many of the questions to answer at a time."""
-        most = min(at_once, len(prompts))
-        if most > 1:
+        most, budget = min(at_once, len(prompts)), self._budget.memory()
+        if most > 1 and budget is not None:
             held = bytes_by_device(self._prefix.cache)
-            own = self._own_tokens(prompts)
-            most = most_rows(self._budget.memory(), self.plan, own, most, held)
+            most = budget.most_rows(self.plan, self._own_tokens(prompts), most, held)
         try:
             if most > 1 and rows.unsupported_reason(self._runner.engine, self._prefix, cancelled):
                 return 1
@@ -279,14 +277,13 @@ class Reading:
         if at_once == 1:
             return Start(prefix=self._prefix, sources=sources)
         budget, own = self._budget.memory(), self._own_tokens(prompts)
-        more = {} if budget is None else needed_for_rows(budget, self.plan, own, at_once)
+        more = {} if budget is None else budget.rows_bytes(self.plan, own, at_once)
         longest = max(len(x.tokens) for x in prompts) - len(self._prefix)
-        claim = self._runner.claims.claim
         return Start(
             prefix=self._prefix,
             sources=sources,
             at_once=at_once,
-            reserve=lambda cache: claim(self.plan, longest, cache, reading=True, more=more),
+            reserving=self._runner.ledger.reserving(self.plan, longest, reading=True, more=more),
         )
 
     def _sources(self) -> Sources | None:

@@ -15,7 +15,7 @@ from selfextend_rag.engine import CachedPrefix, Engine
 from selfextend_rag.errors import CacheMismatchError, CorruptReadingError, MemoryBudgetExceeded
 from selfextend_rag.llm.budget import ReadingBudget
 from selfextend_rag.planning import ContextBudgetPlanner, ContextPlan
-from selfextend_rag.planning.units import in_words
+from selfextend_rag.planning.memory import format_bytes
 from selfextend_rag.positions import SelfExtend
 from selfextend_rag.text.prompts import PromptBuilder, prompt_state
 
@@ -118,8 +118,8 @@ def _fitted(
     assert short.available_bytes is not None
     raise MemoryBudgetExceeded(
         f"{os.fspath(path)} is a reading of {header.tokens} tokens with space for "
-        f"{plan.max_new_tokens} more, which need at most {in_words(short.needed_bytes)} on "
-        f"{short.name} to be loaded and asked, and it has {in_words(short.available_bytes)}",
+        f"{plan.max_new_tokens} more, which need at most {format_bytes(short.needed_bytes)} on "
+        f"{short.name} to be loaded and asked, and it has {format_bytes(short.available_bytes)}",
         device=short.name,
         needed_bytes=short.needed_bytes,
         available_bytes=short.available_bytes,

@@ -1,46 +1,79 @@
-"""What each layer of a model keeps of the tokens it has seen, read off its configuration.
+"""What one layer of a model keeps of the tokens it has seen, and what running it takes.
 
-The configuration is read by attribute names alone, so this needs no model library. The traps:
+The shapes are measured on a model without weights (``model/footprint.py``) and handed in; here they
+become bytes. What a cache holds is exact. What a forward takes besides weights and cache, its
+*workspace*, is an upper bound. With T tokens run at once against S tokens in all, one layer after
+another, it is the sum of
 
-* ``head_dim`` is stated by some models (Gemma, Qwen3, Mistral Nemo) and is ``hidden_size`` over the
-  query heads in others;
-* grouped-query models name their key-value heads in several ways; without a name there are as many
-  as query heads;
-* latent attention (DeepSeek, MiniCPM3) caches one compressed vector and one rotary key, both
-  without heads, and expands them again in every forward;
-* layer types and sizes may differ from layer to layer, and layers may reuse the keys of others.
+* the hidden states and what norms and the residual stream make of them, T of each;
+* queries, keys and values, T of each;
+* the larger of attention and feed-forward, which do not live at the same time;
+* keys and values of one layer in the model's precision, where they are kept in few bits;
+* the scores of the vocabulary, of the last token where the model can be asked for it alone.
 
-Checked against the caches of transformers 5.23; older versions cached latent attention expanded.
+Attention that is extended needs some tensors of T tokens, and keys of S tokens where a prefill has
+no grouped keys to use. Plain attention of transformers, behind cached tokens, also needs a mask of
+T x S and keys and values repeated for every query head; so does a sliding layer, with its window
+in place of S. Tables of cosines are counted in full. The bound is checked against the allocations
+of real forwards by tests, and against the memory of a process by ``benchmarks/planning.py``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
-from selfextend_rag.errors import UnknownMemoryError
-from selfextend_rag.planning.states import States, states_of
+from selfextend_rag.kv_bits import head_bytes
+from selfextend_rag.positions import SelfExtend
 
 LayerKind = Literal["growing", "appended", "sliding", "none"]
-"""How keys are held: in a buffer with room, appended to exactly, within a window, or not at all."""
+"""How keys are held: in a buffer with free capacity, appended to exactly, in a window, or not."""
 
-_KINDS: dict[str, LayerKind] = {
-    "full_attention": "growing",
-    "sliding_attention": "sliding",
-    "chunked_attention": "sliding",
-    "hybrid": "appended",
-    "hybrid_sliding": "sliding",
-    "linear_attention": "none",
-    "conv": "none",
-    "moe": "none",
-    "mlp": "none",
-}
-_WITH_STATE = ("hybrid", "hybrid_sliding", "linear_attention", "conv")
-_MISLEADING = {
-    "mimo_v2_flash": "its sliding layers have twice the key-value heads that its configuration says"
-}
-_TEXT_PARTS = ("text_config", "llm_config", "language_config")
+FIRST_CAPACITY = 256
+"""Tokens that a growing layer of the cache has capacity for at least."""
+
+_FLOAT32 = 4
+_RECURRENCE_CHUNK = 64  # tokens that the chunked forms of a recurrence take at a time
+_ROTATED_AT_ONCE = 1 << 20  # bytes of a slice of a rotation, in float32, in and out
+_SCORES_AT_ONCE = 1 << 23  # scores that attention without a fused kernel holds at a time
+_ROUNDED_AT_ONCE = {True: 1 << 17, False: 1 << 22}  # numbers, on a CPU and elsewhere
+_ROUNDING = 24  # bytes for each of them
+_SAMPLING = 48  # bytes for each word of the vocabulary: logits, probabilities, sorted, indices
+_ALLOCATOR = 1.05  # rounding and what is freed late
+
+
+class States(NamedTuple):
+    """Convolution and recurrent states of one layer, which do not grow with the length.
+
+    But once a reading is asked, convolution states keep every token that comes, so that they can be
+    rolled back.
+
+    Args:
+        channels: of the convolution states.
+        convolution: their numbers.
+        recurrent_bytes: of the recurrent states, which have a precision of their own.
+        pairs: numbers that the chunked form of the recurrence makes for each pair of tokens
+            within a chunk.
+    """
+
+    channels: int
+    convolution: int
+    recurrent_bytes: int
+    pairs: int = 0
+
+    @property
+    def work(self) -> int:
+        """Return the numbers that running one token takes besides the states, at most."""
+        return 10 * self.channels + _RECURRENCE_CHUNK * self.pairs
+
+    def nbytes(self, recorded: int, itemsize: int) -> int:
+        """Return their bytes.
+
+        Args:
+            recorded: tokens that came since a reading ended, and are kept.
+            itemsize: bytes of a number in the model's precision.
+        """
+        return (self.convolution + self.channels * recorded) * itemsize + self.recurrent_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +86,13 @@ class LayerShape:
         value_size: numbers of one token's value.
         window: tokens that a ``"sliding"`` layer sees.
         states: recurrent and convolution states, if it has any.
-        extended: SelfExtend applies here and keeps grouped keys beside the cached ones.
+        extended: SelfExtend applies here and keeps grouped keys besides the cached ones.
         attended_size: numbers of one token's key and value as attention sees them, expanded to
             all query heads.
         query_size: numbers of one token's query, all heads together.
         head_size: numbers of one head of it.
         kept_heads: heads of a key in the cache.
-        expanded: keys and values are made anew from what is cached in each forward.
+        expanded: keys and values are made again from what is cached in each forward.
     """
 
     kind: LayerKind
@@ -95,135 +128,203 @@ class LayerShape:
         return self.kind == "growing"
 
 
-def text_part(config: Any) -> Any:
-    """Return the configuration of the text decoder, which may be nested in another."""
-    for name in _TEXT_PARTS:
-        part = getattr(config, name, None)
-        if part is not None and not isinstance(part, dict):
-            return text_part(part)
-    return config
-
-
-def layer_shapes(config: Any) -> tuple[LayerShape, ...]:
-    """Return what each layer of a model keeps.
+@dataclass(frozen=True, slots=True)
+class CacheFill:
+    """How a cache is filled at some moment.
 
     Args:
-        config: any object with the attributes of a transformers configuration.
-
-    Raises:
-        UnknownMemoryError: the configuration does not say, or has layers of an unknown kind.
+        tokens: in it.
+        capacity: tokens it has capacity for at once.
+        latest: tokens of the latest forward.
+        recorded: tokens that came since a reading ended; sliding layers keep all of them, to be
+            rolled back.
+        settings: of SelfExtend; None for plain attention.
+        kv_bits: that keys and values are kept in; None for the model's precision.
     """
-    text = text_part(config)
-    misleading = _MISLEADING.get(str(getattr(text, "model_type", "")))
-    if misleading:
-        raise UnknownMemoryError(
-            f"the memory of {type(text).__name__} can't be told from it: {misleading}"
+
+    tokens: int
+    capacity: int
+    latest: int
+    recorded: int = 0
+    settings: SelfExtend | None = None
+    kv_bits: int | None = None
+
+    @property
+    def reaches_groups(self) -> bool:
+        """Return whether any key is attended to at a grouped position."""
+        settings = self.settings
+        return (
+            settings is not None
+            and settings.group_size > 1
+            and self.tokens > settings.neighbor_window
         )
-    configs = _layer_configs(text)
-    kinds = _layer_types(text, configs)
-    reused = [mode == "reuse" for mode in getattr(text, "kv_sharing_modes", None) or ()]
-    reused += [False] * (len(configs) - len(reused))
-    rotary = list(getattr(text, "no_rope_layers", None) or ()) or [1] * len(configs)
-    return tuple(
-        LayerShape("none") if shared else _layer_shape(layer, kind, bool(turned))
-        for layer, kind, shared, turned in zip(configs, kinds, reused, rotary, strict=False)
+
+
+def layer_bytes(layer: LayerShape, fill: CacheFill, itemsize: int) -> tuple[int, int]:
+    """Return the bytes of a layer's cache, and of the grouped keys kept with it.
+
+    Args:
+        layer: what it keeps.
+        fill: of the cache.
+        itemsize: bytes of a number in the model's precision.
+    """
+    latest = max(fill.latest, fill.recorded)
+    slots = {
+        "growing": max(fill.tokens, fill.capacity, FIRST_CAPACITY),
+        "appended": fill.tokens,
+        "sliding": min(fill.tokens - latest, (layer.window or 1) - 1) + latest,
+        "none": 0,
+    }[layer.kind]
+    if fill.kv_bits is not None and layer.can_be_rounded:
+        return _rounded_bytes(layer, fill.kv_bits, slots), 0
+    grouped = 0
+    if layer.kind == "growing" and layer.extended and not layer.expanded:
+        grouped = slots * layer.key_size * itemsize if fill.reaches_groups else 0
+    states = layer.states.nbytes(fill.recorded, itemsize) if layer.states else 0
+    return slots * layer.size * itemsize + states, grouped
+
+
+def _rounded_bytes(layer: LayerShape, bits: int, slots: int) -> int:
+    heads = layer.kept_heads
+    return heads * sum(
+        head_bytes(size // heads, bits, slots) for size in (layer.key_size, layer.value_size)
     )
 
 
-def _layer_configs(config: Any) -> list[Any]:
-    """Return a configuration for each layer; most models have one for all."""
-    each = getattr(config, "per_layer_config", None)
-    if each is not None and isinstance(each, Iterable) and not isinstance(each, dict):
-        return list(each)
-    count = first_number(config, "num_hidden_layers", "n_layer", "n_layers", "num_layers")
-    if count is None:
-        raise UnknownMemoryError(
-            f"{type(config).__name__} does not say how many layers the model has (looked for "
-            "num_hidden_layers, n_layer, n_layers, num_layers), so its memory is unknown"
-        )
-    return [config] * count
+@dataclass(frozen=True, slots=True)
+class WorkShape:
+    """Sizes that the workspace depends on, in numbers.
+
+    Args:
+        hidden: width of the residual stream.
+        feed_forward: inner numbers of one token in the widest feed-forward, experts included.
+        vocabulary: tokens in it.
+        fused: plain attention runs in a fused kernel; otherwise it makes all scores at once.
+        fused_extended: SelfExtend does; otherwise it makes the scores of some queries at a time.
+        last_logits: the model can be asked for the logits of the last token alone.
+        on_cpu: all of it runs on a CPU.
+        tile: queries of the neighbor band that share one mask.
+    """
+
+    hidden: int
+    feed_forward: int
+    vocabulary: int
+    fused: bool = True
+    fused_extended: bool = True
+    last_logits: bool = True
+    on_cpu: bool = True
+    tile: int = 32
 
 
-def _layer_types(config: Any, configs: list[Any]) -> list[str]:
-    types = getattr(config, "layer_types", None)
-    if types:
-        return list(types)
-    inferred = []
-    for layer in configs:
-        if getattr(layer, "sliding_window", None) is not None:
-            inferred.append("sliding_attention")
-        elif getattr(layer, "attention_chunk_size", None) is not None:
-            inferred.append("chunked_attention")
-        else:
-            inferred.append("full_attention")
-    return inferred
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """One forward to estimate.
+
+    Args:
+        tokens: T, run at once.
+        total: S, in the cache afterwards.
+        settings: of SelfExtend; None for plain attention.
+        itemsize: bytes of a number.
+        kv_bits: that keys and values are kept in; None for this precision.
+    """
+
+    tokens: int
+    total: int
+    settings: SelfExtend | None
+    itemsize: int
+    kv_bits: int | None = None
 
 
-def _layer_shape(config: Any, layer_type: str, rotary: bool) -> LayerShape:
-    kind = _KINDS.get(layer_type)
-    if kind is None:
-        raise UnknownMemoryError(
-            f"{type(config).__name__} has layers of type {layer_type!r}, and what they keep is not "
-            f"known; known are {', '.join(_KINDS)}"
-        )
-    states = states_of(config, layer_type) if layer_type in _WITH_STATE else None
-    if kind == "none":
-        return LayerShape("none", states=states)
-    shape = _latent(config) or _heads(config)
-    window = None
-    if kind == "sliding":
-        name = "attention_chunk_size" if layer_type == "chunked_attention" else "sliding_window"
-        window = first_number(config, name)
-        if window is None:
-            raise UnknownMemoryError(
-                f"{type(config).__name__} has {layer_type} layers but no {name}, so how many "
-                "tokens they keep is unknown"
-            )
-    return replace(
-        shape, kind=kind, window=window, states=states, extended=rotary and kind != "sliding"
-    )
+def workspace_bytes(layers: tuple[LayerShape, ...], work: WorkShape, run: Forward) -> int:
+    """Return an upper bound, in bytes, of what a forward allocates besides weights and cache."""
+    if not layers:
+        return 0
+    hidden = run.tokens * work.hidden * (4 * run.itemsize + 3 * _FLOAT32)
+    feed_forward = 4 * run.tokens * work.feed_forward * run.itemsize
+    attention = max(_attention(layer, work, run) for layer in layers)
+    masks = sum(_mask(window, run) for window in {_seen(layer) for layer in layers if layer.size})
+    appended = max(_appended(layer, run) for layer in layers)
+    restored = _restored(layers, work, run)
+    rows = 1 if work.last_logits else run.tokens
+    logits = rows * work.vocabulary * (_SAMPLING if rows == 1 else 3 * _FLOAT32)
+    total = hidden + max(feed_forward, attention) + masks + appended + restored + logits
+    return int(total * _ALLOCATOR) + _ROTATED_AT_ONCE
 
 
-def _latent(config: Any) -> LayerShape | None:
-    """Return the sizes of latent attention, None for any other."""
-    rank, rotary = (first_number(config, n) for n in ("kv_lora_rank", "qk_rope_head_dim"))
-    plain, value = (first_number(config, n) for n in ("qk_nope_head_dim", "v_head_dim"))
-    heads = first_number(config, "num_attention_heads", "n_head", "n_heads")
-    if not (rank and rotary and plain and value and heads):
-        return None
-    head = plain + rotary
-    return LayerShape(
-        "growing", rank, rotary, attended_size=heads * (head + value), query_size=heads * head,
-        head_size=head, expanded=True,
-    )  # fmt: skip
+def _seen(layer: LayerShape) -> tuple[int | None, bool]:
+    return layer.window, layer.extended
 
 
-def _heads(config: Any) -> LayerShape:
-    heads = first_number(config, "num_attention_heads", "n_head", "n_heads")
-    hidden = first_number(config, "hidden_size", "n_embd", "d_model")
-    dim = first_number(config, "attention_head_dim", "head_dim", "kv_channels")
-    if heads is None or (hidden is None and dim is None):
-        raise UnknownMemoryError(
-            f"{type(config).__name__} does not say how many heads of which size the model has "
-            "(looked for num_attention_heads, head_dim, hidden_size), so its memory is unknown"
-        )
-    dim = dim or (hidden or 0) // heads
-    value = first_number(config, "v_head_dim") or dim
-    kept = first_number(config, "num_key_value_heads", "num_kv_heads", "n_head_kv") or heads
-    if getattr(config, "multi_query", False) and not getattr(
-        config, "new_decoder_architecture", False
-    ):
-        kept = 1
-    return LayerShape(
-        "growing", kept * dim, kept * value, attended_size=heads * (dim + value),
-        query_size=heads * dim, head_size=dim, kept_heads=kept,
-    )  # fmt: skip
+def _is_extended(layer_extended: bool, run: Forward) -> bool:
+    return layer_extended and run.settings is not None
 
 
-def first_number(config: Any, *names: str) -> int | None:
-    """Return the first of these attributes that is a positive integer."""
-    for name in names:
-        value = getattr(config, name, None)
-        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-            return value
-    return None
+def _reach(window: int | None, run: Forward) -> int:
+    """Return how many keys a forward sees in a layer."""
+    return run.total if window is None else min(run.total, window - 1 + run.tokens)
+
+
+def _mask(seen: tuple[int | None, bool], run: Forward) -> int:
+    """Bytes of the mask that layers of one kind share: booleans in two steps, floats twice."""
+    window, extended = seen
+    if _is_extended(extended, run) or run.tokens == 1:
+        return 0
+    return run.tokens * _reach(window, run) * (3 + run.itemsize + _FLOAT32)
+
+
+def _attention(layer: LayerShape, work: WorkShape, run: Forward) -> int:
+    states = run.tokens * layer.states.work * _FLOAT32 if layer.states else 0
+    if not layer.size:
+        return states
+    keys = _reach(layer.window, run)
+    made = states + run.tokens * (3 * layer.query_size + 2 * layer.size) * run.itemsize
+    if layer.expanded:  # the projection, and keys and values copied out of it
+        made += 3 * keys * layer.attended_size * run.itemsize
+    if _is_extended(layer.extended, run):
+        return made + _extended(layer, work, run)
+    repeated = keys * layer.attended_size * run.itemsize
+    scores = 0
+    if not (work.fused and layer.even):
+        scores = run.tokens * keys * layer.heads * (2 * run.itemsize + 2 * _FLOAT32)
+    return made + repeated + scores + run.tokens * layer.query_size * run.itemsize
+
+
+def _extended(layer: LayerShape, work: WorkShape, run: Forward) -> int:
+    """Rotated queries, three partial results and their sums, rotated keys, tables, scores."""
+    assert run.settings is not None
+    window = run.settings.neighbor_window
+    near = min(run.total, run.tokens + window + 16)
+    heads = layer.heads
+    queries = run.tokens * layer.query_size * (5 * run.itemsize + 2 * _FLOAT32)
+    sums = 6 * run.tokens * heads * _FLOAT32
+    key_size = layer.attended_size if layer.expanded else layer.size
+    keys = (run.total + near) * key_size * run.itemsize
+    band = 3 * work.tile * (work.tile + window + 16) * run.itemsize
+    positions = 4 * 8 * run.total
+    tables = (run.total + run.tokens + near) * layer.head_size * 5 * _FLOAT32
+    scores = 0
+    if not work.fused_extended:
+        at_once = min(max(_SCORES_AT_ONCE, heads * run.total), run.tokens * run.total * heads)
+        scores = at_once * (run.itemsize * 2 + 5 * _FLOAT32)
+        scores += run.total * layer.attended_size * run.itemsize
+    return queries + sums + keys + band + positions + tables + scores
+
+
+def _appended(layer: LayerShape, run: Forward) -> int:
+    """Bytes of keys and values that are copied to be appended to: the old and the new."""
+    if layer.kind not in ("sliding", "appended"):
+        return 0
+    return _reach(layer.window, run) * layer.size * run.itemsize
+
+
+def _restored(layers: tuple[LayerShape, ...], work: WorkShape, run: Forward) -> int:
+    """Bytes of rounded keys and values that are restored for attention.
+
+    They live as long as their layer runs; where later layers attend to them too, to the end.
+    """
+    rounded = [layer.size for layer in layers if layer.can_be_rounded]
+    if run.kv_bits is None or not rounded:
+        return 0
+    shared = any(layer.kind == "none" and layer.states is None for layer in layers)
+    made = run.total * (sum(rounded) if shared else max(rounded))
+    return made * run.itemsize + min(made, _ROUNDED_AT_ONCE[work.on_cpu]) * _ROUNDING

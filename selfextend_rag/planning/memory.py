@@ -5,18 +5,27 @@ What a machine has is found out elsewhere (``llm/machine.py``) and handed in.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from selfextend_rag.kv_bits import head_bytes
-from selfextend_rag.planning.layers import LayerShape
-from selfextend_rag.planning.units import in_words
-from selfextend_rag.planning.workspace import Forward, WorkShape, workspace_bytes
+from selfextend_rag.planning.layers import (
+    CacheFill,
+    Forward,
+    LayerShape,
+    WorkShape,
+    layer_bytes,
+    workspace_bytes,
+)
 from selfextend_rag.positions import SelfExtend
 
-FIRST_CAPACITY = 256
-"""Tokens that a growing layer of the cache makes room for at least."""
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+_FACTORS = {
+    "": 1, "B": 1,
+    "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40,
+    "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,75 +60,14 @@ class DeviceShare:
         weights_bytes: weights that stay there.
         layers: indexes of the layers that run there, and so have their cache there.
         streamed_bytes: the largest part of the weights that is brought there to run.
+        grouped_keys: extended layers keep grouped keys there; the Triton kernels need none.
     """
 
     name: str
     weights_bytes: int
     layers: tuple[int, ...]
     streamed_bytes: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class CacheFill:
-    """How a cache is filled at some moment.
-
-    Args:
-        tokens: in it.
-        capacity: tokens it was told to make room for at once.
-        latest: tokens of the latest forward.
-        recorded: tokens that came since a reading ended; sliding layers keep all of them, to be
-            wound back.
-        settings: of SelfExtend; None for plain attention.
-        kv_bits: that keys and values are kept in; None for the model's precision.
-    """
-
-    tokens: int
-    capacity: int
-    latest: int
-    recorded: int = 0
-    settings: SelfExtend | None = None
-    kv_bits: int | None = None
-
-    @property
-    def keeps_grouped_keys(self) -> bool:
-        """Return whether grouped keys are kept once a short forward has run."""
-        settings = self.settings
-        return (
-            settings is not None
-            and settings.group_size > 1
-            and self.tokens > settings.neighbor_window
-        )
-
-
-def layer_bytes(layer: LayerShape, fill: CacheFill, itemsize: int) -> tuple[int, int]:
-    """Return the bytes of a layer's cache, and of the grouped keys beside it.
-
-    Args:
-        layer: what it keeps.
-        fill: of the cache.
-        itemsize: bytes of a number in the model's precision.
-    """
-    latest = max(fill.latest, fill.recorded)
-    slots = {
-        "growing": max(fill.tokens, fill.capacity, FIRST_CAPACITY),
-        "appended": fill.tokens,
-        "sliding": min(fill.tokens - latest, (layer.window or 1) - 1) + latest,
-        "none": 0,
-    }[layer.kind]
-    if fill.kv_bits is not None and layer.can_be_rounded:
-        return _rounded_bytes(layer, fill.kv_bits, slots), 0
-    grouped = 0
-    if layer.kind == "growing" and layer.extended and not layer.expanded:
-        grouped = slots * layer.key_size * itemsize if fill.keeps_grouped_keys else 0
-    states = layer.states.nbytes(fill.recorded, itemsize) if layer.states else 0
-    return slots * layer.size * itemsize + states, grouped
-
-
-def _rounded_bytes(layer: LayerShape, bits: int, slots: int) -> int:
-    heads = layer.kept_heads
-    return heads * sum(
-        head_bytes(size // heads, bits, slots) for size in (layer.key_size, layer.value_size)
-    )
+    grouped_keys: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +77,8 @@ class DeviceEstimate:
     Args:
         name: the device.
         weights_bytes: weights.
-        kv_cache_bytes: keys and values, room for all tokens of the plan included.
-        grouped_keys_bytes: rotated keys that an extended model keeps beside them.
+        kv_cache_bytes: keys and values, capacity for all tokens of the plan included.
+        grouped_keys_bytes: rotated keys that an extended model keeps with them.
         workspace_bytes: what running a chunk takes.
         available_bytes: what the device has for all of that; None where it was not looked at.
     """
@@ -207,7 +155,7 @@ class MemoryEstimate:
         lines = [_explained(device, self.kv_bits) for device in self.devices]
         if self.unrounded_layers:
             lines.append(
-                f"{self.unrounded_layers} layers that keep a window of tokens, or a state beside "
+                f"{self.unrounded_layers} layers that keep a window of tokens, or a state besides "
                 "them, have their keys and values in full precision."
             )
         return "\n".join(lines)
@@ -233,17 +181,17 @@ class MemoryEstimate:
 
 def _explained(device: DeviceEstimate, kv_bits: int | None) -> str:
     parts = [
-        f"{in_words(device.weights_bytes)} of weights",
-        f"{in_words(device.kv_cache_bytes)} of keys and values"
+        f"{format_bytes(device.weights_bytes)} of weights",
+        f"{format_bytes(device.kv_cache_bytes)} of keys and values"
         + (f" in {kv_bits} bits" if kv_bits else ""),
     ]
     if device.grouped_keys_bytes:
-        parts.append(f"{in_words(device.grouped_keys_bytes)} of grouped keys")
-    parts.append(f"{in_words(device.workspace_bytes)} to work in")
+        parts.append(f"{format_bytes(device.grouped_keys_bytes)} of grouped keys")
+    parts.append(f"{format_bytes(device.workspace_bytes)} to work in")
     has = ""
     if device.available_bytes is not None:
-        has = f" of {in_words(device.available_bytes)} available"
-    needs = in_words(device.needed_bytes)
+        has = f" of {format_bytes(device.available_bytes)} available"
+    needs = format_bytes(device.needed_bytes)
     return f"Memory on {device.name}: {' + '.join(parts)} = at most {needs}{has}."
 
 
@@ -256,7 +204,7 @@ class ModelMemory:
         itemsize: bytes of a number in the model's precision.
         work: sizes that its workspace depends on.
         shares: what each device has to do with it.
-        rewinds: a cache that was asked can be wound back; otherwise every question copies it.
+        rewinds: a cache that was asked can be rolled back; otherwise every question copies it.
         kv_bits: that keys and values are kept in, by the layers that keep all tokens; None for the
             model's precision.
     """
@@ -300,10 +248,36 @@ class ModelMemory:
                     share.name,
                     share.weights_bytes,
                     copies * sum(kv for kv, _ in held),
-                    copies * sum(grouped for _, grouped in held),
+                    copies * sum(grouped for _, grouped in held) if share.grouped_keys else 0,
                     workspace_bytes(layers, self.work, run) + share.streamed_bytes,
                     None if there is None else there.available_bytes,
                 )
             )
         unrounded = sum(bool(x.size) and not x.can_be_rounded for x in self.layers)
         return MemoryEstimate(tuple(rows), self.kv_bits, unrounded if self.kv_bits else 0)
+
+
+def format_bytes(count: int) -> str:
+    """Return a number of bytes as people write it: ``3.2 GiB``."""
+    value, unit = float(count), 0
+    while value >= 1000 and unit < len(_UNITS) - 1:
+        value, unit = value / 1024, unit + 1
+    return f"{count} B" if unit == 0 else f"{value:.3g} {_UNITS[unit]}"
+
+
+def parse_bytes(value: int | str) -> int:
+    """Return a number of bytes, given as such or as ``"12GiB"`` or ``"800 MB"``.
+
+    Raises:
+        ValueError: it is neither, or not positive.
+    """
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        return value
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", str(value))
+    factor = _FACTORS.get(found[2].upper()) if found else None
+    if found is None or factor is None or float(found[1]) <= 0 or isinstance(value, bool):
+        raise ValueError(
+            f'memory must be a positive number of bytes, such as 8000000000 or "8GiB", '
+            f"got {value!r}"
+        )
+    return int(float(found[1]) * factor)

@@ -1,16 +1,28 @@
-"""The outcome of planning: what runs, with which settings, and how much room is left."""
+"""The outcome of planning: what runs, with which settings, in which memory."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from types import MappingProxyType
 from typing import Any, Literal
 
-from selfextend_rag.planning.memory import MemoryEstimate
+from selfextend_rag.planning.layers import Forward, LayerShape, workspace_bytes
+from selfextend_rag.planning.memory import (
+    DeviceMemory,
+    DeviceShare,
+    MemoryEstimate,
+    ModelMemory,
+)
 from selfextend_rag.positions import SelfExtend
 
 Rule = Literal["empirical", "exact"]
 """What bounds an extended length: the authors' rule of the well-trained part, or P itself."""
+
+CHUNK_SIZES = (2048, 1024, 512, 256, 128, 64)
+"""Tokens of a prompt to run at once, as far as memory allows; below 64, only time is lost."""
+
+_LOGITS = 2 * 4  # bytes for each word of the vocabulary: this step's logits and the last one's
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +36,7 @@ class ContextPlan:
         pretraining_window: P, tokens the model was trained to see.
         group_size: G; 1 when attention runs plain.
         neighbor_window: W; None when attention runs plain.
-        turns: questions, each with its answer, that there is room for one after another.
+        turns: questions, each with its answer, that fit one after another.
         rule: what the group size was chosen by; None when attention runs plain.
         chunk_size: tokens of the prompt to run at once; None if memory was not looked at.
         memory: what is needed at most; None if it was not looked at, or is not known.
@@ -138,7 +150,7 @@ class ContextPlan:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ContextPlan:
-        """Return the plan that ``to_dict`` wrote; derived figures are worked out anew."""
+        """Return the plan that ``to_dict`` wrote; derived figures are computed again."""
         fields = {name: values[name] for name in cls.__dataclass_fields__}
         memory = fields.pop("memory")
         return cls(**fields, memory=None if memory is None else MemoryEstimate.from_dict(memory))
@@ -152,3 +164,132 @@ def added_up(plan: ContextPlan) -> str:
         parts.append(f"{times}{plan.reserve_tokens} kept for questions")
     parts.append(f"{times}{plan.max_new_tokens} for the answer")
     return " + ".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryBudget:
+    """A model and the memory there is for it.
+
+    Args:
+        model: what its memory follows from.
+        devices: what there is; a device that is not named is not looked at.
+        chunk_size: tokens of a prompt to run at once; by default the most of `CHUNK_SIZES` that
+            memory allows.
+    """
+
+    model: ModelMemory
+    devices: tuple[DeviceMemory, ...] = ()
+    chunk_size: int | None = None
+
+    def chunk_sizes(self, prompt_tokens: int) -> tuple[int, ...]:
+        """Return the chunk sizes that may be chosen, largest first."""
+        if self.chunk_size is not None:
+            return (self.chunk_size,)
+        needed = [size for size in CHUNK_SIZES if size // 2 < prompt_tokens]
+        return tuple(needed) or CHUNK_SIZES[-1:]
+
+    def estimate(self, plan: ContextPlan, chunk_size: int) -> MemoryEstimate:
+        """Return what a plan needs at most, read in chunks of this size."""
+        return self.model.estimate(
+            plan.prompt_tokens,
+            plan.total_tokens - plan.prompt_tokens,
+            plan.settings,
+            chunk_size,
+            {device.name: device for device in self.devices},
+        )
+
+    def fitted(self, plan: ContextPlan) -> ContextPlan:
+        """Return the plan with its chunk size and memory: the largest chunk that memory holds.
+
+        Where memory holds none, the smallest is named; ``plan.memory.fits`` says so.
+        """
+        for chunk_size in self.chunk_sizes(plan.prompt_tokens):
+            memory = self.estimate(plan, chunk_size)
+            if memory.fits:
+                break
+        return replace(plan, chunk_size=chunk_size, memory=memory)
+
+    def most_tokens(self, plan: ContextPlan, settle: Callable[[ContextPlan], ContextPlan]) -> int:
+        """Return the most tokens, prompt and all, that memory holds; -1 if not even an empty one.
+
+        Args:
+            plan: one that memory does not hold.
+            settle: returns a plan of fewer tokens under the settings that it would get.
+        """
+        later = plan.total_tokens - plan.prompt_tokens
+        low, high = -1, plan.prompt_tokens
+        while high - low > 1:
+            middle = (low + high) // 2
+            shorter = self.fitted(settle(replace(plan, prompt_tokens=middle)))
+            low, high = (middle, high) if shorter.fits_memory else (low, middle)
+        return -1 if low < 0 else low + later
+
+    def most_rows(
+        self,
+        plan: ContextPlan,
+        own_tokens: int,
+        most: int,
+        held: Mapping[str, int] = MappingProxyType({}),
+    ) -> int:
+        """Return how many questions can be answered at a time, from 1 to ``most``.
+
+        One question is what the plan itself has memory for, so 1 needs nothing more.
+
+        Args:
+            plan: of the documents that the questions share.
+            own_tokens: of the longest question and its answer.
+            most: questions at a time.
+            held: bytes by device that the documents' keys and values take already, and that are
+                taken off what the budget says there is.
+        """
+        devices = self.estimate(plan, plan.chunk_size or 1).devices
+        for rows in range(most, 1, -1):
+            more = self.rows_bytes(plan, own_tokens, rows)
+            if all(
+                device.available_bytes is None
+                # a reading that was never asked may not have made its grouped keys yet
+                or device.needed_bytes
+                - min(held.get(device.name, 0), device.kv_cache_bytes + device.grouped_keys_bytes)
+                + more[device.name]
+                <= device.available_bytes
+                for device in devices
+            ):
+                return rows
+        return 1
+
+    def rows_bytes(self, plan: ContextPlan, own_tokens: int, rows: int) -> dict[str, int]:
+        """Return what so many questions at a time need at most beyond the plan, by device.
+
+        Args:
+            plan: of the documents that the questions share.
+            own_tokens: of the longest question and its answer.
+            rows: questions at a time.
+        """
+        return {
+            share.name: _rows_bytes(self.model, share, plan, own_tokens, rows)
+            for share in self.model.shares
+        }
+
+
+def _rows_bytes(
+    model: ModelMemory, share: DeviceShare, plan: ContextPlan, own_tokens: int, rows: int
+) -> int:
+    layers = tuple(model.layers[index] for index in share.layers)
+    if not layers:
+        return 0
+    kept = sum(_row_bytes(layer, own_tokens, model.itemsize) for layer in layers)
+    appended = max(_row_bytes(layer, own_tokens, model.itemsize) for layer in layers)
+    total = plan.total_tokens
+    chunk = max(1, min(plan.chunk_size or 1, total))
+    alone, together = (
+        workspace_bytes(layers, model.work, Forward(tokens, total, plan.settings, model.itemsize))
+        for tokens in (chunk, max(chunk, rows))
+    )
+    # one more for the space behind the shared keys, where each row's are put while it attends
+    return (rows + 1) * kept + rows * model.work.vocabulary * _LOGITS + appended + together - alone
+
+
+def _row_bytes(layer: LayerShape, own_tokens: int, itemsize: int) -> int:
+    """Bytes of a row's own keys and values in a layer, with the window of a sliding one."""
+    slots = own_tokens if layer.window is None else own_tokens + layer.window
+    return slots * layer.size * itemsize

@@ -13,9 +13,8 @@ from fractions import Fraction
 from typing import Literal
 
 from selfextend_rag.errors import ContextBudgetExceeded
-from selfextend_rag.planning.budget import MemoryBudget
-from selfextend_rag.planning.groups import DocumentGroups, group_sizes
-from selfextend_rag.planning.plan import ContextPlan, Rule
+from selfextend_rag.planning.packing import Packing, pack
+from selfextend_rag.planning.plan import ContextPlan, MemoryBudget, Rule
 from selfextend_rag.planning.refusals import (
     NamedSize,
     memory_refusal,
@@ -114,7 +113,7 @@ class ContextBudgetPlanner:
             documents: names and tokens of what the prompt is made of, to be named in an error.
 
         Raises:
-            ContextBudgetExceeded: no allowed settings make room; the error has the figures.
+            ContextBudgetExceeded: no allowed settings are enough; the error has the figures.
             MemoryBudgetExceeded: settings would, but memory does not hold it.
             ValueError: a number of tokens is negative.
         """
@@ -152,12 +151,12 @@ class ContextBudgetPlanner:
         turns: int = 1,
         memory: MemoryBudget | None = None,
         names: Sequence[str] = (),
-    ) -> DocumentGroups:
+    ) -> Packing:
         """Return the fewest prompts that each hold whole documents; other arguments as ``plan``'s.
 
         Args:
             document_tokens: tokens of each document, its heading included.
-            frame_tokens: tokens of each prompt beside its documents.
+            frame_tokens: tokens of each prompt besides its documents.
             names: of the documents, for an error.
 
         Raises:
@@ -167,22 +166,22 @@ class ContextBudgetPlanner:
             frame_tokens + sum(document_tokens), max_new_tokens, reserve_tokens,
             self.pretraining_window, turns=turns,
         )  # fmt: skip
-        room = self._prompt_room(figures, memory) - frame_tokens
+        capacity = self._longest_prompt(figures, memory) - frame_tokens
         for index, size in enumerate(document_tokens):
-            if size > room:
+            if size > capacity:
                 name = names[index] if names else f"number {index + 1}"
-                raise too_large(name, index, size, frame_tokens, figures, room)
-        grouping = group_sizes(document_tokens, room)
+                raise too_large(name, index, size, frame_tokens, figures, capacity)
+        packing = pack(document_tokens, capacity)
         plans = tuple(
             self.plan(
                 frame_tokens + sum(document_tokens[i] for i in group), max_new_tokens,
                 reserve_tokens=reserve_tokens, turns=turns, memory=memory,
             )
-            for group in grouping.groups
+            for group in packing.groups
         )  # fmt: skip
-        return DocumentGroups(grouping.groups, plans, grouping.lower_bound)
+        return replace(packing, plans=plans)
 
-    def _prompt_room(self, figures: ContextPlan, memory: MemoryBudget | None) -> int:
+    def _longest_prompt(self, figures: ContextPlan, memory: MemoryBudget | None) -> int:
         """Return the longest prompt that fits, up to the one in ``figures``."""
         later = figures.total_tokens - figures.prompt_tokens
         most = min(figures.prompt_tokens, self.extended_window - later)
@@ -218,7 +217,7 @@ class ContextBudgetPlanner:
             neighbor_window=plan.neighbor_window,
             remedies=(
                 f"drop {-plan.free_tokens} tokens of question and answer",
-                "read again with more room for them",
+                "read again with more tokens reserved for them",
             ),
         )
 
@@ -237,7 +236,7 @@ class ContextBudgetPlanner:
 
     @property
     def extended_window(self) -> int:
-        """Return the longest sequence that any allowed settings make room for.
+        """Return the longest sequence that any allowed settings reach.
 
         With ``extension="never"``, the pretraining window: nothing beyond it makes sense.
         """
@@ -248,7 +247,7 @@ class ContextBudgetPlanner:
         return "exact" if self.group_size is not None else self.rule
 
     def _settled(self, plain: ContextPlan) -> ContextPlan | None:
-        """Return a plan with the mildest settings that make room for it; None if there are none."""
+        """Return a plan with the mildest settings that reach so far; None if there are none."""
         fits = plain.total_tokens <= self.pretraining_window
         if self.extension == "never" or (fits and self.extension == "auto"):
             return replace(plain, group_size=1, neighbor_window=None, rule=None)
@@ -288,7 +287,7 @@ class ContextBudgetPlanner:
     def _sufficient_group_size(self, needed: int) -> int | None:
         """Return the smallest group size beyond the allowed ones that would do, if there is one."""
         free = replace(self, group_size=None, max_group_size=64, extension="auto")
-        least = needed // self.pretraining_window  # G * P tokens are more than G makes room for
+        least = needed // self.pretraining_window  # G * P tokens are more than G reaches
         for settings in free._candidates(least, self.pretraining_window):
             if self.rule == "empirical" and needed > free._empirical_limit(settings):
                 continue

@@ -1,4 +1,4 @@
-"""How long a sequence a model's weights were trained for, read off its configuration.
+"""How long a sequence a model's weights were trained for, and which part of it trained well.
 
 The configuration is read by attribute names alone, so this needs no model library. The traps:
 
@@ -11,18 +11,37 @@ The configuration is read by attribute names alone, so this needs no model libra
   the first set holds throughout, and it is the one that is extended;
 * where every layer slides (Mistral 7B v0.1: 4096 of 32768), no distance beyond the sliding window
   was ever attended to.
+
+How much of the window is well trained is measured by ``selfextend-rag calibrate`` and stored in a
+file, which planners of the same model find by its configuration and name. Without one, the
+empirical rule holds.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 from collections.abc import Mapping
+from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
-from selfextend_rag.errors import UnknownPretrainingWindow
+from selfextend_rag.errors import SelfExtendError, UnknownPretrainingWindow
 
 _WINDOW_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length")
 _TEXT_PART_NAMES = ("text_config", "llm_config", "language_config")
 _SLIDING_TYPES = ("sliding_attention", "chunked_attention")
+
+CALIBRATION_FORMAT = 1
+HOME_VARIABLE = "SELFEXTEND_RAG_HOME"
+_VOLATILE = frozenset(
+    ("_name_or_path", "attn_implementation", "dtype", "transformers_version", "use_cache")
+)
+
+
+class CalibrationError(SelfExtendError):
+    """A stored calibration that can't be read, or one that measured no usable settings."""
 
 
 def pretraining_window_of(config: Any) -> int:
@@ -86,3 +105,67 @@ def _sliding_window_of_all_layers(config: Any) -> int | None:
 def _positive(config: Any, name: str) -> int | None:
     value = getattr(config, name, None)
     return value if isinstance(value, int) and value > 0 else None
+
+
+def calibration_path(config: Any) -> Path:
+    """Return where the calibration of a model is kept, whether or not there is one.
+
+    ``$SELFEXTEND_RAG_HOME/calibration``, by default in ``~/.cache/selfextend-rag``.
+
+    Args:
+        config: the model's configuration: its values and the name it was loaded by are the key, so
+            that a fine-tuned model has a calibration of its own.
+    """
+    home = os.environ.get(HOME_VARIABLE) or "~/.cache/selfextend-rag"
+    name = str(getattr(config, "_name_or_path", ""))
+    values = {key: value for key, value in config.to_dict().items() if key not in _VOLATILE}
+    text = json.dumps([name, values], sort_keys=True, default=str)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return Path(home).expanduser() / "calibration" / f"{digest}.json"
+
+
+def stored_calibration(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the values of a stored calibration.
+
+    Raises:
+        CalibrationError: there is none, or it can't be read.
+    """
+    try:
+        values = json.loads(Path(path).read_text("utf-8"))
+        if values["format"] != CALIBRATION_FORMAT:
+            raise CalibrationError(
+                f"a calibration of format {values['format']}, expected {CALIBRATION_FORMAT}; "
+                "run selfextend-rag calibrate again"
+            )
+        if not 0 < values["neighbor_share"] < values["trained_fraction"] <= 1:
+            raise CalibrationError(
+                f"neighbor_share {values['neighbor_share']} and trained_fraction "
+                f"{values['trained_fraction']} must be in order within (0, 1]"
+            )
+    except (OSError, ValueError, KeyError, TypeError, CalibrationError) as error:
+        reason = f"not a calibration: {error}" if isinstance(error, KeyError | TypeError) else error
+        raise CalibrationError(f"can't use the calibration {os.fspath(path)}: {reason}") from error
+    found: dict[str, Any] = values
+    return found
+
+
+def planner_defaults(
+    config: Any, pretraining_window: int, trained_fraction: Fraction | float | None = None
+) -> dict[str, Any]:
+    """Return the share options of a planner: as given, else as calibrated, else none.
+
+    Args:
+        config: the model's configuration.
+        pretraining_window: P, in tokens; a calibration for another one is not used.
+        trained_fraction: what the user asked for; it goes before any calibration.
+
+    Raises:
+        CalibrationError: there is a calibration that can't be read; delete it, or calibrate again.
+    """
+    if trained_fraction is not None:
+        return {"trained_fraction": trained_fraction}
+    path = calibration_path(config)
+    found = stored_calibration(path) if path.exists() else {}
+    if found.get("pretraining_window") != pretraining_window:
+        return {}
+    return {name: found[name] for name in ("trained_fraction", "neighbor_share")}

@@ -12,9 +12,8 @@ from selfextend_rag.errors import (
     MemoryBudgetExceeded,
 )
 from selfextend_rag.kv_bits import KV_BITS
-from selfextend_rag.planning.budget import MemoryBudget
-from selfextend_rag.planning.plan import ContextPlan, added_up
-from selfextend_rag.planning.units import in_words
+from selfextend_rag.planning.memory import format_bytes
+from selfextend_rag.planning.plan import ContextPlan, MemoryBudget, added_up
 from selfextend_rag.positions import SelfExtend
 
 NamedSize = tuple[str, int]
@@ -89,11 +88,11 @@ def memory_refusal(
     remedies.append("take a smaller model or a device with more memory")
     return MemoryBudgetExceeded(
         f"{added_up(plan)} = {plan.total_tokens} tokens need at most "
-        f"{in_words(short.needed_bytes)} on {short.name} "
-        f"({in_words(short.weights_bytes)} of weights, "
-        f"{in_words(short.kv_cache_bytes + short.grouped_keys_bytes)} of keys and values, "
-        f"{in_words(short.workspace_bytes)} to work in), and it has "
-        f"{in_words(short.available_bytes)} for them",
+        f"{format_bytes(short.needed_bytes)} on {short.name} "
+        f"({format_bytes(short.weights_bytes)} of weights, "
+        f"{format_bytes(short.kv_cache_bytes + short.grouped_keys_bytes)} of keys and values, "
+        f"{format_bytes(short.workspace_bytes)} to work in), and it has "
+        f"{format_bytes(short.available_bytes)} for them",
         device=short.name,
         needed_bytes=short.needed_bytes,
         available_bytes=short.available_bytes,
@@ -106,7 +105,7 @@ def memory_refusal(
 
 
 def too_large(
-    name: str, index: int, size: int, frame: int, figures: ContextPlan, room: int
+    name: str, index: int, size: int, frame: int, figures: ContextPlan, capacity: int
 ) -> DocumentTooLarge:
     """Return the error for a document that fits no prompt by itself.
 
@@ -114,21 +113,21 @@ def too_large(
         name: of the document.
         index: its place among the documents.
         size: its tokens.
-        frame: tokens of a prompt beside its documents.
+        frame: tokens of a prompt besides its documents.
         figures: what is kept for questions and answers.
-        room: tokens of documents that a prompt holds.
+        capacity: tokens of documents that a prompt holds.
     """
     later = figures.total_tokens - figures.prompt_tokens + frame
     return DocumentTooLarge(
-        f'the document "{name}" of {size} tokens fits no prompt by itself: there is room for '
-        f"{max(0, room)} beside {later} for questions, answers and their frame",
+        f'the document "{name}" of {size} tokens fits no prompt by itself: it holds '
+        f"{max(0, capacity)} besides {later} for questions, answers and their frame",
         document=name,
         index=index,
         needed=size + later,
-        available=max(0, room) + later,
+        available=max(0, capacity) + later,
         remedies=(
             "leave it out",
-            "keep less room for questions and answers",
+            "reserve fewer tokens for questions and answers",
             "allow a larger group_size or more memory, or take a model with a longer window",
         ),
     )
@@ -190,7 +189,7 @@ def _fewer_bits(plan: ContextPlan, memory: MemoryBudget) -> Iterator[str]:
         if needed.fits:
             yield (
                 f"keep keys and values in {bits} bits by kv_bits={bits} (at most "
-                f"{in_words(needed.needed_bytes)} in all instead of "
-                f"{in_words(plan.memory.needed_bytes)})"
+                f"{format_bytes(needed.needed_bytes)} in all instead of "
+                f"{format_bytes(plan.memory.needed_bytes)})"
             )
             return

@@ -10,15 +10,17 @@ import torch
 
 from selfextend_rag import Document, LongContextLLM, extended
 from selfextend_rag.cli import main
-from selfextend_rag.evals.calibration import Calibrator, chosen, grid, judged, last_nll
-from selfextend_rag.evals.prose import Prose, king_james
-from selfextend_rag.planning import (
+from selfextend_rag.evals.calibration import (
+    Calibration,
     CalibrationCell,
-    CalibrationError,
-    calibration_path,
-    find_calibration,
-    load_calibration,
+    Calibrator,
+    chosen,
+    grid,
+    judged,
+    last_nll,
 )
+from selfextend_rag.evals.prose import Prose, king_james
+from selfextend_rag.planning import CalibrationError, calibration_path, planner_defaults
 from selfextend_rag.positions import SelfExtend
 
 
@@ -102,9 +104,7 @@ def test_the_command_measures_and_stores_where_plans_look(llm, home, tmp_path, c
     path = calibration_path(llm.model.config)
     assert written["stored"] == str(path)
     assert path.is_relative_to(home)
-    found = find_calibration(llm.model.config, 512)
-    assert found == load_calibration(path)
-    assert found is not None
+    found = Calibration.from_file(path)
     assert json.loads(json.dumps(found.to_dict())) == written["calibration"]
     assert len(found.cells) >= 5
     planner = LongContextLLM.bundled().planner
@@ -117,7 +117,7 @@ def test_the_command_measures_and_stores_where_plans_look(llm, home, tmp_path, c
     plan = LongContextLLM.bundled().plan(document)
     assert by_command["group_size"] == plan.group_size
     assert plan.group_size != llm.plan(document).group_size  # made before there was a calibration
-    assert find_calibration(llm.model.config, 1024) is None  # measured for another window
+    assert planner_defaults(llm.model.config, 1024) == {}  # measured for another window
 
 
 def test_a_place_that_can_not_be_written_is_one_line(tmp_path, capsys):
@@ -146,7 +146,7 @@ def test_another_model_has_another_calibration(llm):
         ("{", "can't use the calibration .*: "),
         ("[]", "not a calibration"),
         ('{"format": 7}', "of format 7, expected 1"),
-        ('{"format": 1}', "not a calibration: 'model'"),
+        ('{"format": 1}', "not a calibration: 'neighbor_share'"),
     ],
 )
 def test_a_calibration_that_can_not_be_read_is_refused(llm, content, reason):
@@ -154,7 +154,7 @@ def test_a_calibration_that_can_not_be_read_is_refused(llm, content, reason):
     path.parent.mkdir(parents=True)
     path.write_text(content)
     with pytest.raises(CalibrationError, match=reason):
-        find_calibration(llm.model.config, 512)
+        planner_defaults(llm.model.config, 512)
 
 
 def test_shares_out_of_order_are_refused(llm, tmp_path):
@@ -163,7 +163,7 @@ def test_shares_out_of_order_are_refused(llm, tmp_path):
     path = tmp_path / "wrong.json"
     path.write_text(json.dumps(wrong))
     with pytest.raises(CalibrationError, match="must be in order within"):
-        load_calibration(path)
+        Calibration.from_file(path)
 
 
 @pytest.mark.parametrize("name", ["depths", "samples"])

@@ -141,7 +141,7 @@ def test_an_engine_can_be_made_from_an_event_loop(llm):
 
 
 def test_a_question_that_outgrows_the_room_is_refused(engine):
-    with pytest.raises(ContextBudgetExceeded, match="read again with more room"):
+    with pytest.raises(ContextBudgetExceeded, match="read again with more tokens reserved"):
         engine.query(FILLER * 20)
 
 

@@ -16,8 +16,8 @@ from selfextend_rag.engine import decode, rows
 from selfextend_rag.engine.sampling import Sampler
 from selfextend_rag.errors import ConstraintError, ContextBudgetExceeded
 from selfextend_rag.llm import KeptReadings, LongContextLLM
-from selfextend_rag.llm.weights import memory_of_model
-from selfextend_rag.planning.rows import rows_bytes
+from selfextend_rag.llm.memory import memory_of_model
+from selfextend_rag.planning import MemoryBudget
 from tests.llm.conftest import WINDOW
 from tests.tiny import byte_tokenizer
 
@@ -189,7 +189,7 @@ def test_no_more_rows_than_memory_has_room_for(model, llm, sizes, fit):
     plan = llm.plan(LONG, max_new_tokens=20, question_reserve=110)
     own = max(len(llm.prompts.question(question)) for question in QUESTIONS) + 20
     memory = memory_of_model(model)
-    beside = rows_bytes(memory, memory.shares[0], plan, own, fit) if fit > 1 else 0
+    beside = MemoryBudget(memory).rows_bytes(plan, own, fit)["cpu"] if fit > 1 else 0
     limited = LongContextLLM(
         model, byte_tokenizer(), chunk_size=50, memory_limit=plan.memory.needed_bytes + beside
     )

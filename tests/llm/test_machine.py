@@ -1,13 +1,16 @@
-"""What a machine says of its memory, from files as systems write them."""
+"""What a machine says of its memory: by psutil, and by the limits of control groups."""
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
+import psutil
 import pytest
 
-from selfextend_rag.llm.machine import limited_memory, main_memory
+from selfextend_rag.llm.ledger import limited_memory, main_memory
 from selfextend_rag.planning.memory import DeviceMemory
 
-KIB, GIB = 1024, 1 << 30
+GIB = 1 << 30
 
 
 def machine(root, files):
@@ -18,11 +21,15 @@ def machine(root, files):
     return root
 
 
-MEMINFO = {"proc/meminfo": f"MemTotal: {16 * GIB // KIB} kB\nMemAvailable: {9 * GIB // KIB} kB\n"}
+@pytest.fixture(autouse=True)
+def memory(monkeypatch):
+    """A machine of 16 GiB, 9 of them free."""
+    figures = SimpleNamespace(total=16 * GIB, available=9 * GIB)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: figures)
 
 
 def test_what_the_system_calls_available_is_free(tmp_path):
-    assert main_memory(machine(tmp_path, MEMINFO)) == DeviceMemory("cpu", 16 * GIB, 9 * GIB)
+    assert main_memory(tmp_path) == DeviceMemory("cpu", 16 * GIB, 9 * GIB)
 
 
 @pytest.mark.parametrize("group", ["/", "/jobs/one"])
@@ -30,7 +37,6 @@ def test_the_limit_of_a_container_counts(tmp_path, group):
     """The limit may be that of a group above; what its file cache holds can be dropped."""
     folder = "sys/fs/cgroup"
     files = {
-        **MEMINFO,
         "proc/self/cgroup": f"0::{group}\n",
         f"{folder}/memory.max": f"{4 * GIB}\n",
         f"{folder}/memory.current": f"{3 * GIB}\n",
@@ -45,7 +51,6 @@ def test_the_limit_of_a_container_counts(tmp_path, group):
 def test_the_older_form_of_limits_counts_too(tmp_path):
     folder = "sys/fs/cgroup/memory"
     files = {
-        **MEMINFO,
         "proc/self/cgroup": "4:memory:/x\n",
         f"{folder}/memory.limit_in_bytes": f"{2 * GIB}",
         f"{folder}/memory.usage_in_bytes": f"{3 * GIB}",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,10 +10,10 @@ import torch
 from selfextend_rag import SelfExtend, extended
 from selfextend_rag.engine import Engine
 from selfextend_rag.errors import UnknownMemoryError, UnsupportedModelError
-from selfextend_rag.llm.weights import memory_of_model
+from selfextend_rag.llm.memory import memory_of_model
 from selfextend_rag.model import support
-from selfextend_rag.planning.layers import layer_shapes
-from selfextend_rag.planning.memory import CacheFill, layer_bytes
+from selfextend_rag.model.footprint import layer_shapes
+from selfextend_rag.planning.layers import CacheFill, layer_bytes
 from tests import zoo
 
 METHOD = SelfExtend(4, 16)
@@ -29,7 +28,6 @@ NAMED = [
 ]  # fmt: skip
 # Predicted above what is measured, and why.
 BOUNDS = {
-    "jetmoe": "repeats its cached keys for each expert, and so keeps no grouped keys",
     "kimi_linear": "drops one recorded token of its convolution states",
     "bailing_hybrid": "drops one recorded token of its convolution states",
 }
@@ -48,13 +46,15 @@ NO_CACHE |= {
     "ernie",
 }
 NO_CACHE |= {"megatron-bert", "moshi", "rembert", "roberta", "roberta-prelayernorm", "roc_bert"}
+# The engine refuses these, as they are not the same in chunks, or keep no state between them.
+NO_CACHE |= {"dots3_note", "dots3_note_text", "hy_v4", "jamba", "zamba", "zaya"}
 NO_CACHE |= {"roformer", "xlm-roberta", "xlm-roberta-xl", "xmod"}
 
 
 def measured_and_predicted(name, dtype, settings, kv_bits=None):
     """Bytes after a prefill in chunks, and after some more tokens; each measured and predicted."""
     model = zoo.build(name).to(dtype)
-    shapes = layer_shapes(model.config)
+    shapes = layer_shapes(model)
     engine = Engine(model, chunk_size=CHUNK, kv_bits=kv_bits)
     tokens = zoo.tokens(PROMPT)[0].tolist()
     prefix = engine.prefill(tokens, settings=settings, capacity=CAPACITY)
@@ -88,7 +88,7 @@ def test_a_cache_in_half_precision_holds_exactly_the_bytes_predicted(name):
 
 def rounds(name):
     """Return whether a model keeps the keys of any layer in few bits."""
-    return any(shape.can_be_rounded for shape in layer_shapes(zoo.config(name)))
+    return any(shape.can_be_rounded for shape in layer_shapes(zoo.build(name)))
 
 
 @pytest.mark.parametrize("name", [name for name in NAMED if rounds(name)])
@@ -119,7 +119,7 @@ def test_of_the_named_families_most_are_extended():
 def refusal(name):
     """Return why the memory of a family is unknown, empty when it is not."""
     try:
-        layer_shapes(zoo.config(name))
+        layer_shapes(zoo.build(name))
     except UnknownMemoryError as error:
         return str(error)
     return ""
@@ -127,9 +127,9 @@ def refusal(name):
 
 @pytest.mark.parametrize("name", [n for n in zoo.families() + zoo.variants() if can_be_tried(n)])
 def test_every_family_is_predicted_or_refused_by_name(name):
-    """A family that fails here misleads by its configuration and has to be refused."""
+    """A family that fails here is not what its copy without weights is, and has to be refused."""
     if refusal(name):
-        assert type(zoo.config(name).get_text_config(decoder=True)).__name__ in refusal(name)
+        assert type(zoo.config(name)).__name__ in refusal(name)
         return
     settings = METHOD if support(zoo.build(name)).supported else None
     for measured, expected in measured_and_predicted(name, torch.float32, settings):
@@ -137,52 +137,3 @@ def test_every_family_is_predicted_or_refused_by_name(name):
             assert measured <= expected
         else:
             assert measured == expected
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"hidden_size": 64}, "how many layers"),
-        ({"num_hidden_layers": 2}, "how many heads of which size"),
-        ({"num_hidden_layers": 1, "layer_types": ["novel"]}, "layers of type 'novel'"),
-        (
-            {
-                "num_hidden_layers": 1,
-                "num_attention_heads": 2,
-                "hidden_size": 8,
-                "layer_types": ["sliding_attention"],
-            },
-            "no sliding_window",
-        ),
-        ({"num_hidden_layers": 1, "layer_types": ["linear_attention"]}, "of an unknown size"),
-        ({"model_type": "mimo_v2_flash", "num_hidden_layers": 1}, "twice the key-value heads"),
-    ],
-)
-def test_what_a_configuration_does_not_say_is_refused(values, message):
-    with pytest.raises(UnknownMemoryError, match=message):
-        layer_shapes(SimpleNamespace(**values))
-
-
-@pytest.mark.parametrize(
-    ("values", "key", "value"),
-    [
-        ({"num_attention_heads": 4}, 64, 64),
-        ({"num_attention_heads": 4, "num_key_value_heads": 2}, 32, 32),
-        ({"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 40}, 80, 80),
-        ({"num_attention_heads": 4, "multi_query": True}, 16, 16),
-        ({"num_attention_heads": 4, "num_kv_heads": 4, "multi_query": True}, 16, 16),
-        (
-            {
-                "num_attention_heads": 4,
-                "num_kv_heads": 2,
-                "multi_query": True,
-                "new_decoder_architecture": True,
-            },
-            32,
-            32,
-        ),
-    ],
-)
-def test_heads_are_counted_as_their_names_say(values, key, value):
-    (shape,) = layer_shapes(SimpleNamespace(num_hidden_layers=1, hidden_size=64, **values))
-    assert (shape.key_size, shape.value_size) == (key, value)

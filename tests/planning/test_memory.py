@@ -11,17 +11,22 @@ from hypothesis import strategies as st
 
 from selfextend_rag.errors import ContextBudgetExceeded, MemoryBudgetExceeded
 from selfextend_rag.planning import ContextBudgetPlanner, ContextPlan
-from selfextend_rag.planning.budget import CHUNK_SIZES, MemoryBudget
-from selfextend_rag.planning.layers import LayerShape
-from selfextend_rag.planning.memory import (
+from selfextend_rag.planning.layers import (
     CacheFill,
+    Forward,
+    LayerShape,
+    WorkShape,
+    layer_bytes,
+    workspace_bytes,
+)
+from selfextend_rag.planning.memory import (
     DeviceMemory,
     DeviceShare,
     ModelMemory,
-    layer_bytes,
+    format_bytes,
+    parse_bytes,
 )
-from selfextend_rag.planning.units import in_words, parse_bytes
-from selfextend_rag.planning.workspace import Forward, WorkShape, workspace_bytes
+from selfextend_rag.planning.plan import CHUNK_SIZES, MemoryBudget
 
 
 @st.composite
@@ -212,8 +217,8 @@ def test_the_mildest_rounding_that_helps_is_named_with_its_figure_and_does_help(
         return
     assert remedies == [
         f"keep keys and values in {named} bits by kv_bits={named} (at most "
-        f"{in_words(needed(named, layers))} in all instead of "
-        f"{in_words(caught.value.needed_bytes)})"
+        f"{format_bytes(needed(named, layers))} in all instead of "
+        f"{format_bytes(caught.value.needed_bytes)})"
     ]
     assert planner.plan(3000, 50, memory=limited(amount, layers=layers, kv_bits=named)).fits_memory
 
@@ -304,7 +309,7 @@ def test_what_is_no_number_of_bytes_is_refused(given):
     ("count", "words"), [(12, "12 B"), (1024, "1 KiB"), (5_000_000, "4.77 MiB"), (3 << 30, "3 GiB")]
 )
 def test_bytes_are_said_as_people_read_them(count, words):
-    assert in_words(count) == words
+    assert format_bytes(count) == words
 
 
 def test_more_available_than_there_is_is_refused():

@@ -9,7 +9,6 @@ from selfextend_rag import SelfExtend
 from selfextend_rag.cache import Row
 from selfextend_rag.engine import BatchPrompt, Engine, GenerationSettings, Run, rows
 from selfextend_rag.planning import ContextPlan, DeviceMemory, MemoryBudget
-from selfextend_rag.planning.rows import most_rows, rows_bytes
 from tests import zoo
 from tests.planning.test_workspace import memory_of, peak_bytes
 
@@ -46,7 +45,7 @@ def test_no_batch_needs_more_than_the_bound(family, chunk, settings):
 
     stated = memory.estimate(len(tokens), QUESTION + ANSWER, settings, chunk).needed_bytes
     for count in (2, 16):
-        own = rows_bytes(memory, memory.shares[0], plan, QUESTION + ANSWER, count)
+        own = MemoryBudget(memory).rows_bytes(plan, QUESTION + ANSWER, count)["cpu"]
         peak = peak_bytes(lambda count=count: run(count))
         assert peak <= stated + own
 
@@ -60,7 +59,7 @@ def test_the_bound_is_not_loose(family):
         engine.feed(tuple(tokens[:QUESTION]), len(prefix), cache, Run())
         row = Row(cache, len(prefix), QUESTION + ANSWER)
     memory, plan = memory_of(engine.model), plan_of(300, None, 64)
-    sixteen = rows_bytes(memory, memory.shares[0], plan, QUESTION + ANSWER, 16)
+    sixteen = MemoryBudget(memory).rows_bytes(plan, QUESTION + ANSWER, 16)["cpu"]
     assert 16 * row.nbytes < sixteen < 2 * 16 * row.nbytes
 
 
@@ -71,13 +70,12 @@ def test_as_many_rows_as_fit_and_no_more(is_held):
     stated = memory.estimate(300, QUESTION + ANSWER, plan.settings, 64)
     held = stated.kv_cache_bytes if is_held else 0
     for count in (2, 3, 16):
-        own = rows_bytes(memory, memory.shares[0], plan, QUESTION + ANSWER, count)
+        own = MemoryBudget(memory).rows_bytes(plan, QUESTION + ANSWER, count)["cpu"]
         needed = stated.needed_bytes - held + own
         for free, fit in ((needed, count), (needed - 1, count - 1)):
             budget = MemoryBudget(memory, (DeviceMemory("cpu", free, free),))
-            assert most_rows(budget, plan, QUESTION + ANSWER, 16, {"cpu": held}) == fit
-    assert most_rows(budget, plan, QUESTION + ANSWER, 2, {"cpu": held}) == 2
-    assert most_rows(MemoryBudget(memory), plan, QUESTION + ANSWER, 16) == 16
-    assert most_rows(None, plan, QUESTION + ANSWER, 16) == 16
+            assert budget.most_rows(plan, QUESTION + ANSWER, 16, {"cpu": held}) == fit
+    assert budget.most_rows(plan, QUESTION + ANSWER, 2, {"cpu": held}) == 2
+    assert MemoryBudget(memory).most_rows(plan, QUESTION + ANSWER, 16) == 16
     nothing = MemoryBudget(memory, (DeviceMemory("cpu", 1, 1),))
-    assert most_rows(nothing, plan, QUESTION + ANSWER, 16) == 1
+    assert nothing.most_rows(plan, QUESTION + ANSWER, 16) == 1

@@ -13,9 +13,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from selfextend_rag import SelfExtend, extended
 from selfextend_rag.engine import Engine
 from selfextend_rag.model import support
-from selfextend_rag.planning.layers import layer_shapes
+from selfextend_rag.model.footprint import layer_shapes, work_shape
 from selfextend_rag.planning.memory import DeviceShare, ModelMemory
-from selfextend_rag.planning.workspace import work_shape
 from tests import zoo
 
 pytestmark = pytest.mark.slow
@@ -57,11 +56,11 @@ def peak_bytes(run) -> int:
 
 
 def memory_of(model, kv_bits=None):
-    shapes = layer_shapes(model.config)
+    shapes, itemsize = layer_shapes(model), model.dtype.itemsize
     return ModelMemory(
         shapes,
-        model.dtype.itemsize,
-        work_shape(model.config),
+        itemsize,
+        work_shape(model.config, shapes, itemsize=itemsize),
         (DeviceShare("cpu", 0, tuple(range(len(shapes)))),),
         rewinds=not any(shape.states for shape in shapes),
         kv_bits=kv_bits,

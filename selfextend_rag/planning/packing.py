@@ -21,18 +21,18 @@ _WORTH_FILLING = 4 * 10**6  # documents times tokens of a group: what takes a fe
 
 
 @dataclass(frozen=True, slots=True)
-class DocumentGroups:
+class Packing:
     """Documents in as few prompts as were found.
 
     Args:
         groups: indexes of the documents of each prompt, both in the order they were given in.
-        plans: how each prompt is read.
         lower_bound: fewer prompts than this are impossible.
+        plans: how each prompt is read, where that was asked for.
     """
 
     groups: tuple[tuple[int, ...], ...]
-    plans: tuple[ContextPlan, ...]
     lower_bound: int
+    plans: tuple[ContextPlan, ...] = ()
 
     @property
     def optimal(self) -> bool:
@@ -40,54 +40,36 @@ class DocumentGroups:
         return len(self.groups) == self.lower_bound
 
 
-@dataclass(frozen=True, slots=True)
-class Grouping:
-    """Documents in groups.
+def pack(sizes: Sequence[int], capacity: int) -> Packing:
+    """Return groups whose sizes add up to at most ``capacity``, as few as can be found.
 
     Args:
-        groups: indexes of the documents of each group, both in the order they were given in.
-        lower_bound: no grouping has fewer groups than this.
-    """
-
-    groups: tuple[tuple[int, ...], ...]
-    lower_bound: int
-
-    @property
-    def optimal(self) -> bool:
-        """Return whether fewer groups are known to be impossible."""
-        return len(self.groups) == self.lower_bound
-
-
-def group_sizes(sizes: Sequence[int], room: int) -> Grouping:
-    """Return groups whose sizes add up to at most ``room``, as few as can be found.
-
-    Args:
-        sizes: of the documents, none above ``room``.
-        room: of each group.
+        sizes: of the documents, none above ``capacity``.
+        capacity: of each group.
 
     Raises:
-        ValueError: a size is negative or above ``room``.
+        ValueError: a size is negative or above ``capacity``.
     """
-    bad = next((size for size in sizes if not 0 <= size <= room), None)
+    bad = next((size for size in sizes if not 0 <= size <= capacity), None)
     if bad is not None:
-        raise ValueError(f"sizes must be from 0 to the room of {room}, got {bad}")
-    bound = lower_bound(sizes, room)
-    groups = _best_fit(sizes, room)
+        raise ValueError(f"sizes must be from 0 to the capacity of {capacity}, got {bad}")
+    bound = lower_bound(sizes, capacity)
+    groups = _best_fit(sizes, capacity)
     if len(groups) > bound and len(sizes) <= EXACT_UP_TO:
-        groups = _exact(sizes, room)
+        groups = _exact(sizes, capacity)
         bound = len(groups)
-    elif len(groups) > bound and len(sizes) * room <= _WORTH_FILLING:
-        groups = min(groups, _filled(sizes, room), key=len)
+    elif len(groups) > bound and len(sizes) * capacity <= _WORTH_FILLING:
+        groups = min(groups, _filled(sizes, capacity), key=len)
     ordered = sorted(tuple(sorted(group)) for group in groups)
-    return Grouping(tuple(ordered), bound)
+    return Packing(tuple(ordered), bound)
 
 
-def lower_bound(sizes: Sequence[int], room: int) -> int:
+def lower_bound(sizes: Sequence[int], capacity: int) -> int:
     """Return a number of groups that no grouping is below (L2 of Martello and Toth).
 
-    For a threshold k, documents above ``room - k`` share a group with none that is at least k, and
-    those above half the room do not share with each other; what is left of the latter's groups
-    holds part of the documents between k and half.
+    For a threshold k, documents above ``capacity - k`` share a group with none that is at least k,
+    and those above half the capacity do not share with each other; what is left of the latter's
+    groups holds part of the documents between k and half.
     """
     if not sizes:
         return 0
@@ -95,43 +77,43 @@ def lower_bound(sizes: Sequence[int], room: int) -> int:
     sums = [0]
     for size in ordered:
         sums.append(sums[-1] + size)
-    half = bisect_left(ordered, room // 2 + 1)
-    best = max(1, -(-sums[-1] // room) if room else 1)
+    half = bisect_left(ordered, capacity // 2 + 1)
+    best = max(1, -(-sums[-1] // capacity) if capacity else 1)
     for threshold in {0, *(size for size in ordered[:half])}:
-        alone = bisect_left(ordered, room - threshold + 1)
+        alone = bisect_left(ordered, capacity - threshold + 1)
         first = bisect_left(ordered, threshold)
-        big = len(ordered) - half  # above half the room: one to a group
-        left = (alone - half) * room - (sums[alone] - sums[half]) if alone > half else 0
+        big = len(ordered) - half  # above half the capacity: one to a group
+        left = (alone - half) * capacity - (sums[alone] - sums[half]) if alone > half else 0
         medium = sums[half] - sums[first] if half > first else 0
         over = max(0, medium - left)
-        best = max(best, big + (-(-over // room) if room else 0))
+        best = max(best, big + (-(-over // capacity) if capacity else 0))
     return best
 
 
-def _best_fit(sizes: Sequence[int], room: int) -> list[list[int]]:
-    """Put each document, largest first, where it leaves the least room."""
+def _best_fit(sizes: Sequence[int], capacity: int) -> list[list[int]]:
+    """Put each document, largest first, where it leaves the least space."""
     groups: list[list[int]] = []
-    rooms: list[tuple[int, int]] = []  # room left and group, in order
+    spaces: list[tuple[int, int]] = []  # space left and group, in order
     for index in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
-        place = bisect_left(rooms, (sizes[index], -1))
-        if place == len(rooms):
+        place = bisect_left(spaces, (sizes[index], -1))
+        if place == len(spaces):
             groups.append([index])
-            insort(rooms, (room - sizes[index], len(groups) - 1))
+            insort(spaces, (capacity - sizes[index], len(groups) - 1))
             continue
-        left, group = rooms.pop(place)
+        left, group = spaces.pop(place)
         groups[group].append(index)
-        insort(rooms, (left - sizes[index], group))
+        insort(spaces, (left - sizes[index], group))
     return groups
 
 
-def _exact(sizes: Sequence[int], room: int) -> list[list[int]]:
+def _exact(sizes: Sequence[int], capacity: int) -> list[list[int]]:
     """Return the fewest groups: for each set of documents, the fewest and then the emptiest last.
 
     Which of two ways to the same set is better is settled by (groups, what the last one holds), so
     each set needs to be looked at once; 2 ** n sets, n steps each.
     """
     count = len(sizes)
-    best: list[tuple[int, int]] = [(0, room)] * (1 << count)  # a full group, so that none is open
+    best = [(0, capacity)] * (1 << count)  # groups, and a full one, so that none is open
     last = [-1] * (1 << count)
     chosen = 0
     for chosen in range(1, 1 << count):
@@ -141,7 +123,7 @@ def _exact(sizes: Sequence[int], room: int) -> list[list[int]]:
                 continue
             groups, held = best[chosen ^ 1 << index]
             grown = held + sizes[index]
-            new = (groups, grown) if groups and grown <= room else (groups + 1, sizes[index])
+            new = (groups, grown) if groups and grown <= capacity else (groups + 1, sizes[index])
             if found is None or new < found:
                 found, last[chosen] = new, index
         assert found is not None
@@ -153,7 +135,7 @@ def _exact(sizes: Sequence[int], room: int) -> list[list[int]]:
     return list(result.values())
 
 
-def _filled(sizes: Sequence[int], room: int) -> list[list[int]]:
+def _filled(sizes: Sequence[int], capacity: int) -> list[list[int]]:
     """Fill one group after another: the largest document left, and what fills the rest best.
 
     Which sums a set of documents can have is one integer, bit n for the sum n.
@@ -161,7 +143,7 @@ def _filled(sizes: Sequence[int], room: int) -> list[list[int]]:
     left = sorted(range(len(sizes)), key=lambda i: -sizes[i])
     groups = []
     while left:
-        free = room - sizes[left[0]]
+        free = capacity - sizes[left[0]]
         sums, mask = [1], (1 << (free + 1)) - 1
         for index in left[1:]:
             if sums[-1] >> free:  # it can be filled to the last token

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from selfextend_rag.errors import DocumentTooLarge
 from selfextend_rag.planning import ContextBudgetPlanner
-from selfextend_rag.planning.groups import EXACT_UP_TO, group_sizes, lower_bound
+from selfextend_rag.planning.packing import EXACT_UP_TO, lower_bound, pack
 from selfextend_rag.planning.refusals import to_drop
 
 
@@ -39,7 +39,7 @@ rooms = st.integers(1, 60)
 @given(rooms.flatmap(lambda r: st.tuples(st.just(r), st.lists(st.integers(0, r), max_size=8))))
 def test_up_to_a_dozen_documents_the_number_of_groups_is_the_fewest(case):
     room, sizes = case
-    found = group_sizes(sizes, room)
+    found = pack(sizes, room)
     assert len(found.groups) == fewest_by_search(sizes, room)
     assert found.optimal
     assert lower_bound(sizes, room) <= len(found.groups)
@@ -49,7 +49,7 @@ def test_up_to_a_dozen_documents_the_number_of_groups_is_the_fewest(case):
 @given(rooms.flatmap(lambda r: st.tuples(st.just(r), st.lists(st.integers(1, r), max_size=80))))
 def test_every_document_is_in_one_group_that_holds_it(case):
     room, sizes = case
-    found = group_sizes(sizes, room)
+    found = pack(sizes, room)
     assert sorted(i for group in found.groups for i in group) == list(range(len(sizes)))
     assert all(sum(sizes[i] for i in group) <= room for group in found.groups)
     assert all(list(group) == sorted(group) for group in found.groups)
@@ -61,15 +61,15 @@ def test_every_document_is_in_one_group_that_holds_it(case):
 def test_beyond_a_dozen_documents_groups_that_best_fit_misses_are_found():
     sizes = [6, 5, 5, 4, 4, 3, 3] * 4  # 120 tokens, and largest first takes 13 groups of ten
     assert len(sizes) > EXACT_UP_TO
-    found = group_sizes(sizes, 10)
+    found = pack(sizes, 10)
     assert len(found.groups) == 12
     assert found.optimal
 
 
 @pytest.mark.parametrize("sizes", [[11], [3, -1]])
 def test_sizes_out_of_range_are_refused(sizes):
-    with pytest.raises(ValueError, match="from 0 to the room of 10"):
-        group_sizes(sizes, 10)
+    with pytest.raises(ValueError, match="from 0 to the capacity of 10"):
+        pack(sizes, 10)
 
 
 def test_each_group_is_a_plan_that_holds():

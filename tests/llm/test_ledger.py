@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import gc
+import threading
 
 import pytest
 import torch
@@ -15,8 +17,10 @@ from selfextend_rag import (
     LongContextLLM,
     MemoryBudgetExceeded,
 )
-from selfextend_rag.cache import persist
+from selfextend_rag.cache import SelfExtendCache, persist
+from selfextend_rag.llm import ledger, memory
 from selfextend_rag.llm.library import KeptReadings
+from selfextend_rag.planning import DeviceMemory
 from tests.tiny import byte_tokenizer, tiny_llama
 
 LONG = "".join(f"Fact {i} is {i * i % 97}. " for i in range(20))
@@ -105,7 +109,7 @@ def test_a_question_beyond_the_planned_room_needs_memory_for_it(model, needed):
     reading = llm.read(LONG)
     held = reading.nbytes
     room = reading.plan.extended_window - reading.plan.prompt_tokens
-    with pytest.raises(MemoryBudgetExceeded, match=r"it lacks .*; let go of other readings or ask"):
+    with pytest.raises(MemoryBudgetExceeded, match=r"it lacks .*; release other readings or ask"):
         reading.ask("x" * 30, max_new_tokens=room - 60)
     assert reading.nbytes <= held + reading.plan.memory.grouped_keys_bytes
     assert reading.ask(SHORT, **FREE).text
@@ -134,6 +138,65 @@ def test_framework_readings_that_were_kept_give_way(model, needed):
     second = kept.get([Document.from_text(LONG[::-1])], SHORT)
     assert second.ask(SHORT, **FREE).text
     assert kept.nbytes == second.nbytes
+
+
+def test_all_that_is_held_for_a_model_counts_against_its_limit(model, needed):
+    """Two of one model under a limit ignored each other's readings."""
+    one, other = (make(model, needed + 1000, prefix_cache_bytes=0) for _ in range(2))
+    reading = one.read(LONG)
+    with pytest.raises(MemoryBudgetExceeded):
+        other.read(LONG)
+    del reading
+    gc.collect()
+    assert other.read(LONG).ask(SHORT, **FREE).text
+
+
+def test_prompts_that_another_keeps_are_evicted_too(model, needed):
+    one, other = (make(model, needed + 100_000) for _ in range(2))
+    one.generate(LONG[:200], **FREE)
+    assert one.prefix_cache.nbytes > 100_000
+    assert other.read(LONG).ask(SHORT, **FREE).text
+    assert one.prefix_cache.nbytes == 0
+
+
+def free_on_cpu(monkeypatch, amount):
+    free = DeviceMemory("cpu", amount, amount)
+    monkeypatch.setattr(ledger, "device_memory", lambda names, held: (free,))
+    monkeypatch.setattr(memory, "device_memory", ledger.device_memory)
+
+
+def test_what_a_run_reserves_is_not_free_for_another_model_meanwhile(model, needed, monkeypatch):
+    free_on_cpu(monkeypatch, needed + 1000)
+    one = make(model, prefix_cache_bytes=0)
+    other = make(copy.deepcopy(model), prefix_cache_bytes=0)
+    plan, cache = one.plan(LONG), SelfExtendCache(model.config)
+    with one._ledger.reserving(plan, plan.prompt_tokens) as reserve:
+        reserve(cache)
+        with pytest.raises(MemoryBudgetExceeded):
+            other.read(LONG)
+    assert other.read(LONG).ask(SHORT, **FREE).text
+
+
+def test_two_runs_that_begin_at_once_do_not_reserve_the_same_bytes(model, needed, monkeypatch):
+    free_on_cpu(monkeypatch, needed + 1000)
+    llms = [make(copy.deepcopy(model), prefix_cache_bytes=0) for _ in range(4)]
+    plan = llms[0].plan(LONG)
+    begin, outcomes = threading.Barrier(len(llms)), []
+
+    def run(llm):
+        begin.wait()
+        try:
+            llm._ledger.reserve(plan, plan.prompt_tokens, SelfExtendCache(model.config))
+            outcomes.append("reserved")
+        except MemoryBudgetExceeded:
+            outcomes.append("refused")
+
+    threads = [threading.Thread(target=run, args=(llm,)) for llm in llms]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == ["refused", "refused", "refused", "reserved"]
 
 
 OPERATIONS = st.lists(

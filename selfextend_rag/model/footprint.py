@@ -1,0 +1,248 @@
+"""What each layer of a model keeps, measured by one short forward on a copy without weights.
+
+The copy is built on torch's meta device, where tensors have shapes and no memory. Its attention
+function only notes the shapes that it is given, and its cache is ours, so what a layer keeps of a
+token is read off what it has kept: heads, latent vectors, windows, shared layers and states alike.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.cache_utils import CacheLayerMixin
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from selfextend_rag.attention.band import tile_of
+from selfextend_rag.cache import FullLayer, SelfExtendCache
+from selfextend_rag.errors import UnknownMemoryError, in_short
+from selfextend_rag.model.agreement import FAILURES
+from selfextend_rag.model.probe import configs, set_implementation
+from selfextend_rag.planning.layers import LayerKind, LayerShape, States, WorkShape
+
+_NAME = "measured_shapes"
+_RECORDER = "_shape_recorder"
+_TOKENS = 4
+
+
+def layer_shapes(model: PreTrainedModel) -> tuple[LayerShape, ...]:
+    """Return what each layer of a model keeps.
+
+    Args:
+        model: with or without weights; it does not run.
+
+    Raises:
+        UnknownMemoryError: a copy can't be built or run without weights.
+    """
+    config = copy.deepcopy(model.config)
+    build: Callable[..., PreTrainedModel] = type(model)._from_config
+    try:
+        with torch.device("meta"):
+            # experts are grouped on the meta device in this precision alone
+            empty = build(config, dtype=torch.bfloat16).train(mode=False)
+        try:
+            return _measured(empty)
+        except FAILURES:  # what finds ones in tensors without numbers takes several times as long
+            with torch.device("meta"), _AllOnes():
+                return _measured(empty)
+    except FAILURES as error:
+        raise UnknownMemoryError(
+            f"the memory of {type(config).__name__} can't be measured on a copy without weights: "
+            f"{in_short(error)}"
+        ) from error
+
+
+@torch.inference_mode()
+def _measured(model: PreTrainedModel) -> tuple[LayerShape, ...]:
+    ALL_ATTENTION_FUNCTIONS.register(_NAME, _noted_attention)
+    ALL_MASK_ATTENTION_FUNCTIONS.register(_NAME, ALL_MASK_ATTENTION_FUNCTIONS["eager"])
+    cache = _RecordedCache(model.config)
+    for config in configs(model):
+        set_implementation(config, _NAME)
+    for module in model.modules():
+        module.__dict__[_RECORDER] = cache
+    model(input_ids=torch.zeros(1, _TOKENS, dtype=torch.long, device="meta"), past_key_values=cache)
+    for layer in cache.layers:
+        if not type(layer).__module__.startswith((CacheLayerMixin.__module__, "selfextend_rag.")):
+            raise TypeError(f"its cache has layers of its own, of type {type(layer).__name__}")
+    text = model.config.get_text_config(decoder=True)
+    rotary = list(getattr(text, "no_rope_layers", None) or ())
+    rotary += [1] * (len(cache.layers) - len(rotary))
+    return tuple(
+        _shape(layer, cache.attended.get(slot), bool(rotary[slot]), text)
+        for slot, layer in enumerate(cache.layers)
+    )
+
+
+class _RecordedCache(SelfExtendCache):
+    """A cache that knows which of its layers attention is called for.
+
+    Attributes:
+        attended: shapes of query, key and value in the first call after a layer was filled.
+    """
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        super().__init__(config)
+        self.attended: dict[int, tuple[torch.Size, torch.Size, torch.Size]] = {}
+        self._filled = -1
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Append keys and values, and expect a call of attention for them."""
+        self._filled = layer_idx
+        return super().update(key_states, value_states, layer_idx, *args, **kwargs)
+
+    def note(self, query: Tensor, key: Tensor, value: Tensor) -> None:
+        """Note what attention sees of the layer that was filled last."""
+        self.attended.setdefault(self._filled, (query.shape, key.shape, value.shape))
+
+
+def _noted_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: object, **kwargs: object
+) -> tuple[Tensor, None]:
+    module.__dict__[_RECORDER].note(query, key, value)
+    batch, heads, length, _ = query.shape
+    return query.new_empty(batch, length, heads, value.shape[-1]), None
+
+
+class _AllOnes(TorchFunctionMode):
+    """Where a model looks at the numbers in tensors that have none, it finds ones."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        try:
+            return func(*args, **(kwargs or {}))
+        except RuntimeError:
+            if func is Tensor.split:  # by counts of such numbers: all are in the first
+                args = (args[0], [len(args[0]), *[0] * (len(args[1]) - 1)], *args[2:])
+            found = func(*tree_map(_ones, args), **tree_map(_ones, kwargs or {}))
+            return tree_map(lambda x: x.to("meta") if isinstance(x, Tensor) else x, found)
+
+
+def _ones(x: object) -> object:
+    return torch.ones_like(x, device="cpu") if isinstance(x, Tensor) and x.is_meta else x
+
+
+def _shape(
+    layer: Any, attended: tuple[torch.Size, ...] | None, rotary: bool, config: PreTrainedConfig
+) -> LayerShape:
+    states = _states(layer, config)
+    keys: Tensor | None = getattr(layer, "keys", None)
+    values: Tensor | None = getattr(layer, "values", None)
+    if keys is None or values is None or keys.ndim != 4:
+        return LayerShape("none", states=states)
+    heads, dim, value_dim = keys.shape[1], keys.shape[3], values.shape[3]
+    expanded = attended is not None and attended[1][1::2] != keys.shape[1::2]
+    if attended is None:  # it calls no registered attention function
+        of_config = first_number(config, "num_attention_heads", "n_head", "n_heads")
+        query_heads = max(heads, of_config or 1)
+        attended_dims = (dim, value_dim)
+    else:
+        query_heads = attended[0][1]
+        attended_dims = (attended[1][3], attended[2][3])
+    window = getattr(layer, "sliding_window", None)
+    kind: LayerKind = "growing" if isinstance(layer, FullLayer) else "appended"
+    return LayerShape(
+        "sliding" if window else kind,
+        heads * dim,
+        values.shape[1] * value_dim,
+        window,
+        states,
+        extended=rotary and not window,
+        attended_size=query_heads * sum(attended_dims),
+        query_size=query_heads * attended_dims[0],
+        head_size=attended_dims[0],
+        kept_heads=heads,
+        expanded=expanded,
+    )
+
+
+def _states(layer: Any, config: PreTrainedConfig) -> States | None:
+    """Return the states of a layer; convolutions ``[B, C, K]``, recurrent ``[B, H, D, N]``."""
+    convolution = _tensors(layer, "conv_states")
+    recurrent = _tensors(layer, "recurrent_states")
+    if not convolution and not recurrent:
+        return None
+    pairs = 0
+    for state in recurrent:
+        heads, dim, size = (*state.shape[1:], 1, 1)[:3]
+        # where the decay differs from channel to channel (Kimi), pairs are held for each
+        per_channel = hasattr(config, "linear_num_heads")
+        pairs += 4 * heads * dim if per_channel else 4 * heads + 2 * size
+    return States(
+        sum(state.shape[1] for state in convolution),
+        sum(state.numel() for state in convolution),
+        sum(state.nbytes for state in recurrent),
+        pairs,
+    )
+
+
+def _tensors(layer: Any, name: str) -> list[Tensor]:
+    found = getattr(layer, name, None) or {}
+    return [x for x in found.values() if isinstance(x, Tensor)]
+
+
+def work_shape(
+    config: PreTrainedConfig,
+    layers: tuple[LayerShape, ...],
+    *,
+    itemsize: int = 4,
+    on_cpu: bool = True,
+    last_logits: bool = True,
+) -> WorkShape:
+    """Return the sizes that the workspace of a model depends on.
+
+    Args:
+        config: the model's.
+        layers: their shapes.
+        itemsize: bytes of a number in the precision it runs in.
+        on_cpu: whether the model runs on a CPU, where SelfExtend has a fused kernel for all scores
+            but soft-capped ones.
+        last_logits: whether the model can be asked for the last token's logits alone.
+    """
+    text = config.get_text_config(decoder=True)
+    softcap = bool(getattr(text, "attn_logit_softcapping", None))
+    hidden = first_number(text, "hidden_size", "n_embd", "d_model") or 1
+    return WorkShape(
+        hidden=hidden,
+        feed_forward=_feed_forward(text, hidden),
+        vocabulary=first_number(text, "vocab_size") or 1,
+        fused=not softcap and getattr(text, "_attn_implementation", None) != "eager",
+        fused_extended=on_cpu and not softcap,
+        last_logits=last_logits,
+        on_cpu=on_cpu,
+        tile=max((tile_of(itemsize, layer.head_size) for layer in layers), default=1),
+    )
+
+
+def _feed_forward(config: PreTrainedConfig, hidden: int) -> int:
+    inner = getattr(config, "intermediate_size", None)
+    if isinstance(inner, list | tuple):  # a size for each layer
+        inner = max(inner, default=0)
+    dense = inner or first_number(config, "n_inner", "ffn_hidden_size", "ffn_dim") or 4 * hidden
+    chosen = first_number(
+        config, "num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "top_k_experts"
+    )
+    if chosen is None:
+        return dense
+    expert = first_number(config, "moe_intermediate_size", "expert_ffn_hidden_size") or dense
+    shared = first_number(config, "shared_expert_intermediate_size") or expert
+    return max(dense, chosen * (2 * expert + 2 * hidden) + shared)
+
+
+def first_number(config: object, *names: str) -> int | None:
+    """Return the first of these attributes that is a positive integer."""
+    for name in names:
+        value = getattr(config, name, None)
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            return value
+    return None
