@@ -41,7 +41,7 @@ LARGEST_WINDOW = {"max_group_size": 128, "rule": "exact"}
 """So that a prefill of the small bundled model can take so long."""
 
 Start = Callable[[], Any]
-"""Starts an answer and returns its pieces."""
+"""Starts an answer and returns its parts."""
 
 
 def prose(llm: LongContextLLM, tokens: int) -> str:
@@ -51,7 +51,7 @@ def prose(llm: LongContextLLM, tokens: int) -> str:
 
 
 def langchain_ways(llm: LongContextLLM, reading: Reading, text: str) -> dict[str, Any]:
-    """Return how LangChain's classes, and the direct calls they stand on, start an answer."""
+    """Return how LangChain's classes, and the direct calls they are built on, start an answer."""
     from langchain_core.documents import Document
 
     from langchain_selfextend import ChatSelfExtend, create_full_document_chain
@@ -72,7 +72,7 @@ def langchain_ways(llm: LongContextLLM, reading: Reading, text: str) -> dict[str
 
 
 def llama_index_ways(llm: LongContextLLM, reading: Reading, text: str) -> dict[str, Any]:
-    """Return how LlamaIndex's classes, and the direct calls they stand on, start an answer."""
+    """Return how LlamaIndex's classes, and the direct calls they are built on, start an answer."""
     from llama_index.core.llms import ChatMessage
 
     from llama_index.llms.selfextend import FullDocumentQueryEngine, SelfExtendLLM
@@ -101,7 +101,7 @@ WAYS = {"langchain": langchain_ways, "llama-index": llama_index_ways}
 
 
 def first_token(framework: str, tokens: int, pairs: int) -> list[dict[str, Any]]:
-    """Time the first token of each class, and of the direct call it stands on."""
+    """Time the first token of each class, and of the direct call it is built on."""
     llm = shared_llm("bundled")
     text = prose(llm, tokens)
     reading = llm.read(text, max_new_tokens=8)
@@ -127,7 +127,7 @@ def first_token(framework: str, tokens: int, pairs: int) -> list[dict[str, Any]]
 
 
 def first(start: Start) -> float:
-    """Return the seconds from the call to the first piece, and leave the rest."""
+    """Return the seconds from the call to the first part, and leave the rest."""
     begin = time.perf_counter()
     stream = start()
     next(stream)
@@ -230,7 +230,7 @@ STREAMS = {"langchain": langchain_streams, "llama-index": llama_index_streams}
 
 
 async def ticks(work: Callable[[], Any]) -> dict[str, Any]:
-    """Run a ticker beside some work; a tick that comes after the next one was due is missed."""
+    """Run a ticker during some work; a tick that comes after the next one was due is missed."""
     late: list[float] = []
     done = asyncio.Event()
 

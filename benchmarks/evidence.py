@@ -4,7 +4,7 @@
 
 Lookups: a pass key in a document of 4, 8 or 16 windows of prose that the model was not trained on.
 Facts, which are beyond the model as often as not: the same with one of five facts in many wordings.
-Counted is whether the first passage holds the value where it stands. What the model answered
+Counted is whether the first passage holds the value where it occurs. What the model answered
 wrongly is counted apart: its evidence should lead to where its words came from, not to the fact it
 missed.
 

@@ -14,7 +14,7 @@ from selfextend_rag.positions import SelfExtend
 
 
 def correctness(run: Run) -> None:
-    """Errors against float64 on slices, beside those of plain flash attention from raw q and k."""
+    """Errors against float64 on slices, next to those of plain flash attention from raw q and k."""
     n = 40 if run.dry else 4096
     cases: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         (f"prefill {n}", {"length": n, "total": n}, {}),

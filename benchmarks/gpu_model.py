@@ -11,7 +11,7 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, StaticCach
 
 from selfextend_rag import extend, restore
 
-_ROOM = 512  # decode steps that the static cache has room for
+_ROOM = 512  # decode steps that the static cache has space for
 
 
 def random_model(run: Any) -> LlamaForCausalLM:

@@ -126,7 +126,7 @@ def decode(run: Run) -> None:
 
 
 def questions(run: Run) -> None:
-    """Some queries over a long cache, by either kernel, beside torch's flash attention."""
+    """Some queries over a long cache, by either kernel, next to torch's flash attention."""
     capability = tiling.capability_of(run.device)
     for n in run.tokens(1 << 15, 1 << 17):
         for length in (9,) if run.dry else (16, 64, 128, 256):

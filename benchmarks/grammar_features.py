@@ -42,7 +42,7 @@ FEATURES = {
         [{}, {"x": 1, "y": 2}], [{"x": "y"}],
     ),
     "additionalProperties open": (A_OBJECT, [{"a": 1, "zz": "y"}], [{"zz": 1}]),
-    "additional beside a property": (
+    "additional next to a property": (
         {**A_OBJECT, "additionalProperties": {"type": "string"}},
         [{"a": 1, "b": "x"}], [{"a": 1, "b": 2}],
     ),
@@ -74,7 +74,7 @@ FEATURES = {
     "enum under a type": ({"type": "string", "enum": ["a", 1]}, ["a"], [1, "b"]),
     "const": ({"const": {"a": [1, "x"]}}, [{"a": [1, "x"]}], [{"a": [1, "y"]}, 1]),
     "anyOf": ({"anyOf": [{"type": "integer"}, {"type": "string", "maxLength": 2}]}, [3, "ab"], ["abc", None]),
-    "anyOf beside properties": (
+    "anyOf with properties": (
         {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}},
          "additionalProperties": False, "anyOf": [{"required": ["a"]}, {"required": ["b"]}]},
         [{"a": 1}, {"b": 1}, {"a": 1, "b": 2}], [{}],
@@ -116,7 +116,7 @@ FEATURES = {
          "required": ["a", "b"], "additionalProperties": False},
         [{"a": 1, "b": 2}], [{"a": 1, "b": "x"}],
     ),
-    "$ref beside keywords": (
+    "$ref with keywords": (
         {"$defs": {"x": {"type": "integer"}}, "$ref": "#/$defs/x", "minimum": 5}, [5], [4],
     ),
     "$anchor": (

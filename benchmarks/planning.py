@@ -103,7 +103,7 @@ def planning_times() -> list[dict]:
 
 
 def peaks() -> list[dict]:
-    """The growth of a process's peak memory over a reading and an answer, beside the bound."""
+    """The growth of a process's peak memory over a reading and an answer, next to the bound."""
     rows = []
     for prompt, chunk, extended in PREFILLS:
         command = [sys.executable, __file__, "one", str(prompt), str(chunk), str(int(extended))]

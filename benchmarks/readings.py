@@ -2,7 +2,7 @@
 
     python benchmarks/readings.py
 
-The bundled model reads a real document of about 16 thousand tokens; each round reads it anew, asks
+The bundled model reads a real document of about 16 thousand tokens; each round reads it again, asks
 a question, asks a second one, saves the reading, loads it in place of reading, and asks again. The
 ratios are medians over the rounds, each within its own round. Then 16 questions are asked of
 readings of several lengths, one by one and as a batch, alternately, with answers of 16 tokens each,

@@ -3,7 +3,7 @@
     python benchmarks/real_model.py --model FOLDER --document FILE --tokens 44000 \
         --group-size 4 --neighbor-window 4096
 
-Prints the negative log-likelihood per token of pieces of the document by position, and which of the
+Prints the negative log-likelihood per token of chunks of the document by position, and which of the
 pass keys, written into the document at five depths, the model gives back when asked at the end.
 """
 
@@ -53,7 +53,7 @@ def document(tokenizer: Any, text: str, tokens: int, seed: int) -> tuple[list[in
 
 
 def read(model: Any, ids: list[int], piece: int) -> tuple[Any, list[dict[str, float]]]:
-    """Prefill in pieces; return the cache and the loss of each piece's tokens by position."""
+    """Prefill in chunks; return the cache and the loss of each chunk's tokens by position."""
     cache = SelfExtendCache(config=model.config, capacity=len(ids) + 64)
     rows, last = [], None
     for begin in range(0, len(ids), piece):

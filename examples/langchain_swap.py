@@ -1,6 +1,6 @@
 """A classic retrieval chain of LangChain, and the same chain with two lines changed.
 
-The classic one splits the documents, embeds the pieces and gives the model the three that are
+The classic one splits the documents, embeds the chunks and gives the model the three that are
 nearest to the question. The other gives it the whole documents. Both are asked the same questions,
 each of them twice: what was read for the first time is not read again.
 
@@ -35,7 +35,7 @@ PROMPT = ChatPromptTemplate.from_messages([("system", "{context}"), ("human", "{
 
 
 def classic_chain(llm: ChatSelfExtend, documents: list[Document]) -> Runnable:
-    """Return a chain that answers from the pieces nearest to a question."""
+    """Return a chain that answers from the chunks nearest to a question."""
     pieces = RecursiveCharacterTextSplitter(chunk_size=500).split_documents(documents)
     retriever = InMemoryVectorStore.from_documents(pieces, WordEmbeddings()).as_retriever(k=3)
     return create_retrieval_chain(retriever, create_stuff_documents_chain(llm, PROMPT))
@@ -74,7 +74,7 @@ def main(arguments: list[str] | None = None) -> None:
     llm = ChatSelfExtend(model=given.model, max_tokens=64)
     documents = FileLoader(*given.files).load()
     chains = {
-        "three pieces": classic_chain(llm, documents),
+        "three chunks": classic_chain(llm, documents),
         "whole documents": full_document_chain(llm, documents),
     }
     tokens = sum(llm.get_num_tokens(document.page_content) for document in documents)

@@ -25,7 +25,7 @@ class UnknownPretrainingWindow(SelfExtendError, ValueError):
 
 
 class UnknownMemoryError(SelfExtendError, ValueError):
-    """A model whose memory can't be told from its configuration; the message says why."""
+    """A model whose memory can't be derived from its configuration; the message says why."""
 
 
 class CacheMismatchError(SelfExtendError, ValueError):
@@ -45,7 +45,7 @@ class DocumentError(SelfExtendError, ValueError):
 
 
 class SchemaError(SelfExtendError, ValueError):
-    """A JSON schema that can't be enforced as it stands; raised before the model runs."""
+    """A JSON schema that can't be enforced as it is; raised before the model runs."""
 
 
 class ToolError(SelfExtendError, ValueError):
@@ -80,7 +80,7 @@ class ContextBudgetExceeded(SelfExtendError):
     """A prompt and its answer do not fit the window; raised before the model does any work.
 
     No ``ValueError``: frameworks take those from a model as an answer that could not be parsed, log
-    them, and go on with an empty one.
+    them, and continue with an empty one.
 
     Args:
         message: one sentence with the figures.

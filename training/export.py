@@ -24,7 +24,7 @@ MEBIBYTES = 16
 
 
 def export(model: Decoder, folder: Path, dtype: torch.dtype) -> LlamaForCausalLM:
-    """Write config, weights and generation settings beside the tokenizer; return the model."""
+    """Write config, weights and generation settings next to the tokenizer; return the model."""
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     marks = {name: tokenizer.token_to_id(f"<{name}>") for name in ("bos", "eos", "pad")}
     llama = to_llama(model, **marks).to(dtype)

@@ -11,7 +11,7 @@ SPECIAL_TOKENS = ("<bos>", "<eos>", "<pad>")
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
-    """Return a byte-level BPE tokenizer: digits stand alone, every text round-trips."""
+    """Return a byte-level BPE tokenizer: digits are tokens of their own, every text round-trips."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [

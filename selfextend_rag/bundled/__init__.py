@@ -1,6 +1,6 @@
 """The bundled model: a small decoder of this project's own, loadable without any download.
 
-``FOLDER`` holds it in transformers' form; README.md beside this file is its card.
+``FOLDER`` holds it in transformers' form; README.md in the same folder is its card.
 """
 
 from pathlib import Path

@@ -135,8 +135,7 @@ def _answer(
 def _remark(console: Console, reading: Any, answer: Any) -> None:
     if answer.finish_reason == "length":
         console.say(
-            f"(cut off after {answer.usage.completion_tokens} tokens; "
-            "--max-new-tokens makes room for more)"
+            f"(cut off after {answer.usage.completion_tokens} tokens; --max-new-tokens allows more)"
         )
     for passage in answer.evidence:
         console.say(_as_line(passage, reading.documents))
@@ -153,7 +152,7 @@ def _as_values(question: str, answer: Any) -> dict[str, Any]:
 
 
 def _as_line(passage: Any, documents: Sequence[Any]) -> str:
-    """Return where a passage stands, its share of the attention, and its beginning."""
+    """Return where a passage is, its share of the attention, and its beginning."""
     document = next(one for one in documents if one.id == passage.document_id)
     line = document.text.count("\n", 0, passage.start) + 1
     quote = textwrap.shorten(passage.text, _QUOTE, placeholder=" ...")

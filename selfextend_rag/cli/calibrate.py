@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from selfextend_rag.cli.console import Console, complain, silence_transformers
+from selfextend_rag.cli.console import Console, print_error, silence_transformers
 from selfextend_rag.cli.options import BadOption, model_source, read_files, user_mistakes
 
 NOTHING_GOOD = 1
@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         calibration = chosen(args.model, window, length, inside, cells)
     except CalibrationError as error:
-        complain(error)
+        print_error(error)
         return NOTHING_GOOD
     path = args.output or calibration_path(llm.model.config)
     try:

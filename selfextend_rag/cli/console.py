@@ -82,7 +82,7 @@ class Console:
             yield show
 
 
-def complain(error: BaseException | str) -> None:
+def print_error(error: BaseException | str) -> None:
     """Write an error as one line."""
     if sys.stderr is not None:
         sys.stderr.write(f"{PROGRAM}: error: {_as_options(' '.join(str(error).split()))}\n")
@@ -94,7 +94,7 @@ def _as_options(text: str) -> str:
 
 
 @contextmanager
-def own_voice() -> Iterator[None]:
+def cli_output() -> Iterator[None]:
     """Within the block, this package's warnings are one line each, and other libraries are quiet.
 
     Characters that the output can't show are replaced rather than refused.

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from selfextend_rag.cli.console import OutputError, complain, own_voice
+from selfextend_rag.cli.console import OutputError, cli_output, print_error
 from selfextend_rag.cli.parser import build_parser
 from selfextend_rag.errors import SelfExtendError
 
@@ -35,25 +35,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        with own_voice():
+        with cli_output():
             return _run(build_parser(arguments).parse_args(arguments))
     except SelfExtendError as error:
-        complain(error)
+        print_error(error)
         return BAD_INPUT
     except KeyboardInterrupt:
-        complain("interrupted")
+        print_error("interrupted")
         return INTERRUPTED
-    except BrokenPipeError:  # whoever read the output has enough
+    except BrokenPipeError:  # the reader of the output has enough
         _give_up_output()
         return OUTPUT_CLOSED
     except OutputError as error:
         _give_up_output()
-        complain(error)
+        print_error(error)
         return OUTPUT_FAILED
 
 
 def _give_up_output() -> None:
-    """Lead standard output nowhere, or Python would complain once more when it exits."""
+    """Lead standard output nowhere, or Python would report it once more when it exits."""
     if sys.stdout is not None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

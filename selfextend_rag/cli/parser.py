@@ -80,13 +80,13 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
     _add_documents(parser)
     parser.add_argument(
         "-q", "--question", action="append", default=[], dest="questions", metavar="Q",
-        help="a question that is to come; by default room is kept for any",
+        help="a question that is to come; by default space is kept for any",
     )  # fmt: skip
     _add_model(parser)
     _add_budget(parser)
     parser.add_argument(
         "--turns", type=int, default=1, metavar="N",
-        help="questions and answers to keep room for one after another (default: 1)",
+        help="questions and answers to keep space for one after another (default: 1)",
     )  # fmt: skip
     parser.add_argument(
         "--groups", action="store_true",
@@ -160,7 +160,7 @@ def _add_device(parser: argparse._ActionsContainer) -> None:
 def _add_budget(parser: argparse.ArgumentParser) -> None:
     budget = parser.add_argument_group("budget")
     budget.add_argument(
-        "--max-new-tokens", type=int, metavar="N", help="the longest answer to keep room for"
+        "--max-new-tokens", type=int, metavar="N", help="the longest answer to keep space for"
     )
     budget.add_argument(
         "--group-size", type=int, metavar="G",

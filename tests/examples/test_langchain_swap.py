@@ -48,7 +48,7 @@ def test_it_prints_both_answers_and_times_for_files_and_questions(example, tmp_p
     assert head.startswith("1 document(s), ")
     assert questions == ["What is the name of the fourth river?", "Who was it?"]
     answers = [line.split() for line in lines if line.startswith(" ") and "answer" not in line]
-    assert [words[:2] for words in answers] == [["three", "pieces"], ["whole", "documents"]] * 2
+    assert [words[:2] for words in answers] == [["three", "chunks"], ["whole", "documents"]] * 2
     for words in answers:
         first, again = float(words[2]), float(words[4])
         assert again > 0
