@@ -61,7 +61,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def optimizers_for(model: Decoder, name: str) -> list[torch.optim.Optimizer]:
-    """Return the optimizers of a model: "adamw", or "muon" with AdamW beside it."""
+    """Return the optimizers of a model: "adamw", or "muon" with AdamW next to it."""
     layers = list(model.layers)
     matrices = [p for layer in layers for p in layer.parameters() if p.dim() == 2]
     if name == "adamw":
