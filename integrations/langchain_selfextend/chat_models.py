@@ -42,7 +42,8 @@ class ChatSelfExtend(SelfExtendSettings, BaseChatModel):
     Main arguments:
         model: a hub id, a folder, ``"bundled"``, or a model of transformers with its ``tokenizer``.
         llm: instead, a `LongContextLLM` that is there.
-        dtype, device_map, quantization_config, model_options: how the weights are loaded.
+        dtype, device_map, full_attention, quantization_config, model_options: how the weights are
+            loaded.
         max_group_size, neighbor_window, pretraining_window, ...: options of `LongContextLLM`.
         max_tokens, temperature, top_p, top_k, min_p, repetition_penalty, seed, stop, timeout: how
             it answers; each can be given per call too, but for ``timeout``.

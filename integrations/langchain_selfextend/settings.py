@@ -48,6 +48,8 @@ class SelfExtendSettings(Serializable):
     """Where the weights go, such as ``"auto"``; needs accelerate."""
     quantization_config: Any = None
     """A quantization config of transformers, or its dictionary."""
+    full_attention: bool = False
+    """Whether to switch off the sliding windows of a model that has one in every layer."""
     model_options: dict[str, Any] = Field(default_factory=dict)
     """More for transformers' ``from_pretrained``, such as ``revision``."""
     context_options: dict[str, Any] = Field(default_factory=dict)
@@ -121,6 +123,8 @@ class SelfExtendSettings(Serializable):
             )
         elif self.tokenizer is None:
             raise ValueError("a model that is loaded needs its tokenizer; give tokenizer= too")
+        elif self.full_attention:
+            raise ValueError("full_attention=True can't change a model that is loaded; name it")
         else:
             self.llm = LongContextLLM(self.model, self.tokenizer, **self.context_options)
             self._live, self.model = True, self.llm.name
@@ -155,7 +159,8 @@ class SelfExtendSettings(Serializable):
     @property
     def _identifying_params(self) -> dict[str, Any]:
         named = ("model", "dtype", "device_map", "context_options", "max_tokens", "stop")
-        return {name: getattr(self, name) for name in (*named, *_GENERATION)}
+        values = {name: getattr(self, name) for name in (*named, *_GENERATION)}
+        return {**values, "full_attention": True} if self.full_attention else values
 
     def get_token_ids(self, text: str) -> list[int]:
         """Return the tokens of a text by the model's own tokenizer, without a start token."""
@@ -167,7 +172,8 @@ class SelfExtendSettings(Serializable):
             for name in ("tokenizer", "quantization_config", "device_map")
             if getattr(self, name) is not None
         ]
-        taken += [name for name in ("model_options", "context_options") if getattr(self, name)]
+        flags = ("full_attention", "model_options", "context_options")
+        taken += [name for name in flags if getattr(self, name)]
         if taken:
             raise ValueError(
                 f"{', '.join(taken)} can't be changed on an llm that is there; give them to the "
@@ -180,7 +186,12 @@ class SelfExtendSettings(Serializable):
             more["quantization_config"] = self.quantization_config
         return shared_llm(
             source,
-            {"dtype": self.dtype, "device_map": self.device_map, "model_options": more},
+            {
+                "dtype": self.dtype,
+                "device_map": self.device_map,
+                "full_attention": self.full_attention,
+                "model_options": more,
+            },
             self.context_options,
         )
 

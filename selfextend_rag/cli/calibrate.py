@@ -53,6 +53,7 @@ def _load(args: argparse.Namespace) -> Any:
     from selfextend_rag.llm import LongContextLLM
 
     options: dict[str, Any] = {"pretraining_window": args.pretraining_window, "dtype": args.dtype}
+    options["full_attention"] = args.full_attention
     options["device_map"] = None if args.device == "cpu" else args.device
     return LongContextLLM.from_pretrained(model_source(args.model), **options)
 

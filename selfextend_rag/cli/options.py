@@ -91,6 +91,7 @@ def load_llm(args: argparse.Namespace, options: dict[str, Any]) -> Any:
     options["device_map"] = None if args.device == "cpu" else args.device
     options["memory_limit"] = memory_limit(args)
     options["kv_bits"] = args.kv_bits
+    options["full_attention"] = args.full_attention
     return LongContextLLM.from_pretrained(model_source(args.model), **options)
 
 

@@ -103,6 +103,7 @@ def _add_support(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("model", metavar="MODEL", help='hub id or folder, or "bundled"')
     parser.add_argument("--weights", action="store_true", help="load the model and judge itself")
+    _add_full_attention(parser)
     _add_json(parser)
 
 
@@ -114,6 +115,7 @@ def _add_calibrate(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("model", metavar="MODEL", help='hub id or folder, or "bundled"')
     _add_documents(parser, nargs="*", what="text to measure on; King James Bible by default")
+    _add_full_attention(parser)
     parser.add_argument("--pretraining-window", type=int, metavar="P", help=_WINDOW_HELP)
     parser.add_argument("--length", type=int, metavar="N", help="tokens of a prompt (default: 4 P)")
     parser.add_argument(
@@ -143,7 +145,15 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", metavar="ID", help="hub id or folder; the bundled model by default"
     )
+    _add_full_attention(parser)
     parser.add_argument("--pretraining-window", type=int, metavar="P", help=_WINDOW_HELP)
+
+
+def _add_full_attention(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--full-attention", action="store_true",
+        help="switch off the sliding windows of a model that has one in every layer",
+    )  # fmt: skip
 
 
 def _add_device(parser: argparse._ActionsContainer) -> None:

@@ -52,7 +52,8 @@ def _budget(args: argparse.Namespace, options: dict[str, Any]) -> ReadingBudget:
     from selfextend_rag.text.prompts import PromptBuilder
 
     source = model_source(args.model)
-    tokenizer, config = load_tokenizer(source), load_config(source)
+    tokenizer = load_tokenizer(source)
+    config = load_config(source, full_attention=args.full_attention)
     window = args.pretraining_window
     if window is None:
         window = pretraining_window_of(config)

@@ -29,4 +29,5 @@ def _subject(args: argparse.Namespace) -> Any:
     from selfextend_rag.llm.loading import load_config, load_model
 
     source = model_source(args.model)
-    return load_model(source) if args.weights else load_config(source)
+    load = load_model if args.weights else load_config
+    return load(source, full_attention=args.full_attention)

@@ -142,6 +142,7 @@ class LongContextLLM:
         *,
         device_map: Any = None,
         dtype: Any = "auto",
+        full_attention: bool = False,
         model_options: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> LongContextLLM:
@@ -151,16 +152,21 @@ class LongContextLLM:
             source: hub id or folder.
             device_map: where the weights go, such as ``"auto"``; needs accelerate.
             dtype: precision of the weights; as they are stored by default.
+            full_attention: switch the sliding windows of a model off whose every layer has one,
+                such as Mistral 7B v0.1; the window then counts as P.
             model_options: more for transformers' ``from_pretrained``, such as ``revision``,
                 ``attn_implementation`` or ``trust_remote_code``.
             options: of `LongContextLLM`.
 
         Raises:
             ModelLoadError: model or tokenizer can't be found or read.
+            UnsupportedModelError: ``full_attention`` of a model that was built around its windows.
         """
         more = dict(model_options or {})
         tokenizer = load_tokenizer(source, **more)
-        model = load_model(source, device_map=device_map, dtype=dtype, **more)
+        model = load_model(
+            source, full_attention=full_attention, device_map=device_map, dtype=dtype, **more
+        )
         return cls(model, tokenizer, **options)
 
     @classmethod

@@ -20,6 +20,7 @@ from transformers import (
 
 from selfextend_rag.errors import ModelLoadError, in_short
 from selfextend_rag.llm.hub import hub_is_reachable, hub_name
+from selfextend_rag.model import with_full_attention
 
 _LOADING_ERRORS = (
     OSError,
@@ -38,17 +39,24 @@ _TOKENIZER_FILE = re.compile(r"token|vocab|merges|spiece|tekken|.*\.(model|tikto
 _T = TypeVar("_T")
 
 
-def load_model(source: str | os.PathLike[str], **options: Any) -> PreTrainedModel:
+def load_model(
+    source: str | os.PathLike[str], *, full_attention: bool = False, **options: Any
+) -> PreTrainedModel:
     """Return a causal language model with its weights, in evaluation mode.
 
     Args:
         source: hub id or folder.
+        full_attention: load it without its sliding windows, see `with_full_attention`.
         options: for ``AutoModelForCausalLM.from_pretrained``.
 
     Raises:
         ModelLoadError: it can't be found or read, or weights of it are missing.
+        UnsupportedModelError: its windows can't be switched off.
     """
     loader: Any = AutoModelForCausalLM
+    if full_attention:
+        config = options.get("config") or load_config(source, **options)
+        options = {**options, "config": with_full_attention(config)}
     model, info = _loaded(
         source,
         "model",
@@ -80,18 +88,27 @@ def load_tokenizer(source: str | os.PathLike[str], **options: Any) -> Any:
     )
 
 
-def load_config(source: str | os.PathLike[str], **options: Any) -> PreTrainedConfig:
+def load_config(
+    source: str | os.PathLike[str], *, full_attention: bool = False, **options: Any
+) -> PreTrainedConfig:
     """Return the configuration of a model; of the options, those that concern all files are used.
+
+    Args:
+        source: hub id or folder.
+        full_attention: without sliding windows, see `with_full_attention`.
+        options: as for `load_model`.
 
     Raises:
         ModelLoadError: it can't be found or read.
+        UnsupportedModelError: its windows can't be switched off.
     """
-    return _loaded(
+    config = _loaded(
         source,
         "configuration",
         lambda name, **more: AutoConfig.from_pretrained(name, **more, **_shared(options)),
         options,
     )
+    return with_full_attention(config) if full_attention else config
 
 
 def empty_model(source: str | os.PathLike[str], config: PreTrainedConfig, dtype: Any) -> Any:

@@ -89,6 +89,11 @@ class SelfExtendLLM(StructuredAnswers, ToolCalling):
     model: str = Field(description="Hub id, folder, or 'bundled'; the name of a live model.")
     dtype: Any = Field(default="auto", description="Precision of the weights.")
     device_map: Any = Field(default=None, description="Where the weights go, such as 'auto'.")
+    full_attention: bool = Field(
+        default=False,
+        description="Whether to switch off the sliding windows of a model that has one in every "
+        "layer.",
+    )
     model_options: dict[str, Any] = Field(
         default_factory=dict, description="More for transformers' from_pretrained."
     )

@@ -15,7 +15,12 @@ CONTEXT = frozenset(inspect.signature(LongContextLLM.__init__).parameters) - {
     "tokenizer",
 }
 GENERATION = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed")
-LOADING: dict[str, Any] = {"dtype": "auto", "device_map": None, "model_options": {}}
+LOADING: dict[str, Any] = {
+    "dtype": "auto",
+    "device_map": None,
+    "full_attention": False,
+    "model_options": {},
+}
 """What decides about the weights, and its defaults."""
 _ALIASES = {"max_tokens": "max_new_tokens"}
 _PER_CALL = frozenset((*GENERATION, *_ALIASES, "max_new_tokens", "stop", "stop_token_ids"))
