@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
 import time
@@ -407,7 +406,7 @@ class LongContextLLM:
 
     async def astream(self, prompt: str | Sequence[Message], **options: Any) -> TextStream:
         """Do as ``stream``; tokenizing a long prompt takes a moment, so that is awaited too."""
-        return await asyncio.to_thread(self.stream, prompt, **options)
+        return await in_thread(lambda: self.stream(prompt, **options))
 
     async def agenerate(self, prompt: str | Sequence[Message], **options: Any) -> Answer:
         """Do as ``generate`` with the event loop free; a cancelled task ends the answer."""

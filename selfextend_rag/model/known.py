@@ -59,8 +59,8 @@ def remember(model: PreTrainedModel, report: SupportReport, continuation: str) -
 
 
 def _layout(row: dict[str, dict[str, list[float]]]) -> RotaryLayout:
-    rotary = row["rotary"]
-    return RotaryLayout(**{**rotary, "inv_freq": tuple(rotary["inv_freq"])})  # type: ignore[arg-type]
+    fields = {**row["rotary"], "inv_freq": tuple(row["rotary"]["inv_freq"])}
+    return RotaryLayout(**fields)  # type: ignore[arg-type]  # as written: from its own fields
 
 
 def _path(model: PreTrainedModel) -> Path | None:

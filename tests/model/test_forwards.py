@@ -128,6 +128,6 @@ def test_logits_of_a_cancelled_model_are_as_before():
     for after in range(8):
         forwards = counted(model)
         with pytest.raises(GenerationCancelled):
-            continuation_reason(model, METHOD, lambda: len(forwards) >= after)  # noqa: B023
+            continuation_reason(model, METHOD, lambda: len(forwards) >= after)  # noqa: B023  called in this turn
         with torch.no_grad():
             assert torch.equal(model(ids()).logits, stock)
