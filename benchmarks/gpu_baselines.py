@@ -12,8 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from selfextend_rag.attention.merge import merge
-from selfextend_rag.attention.partial import cuda_flash
+from selfextend_rag.attention.partial import cuda_flash, merge
 from selfextend_rag.positions import SelfExtend
 from selfextend_rag.rope import RotaryLayout
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from selfextend_rag.attention import self_extend_attention
+from selfextend_rag.attention import AttentionSpec, self_extend_attention
 from selfextend_rag.positions import SelfExtend
 from selfextend_rag.rope import RotaryLayout
 
@@ -48,6 +48,9 @@ class Run:
         self.heads, self.kv_heads, self.dim = (2, 1, 16) if self.dry else (32, 8, 128)
         self.method = SelfExtend(3, 8) if self.dry else SelfExtend(8, 1024)
         self.rotary = layout(self.dim)
+        self.spec = AttentionSpec(
+            rotary=self.rotary, bands=self.method.bands, scaling=self.dim**-0.5
+        )
         self.pairs = 1 if self.dry else 5 if self.quick else 11
 
     def tokens(self, *lengths: int) -> list[int]:

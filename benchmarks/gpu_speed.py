@@ -37,10 +37,7 @@ def tune(run: Run) -> None:
                 break
 
             def work() -> Any:
-                return attention_with_lse(
-                    q, k, v, rotary=run.rotary, settings=run.method,
-                    scaling=run.dim**-0.5, tiles=tiles,
-                )  # fmt: skip
+                return attention_with_lse(q, k, v, run.spec, tiles=tiles)
 
             try:
                 error = (work()[0] - expected).abs().max().item()
@@ -138,10 +135,7 @@ def questions(run: Run) -> None:
                 "tiles of queries": tiling.prefill_tiles(*shape),
             }
             for name, tiles in ways.items():
-                works[name] = lambda tiles=tiles: attention_with_lse(
-                    q, k, v, rotary=run.rotary, settings=run.method,
-                    scaling=run.dim**-0.5, tiles=tiles,
-                )  # fmt: skip
+                works[name] = lambda tiles=tiles: attention_with_lse(q, k, v, run.spec, tiles=tiles)
             took = run.paired({name: run.captured(w) for name, w in works.items()}, graph=True)
             taken = "keys split" if keeps_busier(q, k) else "tiles of queries"
             for name in ways:

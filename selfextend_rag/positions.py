@@ -12,20 +12,93 @@ applies these few lines or inverts them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol, TypeVar
 
 
-def grouped_key_position(position: Any, group_size: int) -> Any:
-    """Return the rotary position of a key in grouped attention; also for integer tensors."""
-    return position // group_size
+class _Integer(Protocol):
+    def __floordiv__(self: Position, other: int, /) -> Position: ...
+    def __add__(self: Position, other: int, /) -> Position: ...
 
 
-def grouped_query_position(position: Any, group_size: int, neighbor_window: int) -> Any:
-    """Return the rotary position of a query in grouped attention; also for integer tensors.
+Position = TypeVar("Position", bound=_Integer)  # an integer, or a tensor of them
 
-    The shift ``W - W // G`` lets the grouped positions go on where the neighbor window ends.
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """The pairs from one distance on, and the rotary positions of their queries and keys.
+
+    Args:
+        nearest: the least distance of these pairs; they end where the next band begins.
+        group_size: how many consecutive positions share one.
+        shift: what the position of a query gets on top.
     """
-    return position // group_size + neighbor_window - neighbor_window // group_size
+
+    nearest: int = 0
+    group_size: int = 1
+    shift: int = 0
+
+    def key_position(self, position: Position) -> Position:
+        """Return the rotary position of a key."""
+        return position // self.group_size
+
+    def query_position(self, position: Position) -> Position:
+        """Return the rotary position of a query."""
+        return position // self.group_size + self.shift
+
+
+@dataclass(frozen=True, slots=True)
+class SelfExtend:
+    """The two settings of SelfExtend.
+
+    Args:
+        group_size: G, how many consecutive far positions share one grouped position; 1 is
+            ordinary attention.
+        neighbor_window: W, the latest tokens, the query included, that keep their exact distance.
+
+    Raises:
+        ValueError: a setting is not a positive integer; the message names it.
+    """
+
+    group_size: int
+    neighbor_window: int
+
+    def __post_init__(self) -> None:
+        _check("group_size", self.group_size)
+        _check("neighbor_window", self.neighbor_window)
+
+    @property
+    def bands(self) -> tuple[Band, ...]:
+        """Neighbor and grouped attention, nearest first; neighbors alone with a group size of 1.
+
+        The shift lets the grouped positions continue where the neighbor window ends.
+        """
+        group, window = self.group_size, self.neighbor_window
+        if group == 1:
+            return (Band(),)
+        return Band(), Band(nearest=window, group_size=group, shift=window - window // group)
+
+    def relative_position(self, query: int, key: int) -> int:
+        """Return the relative position at which ``query`` sees ``key``, for ``0 <= key <= query``.
+
+        Raises:
+            ValueError: the key comes after the query, or is negative.
+        """
+        if not 0 <= key <= query:
+            raise ValueError(f"need 0 <= key <= query, got query {query} and key {key}")
+        band = [band for band in self.bands if band.nearest <= query - key][-1]
+        return band.query_position(query) - band.key_position(key)
+
+    def key_position(self, position: Position) -> Position:
+        """Return the grouped rotary position of a key; integers and integer tensors alike."""
+        return self.bands[-1].key_position(position)
+
+    def query_position(self, position: Position) -> Position:
+        """Return the grouped rotary position of a query; integers and integer tensors alike."""
+        return self.bands[-1].query_position(position)
+
+    def extended_window(self, pretraining_window: int) -> int:
+        """Return the longest sequence, prompt and answer together, in tokens; see the function."""
+        return extended_window(pretraining_window, self.neighbor_window, self.group_size)
 
 
 def extended_window(pretraining_window: int, neighbor_window: int, group_size: int) -> int:
@@ -54,51 +127,6 @@ def extended_window(pretraining_window: int, neighbor_window: int, group_size: i
             f"{pretraining_window} tokens, got {neighbor_window}"
         )
     return group_size * (pretraining_window - neighbor_window + neighbor_window // group_size)
-
-
-@dataclass(frozen=True, slots=True)
-class SelfExtend:
-    """The two settings of SelfExtend.
-
-    Args:
-        group_size: G, how many consecutive far positions share one grouped position; 1 is
-            ordinary attention.
-        neighbor_window: W, the latest tokens, the query included, that keep their exact distance.
-
-    Raises:
-        ValueError: a setting is not a positive integer; the message names it.
-    """
-
-    group_size: int
-    neighbor_window: int
-
-    def __post_init__(self) -> None:
-        _check("group_size", self.group_size)
-        _check("neighbor_window", self.neighbor_window)
-
-    def relative_position(self, query: int, key: int) -> int:
-        """Return the relative position at which ``query`` sees ``key``, for ``0 <= key <= query``.
-
-        Raises:
-            ValueError: the key comes after the query, or is negative.
-        """
-        if not 0 <= key <= query:
-            raise ValueError(f"need 0 <= key <= query, got query {query} and key {key}")
-        if query - key < self.neighbor_window:
-            return query - key
-        return self.query_position(query) - self.key_position(key)
-
-    def key_position(self, position: Any) -> Any:
-        """Return the grouped rotary position of a key; integers and integer tensors alike."""
-        return grouped_key_position(position, self.group_size)
-
-    def query_position(self, position: Any) -> Any:
-        """Return the grouped rotary position of a query; integers and integer tensors alike."""
-        return grouped_query_position(position, self.group_size, self.neighbor_window)
-
-    def extended_window(self, pretraining_window: int) -> int:
-        """Return the longest sequence, prompt and answer together, in tokens; see the function."""
-        return extended_window(pretraining_window, self.neighbor_window, self.group_size)
 
 
 def _check(name: str, value: int) -> None:

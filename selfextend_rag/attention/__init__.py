@@ -1,14 +1,17 @@
 """SelfExtend attention on tensors: one operation, several implementations."""
 
-from selfextend_rag.attention.api import IMPLEMENTATIONS, Impl, self_extend_attention
+from selfextend_rag.attention.api import IMPLEMENTATIONS, Impl, attend, self_extend_attention
 from selfextend_rag.attention.grouped import GroupedKeys
-from selfextend_rag.attention.weights import Scoring, attention_mass
+from selfextend_rag.attention.mass import attention_mass
+from selfextend_rag.attention.spec import AttentionSpec, Scoring
 
 __all__ = [
     "IMPLEMENTATIONS",
+    "AttentionSpec",
     "GroupedKeys",
     "Impl",
     "Scoring",
+    "attend",
     "attention_mass",
     "self_extend_attention",
 ]

@@ -16,8 +16,9 @@ from selfextend_rag.attention.bounds import (
     refuse_holes,
 )
 from selfextend_rag.attention.grouped import GroupedKeys
-from selfextend_rag.attention.merge import add_sinks
+from selfextend_rag.attention.partial import add_sinks
 from selfextend_rag.attention.reference import reference_attention
+from selfextend_rag.attention.spec import AttentionSpec
 from selfextend_rag.attention.triton import triton_attention, why_not
 from selfextend_rag.positions import SelfExtend
 from selfextend_rag.rope import RotaryLayout
@@ -68,8 +69,8 @@ def self_extend_attention(
             reference where a gradient is asked for, else on CUDA devices triton where it can,
             else blocked.
         grouped_keys: a cache layer's store of grouped, rotated keys, used by ``"blocked"`` and
-            filled at short calls; it must have been told of every change to the cached keys.
-        capacity: tokens to make room for when ``grouped_keys`` has to grow.
+            filled at short calls; its owner must notify it of every change to the cached keys.
+        capacity: tokens to make space for when ``grouped_keys`` has to grow.
 
     Raises:
         ValueError: shapes that do not fit each other, an unknown ``impl``, or one that can't
@@ -77,18 +78,40 @@ def self_extend_attention(
 
     Source: arXiv 2401.01325.
     """
-    _check(q, k, v, rotary, key_mask, bounds, impl)
-    scaling = q.shape[-1] ** -0.5 if scaling is None else scaling
+    spec = AttentionSpec(
+        rotary=rotary,
+        bands=settings.bands,
+        scaling=q.shape[-1] ** -0.5 if scaling is None else scaling,
+        softcap=softcap,
+        sinks=sinks,
+    )
+    return attend(
+        q, k, v, spec, key_mask=key_mask, bounds=bounds, impl=impl,
+        grouped_keys=grouped_keys, capacity=capacity,
+    )  # fmt: skip
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    spec: AttentionSpec,
+    *,
+    key_mask: Tensor | None = None,
+    bounds: Tensor | None = None,
+    impl: Impl = "auto",
+    grouped_keys: GroupedKeys | None = None,
+    capacity: int = 0,
+) -> Tensor:
+    """Do what `self_extend_attention` does, with the layer's part of its arguments in ``spec``."""
+    _check(q, k, v, spec, key_mask, bounds, impl)
     wants_grad = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
     if wants_grad and impl in ("blocked", "triton"):
         raise ValueError(f"impl={impl!r} computes no gradients; use impl='reference' or no_grad")
     if impl == "triton" or (impl == "auto" and q.is_cuda and not wants_grad):
-        reason, found = _for_triton(q, k, v, scaling, key_mask, bounds)
+        reason, found = _for_triton(q, k, v, spec, key_mask, bounds)
         if not reason:
-            return triton_attention(
-                q, k, v, rotary=rotary, settings=settings, scaling=scaling, softcap=softcap,
-                sinks=sinks, bounds=found,
-            )  # fmt: skip
+            return triton_attention(q, k, v, spec, bounds=found)
         if impl == "triton":
             raise ValueError(f"impl='triton' can't serve this call: {reason}; use impl='auto'")
         _log.debug("blocked attention in place of triton: %s", reason)
@@ -96,11 +119,8 @@ def self_extend_attention(
         end = int(bounds[0, 2])
         k, v, key_mask = k[:, :, :end], v[:, :, :end], mask_of(bounds, end)
     if impl == "reference" or wants_grad:
-        return reference_attention(
-            q, k, v, rotary=rotary, settings=settings, scaling=scaling,
-            key_mask=key_mask, softcap=softcap, sinks=sinks,
-        ).to(v.dtype)  # fmt: skip
-    call = _Call(rotary, settings, scaling, softcap, sinks, grouped_keys, capacity)
+        return reference_attention(q, k, v, spec, key_mask=key_mask).to(v.dtype)
+    call = _Call(spec, grouped_keys, capacity)
     return call.whole(q, k, v) if key_mask is None else call.rows(q, k, v, key_mask)
 
 
@@ -108,37 +128,29 @@ def _for_triton(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    scaling: float,
+    spec: AttentionSpec,
     key_mask: Tensor | None,
     bounds: Tensor | None,
 ) -> tuple[str, Tensor | None]:
     """Why triton can't serve a call, empty if it can; and the bounds of padded rows."""
-    reason = why_not(q, k, v, scaling)
+    reason = why_not(q, k, v, spec.scaling)
     if reason or key_mask is None:
         return reason, bounds
     bounds, holes = bounds_of(key_mask, k.shape[2])
     if host_waits_are_forbidden(q.device):
         refuse_holes(holes)
     elif bool(holes.any()):
-        return "padding stands between the tokens of a row", None
+        return "there is padding between the tokens of a row", None
     return "", bounds
 
 
 class _Call:
-    """One blocked call: the settings that all rows share."""
+    """One blocked call: what all its rows share."""
 
     def __init__(
-        self,
-        rotary: RotaryLayout,
-        settings: SelfExtend,
-        scaling: float,
-        softcap: float | None,
-        sinks: Tensor | None,
-        grouped_keys: GroupedKeys | None,
-        capacity: int,
+        self, spec: AttentionSpec, grouped_keys: GroupedKeys | None, capacity: int
     ) -> None:
-        self.rotary, self.settings, self.scaling, self.softcap = rotary, settings, scaling, softcap
-        self.sinks, self.grouped_keys, self.capacity = sinks, grouped_keys, capacity
+        self.spec, self.grouped_keys, self.capacity = spec, grouped_keys, capacity
 
     def whole(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return self._attend(q, k, v, self._grouped(k, q.shape[2], (0,) * len(k)))
@@ -177,27 +189,26 @@ class _Call:
         A long prefill uses each rotated key for many queries, so it keeps none: the store is
         filled when the first short call (a question, a decode step) asks for it.
         """
-        store, end = self.grouped_keys, k.shape[2] - self.settings.neighbor_window
-        if store is None or self.settings.group_size == 1 or end <= min(starts):
+        store, total = self.grouped_keys, k.shape[2]
+        far = self.spec.far_band(total - min(starts))
+        if store is None or far is None or (length > _SHORT and not store.nbytes):
             return None
-        if length > _SHORT and not store.nbytes:
-            return None
-        buffer = store.reach(k, end, self.capacity, self.rotary, self.settings, starts, length == 1)
-        return buffer[:, :, : k.shape[2]]
+        buffer = store.reach(
+            k, total - far.nearest, self.spec,
+            starts=starts, neighbors=length == 1, capacity=self.capacity,
+        )  # fmt: skip
+        return buffer[:, :, :total]
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, grouped: Tensor | None) -> Tensor:
-        out, lse = blocked_attention(
-            q, k, v, rotary=self.rotary, settings=self.settings, scaling=self.scaling,
-            softcap=self.softcap, grouped_keys=grouped,
-        )  # fmt: skip
-        return out if self.sinks is None else add_sinks(out, lse, self.sinks)
+        out, lse = blocked_attention(q, k, v, self.spec, grouped_keys=grouped)
+        return out if self.spec.sinks is None else add_sinks(out, lse, self.spec.sinks)
 
 
 def _check(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    rotary: RotaryLayout,
+    spec: AttentionSpec,
     key_mask: Tensor | None,
     bounds: Tensor | None,
     impl: str,
@@ -211,6 +222,7 @@ def _check(
         raise ValueError(f"head counts or dimensions do not fit: {shapes}")
     if not 0 < q.shape[2] <= k.shape[2]:
         raise ValueError(f"need 0 < query length <= key length, got {shapes}")
+    rotary = spec.rotary
     if rotary.offset + rotary.rotary_dim > q.shape[3]:
         raise ValueError(
             f"rotary dimensions {rotary.offset}..{rotary.offset + rotary.rotary_dim} do not fit "

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from selfextend_rag.attention.partial import cuda_flash, cuda_flash_fits, partial_attention
+from selfextend_rag.attention.spec import Scoring
 
 _TILE = 32  # queries that share one mask
 _WIDE_TILE = 256  # the same for wide heads in 16 bits: torch's kernel packs keys for so many
@@ -28,25 +29,22 @@ def _tile(q: Tensor) -> int:
 
 
 def band_attention(
-    q: Tensor, k: Tensor, v: Tensor, window: int, skip: int, scaling: float, softcap: float | None
+    q: Tensor, k: Tensor, v: Tensor, scoring: Scoring, window: int, skip: int
 ) -> tuple[Tensor, Tensor]:
     """Query i of T sees W keys from ``skip + i`` on, of ``skip + T + W - 1``."""
-    if softcap is None and cuda_flash_fits(q, v):
+    if scoring.softcap is None and cuda_flash_fits(q, v):
         k, v = k[:, :, skip:], v[:, :, skip:]
-        return cuda_flash(q, k, v, scaling=scaling, causal=True, window=window)
+        return cuda_flash(q, k, v, scaling=scoring.scaling, causal=True, window=window)
     length = q.shape[2]
     tile = _tile(q)
     whole = length - length % tile
-    rows = [
-        _row(q[b], k[b], v[b], tile, whole, window, skip, scaling, softcap) for b in range(len(q))
-    ]
+    rows = [_row(q[b], k[b], v[b], scoring, tile, whole, window, skip) for b in range(len(q))]
     if whole < length:
         rest = length - whole
         bias = _bias(rest, window, skip, q)
         parts = partial_attention(
-            q[:, :, whole:], k[:, :, whole:], v[:, :, whole:],
-            scaling=scaling, softcap=softcap, bias=bias,
-        )  # fmt: skip
+            q[:, :, whole:], k[:, :, whole:], v[:, :, whole:], scoring, bias=bias
+        )
         rows = [
             (torch.cat([out, tail], 1), torch.cat([lse, tail_lse], 1))
             for (out, lse), tail, tail_lse in zip(rows, *parts, strict=True)
@@ -61,12 +59,11 @@ def _row(
     q: Tensor,
     k: Tensor,
     v: Tensor,
+    scoring: Scoring,
     tile: int,
     whole: int,
     window: int,
     skip: int,
-    scaling: float,
-    softcap: float | None,
 ) -> tuple[Tensor, Tensor]:
     """The whole tiles of one batch row, folded into the batch dimension without a copy."""
     count = whole // tile
@@ -80,10 +77,8 @@ def _row(
         )
         for x in (k, v)
     )  # overlapping views, [n, Hkv, t + W - 1, D]
-    out, lse = partial_attention(
-        tiles_q, tiles_k, tiles_v,
-        scaling=scaling, softcap=softcap, bias=_bias(tile, window, skip, q),
-    )  # fmt: skip
+    bias = _bias(tile, window, skip, q)
+    out, lse = partial_attention(tiles_q, tiles_k, tiles_v, scoring, bias=bias)
     return out.transpose(0, 1).flatten(1, 2), lse.transpose(0, 1).flatten(1, 2)
 
 

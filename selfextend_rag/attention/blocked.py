@@ -17,141 +17,106 @@ import torch
 from torch import Tensor
 
 from selfextend_rag.attention.band import band_attention, unused_keys
-from selfextend_rag.attention.merge import merge
-from selfextend_rag.attention.partial import partial_attention
-from selfextend_rag.positions import SelfExtend
-from selfextend_rag.rope import RotaryLayout, RotaryTables, rotation_dtype
+from selfextend_rag.attention.partial import merge, partial_attention
+from selfextend_rag.attention.spec import AttentionSpec
+from selfextend_rag.positions import Band
+from selfextend_rag.rope import RotaryTables, rotation_dtype
 
 _WORTH_SPLITTING = 1 << 18  # numbers of a tensor from which heads are done a few at a time
 
 
 def blocked_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    rotary: RotaryLayout,
-    settings: SelfExtend,
-    scaling: float,
-    softcap: float | None = None,
-    grouped_keys: Tensor | None = None,
+    q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, *, grouped_keys: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return (out, log-sum-exp), ``[B, H, T, Dv]`` and ``[B, H, T]``, of unpadded rows.
 
     Args:
         q: ``[B, H, T, D]`` un-rotated, at the last T of the S positions, T > 0.
         k, v: ``[B, Hkv, S, D]`` un-rotated and ``[B, Hkv, S, Dv]``, at positions 0..S-1.
-        rotary, settings, scaling, softcap: as in `self_extend_attention`.
+        spec: the layer's; its sinks are left to the caller, see `add_sinks`.
         grouped_keys: ``[B, Hkv, S, D]`` whose first S - W keys are ``k`` rotated to their grouped
             positions; for a lone query, the last W are ``k`` rotated to their own positions. Made
             here when not given.
     """
-    length, total, window = q.shape[2], k.shape[2], settings.neighbor_window
-    if settings.group_size == 1 or total <= window:
-        return _plain(q, k, v, total, rotary, scaling, softcap)
+    length, total = q.shape[2], k.shape[2]
+    far = spec.far_band(total)
+    if far is None:
+        return _plain(q, k, v, spec, total)
     if length == 1:
-        return _decode(q, k, v, rotary, settings, scaling, softcap, grouped_keys)
-    near = max(0, window - (total - length))  # queries without grouped pairs
+        return _decode(q, k, v, spec, far, grouped_keys)
+    near = max(0, far.nearest - (total - length))  # queries without grouped pairs
     out = v.new_empty(len(q), length, q.shape[1], v.shape[3]).transpose(1, 2)
-    far_lse = _extended(
-        q[:, :, near:], k, v, rotary, settings, scaling, softcap, grouped_keys, out[:, :, near:]
-    )
+    far_lse = _extended(q[:, :, near:], k, v, spec, far, grouped_keys, out[:, :, near:])
     if not near:
         return out, far_lse
-    near_out, near_lse = _plain(q[:, :, :near], k, v, window, rotary, scaling, softcap)
+    near_out, near_lse = _plain(q[:, :, :near], k, v, spec, far.nearest)
     out[:, :, :near] = near_out
     return out, torch.cat([near_lse, far_lse], dim=2)
 
 
-def _plain(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    end: int,
-    rotary: RotaryLayout,
-    scaling: float,
-    softcap: float | None,
-) -> tuple[Tensor, Tensor]:
-    """Ordinary attention of queries that stand just before position ``end``."""
+def _plain(q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, end: int) -> tuple[Tensor, Tensor]:
+    """Ordinary attention of queries at the last positions before ``end``."""
     positions = torch.arange(end, device=q.device)
-    q = rotary.rotate(q, positions[end - q.shape[2] :])
-    k = rotary.rotate(k[:, :, :end], positions)
-    return _causal(q, k, v[:, :, :end], scaling, softcap)
+    q = spec.rotary.rotate(q, positions[end - q.shape[2] :])
+    k = spec.rotary.rotate(k[:, :, :end], positions)
+    return _causal(q, k, v[:, :, :end], spec)
 
 
-def _causal(
-    q: Tensor, k: Tensor, v: Tensor, scaling: float, softcap: float | None
-) -> tuple[Tensor, Tensor]:
-    """Causal attention of rotated queries that stand at the last T of the S keys."""
+def _causal(q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec) -> tuple[Tensor, Tensor]:
+    """Causal attention of rotated queries at the last T of the S keys."""
     past = k.shape[2] - q.shape[2]
-    square = partial_attention(
-        q, k[:, :, past:], v[:, :, past:], scaling=scaling, softcap=softcap, causal=True
-    )
+    square = partial_attention(q, k[:, :, past:], v[:, :, past:], spec, causal=True)
     if not past:
         return square
-    before = partial_attention(q, k[:, :, :past], v[:, :, :past], scaling=scaling, softcap=softcap)
+    before = partial_attention(q, k[:, :, :past], v[:, :, :past], spec)
     return merge(*before, *square)
 
 
 def _decode(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    rotary: RotaryLayout,
-    settings: SelfExtend,
-    scaling: float,
-    softcap: float | None,
-    grouped_keys: Tensor | None,
+    q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, far: Band, grouped_keys: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """One query: its far keys are grouped, its neighbors stand where they are."""
-    total, far = k.shape[2], k.shape[2] - settings.neighbor_window
+    """One query: its far keys are grouped, its neighbors at their own positions."""
+    rotary, total = spec.rotary, k.shape[2]
+    split = total - far.nearest
     positions = torch.arange(total, device=q.device)
     if grouped_keys is None:
         grouped_keys = torch.empty_like(k)
-        grouped = settings.key_position(positions[:far])
-        rotary.rotate(k[:, :, :far], grouped, out=grouped_keys[:, :, :far])
-        rotary.rotate(k[:, :, far:], positions[far:], out=grouped_keys[:, :, far:])
+        grouped = far.key_position(positions[:split])
+        rotary.rotate(k[:, :, :split], grouped, out=grouped_keys[:, :, :split])
+        rotary.rotate(k[:, :, split:], positions[split:], out=grouped_keys[:, :, split:])
     here = positions[-1:]
-    parts = (
-        partial_attention(
-            rotary.rotate(q, position), grouped_keys[:, :, seen], v[:, :, seen],
-            scaling=scaling, softcap=softcap,
-        )
-        for position, seen in (
-            (settings.query_position(here), slice(0, far)),
-            (here, slice(far, total)),
-        )
-    )  # fmt: skip
-    (out, lse), neighbors = parts
-    return merge(out, lse, *neighbors)
+    grouped_q = rotary.rotate(q, far.query_position(here))
+    before = partial_attention(grouped_q, grouped_keys[:, :, :split], v[:, :, :split], spec)
+    near_q = rotary.rotate(q, here)
+    near = partial_attention(near_q, grouped_keys[:, :, split:], v[:, :, split:], spec)
+    return merge(*before, *near)
 
 
 def _extended(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    rotary: RotaryLayout,
-    settings: SelfExtend,
-    scaling: float,
-    softcap: float | None,
+    spec: AttentionSpec,
+    far: Band,
     grouped_keys: Tensor | None,
     out: Tensor,
 ) -> Tensor:
     """Queries that all have grouped pairs: grouped part and neighbor band, merged into ``out``."""
-    tables = _Tables.made(q, k, rotary, settings, grouped_keys is None)
+    tables = _Tables.made(q, k, spec, far, grouped_keys is None)
     share = q.shape[1] // k.shape[1]
     step = _heads_at_once(k)
-    turned = torch.empty_like(q[:, : step * share])
-    made = k[:, :step, : max(tables.far, k.shape[2] - tables.start)]
-    keys = torch.empty_like(made) if grouped_keys is None else None
+    query_space = torch.empty_like(q[:, : step * share])
+    key_space = None
+    if grouped_keys is None:
+        key_space = torch.empty_like(k[:, :step, : max(tables.split, k.shape[2] - tables.start)])
     lses = []
     for head in range(0, k.shape[1], step):
         own, others = slice(head, head + step), slice(head * share, (head + step) * share)
         given = None if grouped_keys is None else grouped_keys[:, own]
         lses.append(
             _extended_heads(
-                q[:, others], k[:, own], v[:, own], rotary, tables, scaling, softcap,
-                given, keys, turned, out[:, others],
+                q[:, others], k[:, own], v[:, own], spec, tables,
+                given, key_space, query_space, out[:, others],
             )
         )  # fmt: skip
     return lses[0] if len(lses) == 1 else torch.cat(lses, dim=1)
@@ -171,38 +136,36 @@ def _heads_at_once(k: Tensor) -> int:
 
 
 class _Tables(NamedTuple):
-    """Where the queries and keys of one call stand, for all heads."""
+    """Where the queries and keys of one call are, for all heads."""
 
-    far: int  # keys that some query sees as grouped
-    start: int  # the first key that the band touches
-    skip: int  # keys of the band before the oldest neighbor of the first query
+    split: int  # keys before it are grouped for some query
+    start: int  # the first key that the neighbor band touches
+    skip: int  # keys of that band before the oldest neighbor of the first query
     window: int
     grouped_queries: RotaryTables
     grouped_keys: RotaryTables | None
     near: RotaryTables  # of keys ``start`` and later; the queries are the last of them
 
     @classmethod
-    def made(
-        cls, q: Tensor, k: Tensor, rotary: RotaryLayout, settings: SelfExtend, keys_too: bool
-    ) -> _Tables:
-        length, total, window = q.shape[2], k.shape[2], settings.neighbor_window
-        far = total - window
-        first = far - length + 1  # the oldest neighbor of the first query
+    def made(cls, q: Tensor, k: Tensor, spec: AttentionSpec, far: Band, keys_too: bool) -> _Tables:
+        length, total, window = q.shape[2], k.shape[2], far.nearest
+        split = total - window
+        first = split - length + 1  # the oldest neighbor of the first query
         skip = min(first, unused_keys(q, window))
         positions = torch.arange(total, device=q.device)
         dtype = rotation_dtype(q)
         # grouped positions come again and again: far fewer angles than tokens
-        angles = rotary.tables(positions[: settings.query_position(total - 1) + 1], dtype)
-        queries = settings.query_position(positions[total - length :])
-        keys = settings.key_position(positions[:far])
+        angles = spec.rotary.tables(positions[: far.query_position(total - 1) + 1], dtype)
+        queries = far.query_position(positions[total - length :])
+        keys = far.key_position(positions[:split])
         return cls(
-            far=far,
+            split=split,
             start=first - skip,
             skip=skip,
             window=window,
             grouped_queries=RotaryTables(angles.cos[queries], angles.sin[queries]),
             grouped_keys=RotaryTables(angles.cos[keys], angles.sin[keys]) if keys_too else None,
-            near=rotary.tables(positions[first - skip :], dtype),
+            near=spec.rotary.tables(positions[first - skip :], dtype),
         )
 
 
@@ -210,31 +173,31 @@ def _extended_heads(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    rotary: RotaryLayout,
+    spec: AttentionSpec,
     tables: _Tables,
-    scaling: float,
-    softcap: float | None,
     grouped_keys: Tensor | None,
-    scratch: Tensor | None,
-    turned: Tensor,
+    key_space: Tensor | None,
+    query_space: Tensor,
     out: Tensor,
 ) -> Tensor:
-    """Some heads of `_extended`; ``turned`` and ``scratch`` are room for queries and keys."""
-    far, start, length = tables.far, tables.start, q.shape[2]
-    room = None
+    """Some heads of `_extended`; rotated keys and queries are written into the spaces."""
+    split, start, length = tables.split, tables.start, q.shape[2]
+    near_space = None
     if grouped_keys is None:
-        assert scratch is not None
+        assert key_space is not None
         assert tables.grouped_keys is not None
-        room = scratch[:, :, : k.shape[2] - start]
-        grouped_keys = rotary.rotate(k[:, :, :far], tables.grouped_keys, out=scratch[:, :, :far])
-    rotary.rotate(q, tables.grouped_queries, out=turned)
-    grouped = _causal(turned, grouped_keys[:, :, :far], v[:, :, :far], scaling, softcap)
+        near_space = key_space[:, :, : k.shape[2] - start]
+        grouped_keys = spec.rotary.rotate(
+            k[:, :, :split], tables.grouped_keys, out=key_space[:, :, :split]
+        )
+    spec.rotary.rotate(q, tables.grouped_queries, out=query_space)
+    grouped = _causal(query_space, grouped_keys[:, :, :split], v[:, :, :split], spec)
 
     # the grouped keys and queries have done their work: what was made here is written over
-    neighbor_keys = rotary.rotate(k[:, :, start:], tables.near, out=room)
+    neighbor_keys = spec.rotary.rotate(k[:, :, start:], tables.near, out=near_space)
     here = RotaryTables(*(table[-length:] for table in tables.near))
-    rotary.rotate(q, here, out=turned)
+    spec.rotary.rotate(q, here, out=query_space)
     band = band_attention(
-        turned, neighbor_keys, v[:, :, start:], tables.window, tables.skip, scaling, softcap
+        query_space, neighbor_keys, v[:, :, start:], spec, tables.window, tables.skip
     )
     return merge(*grouped, *band, into=out)[1]

@@ -1,55 +1,56 @@
-"""Rotated keys, kept from one token to the next: far ones grouped, neighbors as they stand."""
+"""Rotated keys, kept from one token to the next: far ones grouped, neighbors as they are."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from selfextend_rag.positions import SelfExtend
+from selfextend_rag.attention.spec import AttentionSpec
+from selfextend_rag.positions import Band
 from selfextend_rag.rope import RotaryLayout
 
 
 class GroupedKeys:
-    """A buffer of grouped, rotated keys beside a cache layer's un-rotated ones.
+    """A buffer of grouped, rotated keys of a cache layer, besides its un-rotated ones.
 
     Neither a key's own position nor its grouped one ever changes, so each key is rotated once as a
     neighbor and once more when it has become a far one. The owner of the keys calls `forget` or
-    `clear` when cached keys are dropped or rows are rearranged; a change of rotation, settings or
-    padding is noticed here and starts the buffer anew.
+    `clear` when cached keys are dropped or rows are rearranged; a change of rotation, bands or
+    padding is noticed here and starts the buffer again.
     """
 
     def __init__(self) -> None:
         self._buffer: Tensor | None = None  # [B, Hkv, capacity, D]
         self._done = 0  # slots that hold grouped keys
         self._near = (0, 0)  # from the first to behind the last slot that holds a neighbor
-        self._made_for: tuple[RotaryLayout, SelfExtend, tuple[int, ...]] | None = None
+        self._made_for: tuple[RotaryLayout, Band, tuple[int, ...]] | None = None
 
     def reach(
         self,
         k: Tensor,
         end: int,
-        capacity: int,
-        rotary: RotaryLayout,
-        settings: SelfExtend,
-        starts: tuple[int, ...],
-        neighbors: bool,
+        spec: AttentionSpec,
+        *,
+        starts: tuple[int, ...] = (0,),
+        neighbors: bool = False,
+        capacity: int = 0,
     ) -> Tensor:
         """Return the buffer, ``[B, Hkv, >= S, D]``, its first ``end`` slots grouped and rotated.
-
-        ``starts`` holds for each row the slot of its position 0; what stands before it is padding.
 
         Args:
             k: ``[B, Hkv, S, D]`` un-rotated.
             end: how many slots are needed as grouped ones.
-            capacity: slots to allocate when the buffer must grow.
+            spec: the layer's; its last band is that of the grouped keys.
+            starts: for each row, or all, the slot of its position 0; before it is padding.
             neighbors: the slots from ``end`` to S are needed too, rotated to their own positions.
+            capacity: slots to allocate when the buffer must grow.
         """
-        made_for = (rotary, settings, starts)
+        made_for = (spec.rotary, spec.bands[-1], starts)
         if self._made_for != made_for:
             self._made_for, self._done, self._near = made_for, 0, (0, 0)
         self._fit(k, max(capacity, k.shape[2]))
         self._rotate(k, self._done, end, grouped=True)
-        self._done = end  # what stands behind is used as neighbors alone
+        self._done = end  # what comes after is used as neighbors alone
         if neighbors:
             total = k.shape[2]
             first, last = max(self._near[0], end), min(self._near[1], total)
@@ -68,14 +69,14 @@ class GroupedKeys:
             return
         assert self._made_for is not None
         assert self._buffer is not None
-        rotary, settings, starts = self._made_for
+        rotary, band, starts = self._made_for
         slots = torch.arange(begin, end, device=k.device)
         positions = slots - torch.tensor(starts, device=k.device)[:, None]
         if len(set(starts)) == 1:
             positions = positions[0]
         rotary.rotate(
             k[:, :, begin:end],
-            settings.key_position(positions) if grouped else positions,
+            band.key_position(positions) if grouped else positions,
             out=self._buffer[:, :, begin:end],
         )
 

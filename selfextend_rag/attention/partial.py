@@ -1,25 +1,29 @@
-"""One part of an attention: queries over a block of keys, with the log-sum-exp of the scores."""
+"""Attention in parts: queries over a block of keys, and parts merged by their log-sum-exp."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from selfextend_rag.attention.spec import Scoring
+
 _FLASH_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _HALF_DTYPES = (torch.bfloat16, torch.float16)
 _SCORES_AT_ONCE = 1 << 23  # scores that the portable path holds at a time
+_MERGED_AT_ONCE = 1 << 17  # 16-bit numbers on a CPU: in 32 bits they stay in its cache
 
 
 def partial_attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
+    scoring: Scoring,
     *,
-    scaling: float,
     causal: bool = False,
     bias: Tensor | None = None,
-    softcap: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return (out, log-sum-exp): ``[B, H, T, Dv]`` in q's dtype and ``[B, H, T]``.
 
@@ -29,15 +33,14 @@ def partial_attention(
     Args:
         q: ``[B, H, T, D]``, T > 0.
         k, v: ``[B, Hkv, S, D]`` and ``[B, Hkv, S, Dv]``, S > 0, H a multiple of Hkv.
-        scaling: factor on the scores.
+        scoring: the sinks are not read, see `add_sinks`.
         causal: query i sees keys 0..i; needs T = S.
         bias: ``[T, S]`` added to the scores, in q's dtype; 0 or -inf, no row all -inf.
-        softcap: ``softcap * tanh(score / softcap)`` before the softmax.
     """
-    if bias is None and softcap is None and cuda_flash_fits(q, v):
-        return cuda_flash(q, k, v, scaling=scaling, causal=causal)
-    if q.device.type != "cpu" or softcap is not None or q.dtype not in _FLASH_DTYPES:
-        return _tiled(q, k, v, scaling, causal, bias, softcap)
+    if bias is None and scoring.softcap is None and cuda_flash_fits(q, v):
+        return cuda_flash(q, k, v, scaling=scoring.scaling, causal=causal)
+    if q.device.type != "cpu" or scoring.softcap is not None or q.dtype not in _FLASH_DTYPES:
+        return _tiled(q, k, v, scoring, causal, bias)
     value_dim, head_dim = v.shape[-1], q.shape[-1]
     if value_dim < head_dim:  # the kernel wants equal head dimensions
         v = F.pad(v, (0, head_dim - value_dim))
@@ -50,7 +53,7 @@ def partial_attention(
         0.0,
         causal,
         attn_mask=None if bias is None else bias.expand(1, 1, *bias.shape),
-        scale=scaling,
+        scale=scoring.scaling,
     )
     return out[..., :value_dim], lse
 
@@ -89,10 +92,9 @@ def _tiled(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    scaling: float,
+    scoring: Scoring,
     causal: bool,
     bias: Tensor | None,
-    softcap: float | None,
 ) -> tuple[Tensor, Tensor]:
     compute = torch.float64 if q.dtype == torch.float64 else torch.float32
     batch, heads, length = q.shape[:3]
@@ -104,9 +106,8 @@ def _tiled(
     for begin in range(0, length, tile):
         end = min(begin + tile, length)
         seen = end if causal else total
-        scores = (q[..., begin:end, :] @ k[..., :seen, :].mT).to(compute) * scaling
-        if softcap is not None:
-            scores = softcap * torch.tanh(scores / softcap)
+        scores = (q[..., begin:end, :] @ k[..., :seen, :].mT).to(compute) * scoring.scaling
+        scores = scoring.capped(scores)
         if bias is not None:
             scores = scores + bias[begin:end].to(compute)
         if causal:
@@ -118,3 +119,39 @@ def _tiled(
         outs.append((weights @ v[..., :seen, :]).flatten(1, 2))
         lses.append(lse.flatten(1, 2))
     return torch.cat(outs, dim=2), torch.cat(lses, dim=2)
+
+
+def merge(
+    out: Tensor, lse: Tensor, other_out: Tensor, other_lse: Tensor, into: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return (out, log-sum-exp) of one softmax over the keys of both parts.
+
+    Args:
+        out, other_out: ``[B, H, T, Dv]``, each already divided by its own softmax sum.
+        lse, other_lse: ``[B, H, T]``, finite; float32, or float64 with float64 outputs.
+        into: where to write the merged output; by default over ``out``.
+    """
+    into = out if into is None else into
+    share = torch.sigmoid(other_lse - lse).unsqueeze(-1)
+    if out.dtype == share.dtype:
+        torch.lerp(out, other_out, share, out=into)
+    else:
+        for part in _slices(out):
+            wide, other = out[:, :, part].to(share.dtype), other_out[:, :, part].to(share.dtype)
+            into[:, :, part] = torch.lerp(wide, other, share[:, :, part])
+    return into, torch.logaddexp(lse, other_lse)
+
+
+def _slices(x: Tensor) -> Iterator[slice]:
+    step = (
+        max(1, _MERGED_AT_ONCE // max(1, x[:, :, :1].numel()))
+        if x.device.type == "cpu"
+        else x.shape[2]
+    )
+    return (slice(begin, begin + step) for begin in range(0, x.shape[2], step))
+
+
+def add_sinks(out: Tensor, lse: Tensor, sinks: Tensor) -> Tensor:
+    """Return ``out`` as if each softmax had one more score, ``sinks`` ``[H]``, of value 0."""
+    share = torch.sigmoid(lse - sinks.to(lse.dtype).view(1, -1, 1)).unsqueeze(-1)
+    return (out * share).to(out.dtype)

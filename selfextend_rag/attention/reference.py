@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from selfextend_rag.positions import SelfExtend
+from selfextend_rag.attention.spec import AttentionSpec
 from selfextend_rag.rope import RotaryLayout
 
 
@@ -17,13 +17,9 @@ def reference_attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
+    spec: AttentionSpec,
     *,
-    rotary: RotaryLayout,
-    settings: SelfExtend,
-    scaling: float,
     key_mask: Tensor | None = None,
-    softcap: float | None = None,
-    sinks: Tensor | None = None,
 ) -> Tensor:
     """Return SelfExtend attention, ``[B, H, T, Dv]``, zero in the rows of masked queries.
 
@@ -41,37 +37,39 @@ def reference_attention(
     v = v.to(compute).repeat_interleave(heads // v.shape[1], dim=1)
     q = q.to(compute)
 
-    near = _turn(q, query_pos, rotary) @ _turn(k, key_pos, rotary).mT
-    far_q = _turn(q, settings.query_position(query_pos), rotary)
-    far_k = _turn(k, settings.key_position(key_pos), rotary)
     distance = (query_pos[:, :, None] - key_pos[:, None, :])[:, None]  # [B, 1, T, S]
-    scores = torch.where(distance < settings.neighbor_window, near, far_q @ far_k.mT) * scaling
-    if softcap is not None:
-        scores = softcap * torch.tanh(scores / softcap)
+    scores = q.new_zeros(())
+    for band in spec.bands:
+        band_q = _rotate(q, band.query_position(query_pos), spec.rotary)
+        band_k = _rotate(k, band.key_position(key_pos), spec.rotary)
+        scores = torch.where(distance < band.nearest, scores, band_q @ band_k.mT)
+    scores = scores * spec.scaling
+    if spec.softcap is not None:
+        scores = spec.softcap * torch.tanh(scores / spec.softcap)
 
     slots = torch.arange(total, device=q.device)
     causal = slots[None, :] <= slots[total - length :, None]
     seen = causal & key_mask[:, None, None, :] & key_mask[:, None, total - length :, None]
     scores = scores.masked_fill(~seen, -torch.inf)
-    if sinks is not None:
-        column = sinks.to(compute).view(1, heads, 1, 1).expand(batch, heads, length, 1)
+    if spec.sinks is not None:
+        column = spec.sinks.to(compute).view(1, heads, 1, 1).expand(batch, heads, length, 1)
         scores = torch.cat([scores, column], dim=-1)
     weights = scores.softmax(-1)[..., :total].masked_fill(~seen, 0.0)
     return (weights @ v).to(v.dtype if q.dtype == torch.float64 else compute)
 
 
-def _turn(x: Tensor, positions: Tensor, rotary: RotaryLayout) -> Tensor:
+def _rotate(x: Tensor, positions: Tensor, rotary: RotaryLayout) -> Tensor:
     """Rotate by complex multiplication; ``positions`` is ``[B, T]``."""
     rates = torch.tensor(rotary.inv_freq, dtype=torch.float64, device=x.device)
     angles = positions.double()[:, None, :, None] * rates * rotary.sign  # [B, 1, T, R/2]
-    turn = torch.polar(torch.full_like(angles, rotary.scale), angles)
-    turn = turn.to(torch.complex128 if x.dtype == torch.float64 else torch.complex64)
+    factor = torch.polar(torch.full_like(angles, rotary.scale), angles)
+    factor = factor.to(torch.complex128 if x.dtype == torch.float64 else torch.complex64)
     begin, end = rotary.offset, rotary.offset + rotary.rotary_dim
     part = x[..., begin:end]
     if rotary.pairing == "half":
         part = torch.stack(part.chunk(2, dim=-1), dim=-1)
     else:
         part = part.unflatten(-1, (-1, 2))
-    turned = torch.view_as_real(torch.view_as_complex(part.contiguous()) * turn)
-    turned = torch.cat(turned.unbind(-1), -1) if rotary.pairing == "half" else turned.flatten(-2)
-    return torch.cat([x[..., :begin], turned, x[..., end:]], dim=-1)
+    rotated = torch.view_as_real(torch.view_as_complex(part.contiguous()) * factor)
+    rotated = torch.cat(rotated.unbind(-1), -1) if rotary.pairing == "half" else rotated.flatten(-2)
+    return torch.cat([x[..., :begin], rotated, x[..., end:]], dim=-1)

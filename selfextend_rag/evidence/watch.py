@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from selfextend_rag.attention import Scoring, attention_mass
+from selfextend_rag.attention import AttentionSpec, GroupedKeys, Scoring, attention_mass
 from selfextend_rag.cache import FullLayer, QuantisedLayer, RowsCache, RowsLayer
 from selfextend_rag.model import AttentionCall, observed
 
@@ -194,6 +194,7 @@ class _WatchedLayer:
         self._layer: FullLayer | None = None  # has the keys, where it is known
         self._drops = False
         self._scoring: Scoring | None = None
+        self._grouped_keys: GroupedKeys | None = None
 
     @property
     def kept(self) -> int:
@@ -236,7 +237,8 @@ class _WatchedLayer:
         # The query of a prefill is a part of many: a copy releases the others.
         query = call.query[0, :, -1:].clone()
         self._queries.append((end - 1, query, start, row))
-        self._scoring = _scoring(call)
+        self._scoring = call.scoring
+        self._grouped_keys = call.layer.grouped_keys if isinstance(call.layer, FullLayer) else None
 
     def _take_keys(self, call: AttentionCall) -> None:
         layer = call.layer if isinstance(call.layer, FullLayer) else None
@@ -268,12 +270,13 @@ class _WatchedLayer:
         last = positions[-1] + 1 - first
         scores = attention_mass(
             torch.cat(queries, dim=1),
-            keys[0, :, :last] if self._scoring.settings is None else keys[0],
+            keys[0] if isinstance(self._scoring, AttentionSpec) else keys[0, :, :last],
             self._scoring,
             positions=torch.tensor(positions, device=on),
             first_key=first,
             starts=torch.tensor(starts, device=on) if self._drops else None,
             bias=_bias(rows, [p + 1 - first for p in positions], last),
+            grouped_keys=self._grouped_keys,
         )
         self.masses.append((first, scores.sum(0)))
         if self._drops and len(self._keys) > 1:
@@ -298,22 +301,6 @@ def _unsupported_reason(call: AttentionCall) -> str:
     if call.binding is not None and call.mask is not None and not bool(call.mask.all()):
         return "padded"
     return ""
-
-
-def _scoring(call: AttentionCall) -> Scoring:
-    named = call.arguments
-    scaling = named.get("scaling")
-    shared: dict[str, Any] = {
-        "scaling": call.query.shape[-1] ** -0.5 if scaling is None else float(scaling),
-        "softcap": named.get("softcap"),
-        "sinks": named.get("s_aux"),
-    }
-    if call.binding is None:
-        return Scoring(**shared)
-    kept = call.layer.grouped_keys if isinstance(call.layer, FullLayer) else None
-    return Scoring(
-        **shared, rotary=call.binding.rotary, settings=call.binding.settings, grouped_keys=kept
-    )
 
 
 def _row(mask: Tensor | None, total: int) -> Tensor | None:

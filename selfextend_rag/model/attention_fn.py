@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, causal_mask_function
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from selfextend_rag.attention import Impl, self_extend_attention
+from selfextend_rag.attention import AttentionSpec, Impl, Scoring, attend
 from selfextend_rag.attention.bounds import (
     bounds_of,
     host_waits_are_forbidden,
@@ -68,6 +68,24 @@ class AttentionCall:
     binding: Binding | None
     arguments: dict[str, Any]
     layer: FullLayer | RowsLayer | None = None
+
+    @property
+    def scoring(self) -> Scoring:
+        """How the layer scores a key; of an extended layer an `AttentionSpec`."""
+        return scoring_of(self.query, self.arguments, self.binding)
+
+
+def scoring_of(query: Tensor, arguments: dict[str, Any], binding: Binding | None) -> Scoring:
+    """Return how a layer scores a key, from what transformers passes to attention functions."""
+    scaling = arguments.get("scaling")
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    softcap, sinks = arguments.get("softcap"), arguments.get("s_aux")
+    if binding is None:
+        return Scoring(scaling=scaling, softcap=softcap, sinks=sinks)
+    return AttentionSpec(
+        rotary=binding.rotary, bands=binding.settings.bands,
+        scaling=scaling, softcap=softcap, sinks=sinks,
+    )  # fmt: skip
 
 
 def tell_observer(
@@ -131,8 +149,9 @@ def attention_forward(
     if isinstance(rows, RowsLayer):
         asked = {"scaling": scaling, "softcap": softcap, "s_aux": s_aux, **kwargs}
         tell_observer(module, query, key, None, binding, asked)
-        attend = partial(attention_forward, previous=previous, dropout=dropout)
-        return attend_by_rows(attend, module, query, rows, attention_mask, asked, binding)
+        one_row = partial(attention_forward, previous=previous, dropout=dropout)
+        scoring = scoring_of(query, asked, binding)
+        return attend_by_rows(one_row, module, query, rows, attention_mask, asked, binding, scoring)
     asked = {"scaling": scaling, "softcap": softcap, "s_aux": s_aux, **kwargs}
     tell_observer(module, query, key, attention_mask, binding, asked)
     if binding is None:
@@ -161,9 +180,10 @@ def attention_forward(
         attention_mask = attention_mask[:, 0, 0]
         end = attention_mask.shape[1]
         key, value = key[:, :, :end], value[:, :, :end]
-    out = self_extend_attention(
-        query, key, value, rotary=binding.rotary, settings=binding.settings, scaling=scaling,
-        key_mask=attention_mask, bounds=bounds, softcap=softcap, sinks=s_aux, impl=binding.impl,
+    spec = scoring_of(query, asked, binding)
+    assert isinstance(spec, AttentionSpec)
+    out = attend(
+        query, key, value, spec, key_mask=attention_mask, bounds=bounds, impl=binding.impl,
         grouped_keys=None if kept is None else kept.grouped_keys,
         capacity=0 if kept is None else kept.capacity,
     )  # fmt: skip

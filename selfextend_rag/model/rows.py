@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from selfextend_rag.attention import AttentionSpec, Scoring
 from selfextend_rag.attention.shared import extended_rows_attention, rows_attention
 from selfextend_rag.cache import RowsLayer
 from selfextend_rag.errors import UnsupportedModelError
@@ -32,6 +33,7 @@ def attend_by_rows(
     mask: Any,
     arguments: dict[str, Any],
     binding: Binding | None,
+    scoring: Scoring,
 ) -> tuple[Tensor, None]:
     """Return the attention of one token of each row, ``[B, 1, H, Dv]``.
 
@@ -46,6 +48,7 @@ def attend_by_rows(
         mask: what the model made for the longest row.
         arguments: of the function, by name.
         binding: how the layer is extended; None where it is plain.
+        scoring: how the layer scores a key.
 
     Raises:
         UnsupportedModelError: the model asks for more than this.
@@ -60,7 +63,7 @@ def attend_by_rows(
             raise UnsupportedModelError(f"{name} attends by {key!r}, which may differ by row")
     arguments = {key: value for key, value in arguments.items() if key != "position_ids"}
     if _fits_together(rows, query, arguments, binding):
-        out = _together(rows, query, arguments, binding)
+        out = _together(rows, query, scoring)
         return out.transpose(1, 2).contiguous(), None
     outs = []
     for i in range(len(rows)):
@@ -90,23 +93,15 @@ def _fits_together(
     return all(value is None or isinstance(value, bool) for value in others)
 
 
-def _together(
-    rows: RowsLayer, query: Tensor, arguments: dict[str, Any], binding: Binding | None
-) -> Tensor:
-    shared, scaling = rows.shared, arguments["scaling"]
+def _together(rows: RowsLayer, query: Tensor, scoring: Scoring) -> Tensor:
+    shared = rows.shared
     assert shared is not None
     assert shared.keys is not None
     assert shared.values is not None
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    softcap, sinks = arguments["softcap"], arguments["s_aux"]
-    if binding is None:
-        return rows_attention(
-            query, shared.keys, shared.values, rows.own(),
-            scaling=scaling, softcap=softcap, sinks=sinks,
-        )  # fmt: skip
+    if not isinstance(scoring, AttentionSpec):
+        return rows_attention(query, shared.keys, shared.values, rows.own(), scoring)
     assert shared.grouped_keys is not None
     return extended_rows_attention(
-        query, shared.keys, shared.values, rows.own(),
-        rotary=binding.rotary, settings=binding.settings, grouped_keys=shared.grouped_keys,
-        capacity=shared.capacity, scaling=scaling, softcap=softcap, sinks=sinks,
+        query, shared.keys, shared.values, rows.own(), scoring,
+        grouped_keys=shared.grouped_keys, capacity=shared.capacity,
     )  # fmt: skip

@@ -19,6 +19,7 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from selfextend_rag.attention.spec import AttentionSpec
 from selfextend_rag.attention.triton import decode, prefill, tiles
 from selfextend_rag.attention.triton.dispatch import attention_with_lse
 from selfextend_rag.positions import SelfExtend
@@ -114,14 +115,14 @@ def main() -> None:
     JITFunction.run = run
     q = torch.zeros(2, 8, length, 128, dtype=torch.bfloat16)
     k = v = torch.zeros(2, 2, 300, 128, dtype=torch.bfloat16)
+    how: dict[str, Any] = {}
     more: dict[str, Any] = {}
     if with_more:
-        bounds = torch.tensor([[0, 300, 300]] * 2, dtype=torch.int32)
-        more = {"bounds": bounds, "sinks": torch.zeros(8), "softcap": 5.0, "with_lse": True}
+        how = {"sinks": torch.zeros(8), "softcap": 5.0}
+        more = {"bounds": torch.tensor([[0, 300, 300]] * 2, dtype=torch.int32), "with_lse": True}
     rotary = RotaryLayout(tuple(1e4 ** (-i / 64) for i in range(64)))
-    attention_with_lse(
-        q, k, v, rotary=rotary, settings=SelfExtend(8, 100), scaling=0.1, **more
-    )  # fmt: skip
+    spec = AttentionSpec(rotary=rotary, bands=SelfExtend(8, 100).bands, scaling=0.1, **how)
+    attention_with_lse(q, k, v, spec, **more)
 
 
 main()

@@ -10,7 +10,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from selfextend_rag.attention import GroupedKeys, blocked, self_extend_attention
+from selfextend_rag.attention import GroupedKeys, Scoring, blocked, self_extend_attention
 from selfextend_rag.attention.partial import partial_attention
 from selfextend_rag.positions import SelfExtend
 from selfextend_rag.rope import RotaryLayout
@@ -226,11 +226,12 @@ def test_the_portable_part_equals_the_flash_part(causal, bias, monkeypatch):
     q, k, v = tensors(0, 1, 4, 2, 37, 37, 8, 8)
     mask = torch.zeros(37, 37, dtype=torch.float64)
     mask[:, 3:9] = -torch.inf
-    options = {"scaling": 0.3, "causal": causal, "bias": mask if bias else None}
+    options = {"causal": causal, "bias": mask if bias else None}
     if causal and bias:
         return
-    flash = partial_attention(q, k, v, **options)
-    tiled = partial_attention(q, k, v, softcap=1e9, **options)  # a softcap this large is none
+    flash = partial_attention(q, k, v, Scoring(scaling=0.3), **options)
+    capped = Scoring(scaling=0.3, softcap=1e9)  # a softcap this large is none
+    tiled = partial_attention(q, k, v, capped, **options)
     torch.testing.assert_close(tiled[0], flash[0], rtol=0, atol=1e-6)
     torch.testing.assert_close(tiled[1], flash[1], rtol=0, atol=1e-6)
 

@@ -7,11 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfextend_rag import SelfExtend
-from selfextend_rag.attention import GroupedKeys
+from selfextend_rag.attention import AttentionSpec, GroupedKeys
 from selfextend_rag.rope import RotaryLayout
 
 ROTARY = RotaryLayout((1.0, 0.3))
 METHOD = SelfExtend(3, 6)
+SPEC = AttentionSpec(rotary=ROTARY, bands=METHOD.bands, scaling=1.0)
 SLOTS = 40
 STEPS = st.lists(
     st.tuples(
@@ -33,7 +34,9 @@ def test_slots_hold_what_a_fresh_rotation_gives(steps, starts, capacity):
             store.forget(place)
             continue
         end, alone = place - METHOD.neighbor_window, what == "one query"
-        kept = store.reach(k[:, :, :place], end, capacity, ROTARY, METHOD, starts, alone)
+        kept = store.reach(
+            k[:, :, :place], end, SPEC, starts=starts, neighbors=alone, capacity=capacity
+        )
         positions = torch.arange(SLOTS) - torch.tensor(starts)[:, None]
         grouped = ROTARY.rotate(k, METHOD.key_position(positions))
         assert torch.equal(kept[:, :, :end], grouped[:, :, :end])
@@ -54,5 +57,5 @@ def test_each_key_is_rotated_once_as_neighbor_and_once_as_far_one(monkeypatch):
     monkeypatch.setattr(RotaryLayout, "rotate", rotate)
     window = METHOD.neighbor_window
     for total in range(20, SLOTS + 1):
-        store.reach(k[:, :, :total], total - window, SLOTS, ROTARY, METHOD, (0,), True)
+        store.reach(k[:, :, :total], total - window, SPEC, neighbors=True, capacity=SLOTS)
     assert turned == [20 - window, window] + [1, 1] * (SLOTS - 20)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from selfextend_rag.attention import band, merge
-from selfextend_rag.attention.merge import merge as merged
+from selfextend_rag.attention import band, partial
+from selfextend_rag.attention.partial import merge
 
 
 def part(scores, values):
@@ -19,7 +19,7 @@ def part(scores, values):
 def test_parts_join_to_the_softmax_of_all_keys_whatever_the_pieces(
     dtype, at_once, strided, monkeypatch
 ):
-    monkeypatch.setattr(merge, "_AT_ONCE", at_once)
+    monkeypatch.setattr(partial, "_MERGED_AT_ONCE", at_once)
     torch.manual_seed(0)
     scores, values = torch.randn(2, 3, 7, 20).double() * 3, torch.randn(2, 3, 20, 8).double()
     wanted, wanted_lse = part(scores, values)
@@ -27,7 +27,7 @@ def test_parts_join_to_the_softmax_of_all_keys_whatever_the_pieces(
     precise = torch.float64 if dtype == torch.float64 else torch.float32
     (out, lse), (other, other_lse) = [(o.to(dtype), x.to(precise)) for o, x in parts]
     into = torch.empty(2, 7, 3, 8, dtype=dtype).transpose(1, 2) if strided else None
-    got, got_lse = merged(out, lse, other, other_lse, into)
+    got, got_lse = merge(out, lse, other, other_lse, into)
     assert got is (out if into is None else into)
     error = {torch.float64: 1e-14, torch.float32: 1e-6}.get(dtype, 2 * torch.finfo(dtype).eps)
     assert (got.double() - wanted).abs().max() < error * wanted.abs().max()

@@ -7,13 +7,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfextend_rag import SelfExtend
-from selfextend_rag.attention import GroupedKeys
+from selfextend_rag.attention import AttentionSpec, GroupedKeys, Scoring
 from selfextend_rag.attention.reference import reference_attention
 from selfextend_rag.attention.shared import extended_rows_attention, rows_attention
 from selfextend_rag.rope import RotaryLayout
 
 ROTARY = RotaryLayout((1.0, 0.3))
 SCALING = 0.6
+
+
+def spec_of(method, **options):
+    return AttentionSpec(rotary=ROTARY, bands=method.bands, scaling=SCALING, **options)
 
 
 def random_rows(shared, lengths, kv_heads, value_dim):
@@ -32,7 +36,7 @@ def each_alone(q, k, v, own, method, **options):
         [
             reference_attention(
                 q[i : i + 1], torch.cat([k, keys], 2), torch.cat([v, values], 2),
-                rotary=ROTARY, settings=method, scaling=SCALING, **options,
+                spec_of(method, **options),
             )
             for i, (keys, values) in enumerate(own)
         ]
@@ -61,9 +65,8 @@ def test_extended_rows_attend_as_each_alone(
         query = q[: len(rows)]
         expected = each_alone(query, k, v, rows, method, **options)
         out = extended_rows_attention(
-            query, k, v, rows, rotary=ROTARY, settings=method, grouped_keys=store, capacity=60,
-            scaling=SCALING, **options,
-        )  # fmt: skip
+            query, k, v, rows, spec_of(method, **options), grouped_keys=store, capacity=60
+        )
         torch.testing.assert_close(out, expected, rtol=1e-9, atol=1e-12)
 
 
@@ -80,6 +83,6 @@ def test_plain_rows_attend_as_each_alone(shared, lengths, kv_heads, value_dim, s
     latest = torch.tensor([[shared + length - 1] for length in lengths])
     turned = [(rotated(keys, shared), values) for keys, values in own]
     out = rows_attention(
-        ROTARY.rotate(q, latest), rotated(k, 0), v, turned, scaling=SCALING, **options
+        ROTARY.rotate(q, latest), rotated(k, 0), v, turned, Scoring(scaling=SCALING, **options)
     )
     torch.testing.assert_close(out, expected, rtol=1e-9, atol=1e-12)

@@ -14,7 +14,7 @@ import torch
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from selfextend_rag.attention import self_extend_attention
+from selfextend_rag.attention import AttentionSpec, self_extend_attention
 from selfextend_rag.attention.bounds import HOLES, bounds_of, mask_of, refuse_holes
 from selfextend_rag.attention.triton import prefill as prefill_module
 from selfextend_rag.attention.triton import why_not
@@ -47,6 +47,10 @@ def device(request) -> torch.device:
 
 def layout(dim: int, **kwargs) -> RotaryLayout:
     return RotaryLayout(tuple(1e4 ** (-2 * i / dim) for i in range(dim // 2)), **kwargs)
+
+
+def spec_of(rotary, settings, **options) -> AttentionSpec:
+    return AttentionSpec(rotary=rotary, bands=settings.bands, **options)
 
 
 @dataclass(frozen=True)
@@ -105,8 +109,8 @@ def errors(case: Case, device: torch.device) -> tuple[float, float]:
     )
     same = self_extend_attention(q, k, v, impl="reference", key_mask=mask, **options)
     out, _ = attention_with_lse(
-        q, k, v, scaling=case.dim**-0.5, tiles=case.tiles,
-        bounds=None if mask is None else bounds_of(mask, case.total)[0], **options,
+        q, k, v, spec_of(scaling=case.dim**-0.5, **options), tiles=case.tiles,
+        bounds=None if mask is None else bounds_of(mask, case.total)[0],
     )  # fmt: skip
     assert out.dtype == case.dtype
     own = (same.double() - wide).abs().max().item()
@@ -251,8 +255,8 @@ def test_the_log_sum_exp_is_that_of_all_scores(tiles, device):
         sinks=torch.zeros(2, device=device), **options,
     )[..., 0]  # fmt: skip
     _, lse = attention_with_lse(
-        q, k, v, scaling=0.25, tiles=tiles, with_lse=True,
-        bounds=bounds_of(mask, case.total)[0], **options,
+        q, k, v, spec_of(scaling=0.25, **options), tiles=tiles, with_lse=True,
+        bounds=bounds_of(mask, case.total)[0],
     )  # fmt: skip
     torch.testing.assert_close(lse.double(), shares.logit(), rtol=0, atol=2e-6)
 
@@ -262,12 +266,12 @@ def test_what_stands_past_the_end_of_a_static_cache_does_not_matter(tiles, devic
     """Not even if it is no number: unused slots of a buffer may hold anything."""
     case = Case(40, 8)
     q, k, v = tensors(case, device)
-    options = {"rotary": layout(16), "settings": SelfExtend(3, 10), "scaling": 0.25}
-    expected, _ = attention_with_lse(q, k, v, tiles=tiles, **options)
+    spec = spec_of(layout(16), SelfExtend(3, 10), scaling=0.25)
+    expected, _ = attention_with_lse(q, k, v, spec, tiles=tiles)
     spare = torch.full_like(k[:, :, :30], torch.nan)
     bounds = torch.tensor([[0, 40, 40]], dtype=torch.int32, device=device)
     k, v = torch.cat([k, spare], 2), torch.cat([v, spare], 2)
-    out, _ = attention_with_lse(q, k, v, tiles=tiles, bounds=bounds, **options)
+    out, _ = attention_with_lse(q, k, v, spec, tiles=tiles, bounds=bounds)
     torch.testing.assert_close(out, expected, rtol=0, atol=2e-6)
 
 
@@ -322,7 +326,7 @@ def test_padding_between_tokens_is_refused_by_name_and_served_by_auto(device):
     mask = torch.ones(1, 40, dtype=torch.bool, device=device)
     mask[0, 5:9] = False
     options = {"rotary": layout(16), "settings": SelfExtend(3, 10), "key_mask": mask}
-    with pytest.raises(ValueError, match="padding stands between the tokens of a row"):
+    with pytest.raises(ValueError, match="there is padding between the tokens of a row"):
         self_extend_attention(q, k, v, impl="triton", **options)
     expected = self_extend_attention(q, k, v, impl="reference", **options)
     torch.testing.assert_close(self_extend_attention(q, k, v, **options), expected)

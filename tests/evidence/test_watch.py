@@ -113,8 +113,8 @@ def test_a_long_answer_past_a_sliding_window(monkeypatch):
 @WAYS
 def test_blocks_of_keys_make_no_difference(tiny, extension, monkeypatch):
     tokens, whole = answer(Engine(tiny), PROMPT, extension)
-    monkeypatch.setattr("selfextend_rag.attention.weights._AT_ONCE", 1)
-    monkeypatch.setattr("selfextend_rag.attention.weights._KEPT", 0)
+    monkeypatch.setattr("selfextend_rag.attention.mass._AT_ONCE", 1)
+    monkeypatch.setattr("selfextend_rag.attention.mass._KEPT", 0)
     again, watch = answer(Engine(tiny), PROMPT, extension)
     assert again == tokens
     assert np.allclose(watch.mass, whole.mass, rtol=1e-12, atol=0)

@@ -11,14 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from selfextend_rag.attention.spec import AttentionSpec
 from selfextend_rag.attention.triton.angles import angle_table
 from selfextend_rag.attention.triton.decode import decode_attention, keeps_busier
 from selfextend_rag.attention.triton.prefill import prefill_attention
 from selfextend_rag.attention.triton.tiles import DecodeTiles, PrefillTiles
-from selfextend_rag.positions import SelfExtend
-from selfextend_rag.rope import RotaryLayout
+from selfextend_rag.positions import Band
+from selfextend_rag.rope import Pairing, RotaryLayout
 
-_NO_WINDOW = 1 << 30  # farther than any key: all are neighbors
+_NONE_FAR = Band(nearest=1 << 30)  # farther than any key: all are neighbors
 
 
 @dataclass(frozen=True)
@@ -43,49 +44,34 @@ class Call:
 
 
 def triton_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    rotary: RotaryLayout,
-    settings: SelfExtend,
-    scaling: float,
-    softcap: float | None = None,
-    sinks: Tensor | None = None,
-    bounds: Tensor | None = None,
+    q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, *, bounds: Tensor | None = None
 ) -> Tensor:
     """Return SelfExtend attention ``[B, H, T, Dv]``, zero in the rows of masked queries.
 
     While torch compiles, this is one opaque operator, ``selfextend_rag::attention``.
 
     Args:
-        q, k, v, rotary, settings, scaling, softcap, sinks: as in `self_extend_attention`; what
-            `why_not` objects to must not come here.
+        q, k, v, spec: as in `attend`; what `why_not` refuses must not come here.
         bounds: ``[B, 3]`` int32: for each row the slots where it begins and stops, and where the
             queries end; without it, rows fill all S slots. Slots past ``stop`` may hold anything.
     """
     if torch.compiler.is_compiling():
+        rotary = spec.rotary
         return torch.ops.selfextend_rag.attention(
-            q, k, v, bounds, sinks, rotary.inv_freq, rotary.pairing == "interleaved",
-            rotary.offset, rotary.sign, rotary.scale, settings.group_size,
-            settings.neighbor_window, scaling, softcap,
+            q, k, v, bounds, spec.sinks, rotary.inv_freq, rotary.pairing == "interleaved",
+            rotary.offset, rotary.sign, rotary.scale,
+            [x for band in spec.bands for x in (band.nearest, band.group_size, band.shift)],
+            spec.scaling, spec.softcap,
         )  # fmt: skip
-    return attention_with_lse(
-        q, k, v, rotary=rotary, settings=settings, scaling=scaling, softcap=softcap, sinks=sinks,
-        bounds=bounds,
-    )[0]  # fmt: skip
+    return attention_with_lse(q, k, v, spec, bounds=bounds)[0]
 
 
 def attention_with_lse(
     q: Tensor,
     k: Tensor,
     v: Tensor,
+    spec: AttentionSpec,
     *,
-    rotary: RotaryLayout,
-    settings: SelfExtend,
-    scaling: float,
-    softcap: float | None = None,
-    sinks: Tensor | None = None,
     bounds: Tensor | None = None,
     with_lse: bool = False,
     tiles: PrefillTiles | DecodeTiles | None = None,
@@ -98,8 +84,8 @@ def attention_with_lse(
         tiles: to be used in this call, which makes it a prefill or a decode step; by default
             `keeps_busier` decides, and the tiles are those of `tiles.py`.
     """
-    plain = settings.group_size == 1 or k.shape[2] <= settings.neighbor_window
-    group, window = (1, _NO_WINDOW) if plain else (settings.group_size, settings.neighbor_window)
+    far = spec.far_band(k.shape[2]) or _NONE_FAR
+    rotary = spec.rotary
     call = Call(
         table=angle_table(rotary.inv_freq, q.device),
         layout={
@@ -109,15 +95,15 @@ def attention_with_lse(
         },
         sign=float(rotary.sign),
         rotary_scale=float(rotary.scale),
-        window=window,
-        group=group,
-        shift=0 if plain else window - window // group,
-        scale=scaling / math.log(2),
-        cap=1.0 if softcap is None else float(softcap),
-        has_cap=softcap is not None,
+        window=far.nearest,
+        group=far.group_size,
+        shift=far.shift,
+        scale=spec.scaling / math.log(2),
+        cap=1.0 if spec.softcap is None else float(spec.softcap),
+        has_cap=spec.softcap is not None,
         precision="ieee" if q.dtype == torch.float32 else "tf32",
         bounds=bounds,
-        sinks=None if sinks is None else sinks.contiguous(),
+        sinks=None if spec.sinks is None else spec.sinks.contiguous(),
         prefill_tiles=tiles if isinstance(tiles, PrefillTiles) else None,
         decode_tiles=tiles if isinstance(tiles, DecodeTiles) else None,
     )
@@ -142,18 +128,20 @@ def _operator(
     offset: int,
     sign: int,
     rotary_scale: float,
-    group_size: int,
-    neighbor_window: int,
+    bands: Sequence[int],
     scaling: float,
     softcap: float | None,
 ) -> Tensor:
-    rotary = RotaryLayout(
-        tuple(inv_freq), "interleaved" if interleaved else "half", offset, sign, rotary_scale
+    """`triton_attention` of a spec in numbers; ``bands`` holds three for each band."""
+    pairing: Pairing = "interleaved" if interleaved else "half"
+    spec = AttentionSpec(
+        rotary=RotaryLayout(tuple(inv_freq), pairing, offset, sign, rotary_scale),
+        bands=tuple(Band(*bands[i : i + 3]) for i in range(0, len(bands), 3)),
+        scaling=scaling,
+        softcap=softcap,
+        sinks=sinks,
     )
-    return attention_with_lse(
-        q, k, v, rotary=rotary, settings=SelfExtend(group_size, neighbor_window),
-        scaling=scaling, softcap=softcap, sinks=sinks, bounds=bounds,
-    )[0]  # fmt: skip
+    return attention_with_lse(q, k, v, spec, bounds=bounds)[0]
 
 
 @_operator.register_fake
