@@ -18,7 +18,7 @@ OLD_WORDS = re.compile(
     r"|(take|takes|taking) turns)\b",
     re.IGNORECASE,
 )
-PAGES = ("README.md", "CONTRIBUTING.md", "docs")
+PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs")
 SOURCES = ("selfextend_rag", "integrations", "examples", "benchmarks", "training")
 
 # How many are left, by directory. A directory that is not named has none; no figure may grow.
