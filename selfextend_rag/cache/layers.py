@@ -54,6 +54,10 @@ class FullLayer(DynamicLayer):
             capacity: tokens to make room for.
         """
 
+    @abstractmethod
+    def append(self, other: FullLayer) -> None:
+        """Append what a layer of the same kind holds, as it is."""
+
     @property
     @abstractmethod
     def nbytes(self) -> int:
@@ -186,6 +190,12 @@ class GrowingLayer(FullLayer):
         )
         new.keys, new.values = keys[:, :, :length], values[:, :, :length]
         return self._note(new, length, filled_under)
+
+    def append(self, other: FullLayer) -> None:
+        """Append what a layer of the same kind holds, as it is."""
+        if other.keys is not None and other.values is not None:
+            self.expect()
+            self.update(other.keys, other.values)
 
     @property
     def nbytes(self) -> int:

@@ -56,7 +56,9 @@ class QuantisedLayer(FullLayer):
             self.is_initialized = True
         self._check_noted(self._length)
         begin, end = self._length, self._length + key_states.shape[2]
-        self._allocate(key_states, value_states, end)
+        if not self._buffers:
+            self._begin(key_states, value_states)
+        self._grow(end)
         for kind, new in zip(_KINDS, (key_states, value_states), strict=True):
             codes, scales = self._buffers[f"{kind}.codes"], self._buffers[f"{kind}.scales"]
             for some in _slices(new):
@@ -144,22 +146,32 @@ class QuantisedLayer(FullLayer):
         new._channels, new._length = self._channels, length
         return self._note(new, length, filled_under)
 
+    def append(self, other: FullLayer) -> None:
+        """Append what a layer of the same kind and bits holds; nothing is rounded again."""
+        begin, end = self._length, self._length + other.get_seq_length()
+        self._grow(end)
+        for name, new in other.tensors().items():
+            self._buffers[name][:, :, begin:end] = new
+        self._length = end
+
     @property
     def nbytes(self) -> int:
         """Bytes held, free space included."""
         return sum(x.nbytes for x in self._buffers.values())
 
-    def _allocate(self, keys: Tensor, values: Tensor, end: int) -> None:
+    def _begin(self, keys: Tensor, values: Tensor) -> None:
+        """Make empty buffers for such keys and values."""
+        for kind, new in zip(_KINDS, (keys, values), strict=True):
+            codes, scales = _rounded(new[:, :, :0], self.bits)
+            self._buffers |= {f"{kind}.codes": codes, f"{kind}.scales": scales}
+            self._channels[kind] = new.shape[3]
+
+    def _grow(self, end: int) -> None:
         """Make the buffers long enough for ``end`` tokens; what they hold is kept."""
-        held = self._buffers["keys.codes"].shape[2] if self._buffers else 0
+        held = self._buffers["keys.codes"].shape[2]
         if end <= held:
             return
         self.capacity = self._enough(end, held)
-        if not self._buffers:
-            for kind, new in zip(_KINDS, (keys, values), strict=True):
-                codes, scales = _rounded(new[:, :, :0], self.bits)
-                self._buffers |= {f"{kind}.codes": codes, f"{kind}.scales": scales}
-                self._channels[kind] = new.shape[3]
         old = self.tensors()
         self._buffers = {name: _like(x, self.capacity) for name, x in old.items()}
         for name, x in old.items():

@@ -49,7 +49,7 @@ class Row:
 def rows_objection(cache: Cache) -> str:
     """Return why rows can't share a cache, in words; empty if they can."""
     for layer in cache.layers:
-        if type(layer) not in (GrowingLayer, SlidingLayer):
+        if type(layer) not in (GrowingLayer, QuantisedLayer, SlidingLayer):
             return f"a cache layer is a {type(layer).__name__}, whose state can't be shared"
     return ""
 
@@ -92,7 +92,7 @@ class RowsLayer(CacheLayerMixin):
         self._shared = shared
         self._before = 0 if shared is None else shared.get_seq_length()
         self._rows = rows
-        self._kept: list[tuple[Tensor, Tensor]] = []
+        self._kept: list[tuple[Tensor, Tensor]] = []  # of layers in few bits none: see `row`
         self._restored: tuple[Tensor, Tensor] | None = None  # shared ones, while rows attend
 
     def __len__(self) -> int:
@@ -105,11 +105,11 @@ class RowsLayer(CacheLayerMixin):
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """Append one token of each row, ``[B, Hkv, 1, D]``, and return what came."""
-        self._restored = None
-        self._kept = [
-            row.update(key_states[i : i + 1], value_states[i : i + 1])
-            for i, row in enumerate(self._rows)
-        ]
+        self._restored, self._kept = None, []
+        for i, row in enumerate(self._rows):
+            kept = row.update(key_states[i : i + 1], value_states[i : i + 1])
+            if not isinstance(row, QuantisedLayer):
+                self._kept.append(kept)
         self.unattended = True
         given = key_states[:]
         given.rows = self  # type: ignore[attr-defined]  # how attention finds us
@@ -136,14 +136,15 @@ class RowsLayer(CacheLayerMixin):
         The last row comes last: what was restored for all of them is released then.
         """
         self.unattended = False
+        own = self._rows[index]
+        if isinstance(self._shared, QuantisedLayer) and isinstance(own, QuantisedLayer):
+            yield self._behind_restored(self._shared, own)
+            if index == len(self) - 1:
+                self._restored = None
+            return
         keys, values = self._kept[index]
         if self._shared is None:
             yield keys, values
-            return
-        if isinstance(self._shared, QuantisedLayer):
-            yield self._behind_restored(self._shared, keys, values)
-            if index == len(self) - 1:
-                self._restored = None
             return
         self._shared.expect()
         try:
@@ -152,18 +153,17 @@ class RowsLayer(CacheLayerMixin):
             self._shared.crop(self._before - self._shared.get_seq_length())
 
     def _behind_restored(
-        self, shared: QuantisedLayer, keys: Tensor, values: Tensor
+        self, shared: QuantisedLayer, own: QuantisedLayer
     ) -> tuple[Tensor, Tensor]:
         """Return the shared keys and values and, behind them, those of a row, as views."""
         if self._restored is None:
             most = self.get_seq_length()
             self._restored = shared.restored_keys(most), shared.restored_values(most)
-        end = self._before + keys.shape[2]
-        for place, own in zip(self._restored, (keys, values), strict=True):
-            place[:, :, self._before : end] = own
-        given = self._restored[0][:, :, :end]
-        given.cache_layer = shared  # type: ignore[attr-defined]  # how attention finds it
-        return given, self._restored[1][:, :, :end]
+        keys, values = (x[:, :, : self._before + own.get_seq_length()] for x in self._restored)
+        keys[:, :, self._before :] = own.restored_keys()
+        values[:, :, self._before :] = own.restored_values()
+        keys.cache_layer = shared  # type: ignore[attr-defined]  # how attention finds it
+        return keys, values
 
     def get_seq_length(self) -> int:
         """Return the tokens of the longest row."""

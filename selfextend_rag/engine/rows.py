@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from selfextend_rag.cache import GrowingLayer, Row, RowsCache, SelfExtendCache
+from selfextend_rag.cache import FullLayer, Row, RowsCache, SelfExtendCache
 from selfextend_rag.cache.rewind import start_recording
 from selfextend_rag.cache.rows import rows_objection
 from selfextend_rag.engine.prefix import CachedPrefix
@@ -59,11 +59,8 @@ def behind(prefix: CachedPrefix, row: Row) -> Iterator[None]:
     shared = len(prefix)
     with ExitStack() as stack:
         for layer, own in zip(prefix.cache.layers, row.layers, strict=True):
-            if isinstance(layer, GrowingLayer):
-                assert own.keys is not None
-                assert own.values is not None
-                layer.expect()
-                layer.update(own.keys, own.values)
+            if isinstance(layer, FullLayer) and isinstance(own, FullLayer):
+                layer.append(own)
                 stack.callback(layer.crop, shared - layer.get_seq_length())
         yield
 

@@ -176,7 +176,7 @@ def layer_bytes(layer: LayerShape, fill: CacheFill, itemsize: int) -> tuple[int,
         "none": 0,
     }[layer.kind]
     if fill.kv_bits is not None and layer.can_be_rounded:
-        return _rounded_bytes(layer, fill.kv_bits, slots), 0
+        return rounded_bytes(layer, fill.kv_bits, slots), 0
     grouped = 0
     if layer.kind == "growing" and layer.extended and not layer.expanded:
         grouped = slots * layer.key_size * itemsize if fill.reaches_groups else 0
@@ -184,7 +184,8 @@ def layer_bytes(layer: LayerShape, fill: CacheFill, itemsize: int) -> tuple[int,
     return slots * layer.size * itemsize + states, grouped
 
 
-def _rounded_bytes(layer: LayerShape, bits: int, slots: int) -> int:
+def rounded_bytes(layer: LayerShape, bits: int, slots: int) -> int:
+    """Return the bytes of a layer's keys and values for so many tokens, in few bits."""
     heads = layer.kept_heads
     return heads * sum(
         head_bytes(size // heads, bits, slots) for size in (layer.key_size, layer.value_size)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
-from selfextend_rag.planning.layers import Forward, LayerShape, workspace_bytes
+from selfextend_rag.planning.layers import Forward, LayerShape, rounded_bytes, workspace_bytes
 from selfextend_rag.planning.memory import (
     DeviceMemory,
     DeviceShare,
@@ -277,8 +277,10 @@ def _rows_bytes(
     layers = tuple(model.layers[index] for index in share.layers)
     if not layers:
         return 0
-    kept = sum(_row_bytes(layer, own_tokens, model.itemsize) for layer in layers)
-    appended = max(_row_bytes(layer, own_tokens, model.itemsize) for layer in layers)
+    kept = sum(_row_bytes(layer, own_tokens, model) for layer in layers)
+    in_full = replace(model, kv_bits=None)  # as keys come, and as those of a row are restored
+    appended = max(_row_bytes(layer, own_tokens, in_full) for layer in layers)
+    appended *= 1 if model.kv_bits is None else 2
     total = plan.total_tokens
     chunk = max(1, min(plan.chunk_size or 1, total))
     alone, together = (
@@ -289,7 +291,9 @@ def _rows_bytes(
     return (rows + 1) * kept + rows * model.work.vocabulary * _LOGITS + appended + together - alone
 
 
-def _row_bytes(layer: LayerShape, own_tokens: int, itemsize: int) -> int:
+def _row_bytes(layer: LayerShape, own_tokens: int, model: ModelMemory) -> int:
     """Bytes of a row's own keys and values in a layer, with the window of a sliding one."""
     slots = own_tokens if layer.window is None else own_tokens + layer.window
-    return slots * layer.size * itemsize
+    if model.kv_bits is not None and layer.can_be_rounded:
+        return rounded_bytes(layer, model.kv_bits, slots)
+    return slots * layer.size * model.itemsize

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from selfextend_rag.cache import GrowingLayer, Row, RowsCache
+from selfextend_rag.cache import GrowingLayer, QuantisedLayer, Row, RowsCache
 from selfextend_rag.engine import BatchPrompt, Engine, GenerationSettings, Run, decode, rows
 from selfextend_rag.errors import CacheMismatchError, UnsupportedModelError
 from selfextend_rag.model import current_settings, extended
@@ -77,6 +77,29 @@ def test_rows_of_different_lengths_give_what_each_gives_alone(
         assert together(engine, asked, prefix, at_once=at_once) == expected
     assert any(ways) == (way == "together" and family != "mistral")  # which slides in all layers
     assert alone(engine, asked, prefix) == expected
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize(("family", "extension"), CASES, ids=str)
+@pytest.mark.parametrize("read", [2, 60])
+def test_rows_in_few_bits_give_what_each_gives_alone(family, extension, read, bits):
+    if family == "mistral":
+        pytest.skip("slides in all layers, of which none is rounded")
+    engine = Engine(MODELS[family]().double().eval(), chunk_size=32, kv_bits=bits)
+    prefix = engine.prefill(READ[:read], settings=extension)
+    assert rows.unsupported_reason(engine, prefix) == ""
+    held = [dict(x.tensors()) for x in prefix.cache.layers if isinstance(x, QuantisedLayer)]
+    held = [{name: x.clone() for name, x in tensors.items()} for tensors in held]
+    assert held
+    asked = prompts(READ[:read])
+    expected = alone(engine, asked, prefix)
+    assert len({tuple(tokens) for tokens in expected}) == len(asked)
+    for at_once in (3, 16):
+        assert together(engine, asked, prefix, at_once=at_once) == expected
+    assert alone(engine, asked, prefix) == expected
+    now = [x.tensors() for x in prefix.cache.layers if isinstance(x, QuantisedLayer)]
+    for before, after in zip(held, now, strict=True):
+        assert all(torch.equal(x, after[name]) for name, x in before.items())
 
 
 @pytest.mark.parametrize("extension", [None, SelfExtend(4, 16)], ids=str)

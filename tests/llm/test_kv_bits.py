@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
+
 import pytest
 
 from selfextend_rag import CacheMismatchError, Document, LongContextLLM
 from selfextend_rag.cache import QuantisedLayer
+from selfextend_rag.engine import decode
 from selfextend_rag.errors import UnsupportedModelError
 from selfextend_rag.evals.prose import king_james
 from tests import zoo
@@ -141,8 +145,40 @@ def test_a_model_without_layers_to_round_is_refused():
         LongContextLLM(zoo.build("mistral"), byte_tokenizer(), kv_bits=8)
 
 
-def test_a_batch_is_answered_one_by_one_as_alone(llm):
-    reading = llm.read(LONG)
-    questions = [QUESTION, "Why?", "What is fact 7?"]
-    alone = [reading.ask(question, **FREE).text for question in questions]
-    assert [answer.text for answer in reading.ask_batch(questions, **FREE)] == alone
+QUESTIONS = [QUESTION, "Why?", "What is fact 7, and what is fact 8?"]
+
+
+@pytest.mark.parametrize("text", [SHORT, LONG], ids=["plain", "extended"])
+def test_a_batch_is_answered_together_and_as_alone_with_its_evidence(llm, text, monkeypatch):
+    """Rows were answered one by one: their rounded keys could not be put behind the shared ones."""
+    sizes, real = [], decode.step
+    monkeypatch.setattr(decode, "step", lambda *given: sizes.append(len(given[1])) or real(*given))
+    model = copy.deepcopy(llm.model).double()  # in which a batch rounds as a single row does
+    exact = LongContextLLM(model, llm.tokenizer, chunk_size=50, kv_bits=llm.engine.kv_bits)
+    reading = exact.read(text, question_reserve=64)
+    alone = [reading.ask(question, **FREE) for question in QUESTIONS]
+    assert len({answer.text for answer in alone}) == len(QUESTIONS)
+    together = reading.ask_batch(QUESTIONS, evidence=True, **FREE)
+    assert max(sizes) == len(QUESTIONS)
+    assert [a.text for a in reading.ask_batch(QUESTIONS, **FREE)] == [a.text for a in alone]
+    for answer, own in zip(together, alone, strict=True):
+        assert answer.text == own.text
+        assert answer.evidence
+        assert [replace(e, score=0) for e in answer.evidence] == [
+            replace(e, score=0) for e in own.evidence
+        ]
+        scores = [e.score for e in own.evidence]
+        assert [e.score for e in answer.evidence] == pytest.approx(scores, rel=1e-9)
+    again = [reading.ask(question, **FREE) for question in QUESTIONS]
+    assert [(a.text, a.evidence) for a in again] == [(a.text, a.evidence) for a in alone]
+
+
+def test_the_bundled_model_answers_batches_in_few_bits_alike(bundled):
+    reading = bundled.read([Document.from_text(with_key(6000, 0.3), title="Key")])
+    questions = ["What is the pass key?", "Who is named first?", "What is the pass key?"]
+    alone = [reading.ask(question) for question in questions]
+    for evidence in (False, True):
+        answers = reading.ask_batch(questions, evidence=evidence)
+        assert [answer.text for answer in answers] == [answer.text for answer in alone]
+        assert answers[0].text.strip() == "48213"
+    assert "48213" in answers[2].evidence[0].text

@@ -30,13 +30,17 @@ def plan_of(prompt, settings, chunk):
 
 @pytest.mark.parametrize("settings", [None, SelfExtend(4, 64)], ids=["plain", "extended"])
 @pytest.mark.parametrize("chunk", [64, 10])
-@pytest.mark.parametrize("family", ["llama", "gemma3_text", "gpt_neox"])
-def test_no_batch_needs_more_than_the_bound(family, chunk, settings):
-    engine = Engine(zoo.build(family), chunk_size=chunk)
+@pytest.mark.parametrize(
+    ("family", "bits"),
+    [("llama", None), ("llama", 8), ("llama", 4), ("gemma3_text", None), ("gemma3_text", 4),
+     ("gpt_neox", None)],
+)  # fmt: skip
+def test_no_batch_needs_more_than_the_bound(family, bits, chunk, settings):
+    engine = Engine(zoo.build(family), chunk_size=chunk, kv_bits=bits)
     tokens = torch.randint(4, 90, (200,)).tolist()
     few = engine.prefill(tokens[:8], settings=settings)
     assert rows.unsupported_reason(engine, few) == ""  # the model has been measured, once for all
-    plan, memory = plan_of(len(tokens), settings, chunk), memory_of(engine.model)
+    plan, memory = plan_of(len(tokens), settings, chunk), memory_of(engine.model, bits)
     prompts = asked(tokens, 17)
 
     def run(count):
@@ -50,15 +54,15 @@ def test_no_batch_needs_more_than_the_bound(family, chunk, settings):
         assert peak <= stated + own
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma3_text"])
-def test_the_bound_is_not_loose(family):
-    engine = Engine(zoo.build(family))
+@pytest.mark.parametrize(("family", "bits"), [("llama", None), ("llama", 8), ("gemma3_text", None)])
+def test_the_bound_is_not_loose(family, bits):
+    engine = Engine(zoo.build(family), kv_bits=bits)
     tokens = torch.randint(4, 90, (300,)).tolist()
     prefix = engine.prefill(tokens, capacity=400)
     with prefix.borrowed() as cache:
         engine.feed(tuple(tokens[:QUESTION]), len(prefix), cache, Run())
         row = Row(cache, len(prefix), QUESTION + ANSWER)
-    memory, plan = memory_of(engine.model), plan_of(300, None, 64)
+    memory, plan = memory_of(engine.model, bits), plan_of(300, None, 64)
     sixteen = MemoryBudget(memory).rows_bytes(plan, QUESTION + ANSWER, 16)["cpu"]
     assert 16 * row.nbytes < sixteen < 2 * 16 * row.nbytes
 
