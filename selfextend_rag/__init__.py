@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from selfextend_rag.documents import Document, DocumentError, word_relevance
-    from selfextend_rag.engine import Engine, GenerationSettings, Usage
+    from selfextend_rag.engine import Engine, GenerationSettings, Usage, answer_options
     from selfextend_rag.errors import (
         CacheMismatchError,
         ConstraintError,
@@ -37,8 +37,12 @@ if TYPE_CHECKING:
         Reading,
         TextStream,
         ToolCall,
+        fit_or_rank,
+        open_llm,
         question_and_history,
+        schema_request,
         shared_llm,
+        sort_options,
     )
     from selfextend_rag.model import extend, extended, restore, support
     from selfextend_rag.planning import (
@@ -52,7 +56,7 @@ if TYPE_CHECKING:
 
 _NAMES = {
     "documents": ("Document", "DocumentError", "word_relevance"),
-    "engine": ("Engine", "GenerationSettings", "Usage"),
+    "engine": ("Engine", "GenerationSettings", "Usage", "answer_options"),
     "errors": (
         "CacheMismatchError",
         "ConstraintError",
@@ -78,8 +82,12 @@ _NAMES = {
         "Reading",
         "TextStream",
         "ToolCall",
+        "fit_or_rank",
+        "open_llm",
         "question_and_history",
+        "schema_request",
         "shared_llm",
+        "sort_options",
     ),
     "model": ("extend", "extended", "restore", "support"),
     "planning": (
@@ -126,12 +134,17 @@ __all__ = [
     "UnknownPretrainingWindow",
     "UnsupportedModelError",
     "Usage",
+    "answer_options",
     "extend",
     "extended",
+    "fit_or_rank",
+    "open_llm",
     "pretraining_window_of",
     "question_and_history",
     "restore",
+    "schema_request",
     "shared_llm",
+    "sort_options",
     "support",
     "word_relevance",
 ]

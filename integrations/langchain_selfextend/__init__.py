@@ -11,9 +11,9 @@ except ImportError as error:
 from langchain_selfextend.chains import create_full_document_chain
 from langchain_selfextend.chat_models import ChatSelfExtend
 from langchain_selfextend.documents import FileLoader
-from langchain_selfextend.errors import ContextWindowExceeded
 from langchain_selfextend.llms import SelfExtendLLM
 from langchain_selfextend.retrievers import FullDocumentRetriever
+from langchain_selfextend.settings import ContextWindowExceeded
 
 __all__ = [
     "ChatSelfExtend",

@@ -7,16 +7,20 @@ from typing import Any
 
 from langchain_core.document_loaders import BaseLoader
 from langchain_core.documents import Document
-from langchain_core.messages import BaseMessage, convert_to_messages
+from langchain_core.messages import convert_to_messages
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableGenerator
 from langchain_core.runnables.utils import AddableDict
 
 from langchain_selfextend.chat_models import ChatSelfExtend
 from langchain_selfextend.documents import core_document, whole_documents
-from langchain_selfextend.errors import overflow_of_the_framework
-from langchain_selfextend.messages import core_messages
-from langchain_selfextend.settings import SelfExtendSettings, core_llm
+from langchain_selfextend.messages import JsonObject, core_messages
+from langchain_selfextend.settings import (
+    Options,
+    SelfExtendSettings,
+    core_llm,
+    overflow_of_the_framework,
+)
 from selfextend_rag import Answer, KeptReadings, LongContextLLM, Reading, question_and_history
 from selfextend_rag import Document as CoreDocument
 
@@ -32,14 +36,14 @@ def create_full_document_chain(
     evidence: bool = True,
     max_kept_bytes: int = 2**31,
     **options: Any,
-) -> Runnable[dict[str, Any], dict[str, Any]]:
+) -> Runnable[JsonObject, JsonObject]:
     """Return a chain that reads whole documents once and answers any number of questions.
 
     It takes ``{"input": question}`` and gives ``{"input", "context", "answer", "evidence",
     "plan"}``: the documents that were read, the answer, the passages it rests on (documents whose
     metadata has ``document_id``, ``start``, ``end`` and ``score``) and the settings that were
     chosen. ``chat_history``, a list of messages, may be given too. ``stream`` gives the answer
-    piece by piece.
+    in parts, as it comes.
 
     Args:
         llm: a `ChatSelfExtend`, `SelfExtendLLM` or `LongContextLLM`.
@@ -53,8 +57,8 @@ def create_full_document_chain(
         ContextWindowExceeded: documents, history, question and answer do not fit; of a call.
     """
     chain = _FullDocumentChain(llm, documents, evidence, max_kept_bytes, options)
-    # It hands over the configuration too, to who takes it; its signature does not say so.
-    generator: RunnableGenerator[Any, Any] = RunnableGenerator(chain.stream, chain.astream)  # type: ignore[arg-type]
+    # It passes the configuration too, to functions that take it; its signature does not say so.
+    generator = RunnableGenerator[JsonObject, JsonObject](chain.stream, chain.astream)  # type: ignore[arg-type]
     return generator.with_config(run_name="full_document_chain")
 
 
@@ -67,40 +71,38 @@ class _FullDocumentChain:
         documents: Documents | None,
         evidence: bool,
         max_kept_bytes: int,
-        options: Mapping[str, Any],
+        options: Options,
     ) -> None:
-        self._model = llm if isinstance(llm, SelfExtendSettings) else ChatSelfExtend(llm=llm)
-        self._readings = KeptReadings(core_llm(llm), max_bytes=max_kept_bytes)
+        core = core_llm(llm)
+        self._model = llm if isinstance(llm, SelfExtendSettings) else ChatSelfExtend(llm=core)
+        self._readings = KeptReadings(core, max_bytes=max_kept_bytes)
         self._retriever = documents if isinstance(documents, BaseRetriever) else None
         self._documents: list[Document] | None = None
         self._known_core: list[CoreDocument] | None = None
         if documents is not None and not isinstance(documents, BaseRetriever):
             self._documents = _loaded(documents)
             self._known_core = [core_document(document) for document in self._documents]
-        answering = dict(options)
-        self._options = self._model.call_options(answering.pop("stop", None), answering)
+        self._options = self._model.call_options(options.pop("stop", None), options)
         self._evidence = evidence
 
-    def stream(self, inputs: Iterator[Any], config: RunnableConfig) -> Iterator[AddableDict]:
-        given = _whole([chunk for chunk in inputs])
+    def stream(self, inputs: Iterator[JsonObject], config: RunnableConfig) -> Iterator[AddableDict]:
+        given = _whole(list(inputs))
         yield _echo(given)
         context = self._known(given)
         if self._retriever is not None:
             context = self._retriever.invoke(given["input"], config)
         yield AddableDict(context=context)
-        question, history = _asked(given)
+        question, reading_options, asking_options = self._asked(given)
         with overflow_of_the_framework():
-            reading = self._readings.get(
-                self._core(context), question, history=history, **self._space()
-            )
-            stream = reading.stream(question, history=history, **self._ask_options())
-        with stream:
-            for piece in stream:
-                yield AddableDict(answer=piece)
-            yield self._end(stream.answer, reading, context)
+            reading = self._readings.get(self._core(context), question, **reading_options)
+            answering = reading.stream(question, **asking_options)
+        with answering:
+            for part in answering:
+                yield AddableDict(answer=part)
+            yield self._end(answering.answer, reading, context)
 
     async def astream(
-        self, inputs: AsyncIterator[Any], config: RunnableConfig
+        self, inputs: AsyncIterator[JsonObject], config: RunnableConfig
     ) -> AsyncIterator[AddableDict]:
         given = _whole([chunk async for chunk in inputs])
         yield _echo(given)
@@ -108,18 +110,16 @@ class _FullDocumentChain:
         if self._retriever is not None:
             context = await self._retriever.ainvoke(given["input"], config)
         yield AddableDict(context=context)
-        question, history = _asked(given)
+        question, reading_options, asking_options = self._asked(given)
         with overflow_of_the_framework():
-            reading = await self._readings.aget(
-                self._core(context), question, history=history, **self._space()
-            )
-            stream = reading.stream(question, history=history, **self._ask_options())
-        async with stream:
-            async for piece in stream:
-                yield AddableDict(answer=piece)
-            yield self._end(await stream.aanswer(), reading, context)
+            reading = await self._readings.aget(self._core(context), question, **reading_options)
+            answering = reading.stream(question, **asking_options)
+        async with answering:
+            async for part in answering:
+                yield AddableDict(answer=part)
+            yield self._end(await answering.aanswer(), reading, context)
 
-    def _known(self, given: Mapping[str, Any]) -> list[Document]:
+    def _known(self, given: JsonObject) -> list[Document]:
         """Return the documents, as far as they do not have to be retrieved."""
         if self._documents is not None or self._retriever is not None:
             return self._documents or []
@@ -133,14 +133,19 @@ class _FullDocumentChain:
     def _core(self, context: Sequence[Document]) -> list[CoreDocument]:
         return self._known_core or [core_document(document) for document in context]
 
-    def _space(self) -> dict[str, Any]:
-        return {"max_new_tokens": self._options.get("max_new_tokens")}
+    def _asked(self, given: JsonObject) -> tuple[str, Options, Options]:
+        """Return the question, and options to read the documents for it and to answer it.
 
-    def _ask_options(self) -> dict[str, Any]:
-        options = dict(self._options)
-        if "stop" in options:
-            options["stop"] = (*options["stop"], *self._readings.llm.prompts.answer_stops)
-        return {**options, "evidence": self._evidence, "cancelled": self._model.deadline()}
+        Raises:
+            ValueError: the history holds a message that is neither a person's nor the model's.
+        """
+        said = core_messages(convert_to_messages(given.get("chat_history") or []))
+        question, history = question_and_history(
+            [*said, {"role": "user", "content": given["input"]}]
+        )
+        reading = {"history": history, "max_new_tokens": self._options.get("max_new_tokens")}
+        asking = {"evidence": self._evidence, "cancelled": self._model.deadline()}
+        return question, reading, {"history": history, **asking, **self._options}
 
     def _end(self, answer: Answer, reading: Reading, context: Sequence[Document]) -> AddableDict:
         """Return what is known once the answer is whole; ``answer`` too, if it was empty."""
@@ -160,30 +165,19 @@ def _loaded(documents: Document | BaseLoader | Iterable[Document | BaseLoader]) 
     return found
 
 
-def _echo(given: Mapping[str, Any]) -> AddableDict:
+def _echo(given: JsonObject) -> AddableDict:
     """Return what was given, without what the chain gives: a graph's state has earlier ones."""
     return AddableDict({name: value for name, value in given.items() if name not in _GIVEN_BACK})
 
 
-def _whole(chunks: Sequence[Any]) -> dict[str, Any]:
-    """Return the chain's input, which may come in pieces."""
+def _whole(chunks: Sequence[JsonObject]) -> JsonObject:
+    """Return the chain's input, which may come in parts."""
     given: Any = chunks[0]
     for chunk in chunks[1:]:
         given = AddableDict(given) + AddableDict(chunk)
     if not isinstance(given, Mapping) or not isinstance(given.get("input"), str):
         raise ValueError(f'the chain takes {{"input": "a question", ...}}, got {given!r}')
     return dict(given)
-
-
-def _asked(given: Mapping[str, Any]) -> tuple[str, list[tuple[str, str]]]:
-    """Return the question, and those before it with their answers.
-
-    Raises:
-        ValueError: the history holds a message that is neither a person's nor the model's.
-    """
-    history: Sequence[BaseMessage] = convert_to_messages(given.get("chat_history") or [])
-    question = {"role": "user", "content": given["input"]}
-    return question_and_history([*core_messages(history), question])
 
 
 def _passages(answer: Answer, reading: Reading, context: Sequence[Document]) -> list[Document]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -15,19 +15,18 @@ from langchain_core.language_models.model_profile import ModelProfile
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, ToolMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
-from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
-from langchain_selfextend.errors import overflow_of_the_framework
-from langchain_selfextend.messages import core_messages, last_chunk, with_schema
-from langchain_selfextend.settings import SelfExtendSettings
+from langchain_selfextend.messages import JsonObject, core_messages, last_chunk, with_schema
+from langchain_selfextend.settings import Options, SelfExtendSettings, overflow_of_the_framework
 from langchain_selfextend.structured import (
     OutputSchema,
-    Structure,
+    ToolSchema,
     parsed,
     schema_of_response_format,
     structured_call,
 )
+from selfextend_rag import LongContextLLM
 
 _STRUCTURE = ("tools", "tool_choice", "parallel_tool_calls", "json_schema")
 
@@ -41,12 +40,12 @@ class ChatSelfExtend(SelfExtendSettings, BaseChatModel):
 
     Main arguments:
         model: a hub id, a folder, ``"bundled"``, or a model of transformers with its ``tokenizer``.
-        llm: instead, a `LongContextLLM` that is there.
+        llm: instead, a `LongContextLLM`.
         dtype, device_map, full_attention, quantization_config, model_options: how the weights are
             loaded.
         max_group_size, neighbor_window, pretraining_window, ...: options of `LongContextLLM`.
         max_tokens, temperature, top_p, top_k, min_p, repetition_penalty, seed, stop, timeout: how
-            it answers; each can be given per call too, but for ``timeout``.
+            it answers; all but ``timeout`` may be given per call too.
 
     Construct:
         .. code-block:: python
@@ -96,16 +95,16 @@ class ChatSelfExtend(SelfExtendSettings, BaseChatModel):
         )
 
     def get_num_tokens_from_messages(
-        self, messages: list[BaseMessage], tools: Sequence[Any] | None = None
+        self, messages: list[BaseMessage], tools: Sequence[ToolSchema] | None = None
     ) -> int:
         """Return the tokens of the whole prompt that these messages, and tools, make."""
         converted = [convert_to_openai_tool(tool) for tool in tools or ()]
         return self.llm.count_tokens(core_messages(messages), tools=converted)
 
-    def _call_arguments(
-        self, messages: list[BaseMessage], stop: list[str] | None, call: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        """Return the arguments of ``LongContextLLM.stream``."""
+    def _call(
+        self, messages: list[BaseMessage], stop: list[str] | None, call: Options
+    ) -> tuple[LongContextLLM, Options]:
+        """Return the model of a call, and the arguments of its ``stream``."""
         options = dict(call)
         options.pop("stream", None)
         llm = self._llm_named(options.pop("model", None))
@@ -117,19 +116,14 @@ class ChatSelfExtend(SelfExtendSettings, BaseChatModel):
         prompt = core_messages(messages)
         if options.pop("schema_in_prompt", False):
             prompt = with_schema(prompt, structure["json_schema"])
-        options = self.call_options(stop, options)
-        if "stop" in options:  # the model's own end stays one
-            options["stop"] = (*options["stop"], *llm.prompts.answer_stops)
-        return {
+        return llm, {
             "prompt": prompt,
             "cancelled": self.deadline(),
-            **options,
+            **self.call_options(stop, options),
             **{name: value for name, value in structure.items() if value is not None},
         }
 
-    def _choice(
-        self, messages: Sequence[BaseMessage], structure: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    def _choice(self, messages: Sequence[BaseMessage], structure: Options) -> Options:
         """Return what a call may choose among its tools, where ``bind_tools`` left it open."""
         choice = structure.get("tool_choice")
         if choice is None:
@@ -148,13 +142,13 @@ class ChatSelfExtend(SelfExtendSettings, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        llm = self._llm_named(kwargs.get("model"))
+        llm, arguments = self._call(messages, stop, kwargs)
         with overflow_of_the_framework():
-            stream = llm.stream(**self._call_arguments(messages, stop, kwargs))
-        with stream:
-            for piece in stream:
-                yield ChatGenerationChunk(message=AIMessageChunk(content=piece))
-            answer = self.in_time(stream.answer)
+            answering = llm.stream(**arguments)
+        with answering:
+            for part in answering:
+                yield ChatGenerationChunk(message=AIMessageChunk(content=part))
+            answer = self.in_time(answering.answer)
         yield ChatGenerationChunk(message=last_chunk(answer, kwargs.get("model") or self.model))
 
     async def _astream(
@@ -164,13 +158,13 @@ class ChatSelfExtend(SelfExtendSettings, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        llm = self._llm_named(kwargs.get("model"))
+        llm, arguments = self._call(messages, stop, kwargs)
         with overflow_of_the_framework():
-            stream = await llm.astream(**self._call_arguments(messages, stop, kwargs))
-        async with stream:
-            async for piece in stream:
-                yield ChatGenerationChunk(message=AIMessageChunk(content=piece))
-            answer = self.in_time(await stream.aanswer())
+            answering = await llm.astream(**arguments)
+        async with answering:
+            async for part in answering:
+                yield ChatGenerationChunk(message=AIMessageChunk(content=part))
+            answer = self.in_time(await answering.aanswer())
         yield ChatGenerationChunk(message=last_chunk(answer, kwargs.get("model") or self.model))
 
     def _generate(
@@ -193,9 +187,9 @@ class ChatSelfExtend(SelfExtendSettings, BaseChatModel):
 
     def bind_tools(
         self,
-        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
+        tools: Sequence[ToolSchema],
         *,
-        tool_choice: str | bool | dict[str, Any] | None = None,
+        tool_choice: str | bool | JsonObject | None = None,
         parallel_tool_calls: bool | None = None,
         strict: bool | None = None,
         **kwargs: Any,
@@ -209,7 +203,7 @@ class ChatSelfExtend(SelfExtendSettings, BaseChatModel):
                 By default ``initial_tool_choice`` of the model, or ``"auto"``.
             parallel_tool_calls: whether an answer may hold more than one call; by default it may
                 where the model chooses, and a call that it must make is one.
-            strict: taken and not needed: arguments always obey the schema of their tool.
+            strict: accepted and not needed: arguments always obey the schema of their tool.
             kwargs: options of the call.
 
         Raises:
@@ -230,7 +224,7 @@ class ChatSelfExtend(SelfExtendSettings, BaseChatModel):
         method: Literal["json_schema", "function_calling", "json_mode"] = "json_schema",
         include_raw: bool = False,
         strict: bool | None = None,
-        tools: Sequence[Any] | None = None,
+        tools: Sequence[ToolSchema] | None = None,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, Any]:
         """Return this model with answers that are objects of a schema.
@@ -240,14 +234,14 @@ class ChatSelfExtend(SelfExtendSettings, BaseChatModel):
             method: ``"json_schema"`` and ``"json_mode"`` constrain the answer to the schema,
                 ``"function_calling"`` makes it a call of a tool with that schema.
             include_raw: give ``{"raw": message, "parsed": ..., "parsing_error": ...}``.
-            strict: taken and not needed, as for ``bind_tools``.
+            strict: accepted and not needed, as for ``bind_tools``.
             kwargs: options of the call, and ``schema_in_prompt=False`` if the last message is not
-                to end with the schema, which tells the model what its descriptions say.
+                to end with the schema, from which the model knows what its descriptions say.
 
         Raises:
             ValueError: the method is not known.
         """
-        structure: Structure = structured_call(schema, method)
+        structure = structured_call(schema, method)
         if method == "function_calling":
             bound = self.bind_tools([schema], tool_choice=structure.tool_name, **kwargs)
         else:
@@ -258,9 +252,7 @@ class ChatSelfExtend(SelfExtendSettings, BaseChatModel):
         return parsed(bound.bind(ls_structured_output_format=described), structure, include_raw)
 
 
-def _tool_choice(
-    choice: str | bool | dict[str, Any] | None, tools: Sequence[Mapping[str, Any]]
-) -> str | None:
+def _tool_choice(choice: str | bool | JsonObject | None, tools: Sequence[JsonObject]) -> str | None:
     """Return the core's word for a choice in one of LangChain's forms; None for none."""
     if choice is None:
         return None

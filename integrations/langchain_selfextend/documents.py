@@ -1,4 +1,4 @@
-"""LangChain documents as the core's, and the whole documents that pieces come from."""
+"""LangChain documents as the core's, and the whole documents that passages come from."""
 
 from __future__ import annotations
 
@@ -61,13 +61,13 @@ def parents_of(
     documents: Sequence[LangChainDocument],
     source_key: str = "source",
 ) -> list[int]:
-    """Return which whole documents some pieces come from, the best piece's first.
+    """Return which whole documents some passages come from, the best passage's first.
 
-    A piece belongs to the documents with its source, or to the one whose id is its source or is its
-    own id.
+    A passage belongs to the documents with its source, or to the one whose id is its source or is
+    its own id.
 
     Raises:
-        ValueError: a piece comes from none of the documents.
+        ValueError: a passage comes from none of the documents.
     """
     places: dict[object, list[int]] = {}
     for place, document in enumerate(documents):
@@ -81,7 +81,7 @@ def parents_of(
         whole = whole or places.get(hit.id)
         if not whole:
             raise ValueError(
-                f"a piece with {source_key} {source!r} and id {hit.id!r} comes from none of the "
+                f"a passage with {source_key} {source!r} and id {hit.id!r} comes from none of the "
                 f"{len(documents)} whole documents; give its document too, or name the metadata "
                 "that both share with source_key="
             )

@@ -1,4 +1,4 @@
-"""The completion model: text goes on where the prompt ends."""
+"""The completion model: text continues where the prompt ends."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackMana
 from langchain_core.language_models import BaseLLM
 from langchain_core.outputs import GenerationChunk, LLMResult
 
-from langchain_selfextend.errors import overflow_of_the_framework
 from langchain_selfextend.messages import response_metadata, usage_metadata
-from langchain_selfextend.settings import SelfExtendSettings
+from langchain_selfextend.settings import Options, SelfExtendSettings, overflow_of_the_framework
 from selfextend_rag import Answer
 
 
@@ -32,8 +31,8 @@ class SelfExtendLLM(SelfExtendSettings, BaseLLM):
     Stream:
         .. code-block:: python
 
-            for piece in llm.stream("In the beginning"):
-                print(piece, end="")
+            for part in llm.stream("In the beginning"):
+                print(part, end="")
     """
 
     @property
@@ -50,10 +49,10 @@ class SelfExtendLLM(SelfExtendSettings, BaseLLM):
         with overflow_of_the_framework():
             stream = self.llm.stream(prompt, **self._call_arguments(stop, kwargs))
         with stream:
-            for piece in stream:
-                chunk = GenerationChunk(text=piece)
+            for part in stream:
+                chunk = GenerationChunk(text=part)
                 if run_manager is not None:
-                    run_manager.on_llm_new_token(piece, chunk=chunk)
+                    run_manager.on_llm_new_token(part, chunk=chunk)
                 yield chunk
             answer = self.in_time(stream.answer)
         yield self._last_chunk(answer)
@@ -68,10 +67,10 @@ class SelfExtendLLM(SelfExtendSettings, BaseLLM):
         with overflow_of_the_framework():
             stream = await self.llm.astream(prompt, **self._call_arguments(stop, kwargs))
         async with stream:
-            async for piece in stream:
-                chunk = GenerationChunk(text=piece)
+            async for part in stream:
+                chunk = GenerationChunk(text=part)
                 if run_manager is not None:
-                    await run_manager.on_llm_new_token(piece, chunk=chunk)
+                    await run_manager.on_llm_new_token(part, chunk=chunk)
                 yield chunk
             answer = self.in_time(await stream.aanswer())
         yield self._last_chunk(answer)
@@ -83,8 +82,8 @@ class SelfExtendLLM(SelfExtendSettings, BaseLLM):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> LLMResult:
-        told = run_manager if self.streaming else None
-        return _result([list(self._stream(text, stop, told, **kwargs)) for text in prompts])
+        heard = run_manager if self.streaming else None
+        return _result([list(self._stream(text, stop, heard, **kwargs)) for text in prompts])
 
     async def _agenerate(
         self,
@@ -93,15 +92,15 @@ class SelfExtendLLM(SelfExtendSettings, BaseLLM):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> LLMResult:
-        told = run_manager if self.streaming else None
+        heard = run_manager if self.streaming else None
         return _result(
             [
-                [chunk async for chunk in self._astream(text, stop, told, **kwargs)]
+                [chunk async for chunk in self._astream(text, stop, heard, **kwargs)]
                 for text in prompts
             ]
         )
 
-    def _call_arguments(self, stop: list[str] | None, call: dict[str, Any]) -> dict[str, Any]:
+    def _call_arguments(self, stop: list[str] | None, call: Options) -> Options:
         return {**self.call_options(stop, call), "cancelled": self.deadline()}
 
     def _last_chunk(self, answer: Answer) -> GenerationChunk:

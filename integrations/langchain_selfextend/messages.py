@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from langchain_core.messages import (
@@ -17,9 +17,12 @@ from langchain_core.messages import (
     ToolMessage,
 )
 from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
-from langchain_core.messages.tool import ToolCallChunk, tool_call_chunk
+from langchain_core.messages.tool import tool_call_chunk
 
-from selfextend_rag import Answer, Usage
+from selfextend_rag import Answer, Usage, schema_request
+
+JsonObject = dict[str, Any]
+"""A message of the core, or what else is written as JSON."""
 
 # Parts of an answer that are no text of it: its calls are in ``tool_calls``, its thoughts are not
 # repeated to it.
@@ -29,16 +32,16 @@ _NO_TEXT_OF_AN_ANSWER = frozenset(
 _MERGED_ROLES = frozenset(("system", "user", "assistant"))
 
 
-def core_messages(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
+def core_messages(messages: Sequence[BaseMessage]) -> list[JsonObject]:
     """Return messages as the core takes them.
 
     Messages of one role in a row become one, a blank line between them: most chat templates, and
     the plain form, want roles that alternate.
 
     Raises:
-        ValueError: a message is of a kind that can't be written, or holds something beside text.
+        ValueError: a message is of a kind that can't be written, or holds something besides text.
     """
-    converted: list[dict[str, Any]] = []
+    converted: list[JsonObject] = []
     for message in messages:
         new = _core_message(message)
         if converted and _may_merge(converted[-1], new):
@@ -49,19 +52,26 @@ def core_messages(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
     return converted
 
 
-def _may_merge(before: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+def _may_merge(before: JsonObject, new: JsonObject) -> bool:
     same = before["role"] == new["role"] and new["role"] in _MERGED_ROLES
     return same and not ("tool_calls" in before or "tool_calls" in new)
 
 
-def _core_message(message: BaseMessage) -> dict[str, Any]:
+def _core_message(message: BaseMessage) -> JsonObject:
     content = text_of(message)
     if isinstance(message, HumanMessage):
         return {"role": "user", "content": content}
     if isinstance(message, SystemMessage):
         return {"role": "system", "content": content}
     if isinstance(message, AIMessage):
-        calls = [_core_tool_call(call) for call in message.tool_calls]
+        calls = [
+            {
+                "type": "function",
+                "id": call.get("id") or "",
+                "function": {"name": call["name"], "arguments": call["args"]},
+            }
+            for call in message.tool_calls
+        ]
         return {"role": "assistant", "content": content, **({"tool_calls": calls} if calls else {})}
     if isinstance(message, ToolMessage):
         name = {"name": message.name} if message.name else {}
@@ -76,47 +86,34 @@ def _core_message(message: BaseMessage) -> dict[str, Any]:
     )
 
 
-def _core_tool_call(call: Mapping[str, Any]) -> dict[str, Any]:
-    function = {"name": call["name"], "arguments": call["args"]}
-    return {"type": "function", "id": call.get("id") or "", "function": function}
-
-
-def with_schema(
-    messages: Sequence[Mapping[str, Any]], schema: Mapping[str, Any]
-) -> list[dict[str, Any]]:
-    """Return messages of the core, the last of which, the user's, ends with a JSON schema.
-
-    Last, so that a long text before it is read once for all schemas.
-    """
-    told = f"Answer with a JSON object of this schema: {json.dumps(schema, ensure_ascii=False)}"
-    *before, last = [dict(message) for message in messages]
+def with_schema(messages: Sequence[JsonObject], schema: JsonObject) -> list[JsonObject]:
+    """Return messages of the core, the last of which, the user's, ends with a JSON schema."""
+    request = schema_request(schema)
+    *before, last = messages
     if last["role"] == "user":
-        return [*before, {**last, "content": f"{last['content']}\n\n{told}"}]
-    return [*before, last, {"role": "user", "content": told}]
+        return [*before, {**last, "content": f"{last['content']}\n\n{request}"}]
+    return [*messages, {"role": "user", "content": request}]
 
 
 def text_of(message: BaseMessage) -> str:
     """Return the text of a message, its text parts joined.
 
     Raises:
-        ValueError: it holds something beside text, such as an image.
+        ValueError: it holds something besides text, such as an image.
     """
     if isinstance(message.content, str):
         return message.content
-    parts = [part for part in message.content if not _is_left_out(part, message)]
-    return "".join(_part_text(part, message) for part in parts)
+    return "".join(_part_text(part, message) for part in message.content)
 
 
-def _is_left_out(part: str | Mapping[str, Any], message: BaseMessage) -> bool:
-    answered = isinstance(message, AIMessage)
-    return answered and isinstance(part, Mapping) and part.get("type") in _NO_TEXT_OF_AN_ANSWER
-
-
-def _part_text(part: str | Mapping[str, Any], message: BaseMessage) -> str:
+def _part_text(part: str | JsonObject, message: BaseMessage) -> str:
     if isinstance(part, str):
         return part
-    if part.get("type") in ("text", "text-plain") and isinstance(part.get("text"), str):
-        return part["text"]
+    text = part.get("text")
+    if part.get("type") in ("text", "text-plain") and isinstance(text, str):
+        return text
+    if isinstance(message, AIMessage) and part.get("type") in _NO_TEXT_OF_AN_ANSWER:
+        return ""
     raise ValueError(
         f"a {message.type} message holds a part of type {part.get('type')!r}; this model reads "
         'text alone, so every part must be {"type": "text", "text": ...}: leave others out, or '
@@ -138,32 +135,27 @@ def last_chunk(answer: Answer, model_name: str) -> AIMessageChunk:
     """Return the end of a streamed answer: its calls, its usage, how and under what it ended."""
     return AIMessageChunk(
         content="",
-        tool_call_chunks=_tool_call_chunks(answer),
+        tool_call_chunks=[
+            tool_call_chunk(
+                name=call.name,
+                args=json.dumps(call.arguments, ensure_ascii=False),
+                id=call.id,
+                index=index,
+            )
+            for index, call in enumerate(answer.tool_calls)
+        ],
         usage_metadata=usage_metadata(answer.usage),
         response_metadata=response_metadata(answer, model_name),
         chunk_position="last",
     )
 
 
-def response_metadata(answer: Answer, model_name: str) -> dict[str, Any]:
-    """Return what is said of an answer beside its text."""
-    cut_off = {"unfinished_call": answer.unfinished_call} if answer.unfinished_call else {}
+def response_metadata(answer: Answer, model_name: str) -> JsonObject:
+    """Return what is said of an answer besides its text."""
     return {
-        **cut_off,
+        **({"unfinished_call": answer.unfinished_call} if answer.unfinished_call else {}),
         "finish_reason": "tool_calls" if answer.tool_calls else answer.finish_reason,
         "model_name": model_name,
         "model_provider": "selfextend",
         "plan": answer.plan.to_dict(),
     }
-
-
-def _tool_call_chunks(answer: Answer) -> list[ToolCallChunk]:
-    return [
-        tool_call_chunk(
-            name=call.name,
-            args=json.dumps(call.arguments, ensure_ascii=False),
-            id=call.id,
-            index=index,
-        )
-        for index, call in enumerate(answer.tool_calls)
-    ]

@@ -1,4 +1,4 @@
-"""A retriever of whole documents, where a vector store's would give pieces."""
+"""A retriever of whole documents, where a vector store's would give passages."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ from langchain_core.runnables.config import run_in_executor
 from pydantic import ConfigDict, Field
 
 from langchain_selfextend.documents import core_document, parents_of, whole_documents
-from langchain_selfextend.errors import overflow_of_the_framework
-from langchain_selfextend.settings import core_llm
-from selfextend_rag import ContextBudgetExceeded, word_relevance
+from langchain_selfextend.settings import core_llm, overflow_of_the_framework
+from selfextend_rag import fit_or_rank, word_relevance
 
 
 class FullDocumentRetriever(BaseRetriever):
@@ -55,7 +54,7 @@ class FullDocumentRetriever(BaseRetriever):
     """The whole documents."""
     retriever: BaseRetriever | None = None
     """Whose hits are replaced by the whole ``documents`` they come from."""
-    llm: Any = Field(default=None, exclude=True, repr=False)
+    llm: object = Field(default=None, exclude=True, repr=False)
     """The model that will read them: a `ChatSelfExtend`, `SelfExtendLLM` or `LongContextLLM`."""
     overflow: Literal["error", "rank"] = "error"
     """What to do when they do not fit ``llm``."""
@@ -64,11 +63,11 @@ class FullDocumentRetriever(BaseRetriever):
     embeddings: Embeddings | None = Field(default=None, exclude=True, repr=False)
     """What to rank by; by default BM25 of the words."""
     source_key: str = "source"
-    """The metadata that a piece shares with its whole document."""
+    """The metadata that a passage shares with its whole document."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
-    def model_post_init(self, context: Any, /) -> None:
+    def model_post_init(self, context: object, /) -> None:
         """Check that the parts go together."""
         super().model_post_init(context)
         if not self.documents:
@@ -116,61 +115,29 @@ class FullDocumentRetriever(BaseRetriever):
         places = list(range(len(self.documents)))
         if hits is not None:
             places = parents_of(hits, self.documents, self.source_key)
+
+        def ranked(places: Sequence[int]) -> Sequence[int]:
+            if hits is not None:  # their order says it
+                return places
+            texts = [self.documents[place].page_content for place in places]
+            return [places[found] for found in by_relevance(query, texts, self.embeddings)]
+
         most = self.k if k is None else k
         if most is not None and most < len(places):
-            places = self._ranked(query, places, hits)[:most]
-        kept, left_out = sorted(places), list[int]()
-        if self.llm is not None and kept:
+            places = list(ranked(places)[:most])
+        left_out: list[int] = []
+        if self.llm is not None and places:
             with overflow_of_the_framework():
-                kept, left_out = self._fitting(query, places, hits)
-        found = [self.documents[place] for place in sorted(kept)]
-        return self._told(found, left_out) if left_out else found
+                places, left_out = fit_or_rank(
+                    places,
+                    check=lambda chosen: self._plan(query, chosen),
+                    size=self._size,
+                    rank=ranked if self.overflow == "rank" else None,
+                )
+        found = [self.documents[place] for place in sorted(places)]
+        return self._naming(left_out, found) if left_out else found
 
-    def _ranked(self, query: str, places: list[int], hits: Sequence[Document] | None) -> list[int]:
-        """Return places by relevance; another retriever has said it by the order of its hits."""
-        if hits is not None:
-            return places
-        texts = [self.documents[place].page_content for place in places]
-        return [places[found] for found in by_relevance(query, texts, self.embeddings)]
-
-    def _fitting(
-        self, query: str, places: list[int], hits: Sequence[Document] | None
-    ) -> tuple[list[int], list[int]]:
-        """Return which documents fit beside the question, and which do not.
-
-        Raises:
-            ContextBudgetExceeded: not all do and that is an error, or none does.
-        """
-        try:
-            self._plan(query, places)
-            return places, []
-        except ContextBudgetExceeded as error:
-            if self.overflow == "error":
-                raise
-            everything, room = error.needed, error.available
-        ranked = self._ranked(query, places, hits)
-        sizes = {place: self._size(place) for place in places}
-        room -= everything - sum(sizes.values())  # question, answer and what stands between
-        kept: list[int] = []
-        for place in ranked:
-            if sizes[place] <= room:
-                kept.append(place)
-                room -= sizes[place]
-        kept = self._checked(query, kept or ranked[:1])
-        return kept, [place for place in ranked if place not in kept]
-
-    def _checked(self, query: str, ranked: list[int]) -> list[int]:
-        """Return the documents that really fit: joined, texts may take a token more."""
-        while True:
-            try:
-                self._plan(query, ranked)
-                return ranked
-            except ContextBudgetExceeded:
-                if len(ranked) == 1:
-                    raise
-                ranked = ranked[:-1]
-
-    def _plan(self, query: str, places: Iterable[int]) -> None:
+    def _plan(self, query: str, places: Sequence[int]) -> None:
         documents = [core_document(self.documents[place]) for place in sorted(places)]
         core_llm(self.llm).plan(documents, question=query or ())
 
@@ -178,8 +145,8 @@ class FullDocumentRetriever(BaseRetriever):
         document = core_document(self.documents[place])
         return core_llm(self.llm).count_tokens(f"# {document.title}\n\n{document.text}\n\n")
 
-    def _told(self, found: Sequence[Document], left_out: Sequence[int]) -> list[Document]:
-        """Return the documents with what was left out, most relevant first, in their metadata."""
+    def _naming(self, left_out: Sequence[int], found: Sequence[Document]) -> list[Document]:
+        """Return documents with what was left out, most relevant first, in their metadata."""
         named = [
             {
                 "source": self.documents[place].metadata.get(self.source_key),
@@ -207,16 +174,12 @@ def by_relevance(
     if embeddings is None:
         scores = word_relevance(query, texts)
     else:
-        scores = _cosine(query, texts, embeddings)
+        asked = embeddings.embed_query(query)
+        scores = [_cosine(asked, vector) for vector in embeddings.embed_documents(list(texts))]
     return sorted(range(len(texts)), key=lambda place: -scores[place])
 
 
-def _cosine(query: str, texts: Sequence[str], embeddings: Embeddings) -> list[float]:
-    asked = embeddings.embed_query(query)
-    return [_similarity(asked, vector) for vector in embeddings.embed_documents(list(texts))]
-
-
-def _similarity(one: Sequence[float], other: Sequence[float]) -> float:
+def _cosine(one: Sequence[float], other: Sequence[float]) -> float:
     product = sum(a * b for a, b in zip(one, other, strict=True))
     lengths = sum(a * a for a in one) * sum(b * b for b in other)
-    return product / lengths**0.5 if lengths else 0.0
+    return float(product / lengths**0.5) if lengths else 0.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
@@ -22,10 +22,14 @@ from langchain_core.runnables import (
     RunnableMap,
     RunnablePassthrough,
 )
+from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
 from langchain_core.utils.pydantic import is_basemodel_subclass
 
-OutputSchema = dict[str, Any] | type
+from langchain_selfextend.messages import JsonObject
+
+OutputSchema = JsonObject | type
+ToolSchema = JsonObject | type | Callable[..., object] | BaseTool
 _METHODS = ("json_schema", "function_calling", "json_mode")
 
 
@@ -40,7 +44,7 @@ class Structure:
     """
 
     parser: BaseOutputParser[Any]
-    json_schema: dict[str, Any] | None = None
+    json_schema: JsonObject | None = None
     tool_name: str | None = None
 
 
@@ -67,16 +71,17 @@ def structured_call(schema: OutputSchema, method: str) -> Structure:
     return Structure(parser, json_schema=json_schema_of(schema))
 
 
-def json_schema_of(schema: OutputSchema) -> dict[str, Any]:
+def json_schema_of(schema: OutputSchema) -> JsonObject:
     """Return a schema as JSON schema, a Pydantic class's with all of its constraints."""
     if isinstance(schema, type) and hasattr(schema, "model_json_schema"):
-        return schema.model_json_schema()
+        described: JsonObject = schema.model_json_schema()
+        return described
     if isinstance(schema, Mapping) and ("properties" in schema or "$ref" in schema):
         return dict(schema)
     return convert_to_json_schema(schema)
 
 
-def schema_of_response_format(response_format: Mapping[str, Any]) -> dict[str, Any] | None:
+def schema_of_response_format(response_format: JsonObject) -> JsonObject | None:
     """Return the JSON schema that OpenAI's ``response_format`` asks for; None for plain text.
 
     Raises:
@@ -88,7 +93,8 @@ def schema_of_response_format(response_format: Mapping[str, Any]) -> dict[str, A
     if kind == "json_object":
         return {"type": "object"}
     if kind == "json_schema":
-        return response_format["json_schema"]["schema"]
+        schema: JsonObject = response_format["json_schema"]["schema"]
+        return schema
     raise ValueError(
         f'the type of response_format must be "text", "json_object" or "json_schema", got {kind!r}'
     )
@@ -102,8 +108,7 @@ def parsed(
     An answer that was cut off is an `OutputParserException`: the parsers of JSON would make an
     object of its beginning, and those of calls None of it.
     """
-    pieces: RunnableGenerator[Any, Any] = RunnableGenerator(_until_cut_off, _auntil_cut_off)
-    parser = pieces | structure.parser
+    parser = RunnableGenerator(_until_cut_off, _auntil_cut_off) | structure.parser
     if not include_raw:
         return model | parser
     right = RunnablePassthrough.assign(
@@ -113,22 +118,22 @@ def parsed(
     return RunnableMap(raw=model) | right.with_fallbacks([wrong], exception_key="parsing_error")
 
 
-def _until_cut_off(pieces: Iterator[BaseMessage]) -> Iterator[BaseMessage]:
-    for piece in pieces:
-        yield _checked(piece)
+def _until_cut_off(chunks: Iterator[BaseMessage]) -> Iterator[BaseMessage]:
+    for chunk in chunks:
+        yield _checked(chunk)
 
 
-async def _auntil_cut_off(pieces: AsyncIterator[BaseMessage]) -> AsyncIterator[BaseMessage]:
-    async for piece in pieces:
-        yield _checked(piece)
+async def _auntil_cut_off(chunks: AsyncIterator[BaseMessage]) -> AsyncIterator[BaseMessage]:
+    async for chunk in chunks:
+        yield _checked(chunk)
 
 
-def _checked(piece: BaseMessage) -> BaseMessage:
-    if piece.response_metadata.get("finish_reason") != "length":
-        return piece
-    usage = getattr(piece, "usage_metadata", None) or {}
+def _checked(chunk: BaseMessage) -> BaseMessage:
+    if chunk.response_metadata.get("finish_reason") != "length":
+        return chunk
+    usage = getattr(chunk, "usage_metadata", None) or {}
     raise OutputParserException(
         f"the answer was cut off after {usage.get('output_tokens')} tokens, before its object was "
         "whole; allow more with max_tokens",
-        llm_output=piece.text or piece.response_metadata.get("unfinished_call"),
+        llm_output=chunk.text or chunk.response_metadata.get("unfinished_call"),
     )

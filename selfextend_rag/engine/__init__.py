@@ -13,7 +13,7 @@ from selfextend_rag.engine.run import (
     Usage,
     is_cancelled,
 )
-from selfextend_rag.engine.sampling import GenerationSettings, TokenConstraint
+from selfextend_rag.engine.sampling import GenerationSettings, TokenConstraint, answer_options
 from selfextend_rag.engine.worker import Job, ModelWorker, in_thread, worker_of
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "Run",
     "TokenConstraint",
     "Usage",
+    "answer_options",
     "in_thread",
     "is_cancelled",
     "worker_of",

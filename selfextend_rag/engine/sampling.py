@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -16,6 +16,12 @@ from transformers.generation.logits_process import (
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
+
+_OTHER_NAMES = {
+    "max_tokens": "max_new_tokens",
+    "max_completion_tokens": "max_new_tokens",
+    "stop": "also_stop",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +98,33 @@ def _is_integer(value: object) -> bool:
 
 def _all_integers(values: Iterable[object]) -> bool:
     return all(_is_integer(value) for value in values)
+
+
+def answer_options(*given: Mapping[str, Any], others: Iterable[str] = ()) -> dict[str, Any]:
+    """Return an answer's options under this package's names, a later source's before an earlier's.
+
+    None counts as not given. Frameworks name ``max_new_tokens`` also ``max_tokens``, and their
+    ``stop`` is ``also_stop``, which leaves a model's own end in force.
+
+    Args:
+        given: such as the options of a model, then those of a call.
+        others: what calls may have besides; passed on as it is.
+
+    Raises:
+        TypeError: an option is not known.
+        ValueError: one is out of range.
+    """
+    fields = GenerationSettings.__dataclass_fields__.keys()
+    known = fields | _OTHER_NAMES.keys() | set(others)
+    if unknown := sorted({name for options in given for name in options} - known):
+        raise TypeError(
+            f"unknown option {', '.join(unknown)}; a call takes {', '.join(sorted(known))}"
+        )
+    several = [item for options in given for item in options.items()]
+    merged = {_OTHER_NAMES.get(k, k): value for k, value in several if value is not None}
+    own = {name: merged[name] for name in merged if name in fields}
+    stop = GenerationSettings(**own, stop=merged.get("also_stop", ())).stop
+    return {**merged, "also_stop": stop} if stop else merged
 
 
 class TokenConstraint(Protocol):

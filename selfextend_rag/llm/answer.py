@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from typing import Any
 
 from selfextend_rag.cache.store import PrefixStore
 from selfextend_rag.documents import Document
@@ -97,7 +98,7 @@ class TextRunner:
         """Return generation settings, with the model's own end tokens and stop texts by default.
 
         Args:
-            given: fields of `GenerationSettings`.
+            given: fields of `GenerationSettings`, and ``also_stop``: stop texts besides ``stop``.
             framed: the prompt puts a question in the form of ``prompts``, whose answers end in
                 that form's way.
 
@@ -106,8 +107,12 @@ class TextRunner:
             ValueError: an option is out of range.
         """
         default_stop = self.prompts.answer_stops if framed else ()
-        fields: dict[str, object] = {"stop": default_stop, **given}
-        options = GenerationSettings(**fields)  # type: ignore[arg-type]  # checked there
+        fields: dict[str, Any] = {"stop": default_stop, **given}
+        also_stop = fields.pop("also_stop", ())
+        options = GenerationSettings(**fields)
+        if also_stop:
+            also = (also_stop,) if isinstance(also_stop, str) else tuple(also_stop)
+            options = replace(options, stop=(*also, *options.stop))
         if options.stop_token_ids is not None:
             return options
         end = self.prompts.codec.tokenizer.eos_token_id

@@ -347,7 +347,8 @@ class LongContextLLM:
             progress: called after each chunk of the prompt, from another thread.
             cancelled: ends the answer where it is.
             options: fields of `GenerationSettings`. In the plain form, of models without a chat
-                template, a conversation's ``stop`` is a line end by default.
+                template, a conversation's ``stop`` is a line end by default; ``also_stop`` are
+                texts that end the answer besides.
 
         Raises:
             ContextBudgetExceeded: prompt and answer do not fit; the model has not run.

@@ -11,6 +11,7 @@ import time
 import pytest
 from langchain_core.exceptions import ContextOverflowError, ModelTimeoutError
 from langchain_core.messages import HumanMessage, SystemMessage
+from langchain_core.runnables import ConfigurableField
 
 from langchain_selfextend import ChatSelfExtend, ContextWindowExceeded
 from selfextend_rag import ContextBudgetExceeded, LongContextLLM, ModelLoadError
@@ -94,11 +95,45 @@ def test_what_can_not_be_is_refused_at_once(options, message):
         ChatSelfExtend(**options)
 
 
-def test_a_model_that_is_there_is_not_loaded_otherwise(tiny):
-    with pytest.raises(ValueError, match="device_map can't be changed on an llm that is there"):
-        ChatSelfExtend(llm=tiny, device_map="auto")
-    with pytest.raises(ValueError, match="context_options can't be changed on an llm"):
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"dtype": "float64"},
+        {"device_map": "auto"},
+        {"full_attention": True},
+        {"model_options": {"revision": "main"}},
+        {"quantization_config": {"quant_method": "bitsandbytes"}},
+    ],
+    ids=lambda option: next(iter(option)),
+)
+def test_a_loaded_model_refuses_the_options_of_loading_by_name(tiny, option):
+    """They were ignored without a word, but for two, and a model ran in another precision."""
+    refused = rf"{next(iter(option))} can't be changed on a model that is loaded"
+    with pytest.raises(ValueError, match=refused):
+        ChatSelfExtend(llm=tiny, **option)
+    with pytest.raises(ValueError, match=refused):
+        ChatSelfExtend(model=tiny.model, tokenizer=tiny.tokenizer, **option)
+
+
+def test_an_option_of_another_way_to_give_the_model_is_refused(tiny):
+    with pytest.raises(ValueError, match="group_size can't be changed on a model that is loaded"):
         ChatSelfExtend(llm=tiny, group_size=4)
+    with pytest.raises(ValueError, match="tokenizer can't be changed on a model that is loaded"):
+        ChatSelfExtend(llm=tiny, tokenizer=tiny.tokenizer)
+    with pytest.raises(ValueError, match="tokenizer goes with a loaded model"):
+        ChatSelfExtend(model="bundled", tokenizer=tiny.tokenizer)
+
+
+def test_fields_may_be_configured_per_call(chat):
+    """A model by name, its precision and its window are kept; options were refused once."""
+    made = ChatSelfExtend(**SMALL, dtype="float64", neighbor_window=64)
+    fields = {name: ConfigurableField(id=name) for name in ("max_tokens", "dtype")}
+    configurable = made.configurable_fields(**fields)
+    short, _ = configurable.with_config(configurable={"max_tokens": 2}).prepare()
+    assert (short.llm, short.max_tokens, short.model) == (made.llm, 2, "bundled")
+    other, _ = configurable.with_config(configurable={"dtype": "float32"}).prepare()
+    assert str(other.llm.model.dtype) == "torch.float32"
+    assert other.llm.planner.neighbor_window == 64
 
 
 def test_a_model_that_is_not_there_is_named():
