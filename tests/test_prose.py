@@ -33,7 +33,6 @@ LEFT = {
     "selfextend_rag/llm": 14,
     "selfextend_rag/model": 15,
     "selfextend_rag/planning": 48,
-    "selfextend_rag/text": 3,
 }
 # Documents, and the words of the texts that the bundled model was trained on.
 NOT_OURS = (

@@ -5,9 +5,8 @@ from selfextend_rag.llm.library import KeptReadings, shared_llm
 from selfextend_rag.llm.llm import LongContextLLM
 from selfextend_rag.llm.reading import Reading
 from selfextend_rag.llm.stream import Answer, TextStream
-from selfextend_rag.text.messages import question_and_history
+from selfextend_rag.text.messages import ToolCall, question_and_history
 from selfextend_rag.text.prompts import PromptBuilder
-from selfextend_rag.text.tools import ToolCall
 
 __all__ = [
     "Answer",

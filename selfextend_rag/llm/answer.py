@@ -24,7 +24,7 @@ from selfextend_rag.engine.run import Reserve
 from selfextend_rag.evidence import AttentionWatch, TokenRanges, find_evidence
 from selfextend_rag.llm.ledger import Ledger
 from selfextend_rag.llm.stream import Answer, AnswerReason, TextStream
-from selfextend_rag.output.reader import FREE, CallReader, OutputFormat, TextReader
+from selfextend_rag.output.reader import FREE, AnswerReader, OutputFormat
 from selfextend_rag.planning import ContextPlan
 from selfextend_rag.text.prompts import PromptBuilder
 
@@ -229,11 +229,7 @@ class _Text:
 
     def __init__(self, prompts: PromptBuilder, prompt: PreparedPrompt) -> None:
         self._plan = prompt.plan
-        self._reader: TextReader | CallReader = (
-            TextReader(prompts, prompt.options, prompt.form, prompt.framed)
-            if prompt.form.calls is None
-            else CallReader(prompts, prompt.options, prompt.form)
-        )
+        self._reader = AnswerReader(prompts, prompt.options, prompt.form, prompt.framed)
         self._parts: list[str] = []
         self.tokens = 0  # without the one that completes a stop text, which is no part of it
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from selfextend_rag.documents import Document
 from selfextend_rag.errors import ContextBudgetExceeded
 from selfextend_rag.planning import ContextBudgetPlanner, ContextPlan, MemoryBudget
-from selfextend_rag.text.packing import BREAK, Prompt
-from selfextend_rag.text.prompts import PromptBuilder, prompt_state
+from selfextend_rag.text.messages import BREAK
+from selfextend_rag.text.prompts import Prompt, PromptBuilder, prompt_state
 
 _STEP = 1.5
 
@@ -64,7 +64,7 @@ class ReadingBudget:
         key = tuple(documents), prompt_state(self.prompts)
         last = self._last_packed  # another thread may replace it meanwhile
         if last is None or last[0] != key:
-            last = self._last_packed = key, self.prompts.packed(documents)
+            last = self._last_packed = key, self.prompts.documents(documents)
         return last[1]
 
     def forget_packed(self) -> None:
@@ -130,7 +130,7 @@ class ReadingBudget:
             groups = []
             for group, plan in zip(found.groups, found.plans, strict=True):
                 members = tuple(kept[index] for index in group)
-                read = len(self.prompts.documents(members))
+                read = len(self.prompts.documents(members, ranges=False))
                 if read > plan.prompt_tokens:  # joined, they are more tokens than one by one
                     crowded = group, read - plan.prompt_tokens
                     break
@@ -153,7 +153,7 @@ class ReadingBudget:
         if not documents:
             return 0
         shortest = min(documents, key=lambda document: len(document.text))
-        alone = len(self.prompts.documents([shortest]))
+        alone = len(self.prompts.documents([shortest], ranges=False))
         return max(0, alone - len(self.prompts.codec.text(shortest.text.rstrip()))) + 1
 
     def _tokens_of(self, document: Document) -> int:

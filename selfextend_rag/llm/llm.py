@@ -26,6 +26,7 @@ from selfextend_rag.llm.reading import Reading
 from selfextend_rag.llm.saved import load_saved
 from selfextend_rag.llm.stream import Answer, TextStream
 from selfextend_rag.output.reader import output_format
+from selfextend_rag.output.tools import ToolChoice, Tools, tool_request
 from selfextend_rag.planning import (
     ContextBudgetPlanner,
     ContextPlan,
@@ -36,7 +37,6 @@ from selfextend_rag.planning.plan import CHUNK_SIZES, Rule
 from selfextend_rag.planning.planner import Extension
 from selfextend_rag.text.messages import Message
 from selfextend_rag.text.prompts import INSTRUCTION, PromptBuilder, PromptForm
-from selfextend_rag.text.tools import ToolChoice, Tools, tool_request
 
 
 class LongContextLLM:
@@ -320,7 +320,7 @@ class LongContextLLM:
         """Return the tokens of a text alone, or of the prompt that messages, and tools, make."""
         if isinstance(prompt, str):
             return len(self.prompts.codec.text(prompt))
-        request = tool_request(tools)
+        request = tool_request(tools) if tools else None
         return len(self.prompts.prompt(prompt, () if request is None else request.tools))
 
     def generate(
@@ -381,15 +381,17 @@ class LongContextLLM:
         **options: Any,
     ) -> TextStream:
         """Return the answer as a stream of text, while it is generated; see ``generate``."""
-        request = tool_request(tools, tool_choice, parallel_tool_calls)
+        request = None
+        if tools or tool_choice != "auto":
+            request = tool_request(tools, tool_choice, parallel_tool_calls)
         framed = not isinstance(prompt, str) or request is not None
         options_given = {"max_new_tokens": self.budget.max_new_tokens, **options}
         settings = self._runner.options(options_given, framed=framed)
         form = output_format(self.prompts, settings, json_schema, request)
-        tokens = self.prompts.prompt(prompt, () if request is None else request.tools)
+        tokens = self.prompts.prompt(prompt, () if request is None else request.tools).tokens
         plan = self.budget.plan_prompt(len(tokens), settings.max_new_tokens)
         return self._runner.stream(
-            PreparedPrompt(tuple(tokens), settings, plan, framed, form),
+            PreparedPrompt(tokens, settings, plan, framed, form),
             Start(reuse=self.prefix_cache),
             Run(progress=progress),
             cancelled,

@@ -22,8 +22,7 @@ from selfextend_rag.llm.saved import (
 from selfextend_rag.llm.stream import Answer, TextStream
 from selfextend_rag.output.reader import output_format
 from selfextend_rag.planning import ContextPlan
-from selfextend_rag.text.packing import Prompt
-from selfextend_rag.text.prompts import prompt_state
+from selfextend_rag.text.prompts import Prompt, prompt_state
 
 BatchQuestion = str | Mapping[str, Any]
 """A question, or the arguments that ``Reading.ask`` would take for it, the question among them."""
@@ -266,7 +265,7 @@ class Reading:
             for pair in history
             for role, text in zip(("user", "assistant"), pair, strict=True)
         ]
-        tokens = (*self._prefix.tokens, *self._runner.prompts.question(question, said))
+        tokens = (*self._prefix.tokens, *self._runner.prompts.question(question, said).tokens)
         plan = self._budget.planner.plan_within(self.plan, len(tokens), options.max_new_tokens)
         return PreparedPrompt(tokens, options, plan, form=form)
 
@@ -289,7 +288,7 @@ class Reading:
     def _sources(self) -> Sources | None:
         """Return what tokens hold of the documents; None if the tokenizer does not say."""
         if self._packed is None:
-            self._packed = self._runner.prompts.packed(self.documents)
+            self._packed = self._runner.prompts.documents(self.documents)
         ranges, read = self._packed.ranges, self._prefix.tokens
         if ranges is not None and self._packed.tokens != read:  # read on another day, perhaps
             ranges = ranges.within_other(self._packed.tokens, read)

@@ -13,7 +13,7 @@ from typing import Literal
 from selfextend_rag.engine import Cancelled, FinishReason, Job, ModelWorker, Usage
 from selfextend_rag.evidence import Evidence
 from selfextend_rag.planning import ContextPlan
-from selfextend_rag.text.tools import ToolCall
+from selfextend_rag.text.messages import ToolCall
 
 AnswerReason = FinishReason | Literal["tool_calls"]
 

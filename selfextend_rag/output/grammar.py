@@ -1,65 +1,73 @@
-"""What answers may be, as grammars of llguidance: JSON for a schema, and calls of tools."""
+"""Grammars of answers: written as llguidance reads them, compiled for a tokenizer, and run.
+
+They constrain an answer to JSON for a schema, or to calls of tools after free text.
+"""
 
 from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from functools import lru_cache
+from weakref import WeakKeyDictionary
 
-from llguidance import LLMatcher
+import numpy as np
+import torch
+from llguidance import LLMatcher, LLTokenizer
+from llguidance.hf import from_tokenizer
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from selfextend_rag.errors import ConstraintError, SchemaError
 from selfextend_rag.output.schema import schema_text
 from selfextend_rag.text.calls import ID, ID_PATTERN, CallForm
 from selfextend_rag.text.template import THOUGHT_END
 
 
-@dataclass(frozen=True, slots=True)
-class Thought:
-    """How a thought is ended.
+def thought_rules(end_token: int | None, free_tokens: Collection[int] = ()) -> list[str]:
+    """Return the rules of ``thought``: any text, its end, and a little white space.
 
     Args:
         end_token: the token of ``THOUGHT_END``, where the vocabulary has one that is no text to a
             grammar.
         free_tokens: other control tokens, which may come in a thought.
     """
+    before = _optional("THOUGHT", free_tokens)
+    text = [r"THOUGHT: /(.|\n)*/", r"THOUGHT_SPACE: /[ \n]{0,2}/"]
+    if end_token is not None:
+        return [f"thought: {before}THOUGHT <[{end_token}]> THOUGHT_SPACE", *text]
+    ended = f"thought_end[lazy]: THOUGHT {_string(THOUGHT_END)}"
+    return [f"thought: {before}thought_end THOUGHT_SPACE", ended, *text]
 
-    end_token: int | None
-    free_tokens: Collection[int] = ()
 
-    @property
-    def rules(self) -> list[str]:
-        """Return the rules of ``thought``: any text, its end, and a little white space."""
-        others = ",".join(map(str, sorted(self.free_tokens)))
-        before = f"(THOUGHT <[{others}]>)* " if others else ""
-        space = r"THOUGHT_SPACE: /[ \n]{0,2}/"
-        text = r"THOUGHT: /(.|\n)*/"
-        if self.end_token is not None:
-            rule = f"thought: {before}THOUGHT <[{self.end_token}]> THOUGHT_SPACE"
-            return [rule, text, space]
-        ended = f"thought_end[lazy]: THOUGHT {json.dumps(THOUGHT_END)}"
-        return [f"thought: {before}thought_end THOUGHT_SPACE", ended, text, space]
+def _optional(text: str, tokens: Collection[int], *, after: bool = False) -> str:
+    """Return any number of free texts, each before (or after) one of the control tokens."""
+    if not tokens:
+        return ""
+    token = f"<[{','.join(map(str, sorted(tokens)))}]>"
+    return f"({token} {text})*" if after else f"({text} {token})* "
 
 
 def json_grammar(
     schema: Mapping[str, object],
     *,
     leading_space: bool = False,
-    thought: Thought | None = None,
+    thought: Sequence[str] = (),
 ) -> str:
     """Return the grammar of the JSON texts that a schema allows, for ``Grammars.compiled``.
 
     Args:
         schema: a JSON schema.
         leading_space: allow a space before the JSON, as where an answer begins after a colon.
-        thought: how a thought ends that the prompt has begun; it comes before the JSON.
+        thought: rules of a thought that the prompt has begun; it comes before the JSON.
 
     Raises:
         SchemaError: it is no JSON schema, or holds what can't be enforced or be satisfied.
     """
     source = schema_text(schema)
-    if thought is not None:
-        return "\n".join([*thought.rules, f"start: thought %json {source}"])
+    if thought:
+        return "\n".join([*thought, f"start: thought %json {source}"])
     if leading_space:
         return LLMatcher.grammar_from_lark(f'start: " "? %json {source}')
     return LLMatcher.grammar_from_json_schema(source)
@@ -67,13 +75,13 @@ def json_grammar(
 
 def calls_grammar(
     form: CallForm,
-    tools: Sequence[tuple[str, Mapping[str, object]]],
+    tools: Mapping[str, Mapping[str, object]],
     *,
     forced: bool,
     parallel: bool,
     leading_space: bool = False,
-    free_tokens: Sequence[int] = (),
-    thought: Thought | None = None,
+    free_tokens: Collection[int] = (),
+    thought: Sequence[str] = (),
 ) -> str:
     """Return the grammar of answers that are calls, or free text that may end in calls.
 
@@ -84,7 +92,7 @@ def calls_grammar(
         parallel: there may be several calls.
         leading_space: allow a space before forced calls.
         free_tokens: control tokens that may occur in free text.
-        thought: how a thought ends that the prompt has begun; it comes before forced calls. Free
+        thought: rules of a thought that the prompt has begun; it comes before forced calls. Free
             text may hold a thought anyway.
 
     Raises:
@@ -92,27 +100,22 @@ def calls_grammar(
     """
     rules = [
         f"args_{i}: %json {schema_text(schema, f'the schema of tool {name!r}')}"
-        for i, (name, schema) in enumerate(tools)
+        for i, (name, schema) in enumerate(tools.items())
     ]
-    split = _Literals(form.tokens)
-    names = [name for name, _ in tools]
 
     def alternatives(before: str) -> str:
-        each = (
-            f"{split.written(before + name + form.middle)} args_{i}" for i, name in enumerate(names)
-        )
-        return " | ".join(each)
+        texts = [_literals(before + name + form.middle, form.tokens) for name in tools]
+        return " | ".join(f"{text} args_{i}" for i, text in enumerate(texts))
 
-    end = split.written(form.tail)
+    end = _literals(form.tail, form.tokens)
     if parallel and form.link is not None:
         rules.append(f"next: {alternatives(form.link)}")
         end = f"next* {end}"
     if forced:
         before = '" "? ' if leading_space else ""
-        if thought is not None:
+        if thought:
             before = "thought "
-            rules += thought.rules
-        rules += [f"start: {before}first {end}", f"first: {alternatives(form.head)}"]
+        rules += [*thought, f"start: {before}first {end}", f"first: {alternatives(form.head)}"]
     else:
         rest = form.head.removeprefix(form.trigger)
         rules += [*_free_text(form, free_tokens), f"first: {alternatives(rest)}"]
@@ -120,47 +123,178 @@ def calls_grammar(
     return "\n".join(rules)
 
 
-def _free_text(form: CallForm, free_tokens: Sequence[int]) -> list[str]:
+def _free_text(form: CallForm, free_tokens: Collection[int]) -> list[str]:
     """Return the rules of text before calls and of what begins these."""
-    others = ",".join(map(str, sorted(free_tokens)))
-    before = f"(TEXT <[{others}]>)* " if others else ""
-    rules = [f"text: {before}TEXT"]
+    before = _optional("TEXT", free_tokens)
+    rules = [f"text: {before}TEXT", r"TEXT: /(.|\n)*/"]
     if form.trigger_token is not None:
-        return [*rules, r"TEXT: /(.|\n)*/", f"opening: text <[{form.trigger_token}]>"]
+        return [*rules, f"opening: text <[{form.trigger_token}]>"]
     if not form.bare:
         lazy = f"trigger[lazy]: TEXT {_string(form.trigger)}"
-        return [*rules, r"TEXT: /(.|\n)*/", lazy, f"opening: {before}trigger"]
+        return [*rules, lazy, f"opening: {before}trigger"]
     # The text of an answer may begin in any way but this one.
-    begun = _regex(form.trigger)
+    begun = "".join(c if c.isalnum() else rf"\x{{{ord(c):x}}}" for c in form.trigger)
     return [
-        rf"text: FIRST {f'(<[{others}]> TEXT)*' if others else ''}",
+        f"text: FIRST {_optional('TEXT', free_tokens, after=True)}",
         rf"FIRST: /(.|\n)*/ & ~/{begun}(.|\n)*/",
         r"TEXT: /(.|\n)*/",
         f"opening: /{begun}/",
     ]
 
 
-class _Literals:
-    """Writes fixed texts for a grammar, in which control tokens are tokens."""
-
-    def __init__(self, tokens: Mapping[str, int]) -> None:
-        self._tokens = tokens
-        longest_first = sorted([*tokens, ID], key=len, reverse=True)
-        self._special = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
-
-    def written(self, text: str) -> str:
-        return " ".join(self._symbol(part) for part in self._special.split(text) if part)
-
-    def _symbol(self, part: str) -> str:
-        if part == ID:
-            return f"/{ID_PATTERN}/"
-        return f"<[{self._tokens[part]}]>" if part in self._tokens else _string(part)
+def _literals(text: str, tokens: Mapping[str, int]) -> str:
+    """Return a fixed text, in which control tokens are tokens and `ID` is any id."""
+    symbols = {name: f"<[{token}]>" for name, token in tokens.items()} | {ID: f"/{ID_PATTERN}/"}
+    longest_first = sorted(symbols, key=len, reverse=True)
+    parts = re.split("(" + "|".join(map(re.escape, longest_first)) + ")", text)
+    return " ".join(symbols.get(part) or _string(part) for part in parts if part)
 
 
 def _string(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def _regex(text: str) -> str:
-    """Return a pattern of exactly this text; every character that may mean something is escaped."""
-    return "".join(c if c.isalnum() else rf"\x{{{ord(c):x}}}" for c in text)
+class Grammar:
+    """A grammar compiled for one vocabulary, and how far an answer has come in it.
+
+    Run, it is the engine's `TokenConstraint`; ``start`` may be called from several threads.
+
+    Args:
+        matcher: the grammar, at its start.
+        ends: tokens that end an answer; some may be beyond the vocabulary.
+    """
+
+    def __init__(self, matcher: LLMatcher, ends: tuple[int, ...]) -> None:
+        self._matcher = matcher
+        self._ends = ends
+        self._ended = False
+
+    def start(self) -> Grammar:
+        """Return the grammar for one more answer."""
+        return Grammar(self._matcher.deep_copy(), self._ends)
+
+    def mask(self, scores: Tensor) -> Tensor:
+        """Return scores ``[1, V]`` with ``-inf`` for every token that the grammar rules out.
+
+        Raises:
+            ConstraintError: the grammar came to its limits, or leaves no token.
+        """
+        width = scores.shape[-1]
+        bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
+        if self._matcher.is_error():
+            raise ConstraintError(
+                f"the grammar of this answer came to its limits: {self._matcher.get_error()[:300]};"
+                " use a simpler schema"
+            )
+        found = np.unpackbits(bits, bitorder="little")[:width]
+        allowed = np.zeros(width, dtype=bool)  # nothing beyond the vocabulary
+        allowed[: len(found)] = found
+        if self._matcher.is_accepting():
+            allowed[[end for end in self._ends if end < width]] = True
+        if not allowed.any():
+            raise ConstraintError(
+                "no token of the vocabulary can follow in the grammar of this answer; the "
+                "vocabulary lacks a character that the schema asks for"
+            )
+        return scores.masked_fill(~torch.from_numpy(allowed).to(scores.device), float("-inf"))
+
+    def accept(self, token: int) -> None:
+        """Note the next token.
+
+        Raises:
+            ConstraintError: the grammar does not allow it.
+        """
+        if token in self._ends and self._matcher.is_accepting():
+            self._ended = True
+        elif not self._matcher.consume_token(token):
+            raise ConstraintError(
+                f"token {token} can't follow in the grammar of this answer: "
+                f"{self._matcher.get_error()[:300]}"
+            )
+
+    @property
+    def finished(self) -> bool:
+        """Return whether nothing but an end token could follow."""
+        return self._ended or (self._matcher.is_stopped() and not self._matcher.is_error())
+
+
+class Grammars:
+    """The grammars of one tokenizer, the latest used kept; safe to use from several threads.
+
+    ``compiled(source, ends)`` returns a `Grammar`, compiled unless it is kept from before, of a
+    source as ``json_grammar`` returns it, and of the tokens that end an answer, which are allowed
+    where the grammar is satisfied. It raises a SchemaError if the grammar holds what can't be
+    enforced, can't be satisfied or is too large, or if the tokenizer can't be used.
+
+    Args:
+        tokenizer: a fast tokenizer of transformers.
+        kept: how many compiled grammars to keep.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, kept: int = 128) -> None:
+        self._tokenizer = tokenizer
+        self._of_size = lru_cache(1)(_vocabulary_of)
+        self.compiled = lru_cache(kept)(self._compiled)
+
+    def _compiled(self, source: str, ends: tuple[int, ...]) -> Grammar:
+        matcher = LLMatcher(self._vocabulary(ends), source, log_level=0)
+        problem = matcher.get_error() if matcher.is_error() else ""
+        if problem := problem or "; ".join(matcher.get_grammar_warnings()):
+            lines = [line.strip() for line in problem.splitlines() if line.strip()]
+            raise SchemaError(" ".join(lines[:6])[:600])
+        return Grammar(matcher, ends)
+
+    def control_tokens(self, ends: tuple[int, ...]) -> dict[str, int]:
+        """Return the tokens that are no text to a grammar, with their ids.
+
+        Args:
+            ends: tokens that end an answer.
+        """
+        vocabulary = self._vocabulary(ends)
+        added = self._tokenizer.added_tokens_decoder
+        return {
+            token.content: index
+            for index, token in added.items()
+            if vocabulary.is_special_token(index)
+        }
+
+    def _vocabulary(self, ends: tuple[int, ...]) -> LLTokenizer:
+        # A changed number of tokens means that some were added.
+        return self._of_size(self._tokenizer, len(self._tokenizer), ends)
+
+
+def _vocabulary_of(
+    tokenizer: PreTrainedTokenizerBase, size: int, ends: tuple[int, ...]
+) -> LLTokenizer:
+    """Return the vocabulary of a tokenizer; takes up to a second for a large one."""
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise SchemaError(
+            "the grammar of an answer needs the bytes of each token, and "
+            f"{type(tokenizer).__name__} does not know them; load a fast tokenizer, one "
+            "with a tokenizer.json"
+        )
+    known = 1 + max(size - 1, max(tokenizer.added_tokens_decoder, default=0))
+    # An end beyond the tokenizer's own tokens is let in by `GrammarConstraint`.
+    within = [end for end in ends if end < known]
+    if not within:
+        raise SchemaError(
+            "an answer constrained by a grammar needs a token of the vocabulary that ends it, and "
+            "neither model nor tokenizer names one; pass stop_token_ids"
+        )
+    try:
+        return from_tokenizer(tokenizer, eos_token=within)
+    except ValueError as error:
+        raise SchemaError(
+            f"the grammar of an answer needs the bytes of each token, and those of this tokenizer "
+            f"are unknown ({error}); use a model with a byte-level or byte-fallback vocabulary"
+        ) from error
+
+
+_known: WeakKeyDictionary[PreTrainedTokenizerBase, Grammars] = WeakKeyDictionary()
+_known_lock = threading.Lock()
+
+
+def grammars_of(tokenizer: PreTrainedTokenizerBase) -> Grammars:
+    """Return the grammars of this tokenizer, shared by all that use it."""
+    with _known_lock:
+        return _known.setdefault(tokenizer, Grammars(tokenizer))

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from selfextend_rag.engine import GenerationSettings
-from selfextend_rag.output.constraint import Grammar, grammars_of
-from selfextend_rag.output.grammar import Thought, calls_grammar, json_grammar
-from selfextend_rag.text.calls import CallForm, read_calls
-from selfextend_rag.text.detokenize import Detokenizer, StopTexts
+from selfextend_rag.output.grammar import (
+    Grammar,
+    calls_grammar,
+    grammars_of,
+    json_grammar,
+    thought_rules,
+)
+from selfextend_rag.output.tools import ToolRequest, read_calls
+from selfextend_rag.text.calls import CallForm
+from selfextend_rag.text.codec import Detokenizer
+from selfextend_rag.text.messages import ToolCall
 from selfextend_rag.text.prompts import PromptBuilder
 from selfextend_rag.text.template import THOUGHT_END
-from selfextend_rag.text.tools import ToolCall, ToolRequest, new_call_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,125 +61,127 @@ def output_format(
             'leave one out or pass tool_choice="none"'
         )
     space = not prompts.chat  # where an answer begins after a colon
-    ends = _ends(settings)
-    control = grammars_of(prompts.codec.tokenizer).control_tokens(ends)
-    thought = _thought(control, ends) if prompts.thinks else None
-    if json_schema is not None:
+    ends = tuple(sorted(settings.stop_token_ids or ()))
+    grammars = grammars_of(prompts.codec.tokenizer)
+    control = grammars.control_tokens(ends)
+    thought: list[str] = []
+    if prompts.thinks:
+        end = control.get(THOUGHT_END)
+        thought = thought_rules(end, set(control.values()) - {*ends, end})
+    if request is None:
+        assert json_schema is not None
         source = json_grammar(json_schema, leading_space=space, thought=thought)
-        return OutputFormat(_compiled(prompts, settings, source))
-    assert request is not None
+        return OutputFormat(grammars.compiled(source, ends))
     form = prompts.call_form.with_tokens(control)
     free = frozenset(control.values()) - {*ends, form.trigger_token}
     source = calls_grammar(
         form,
-        [(tool.name, tool.schema) for tool in request.callable],
+        request.callable,
         forced=request.forced,
         parallel=request.parallel,
         leading_space=space,
-        free_tokens=sorted(free),
+        free_tokens=free,
         thought=thought,
     )
-    at_once = request.forced and thought is None
-    return OutputFormat(_compiled(prompts, settings, source), form, at_once, free)
+    at_once = request.forced and not thought
+    return OutputFormat(grammars.compiled(source, ends), form, at_once, free)
 
 
-def _thought(control: Mapping[str, int], ends: tuple[int, ...]) -> Thought:
-    end = control.get(THOUGHT_END)
-    return Thought(end, frozenset(control.values()) - {*ends, end})
+class StopTexts:
+    """Finds the stop text that is complete first in a text that arrives in chunks.
+
+    Where several are complete at the same character, the longest counts.
+
+    Args:
+        texts: the stop texts.
+        at_start: they count at the very beginning of the text alone.
+    """
+
+    def __init__(self, texts: Sequence[str], *, at_start: bool = False) -> None:
+        self.found = False
+        self._texts = sorted(texts, key=len, reverse=True)
+        self._at_start = at_start
+        self._held = ""
+
+    def push(self, text: str) -> str:
+        """Take more text and return what can't be part of a stop text any more."""
+        held = self._held + text
+        if self._at_start:
+            self._texts = [x for x in self._texts if held.startswith(x) or x.startswith(held)]
+        ends = [(held.find(stop) + len(stop), -len(stop)) for stop in self._texts if stop in held]
+        if ends:
+            end, minus_length = min(ends)
+            self.found = True
+            self._held = ""
+            return held[: end + minus_length]
+        keep = max((_overlap(held, stop) for stop in self._texts), default=0)
+        certain = len(held) - keep
+        self._held = held[certain:]
+        return held[:certain]
+
+    def rest(self) -> str:
+        """Return what is still held back, because nothing comes after it."""
+        held, self._held = self._held, ""
+        return held
 
 
-def _ends(settings: GenerationSettings) -> tuple[int, ...]:
-    return tuple(sorted(settings.stop_token_ids or ()))
+def _overlap(text: str, stop: str) -> int:
+    """Return the length of the longest end of ``text`` that a stop text begins with."""
+    longest = min(len(text), len(stop) - 1)
+    return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)
 
 
-def _compiled(prompts: PromptBuilder, settings: GenerationSettings, source: str) -> Grammar:
-    return grammars_of(prompts.codec.tokenizer).compiled(source, _ends(settings))
+class AnswerReader:
+    """Reads an answer as its tokens come: its text, and the calls of tools that end it.
 
-
-class TextReader:
-    """Reads an answer that is text, or JSON as a grammar let it through.
+    Stop texts count in the text before calls alone, and not in JSON, which its grammar ends. A
+    thought before JSON is not shown, so that the text is the JSON.
 
     Args:
         prompts: whose tokens they are.
-        settings: the stop texts, which JSON does not have: its grammar ends it.
+        settings: the stop texts.
         form: what the answer must be.
-        framed: the answer follows a colon.
+        framed: the answer follows a colon, in the plain form.
     """
 
     def __init__(
         self, prompts: PromptBuilder, settings: GenerationSettings, form: OutputFormat, framed: bool
     ) -> None:
-        constrained = form.grammar is not None
-        self._detokenizer = Detokenizer(
-            prompts.codec.decode,
-            () if constrained else settings.stop,
-            skip_leading_space=constrained or (framed and not prompts.chat),
-        )
-        # A thought before JSON is not shown, so that the text is the JSON.
-        self._thinking = StopTexts((THOUGHT_END,)) if constrained and prompts.thinks else None
-        self._raw = prompts.codec.decode_raw
-
-    @property
-    def stopped(self) -> bool:
-        """Return whether a stop text has ended the answer."""
-        return self._detokenizer.stopped
-
-    def push(self, token: int) -> str:
-        """Take the next token and return the text that is certain now."""
-        if self._thinking is None:
-            return self._detokenizer.push(token)
-        self._thinking.push(self._raw([token]))
-        if self._thinking.found:
-            self._thinking = None
-        return ""
-
-    def finish(self) -> str:
-        """Return what was held back, at the end of the answer."""
-        return self._detokenizer.finish()
-
-    def calls(self) -> tuple[tuple[ToolCall, ...], str]:
-        """Return no calls."""
-        return (), ""
-
-
-class CallReader:
-    """Reads an answer that may be, or end in, calls of tools.
-
-    Stop texts count in the text before calls alone.
-
-    Args:
-        prompts: whose tokens they are.
-        settings: the stop texts.
-        form: how calls are written.
-    """
-
-    def __init__(
-        self, prompts: PromptBuilder, settings: GenerationSettings, form: OutputFormat
-    ) -> None:
-        assert form.calls is not None
         self.stopped = False
-        self._form = form.calls
-        self._free_tokens = form.free_tokens
-        self._raw = prompts.codec.decode_raw
+        is_json = form.grammar is not None and form.calls is None
+        self._form = form
+        self._codec = prompts.codec
         self._tokens: list[int] = []
         self._calling = form.forced
-        self._detokenizer = Detokenizer(prompts.codec.decode, skip_leading_space=not prompts.chat)
-        self._trigger = _trigger(self._form)
-        self._stops = StopTexts(settings.stop)
+        self._thinking = StopTexts((THOUGHT_END,)) if is_json and prompts.thinks else None
+        # A stop text such as a line end must not end an answer that has not begun.
+        self._detokenizer = Detokenizer(
+            prompts.codec.decode, skip_leading_space=is_json or (framed and not prompts.chat)
+        )
+        self._stops = StopTexts(() if is_json else settings.stop)
+        calls = form.calls
+        self._trigger_token = None if calls is None else calls.trigger_token
+        in_text = () if calls is None or calls.trigger_token is not None else (calls.trigger,)
+        self._trigger = StopTexts(in_text, at_start=calls is not None and calls.bare)
 
     def push(self, token: int) -> str:
         """Take the next token and return the text that is certain now."""
+        if self._thinking is not None:
+            self._thinking.push(self._codec.decode([token], special=True))
+            if self._thinking.found:
+                self._thinking = None
+            return ""
         if self.stopped or self._calling:
             self._tokens.append(token)
             return ""
-        if token == self._form.trigger_token:
+        if token == self._trigger_token:
             text = self._shown(self._detokenizer.finish(), final=True)
             self._calling = not self.stopped
             self._tokens = [token]
             return text
         self._tokens.append(token)
         # To the grammar a control token parts what may look joined where it is not shown.
-        apart = self._trigger.rest() if token in self._free_tokens else ""
+        apart = self._trigger.rest() if token in self._form.free_tokens else ""
         return apart + self._shown(self._detokenizer.push(token), final=False)
 
     def finish(self) -> str:
@@ -184,12 +192,11 @@ class CallReader:
 
     def calls(self) -> tuple[tuple[ToolCall, ...], str]:
         """Return the calls that are whole, and the text of one that is not."""
-        if not self._calling:
+        if self._form.calls is None or not self._calling:
             return (), ""
-        text = self._raw(self._tokens)
-        found = read_calls(self._form, text[max(0, text.find(self._form.trigger)) :])
-        made = tuple(ToolCall(new_call_id(), *call) for call in found.calls)
-        return made, found.rest
+        text = self._codec.decode(self._tokens, special=True)
+        start = max(0, text.find(self._form.calls.trigger))
+        return read_calls(self._form.calls, text[start:])
 
     def _shown(self, text: str, *, final: bool) -> str:
         before = self._trigger.push(text)
@@ -202,35 +209,3 @@ class CallReader:
         if self._stops.found:
             self.stopped, self._calling = True, False
         return shown
-
-
-class _Beginning:
-    """Finds a text at the very beginning of another one, with the methods of `StopTexts`."""
-
-    def __init__(self, wanted: str) -> None:
-        self.found = False
-        self._wanted = wanted
-        self._held = ""
-        self._passed = False
-
-    def push(self, text: str) -> str:
-        """Take more text and return it unless it may still be what is looked for."""
-        if self._passed:
-            return text
-        self._held += text
-        self.found = self._held.startswith(self._wanted)
-        if self.found or self._wanted.startswith(self._held):
-            return ""
-        self._passed = True
-        return self.rest()
-
-    def rest(self) -> str:
-        """Return what is still held back, because nothing comes after it."""
-        held, self._held = self._held, ""
-        return "" if self.found else held
-
-
-def _trigger(form: CallForm) -> StopTexts | _Beginning:
-    if form.trigger_token is not None:
-        return StopTexts(())
-    return _Beginning(form.trigger) if form.bare else StopTexts((form.trigger,))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
 from transformers import PreTrainedTokenizerBase
 
-from selfextend_rag.text.detokenize import Detokenizer
+_UNFINISHED = "\ufffd"
+"""What decoders write for bytes that are no character yet, and for those that never become one."""
 
 
 @dataclass(slots=True)
@@ -42,10 +43,8 @@ class TextCodec:
     Control tokens are the tokenizer's special tokens, and those of its other added tokens that its
     chat template writes (such as ``<think>``). Only a template can produce them.
 
-    ``control_ids`` has their ids by their texts, and ``control`` is a pattern that finds them.
-
-    Args:
-        tokenizer: a tokenizer of transformers.
+    ``control_ids`` has their ids by their texts, and ``control`` is a pattern of one group that
+    finds them.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -54,7 +53,7 @@ class TextCodec:
         self._lock = threading.Lock()
         self.control_ids = _control_tokens(tokenizer)
         longest_first = sorted(self.control_ids, key=len, reverse=True)
-        self.control = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+        self.control = re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
         # Some vocabularies write a character that they lack as their unknown token.
         self._forbidden = frozenset(self.control_ids.values()) - {tokenizer.unk_token_id}
 
@@ -64,30 +63,28 @@ class TextCodec:
         return [] if bos is None else [bos]
 
     def text(self, text: str, *, after: str = "") -> list[int]:
+        """Return the tokens of a text alone; see ``encoded``."""
+        return self.encoded(text, after=after, ends=False).ids
+
+    def encoded(
+        self, text: str, *, after: str = "", as_text: bool = True, ends: bool = True
+    ) -> Encoded:
         """Return the tokens of a text, in which nothing is a control token.
 
         Args:
             text: the text.
             after: what comes before it, if it does not begin there; its tokens are left out. So
                 a continuation gets no space of a beginning.
+            as_text: False for what a template wrote, its control tokens among it.
+            ends: find where each token ends.
 
         Raises:
             ValueError: the vocabulary has no other way to write a control token's text.
         """
-        return self.encoded(text, after=after, ends=False).ids
-
-    def written(self, text: str, *, after: str = "") -> list[int]:
-        """Return the tokens of what a template wrote, its control tokens among them."""
-        return self._after(text, after, as_text=False, ends=False).ids
-
-    def encoded(
-        self, text: str, *, after: str = "", as_text: bool = True, ends: bool = True
-    ) -> Encoded:
-        """Return tokens and, if asked for, where each ends: of ``text``, or of ``written``."""
         encoded = self._after(text, after, as_text=as_text, ends=ends)
         if not as_text or self._forbidden.isdisjoint(encoded.ids):
             return encoded
-        first, *others = _broken_up(text, self.control)
+        first, *others = self._broken_up(text)
         encoded = self._after(first, after, as_text=True, ends=ends)
         start = len(first)
         for part in others:
@@ -100,18 +97,11 @@ class TextCodec:
             )
         return encoded
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of token ids, without special tokens."""
-        return self._decode(ids, skip=True)
-
-    def decode_raw(self, ids: Sequence[int]) -> str:
-        """Return the text of token ids, special tokens written out."""
-        return self._decode(ids, skip=False)
-
-    def _decode(self, ids: Sequence[int], *, skip: bool) -> str:
+    def decode(self, ids: Sequence[int], *, special: bool = False) -> str:
+        """Return the text of token ids, special tokens left out or written out."""
         with self._lock:
             text = self.tokenizer.decode(
-                list(ids), skip_special_tokens=skip, clean_up_tokenization_spaces=False
+                list(ids), skip_special_tokens=not special, clean_up_tokenization_spaces=False
             )
         return str(text)
 
@@ -163,20 +153,14 @@ class TextCodec:
         ends[-1] = len(text)
         return ends
 
-
-def _refuse_surrogates(text: str) -> None:
-    """Refuse text that no tokenizer accepts; it comes of bytes that were decoded wrongly."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"the text {_around(text, error.start)!a} holds the lone surrogate "
-            f"{text[error.start]!r}, which is no text; decode the original bytes again"
-        ) from error
-
-
-def _around(text: str, place: int) -> str:
-    return text[max(0, place - 20) : place + 20]
+    def _broken_up(self, text: str) -> list[str]:
+        """Return the text in parts, none of which holds a control token over one character."""
+        parts = []
+        while found := self.control.search(text):
+            border = found.start() + 1
+            parts.append(text[:border])
+            text = text[border:]
+        return [*parts, text]
 
 
 def _control_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
@@ -189,11 +173,57 @@ def _control_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     }
 
 
-def _broken_up(text: str, control: re.Pattern[str]) -> list[str]:
-    """Return the text in parts, none of which holds a control token longer than a character."""
-    parts = []
-    while found := control.search(text):
-        border = found.start() + 1
-        parts.append(text[:border])
-        text = text[border:]
-    return [*parts, text]
+def _refuse_surrogates(text: str) -> None:
+    """Refuse text that no tokenizer accepts; it comes of bytes that were decoded wrongly."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        around = text[max(0, error.start - 20) : error.start + 20]
+        raise ValueError(
+            f"the text {around!a} holds the lone surrogate {text[error.start]!r}, which is no "
+            "text; decode the original bytes again"
+        ) from error
+
+
+class Detokenizer:
+    """Turns the tokens of one answer into text that can be shown at once.
+
+    The texts joined are the text of all tokens. Where one ends means nothing: text is held back
+    while it may be half a character.
+
+    Args:
+        decode: token ids to text, special tokens left out.
+        skip_leading_space: leave out white space at the start.
+    """
+
+    def __init__(
+        self, decode: Callable[[Sequence[int]], str], *, skip_leading_space: bool = False
+    ) -> None:
+        self._decode = decode
+        self._skipping = skip_leading_space
+        # Tokens before _shown are text already. Those from _start on are decoded again with each
+        # new token, because a token's text may depend on the one before it (word-start spaces).
+        self._tokens: list[int] = []
+        self._start = 0
+        self._shown = 0
+
+    def push(self, token: int) -> str:
+        """Take the next token and return the text that is certain now."""
+        self._tokens.append(token)
+        return self._new_text(final=False)
+
+    def finish(self) -> str:
+        """Return what was held back, at the end of the answer."""
+        return self._new_text(final=True)
+
+    def _new_text(self, *, final: bool) -> str:
+        known = self._decode(self._tokens[self._start : self._shown])
+        text = self._decode(self._tokens[self._start :])
+        if len(text) <= len(known) or (text.endswith(_UNFINISHED) and not final):
+            return ""
+        self._start, self._shown = self._shown, len(self._tokens)
+        text = text[len(known) :]
+        if self._skipping:
+            text = text.lstrip()
+            self._skipping = not text
+        return text

@@ -9,17 +9,37 @@ from dataclasses import dataclass, field, replace
 
 import xxhash
 
+from selfextend_rag.errors import ToolError
 from selfextend_rag.text.calls import OUR_FORM
-from selfextend_rag.text.packing import BREAK
-from selfextend_rag.text.tools import PastCall, Tool, past_calls
 
+BREAK = "\n\n"
 _SHORT = re.compile("[a-zA-Z0-9]{9}")
 # How questions, and answers, about documents continue one another.
 _AGAIN = {"user": f"{BREAK}Question: ", "assistant": "\nAnswer: "}
+_READ = ("role", "content", "tool_calls", "name")  # fields that `Turn` has of its own
 
 Message = Mapping[str, object]
 """A chat message with ``role`` and ``content``: text, or a list of text parts. An assistant's may
 have ``tool_calls``, and one of role ``tool`` has the result of one, named by ``tool_call_id``."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """One call of a tool.
+
+    Args:
+        id: unique to the call; the message with its result names it.
+        name: the tool.
+        arguments: what to call it with; in an answer they are valid for its schema.
+    """
+
+    id: str
+    name: str
+    arguments: dict[str, object]
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the call as JSON values."""
+        return {"id": self.id, "name": self.name, "arguments": self.arguments}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,17 +56,34 @@ class Turn:
 
     role: str
     content: str
-    calls: tuple[PastCall, ...] = ()
+    calls: tuple[ToolCall, ...] = ()
     name: str = ""
     more: Mapping[str, object] = field(default_factory=dict)
 
 
-def text_of(message: Message) -> str:
-    """Return the text of a message.
+def turns_of(messages: Sequence[Message]) -> list[Turn]:
+    """Return messages with text as content, checked calls, and results with their tool's name.
 
     Raises:
-        ValueError: it holds anything but text.
+        ToolError: a call has no name, or its arguments are no JSON object.
+        ValueError: a message holds anything but text.
     """
+    names: dict[str, str] = {}
+    turns: list[Turn] = []
+    for message in messages:
+        given = message.get("tool_calls") or ()
+        calls = tuple(map(_past_call, given if isinstance(given, Sequence) else [given]))
+        names |= {call.id: call.name for call in calls}
+        role, name = message.get("role"), message.get("name")
+        if role == "tool":
+            name = name or names.get(str(message.get("tool_call_id")))
+        more = {key: value for key, value in message.items() if key not in _READ}
+        role = role if isinstance(role, str) else ""
+        turns.append(Turn(role, _text_of(message), calls, str(name or ""), more))
+    return turns
+
+
+def _text_of(message: Message) -> str:
     content = message.get("content")
     if content is None or isinstance(content, str):
         return content or ""
@@ -57,31 +94,25 @@ def text_of(message: Message) -> str:
     raise ValueError(f"the content of a message must be text, got {content!r}")
 
 
-def turns_of(messages: Sequence[Message]) -> list[Turn]:
-    """Return messages with text as content, checked calls, and results with their tool's name.
-
-    Raises:
-        ValueError: a message is not of a kind that can be written.
-    """
-    names: dict[str, str] = {}
-    turns: list[Turn] = []
-    for message in messages:
-        calls = tuple(past_calls(message))
-        names |= {call.id: call.name for call in calls}
-        role, name = message.get("role"), message.get("name")
-        if role == "tool":
-            name = name or names.get(str(message.get("tool_call_id")))
-        known = ("role", "content", "tool_calls", "name")
-        turns.append(
-            Turn(
-                role if isinstance(role, str) else "",
-                text_of(message),
-                calls,
-                str(name or ""),
-                {key: value for key, value in message.items() if key not in known},
-            )
+def _past_call(call: object) -> ToolCall:
+    """Return a call of an assistant's message, in OpenAI's form."""
+    given = call if isinstance(call, Mapping) else {}
+    function = given.get("function", given)
+    named = function if isinstance(function, Mapping) else {}
+    name, arguments = named.get("name"), named.get("arguments", {})
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments or "{}")
+        except ValueError as error:
+            raise ToolError(
+                f"the arguments of a call of {name!r} in the history are no JSON: {error}"
+            ) from error
+    if not isinstance(name, str) or not isinstance(arguments, Mapping):
+        raise ToolError(
+            'a call in the history must be {"id": ..., "type": "function", "function": {"name": '
+            f'..., "arguments": ...}}}} with an object as arguments, got {call!r}'
         )
-    return turns
+    return ToolCall(str(given.get("id") or ""), name, dict(arguments))
 
 
 def question_turns(messages: Sequence[Message]) -> list[Turn]:
@@ -91,7 +122,7 @@ def question_turns(messages: Sequence[Message]) -> list[Turn]:
     empty one.
 
     Raises:
-        ValueError: a message is neither the user's nor an answer in words.
+        ValueError: a message is neither the user's nor an answer in text.
     """
     turns: list[Turn] = []
     for turn in turns_of(messages):
@@ -132,8 +163,8 @@ def for_template(
 ) -> list[dict[str, object]]:
     """Return turns as a chat template takes them, with every text in them passed to ``guard``."""
 
-    def call(made: PastCall) -> object:
-        arguments: object = guarded(made.arguments, guard)
+    def call(made: ToolCall) -> object:
+        arguments = guarded(made.arguments, guard)
         if arguments_as_text:
             arguments = guard(json.dumps(made.arguments, ensure_ascii=False))
         function = {"name": guard(made.name), "arguments": arguments}
@@ -170,13 +201,13 @@ def guarded(value: object, guard: Callable[[str], str]) -> object:
     return value
 
 
-def tools_text(tools: Sequence[Tool]) -> str:
+def tools_text(tools: Sequence[Mapping[str, object]]) -> str:
     """Return a description of tools for a model that knows no form of its own."""
     form = OUR_FORM.written([("name of the tool", {})]).replace("{}", "{its arguments}")
     return "\n".join(
         [
             "You can call these tools, each described by a JSON object:",
-            *(json.dumps(dict(tool.function), ensure_ascii=False) for tool in tools),
+            *(json.dumps(tool["function"], ensure_ascii=False, default=dict) for tool in tools),
             f"To call a tool, answer with {form} and nothing else.",
         ]
     )

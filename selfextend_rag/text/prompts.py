@@ -14,22 +14,25 @@ Plain form, for models without a chat template::
 Chat form: one user message, ``{documents}``, the instruction and ``Question: {question}``, blank
 lines between them, rendered by the model's own template.
 
-Several documents are joined by blank lines, each with ``# {title}`` above it; see ``packing``. A
-single document has no title above it. White space at the end of a document is left out.
+Several documents are joined by blank lines, each with ``# {title}`` above it. A single document has
+no title above it. White space at the end of a document is left out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
 from selfextend_rag.documents import Document
-from selfextend_rag.text.calls import OUR_FORM, CallForm, measured_form, takes_system_text
+from selfextend_rag.evidence import TokenRanges
+from selfextend_rag.text.calls import OUR_FORM, CallForm, measured_form
 from selfextend_rag.text.codec import Encoded, TextCodec
 from selfextend_rag.text.messages import (
+    BREAK,
     Message,
     Turn,
     calls_as_text,
@@ -42,18 +45,28 @@ from selfextend_rag.text.messages import (
     with_system_text,
     without_results,
 )
-from selfextend_rag.text.packing import BREAK, Border, Prompt, joined_documents
-from selfextend_rag.text.template import (
-    THOUGHT_BEGIN,
-    ChatTemplate,
-    plain_conversation,
-    refuse_losses,
-)
-from selfextend_rag.text.tools import Tool
+from selfextend_rag.text.template import ChatTemplate, plain_conversation, refuse_losses
 
 PromptForm = Literal["auto", "chat", "plain"]
 
 INSTRUCTION = "Answer the question from the text above. If the text does not say, say that."
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prompt:
+    """What a model reads, or a part of it.
+
+    Args:
+        tokens: all of it, titles and what the template writes included.
+        ranges: which part of a document each token holds; None without documents, and where the
+            tokenizer does not say it.
+    """
+
+    tokens: tuple[int, ...]
+    ranges: TokenRanges | None = None
+
+    def __len__(self) -> int:
+        return len(self.tokens)
 
 
 class PromptBuilder:
@@ -89,7 +102,7 @@ class PromptBuilder:
         self.chat = bool(tokenizer.chat_template) if form == "auto" else form == "chat"
         self._instruction = instruction
         self._template = ChatTemplate(self.codec, template_options or {})
-        self._border = Border.measured(self.codec)
+        self._border = _Border.measured(self.codec)
 
     @property
     def answer_stops(self) -> tuple[str, ...]:
@@ -98,6 +111,23 @@ class PromptBuilder:
         A line end in the plain form, in which models continue with questions of their own.
         """
         return () if self.chat else ("\n",)
+
+    @property
+    def thinks(self) -> bool:
+        """Return whether prompts end in a thought that the template has begun."""
+        return self.chat and self._template.begins_thought
+
+    @property
+    def call_form(self) -> CallForm:
+        """Return how the model writes calls of tools: as its template does, or in ours."""
+        return self._native_calls[0] if self._native_calls else OUR_FORM
+
+    @cached_property
+    def _native_calls(self) -> tuple[CallForm, bool] | None:
+        """Return the template's own form of calls, and whether it takes arguments as text."""
+        if not self.chat:
+            return None
+        return measured_form(self._template.try_render, self.codec.tokenizer.eos_token)
 
     def identity(self) -> dict[str, object]:
         """Return all that decides how documents and questions become tokens, as JSON values.
@@ -110,29 +140,33 @@ class PromptBuilder:
             "instruction": self._instruction if self.chat else "",
             "template": self.codec.tokenizer.chat_template if self.chat else "",
             "template_options": self._template.options if self.chat else {},
-            "documents": joined_documents(samples).text,
-            "question": self.question("Q?"),
+            "documents": JoinedDocuments.of(samples).text,
+            "question": list(self.question("Q?").tokens),
         }
 
-    def documents(self, documents: Sequence[Document]) -> list[int]:
-        """Return the tokens of all that comes before a question and does not depend on it."""
-        return list(self.packed(documents, ranges=False).tokens)
+    def documents(self, documents: Sequence[Document], *, ranges: bool = True) -> Prompt:
+        """Return all that comes before a question and does not depend on it.
 
-    def packed(self, documents: Sequence[Document], *, ranges: bool = True) -> Prompt:
-        """Return the tokens of ``documents`` with the part of a document that each one holds."""
-        joined = joined_documents(documents)
+        Args:
+            documents: what is read.
+            ranges: find which part of a document each token holds.
+
+        Raises:
+            ValueError: there are none, or the chat template changes what they say.
+        """
+        joined = JoinedDocuments.of(documents)
         if not self.chat:
             start = self.codec.start()
             encoded = Encoded(start, [0] * len(start))
             encoded.append(self.codec.encoded(joined.text + self._border.left, ends=ranges), 0)
-            return joined.packed(encoded, after="")
-        before = self._rendered_halves(joined.text, "")[0]
-        content = self._left(joined.text)
-        after, trimmed = self._template.before_documents(self._template.unguarded(before), content)
-        return joined.packed(self._template.encoded(before, ends=ranges), after, trimmed=trimmed)
+            return joined.prompt(encoded, after="")
+        rendered = self._rendered_halves(joined.text, "")[0]
+        after, trimmed = self._template.before_documents(rendered, self._left(joined.text))
+        encoded = self._template.encoded(rendered, ends=ranges)
+        return joined.prompt(encoded, after, trimmed=trimmed)
 
-    def question(self, question: str, history: Sequence[Message] = ()) -> list[int]:
-        """Return the tokens that follow those of ``documents``.
+    def question(self, question: str, history: Sequence[Message] = ()) -> Prompt:
+        """Return what follows ``documents``.
 
         Args:
             question: what is asked.
@@ -145,31 +179,18 @@ class PromptBuilder:
         """
         if not question.strip():
             raise ValueError("the question is empty")
-        first, *later = question_turns([*history, {"role": "user", "content": question}])
-        if not self.chat:
-            asked = self._border.right + plain_conversation([first, *later])
-            return self.codec.text(asked, after=self._border.after)
-        asked = self._rendered_halves("", first.content, later)[1]
-        return self._template.encoded(asked, after=self._border.after).ids
+        turns = question_turns([*history, {"role": "user", "content": question}])
+        after = self._border.after
+        if self.chat:
+            rendered = self._rendered_halves("", turns[0].content, turns[1:])[1]
+            return Prompt(tuple(self._template.encoded(rendered, after=after).ids))
+        text = self._border.right + plain_conversation(turns)
+        return Prompt(tuple(self.codec.text(text, after=after)))
 
-    @property
-    def call_form(self) -> CallForm:
-        """Return how the model writes calls of tools: as its template does, or in ours."""
-        return self._native_calls[0] if self._native_calls else OUR_FORM
-
-    @cached_property
-    def thinks(self) -> bool:
-        """Return whether prompts end where the model is to think: after an opened ``<think>``."""
-        if not self.chat:
-            return False
-        return (
-            self._template.render([{"role": "user", "content": "x"}])
-            .rstrip()
-            .endswith(THOUGHT_BEGIN)
-        )
-
-    def prompt(self, prompt: str | Sequence[Message], tools: Sequence[Tool] = ()) -> list[int]:
-        """Return the tokens of a text or a conversation.
+    def prompt(
+        self, prompt: str | Sequence[Message], tools: Sequence[Mapping[str, object]] = ()
+    ) -> Prompt:
+        """Return a text or a conversation.
 
         A text is one user message to a chat model; in the plain form it is continued as it is.
         Where a chat template writes no system text, it begins the first user message. In the plain
@@ -178,8 +199,8 @@ class PromptBuilder:
 
         Args:
             prompt: the text, or messages.
-            tools: what the model may call; written by its chat template if that takes tools, and
-                described in a system text otherwise.
+            tools: what the model may call, in OpenAI's form and checked; written by its chat
+                template if that takes tools, and described in a system text otherwise.
 
         Raises:
             ValueError: it is empty, a message is not of a kind that can be written, or the template
@@ -196,37 +217,25 @@ class PromptBuilder:
         if tools:
             turns = with_system_text(turns, tools_text(tools), own_message=True)
         text = turns[0].content if as_it_is else plain_conversation(calls_as_text(turns))
-        return [*self.codec.start(), *self.codec.text(text)]
+        return Prompt((*self.codec.start(), *self.codec.text(text)))
 
-    def _chat_prompt(self, turns: list[Turn], tools: Sequence[Tool]) -> list[int]:
+    def _chat_prompt(self, turns: list[Turn], tools: Sequence[Mapping[str, object]]) -> Prompt:
         guard, native = self._template.guard, self._native_calls
         more: dict[str, object] = {}
         if tools and native:
-            more["tools"] = [guarded(tool.definition, guard) for tool in tools]
+            more["tools"] = guarded(tools, guard)
         elif not native:
             if any(turn.calls or turn.role == "tool" for turn in turns):
                 turns = without_results(calls_as_text(turns))
             if tools:
-                own = self._takes_system_text
+                own = self._template.takes_system_text
                 turns = with_system_text(turns, tools_text(tools), own_message=own)
-        if turns[0].role == "system" and not self._takes_system_text:
+        if turns[0].role == "system" and not self._template.takes_system_text:
             turns = with_system_in_user(turns)
         written = for_template(turns, arguments_as_text=bool(native and native[1]), guard=guard)
         rendered = self._template.render(written, **more)
         refuse_losses(written, rendered)
-        return self._template.encoded(rendered).ids
-
-    @cached_property
-    def _takes_system_text(self) -> bool:
-        return takes_system_text(self._template.render)
-
-    @cached_property
-    def _native_calls(self) -> tuple[CallForm, bool] | None:
-        """Return the template's own form of calls, and whether it takes arguments as text."""
-        if not self.chat:
-            return None
-        end = self.codec.tokenizer.eos_token
-        return measured_form(self._template.render, [end] if end else [])
+        return Prompt(tuple(self._template.encoded(rendered).ids))
 
     def _left(self, documents: str) -> str:
         """Return what a chat's user message holds before the border."""
@@ -262,3 +271,97 @@ def prompt_state(prompts: PromptBuilder) -> tuple[object, ...]:
     tokenizer = prompts.codec.tokenizer
     template = repr(tokenizer.chat_template) if prompts.chat else ""
     return len(tokenizer), repr(tokenizer.special_tokens_map), template
+
+
+@dataclass(frozen=True, slots=True)
+class _Border:
+    """Where the blank line before a question belongs, and how to tokenize what follows.
+
+    Vocabularies differ in what they join across it: some a full stop and the line ends after it,
+    some all line ends in a row. Which way gives the tokens of the undivided text is measured.
+    """
+
+    left: str
+    right: str
+    after: str
+
+    @classmethod
+    def measured(cls, codec: TextCodec) -> _Border:
+        head, tail = "That is the end.", "Question: Who?\nAnswer:"
+        whole = codec.text(head + BREAK + tail)
+        for border in (("", BREAK, ""), (BREAK, "", ""), ("", BREAK, "a"), (BREAK, "", "\n")):
+            left, right, after = border
+            if codec.text(head + left) + codec.text(right + tail, after=after) == whole:
+                return cls(*border)
+        return cls("", BREAK, "")
+
+
+@dataclass(frozen=True, slots=True)
+class JoinedDocuments:
+    """Documents as one text.
+
+    Args:
+        text: the text.
+        starts: where in it each document's own text starts.
+        stops: where it stops, white space at its end left out.
+    """
+
+    text: str
+    starts: tuple[int, ...]
+    stops: tuple[int, ...]
+
+    @classmethod
+    def of(cls, documents: Sequence[Document]) -> JoinedDocuments:
+        """Return documents joined by blank lines, each under a heading of its own.
+
+        The heading is ``# {title}``, on one line; a document without a title is called by its
+        number, and one whose title has been seen gets a number behind it. A single document has
+        no heading.
+
+        Raises:
+            ValueError: there are no documents.
+        """
+        if not documents:
+            raise ValueError("there are no documents; a reading needs at least one")
+        texts = [document.text.rstrip() for document in documents]
+        if len(texts) == 1:
+            return cls(texts[0], (0,), (len(texts[0]),))
+        starts, stops = [], []
+        joined = ""
+        for heading, text in zip(_headings(documents), texts, strict=True):
+            joined += f"{BREAK if joined else ''}# {heading}{BREAK}"
+            starts.append(len(joined))
+            joined += text
+            stops.append(len(joined))
+        return cls(joined, tuple(starts), tuple(stops))
+
+    def prompt(self, encoded: Encoded, after: str, trimmed: int = 0) -> Prompt:
+        """Return tokens with their ranges.
+
+        Args:
+            encoded: the tokens of a text that holds this one.
+            after: what comes before this text in it.
+            trimmed: how many characters of white space this text lost at its beginning there.
+        """
+        tokens = tuple(encoded.ids)
+        if encoded.ends is None:
+            return Prompt(tokens)
+        begins = [start + len(after) - trimmed for start in self.starts]
+        starts = [max(begin, len(after)) for begin in begins]
+        stops = [stop + len(after) - trimmed for stop in self.stops]
+        return Prompt(tokens, TokenRanges.within(encoded.ends, begins, starts, stops))
+
+
+def _headings(documents: Sequence[Document]) -> list[str]:
+    """Return a heading for each document, no two alike."""
+    titles = [" ".join(document.title.split()) for document in documents]
+    given = set(titles)
+    headings: dict[str, None] = {}
+    for number, title in enumerate(titles, 1):
+        heading = wanted = title or f"Document {number}"
+        copies = 1
+        while heading in headings or (heading != title and heading in given):
+            copies += 1
+            heading = f"{wanted} ({copies})"
+        headings[heading] = None
+    return list(headings)

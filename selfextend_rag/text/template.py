@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import NoReturn
 
 from jinja2 import Environment, TemplateError
@@ -43,6 +44,8 @@ _PLAIN = """\
 {{ refuse("the last message must be the user's, or the result of a call") }}
 {%- endif -%}
 """
+_SYSTEM_TEXT = "zqsaidzq"  # unlike anything that a template writes
+_FAILURES = (ValueError, TypeError, KeyError, AttributeError, IndexError)
 
 
 def plain_conversation(turns: Sequence[Turn]) -> str:
@@ -97,14 +100,35 @@ class ChatTemplate:
                 "order"
             ) from error
 
+    def try_render(self, messages: Sequence[Message], **more: object) -> str | None:
+        """Return the same, or None where the template does not take them."""
+        try:
+            return self.render(messages, **more)
+        except _FAILURES:
+            return None
+
+    @cached_property
+    def takes_system_text(self) -> bool:
+        """Return whether the template writes what a system message says."""
+        messages = [
+            {"role": "system", "content": _SYSTEM_TEXT},
+            {"role": "user", "content": "zquserzq"},
+        ]
+        return _SYSTEM_TEXT in (self.try_render(messages) or "")
+
+    @cached_property
+    def begins_thought(self) -> bool:
+        """Return whether prompts end where the model is to think: after an opened ``<think>``."""
+        written = self.render([{"role": "user", "content": "x"}])
+        return written.rstrip().endswith(THOUGHT_BEGIN)
+
     def guard(self, text: str) -> str:
         """Return the text with a mark in place of every control token's text."""
         return self._codec.control.sub(
             lambda found: f"{self.mark}:{self._controls.index(found[0])}]", text
         )
 
-    def unguarded(self, text: str) -> str:
-        """Return the text with the control tokens' texts back in place of their marks."""
+    def _unguarded(self, text: str) -> str:
         return self._marks.sub(lambda found: self._controls[int(found[1])], text)
 
     def encoded(self, rendered: str, *, after: str = "", ends: bool = False) -> Encoded:
@@ -113,17 +137,17 @@ class ChatTemplate:
             return self._codec.encoded(rendered, after=after, as_text=False, ends=ends)
         encoded = Encoded()
         start = 0
-        for part, is_control in _parts(rendered, self._codec.control):
-            text = part if is_control else self.unguarded(part)
-            if is_control:
-                tokens = Encoded([self._codec.control_ids[part]], [len(part)])
+        for index, part in enumerate(self._codec.control.split(rendered)):
+            text = self._unguarded(part)
+            if index % 2:
+                tokens = Encoded([self._codec.control_ids[text]], [len(text)])
             else:
                 tokens = self._codec.encoded(text, after="" if encoded.ids else after, ends=ends)
             encoded.append(tokens, start)
             start += len(text)
         return encoded
 
-    def before_documents(self, written: str, content: str) -> tuple[str, int]:
+    def before_documents(self, rendered: str, content: str) -> tuple[str, int]:
         """Return what a template wrote before documents, and how many characters it left out.
 
         It may trim a message; the end is at the border, so white space at the beginning can go.
@@ -131,6 +155,7 @@ class ChatTemplate:
         Raises:
             ValueError: the documents are not there as they are.
         """
+        written = self._unguarded(rendered)
         ways = [content, content.lstrip()]
         if len(ways[0]) > len(ways[1]):  # the template may write the same white space itself
             head = self.render([{"role": "user", "content": self.mark}]).partition(self.mark)[0]
@@ -157,13 +182,3 @@ def refuse_losses(messages: Sequence[Message], rendered: str) -> None:
                 f"{message['role']!r} says ({len(said)} characters); use another role, or "
                 'prompt_form="plain"'
             )
-
-
-def _parts(text: str, control: re.Pattern[str]) -> list[tuple[str, bool]]:
-    """Return the text between control tokens, and those, in order; empty ones left out."""
-    parts: list[tuple[str, bool]] = []
-    start = 0
-    for found in control.finditer(text):
-        parts += [(text[start : found.start()], False), (found[0], True)]
-        start = found.end()
-    return [(part, is_control) for part, is_control in [*parts, (text[start:], False)] if part]

@@ -26,7 +26,7 @@ def documents(*texts):
 
 def found(docs, weights, **options):
     """The evidence for weights given by (document, phrase) at each of the phrase's characters."""
-    packed = BUILDER.packed(docs)
+    packed = BUILDER.documents(docs)
     mass = np.zeros(len(packed.tokens) + 5)
     for (number, phrase), weight in weights.items():
         start = docs[number].text.index(phrase)
@@ -110,7 +110,7 @@ def test_light_passages_are_left_out():
 
 def test_the_start_of_the_prompt_and_the_question_do_not_count():
     docs = documents(f"{BEFORE} {FACT}")
-    packed = BUILDER.packed(docs)
+    packed = BUILDER.documents(docs)
     mass = np.zeros(len(packed.tokens) + 30)
     mass[:2] = 100.0
     mass[len(packed.tokens) :] = 100.0
@@ -124,7 +124,7 @@ def test_the_start_of_the_prompt_and_the_question_do_not_count():
 def test_a_token_with_the_rest_of_a_character_stands_for_it(byte):
     """Its range is empty, and its window was once found again without end."""
     docs = documents("🙂" * 600)
-    packed = BUILDER.packed(docs)
+    packed = BUILDER.documents(docs)
     mass = np.zeros(len(packed.tokens))
     mass[1 + 4 * 300 + byte] = 1.0
     (only,) = find_evidence(mass, packed.ranges, docs)
@@ -151,7 +151,7 @@ texts = st.lists(crumbs | st.text(max_size=3), min_size=1, max_size=30).map("".j
 )
 @settings(max_examples=150, deadline=None)
 def test_passages_are_apart_within_their_documents_and_in_order(docs, seed, peaks):
-    packed = BUILDER.packed(docs)
+    packed = BUILDER.documents(docs)
     random = np.random.default_rng(seed)
     mass = random.random(len(packed.tokens)) * 0.01
     mass[random.integers(0, len(mass), peaks)] += 1.0

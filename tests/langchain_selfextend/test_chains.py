@@ -111,12 +111,12 @@ def test_a_conversation_goes_before_the_question(chat, monkeypatch):
     result = chain.invoke({"input": QUESTION, "chat_history": history})
     assert result["answer"] == "48213"
     assert result["chat_history"] == history
-    assert {chat.llm.prompts.codec.decode(tokens) for tokens in asked} == {
+    assert {chat.llm.prompts.codec.decode(prompt.tokens) for prompt in asked} == {
         "\n\nQuestion: Is there a key?\nAnswer: Yes.\n\nQuestion: Which?\n\n"
         "Question: What is the pass key?\nAnswer:"
     }
     chain.invoke({"input": QUESTION, "chat_history": [AIMessage("Hello!")]})
-    assert chat.llm.prompts.codec.decode(asked[-1]) == (
+    assert chat.llm.prompts.codec.decode(asked[-1].tokens) == (
         "\n\nQuestion: \nAnswer: Hello!\n\nQuestion: What is the pass key?\nAnswer:"
     )
     with pytest.raises(ValueError, match="roles user and assistant, got one of role 'syst"):

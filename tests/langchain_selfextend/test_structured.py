@@ -83,11 +83,11 @@ def test_the_model_is_told_what_the_schema_says(roomy, monkeypatch, method):
         roomy.llm.prompts, "prompt", lambda *given: prompts.append(ids(*given)) or prompts[-1]
     )
     roomy.with_structured_output(Thing, method=method).invoke(QUESTION)
-    assert "larger than a cat or not" in roomy.llm.tokenizer.decode(prompts[-1])
+    assert "larger than a cat or not" in roomy.llm.tokenizer.decode(prompts[-1].tokens)
     if method != "function_calling":
         untold = roomy.with_structured_output(Thing, method=method, schema_in_prompt=False)
         untold.invoke(QUESTION)
-        assert "larger than a cat" not in roomy.llm.tokenizer.decode(prompts[-1])
+        assert "larger than a cat" not in roomy.llm.tokenizer.decode(prompts[-1].tokens)
 
 
 def test_the_raw_message_comes_too_if_wanted(roomy):

@@ -48,8 +48,8 @@ def test_a_reading_s_answer_is_that_of_a_fresh_run(any_llm, text):
     assert reading.plan.extended == (text is LONG)
     answer = reading.ask(QUESTION, **FREE)
     tokens = [
-        *any_llm.prompts.documents([Document.from_text(text)]),
-        *any_llm.prompts.question(QUESTION),
+        *any_llm.prompts.documents([Document.from_text(text)]).tokens,
+        *any_llm.prompts.question(QUESTION).tokens,
     ]
     fresh = list(
         any_llm.engine.generate(

@@ -11,8 +11,7 @@ from tokenizers import decoders
 
 from selfextend_rag import ConstraintError, SchemaError
 from selfextend_rag.engine import Engine, GenerationSettings
-from selfextend_rag.output.constraint import Grammars, grammars_of
-from selfextend_rag.output.grammar import json_grammar
+from selfextend_rag.output.grammar import Grammars, grammars_of, json_grammar
 from tests.text.test_prompts import GPT_2, regex_tokenizer, sentencepiece_tokenizer
 from tests.tiny import byte_tokenizer, tiny_llama
 
@@ -88,7 +87,7 @@ def test_grammars_are_kept_the_latest_used_first():
     second = grammars.compiled(two, (1,))
     assert grammars.compiled(one, (1,)) is first
     grammars.compiled(three, (1,))
-    assert len(grammars) == 2
+    assert grammars.compiled.cache_info().currsize == 2
     assert grammars.compiled(one, (1,)) is first
     assert grammars.compiled(two, (1,)) is not second
 

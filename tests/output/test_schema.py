@@ -14,8 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfextend_rag import SchemaError
-from selfextend_rag.output.constraint import Grammars
-from selfextend_rag.output.grammar import json_grammar
+from selfextend_rag.output.grammar import Grammars, json_grammar
 from selfextend_rag.output.schema import closed
 from tests.output.random_schemas import random_schema
 from tests.tiny import byte_tokenizer

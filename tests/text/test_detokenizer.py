@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from types import SimpleNamespace
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
 
-from selfextend_rag.text.detokenize import Detokenizer, StopTexts
+from selfextend_rag.engine import GenerationSettings
+from selfextend_rag.output.reader import FREE, AnswerReader, StopTexts
 from tests.tiny import byte_tokenizer
 
 BYTES = byte_tokenizer()
@@ -25,13 +27,19 @@ def encode(text):
     return BYTES.encode(text, add_special_tokens=False)
 
 
-def chunks_of(detokenizer, tokens):
+def reader(decode, stops=(), *, framed=False):
+    """Of free text in the plain form; a framed one leaves out the white space it begins with."""
+    prompts = SimpleNamespace(codec=SimpleNamespace(decode=decode), chat=False, thinks=False)
+    return AnswerReader(prompts, GenerationSettings(stop=tuple(stops)), FREE, framed)
+
+
+def chunks_of(reading, tokens):
     chunks = []
     for token in tokens:
-        chunks.append(detokenizer.push(token))
-        if detokenizer.stopped:
+        chunks.append(reading.push(token))
+        if reading.stopped:
             break
-    return [*chunks, detokenizer.finish()]
+    return [*chunks, reading.finish()]
 
 
 def cut(text, stops):
@@ -49,21 +57,21 @@ def cut(text, stops):
 @example("ab", ["abc", "b"])
 @settings(max_examples=300, deadline=None)
 def test_the_chunks_joined_are_the_text_cut_at_the_first_stop(text, stops):
-    assert "".join(chunks_of(Detokenizer(decode, stops), encode(text))) == cut(text, stops)
+    assert "".join(chunks_of(reader(decode, stops), encode(text))) == cut(text, stops)
 
 
 @given(st.lists(st.integers(0, 260), max_size=14), stops)
 @settings(max_examples=300, deadline=None)
 def test_bytes_that_are_no_text_come_out_as_decoding_them_at_once_does(tokens, stops):
     expected = cut(decode(tokens), stops)
-    chunks = chunks_of(Detokenizer(decode, stops), tokens)
+    chunks = chunks_of(reader(decode, stops), tokens)
     assert "".join(chunks) == expected
 
 
 @given(texts)
 @settings(deadline=None)
 def test_no_chunk_ends_within_a_character(text):
-    chunks = chunks_of(Detokenizer(decode), encode(text))
+    chunks = chunks_of(reader(decode), encode(text))
     assert not any("\ufffd" in chunk for chunk in chunks)
 
 
@@ -72,35 +80,35 @@ def test_no_chunk_ends_within_a_character(text):
 def test_nothing_shown_is_ever_taken_back(text, stops):
     """What is shown after any token is a beginning of the final text, whatever comes then."""
     tokens = encode(text)
-    detokenizer = Detokenizer(decode, stops)
+    reading = reader(decode, stops)
     shown = ""
     for n, token in enumerate(tokens):
-        shown += detokenizer.push(token)
+        shown += reading.push(token)
         for ending in ("", *stops):
             whole = decode(tokens[: n + 1]).rstrip("\ufffd") + ending
             assert cut(whole, stops).startswith(shown)
-        if detokenizer.stopped:
+        if reading.stopped:
             break
 
 
 def test_text_is_shown_as_soon_as_it_is_certain():
-    detokenizer = Detokenizer(decode, ["END"])
-    shown = [detokenizer.push(token) for token in encode("aENxé")]
+    reading = reader(decode, ["END"])
+    shown = [reading.push(token) for token in encode("aENxé")]
     assert shown == ["a", "", "", "ENx", "", "é"]
 
 
 @given(st.text(" \n\tab", max_size=8))
 @settings(deadline=None)
 def test_leading_space_is_left_out_before_stop_texts_are_looked_for(text):
-    detokenizer = Detokenizer(decode, ["\n"], skip_leading_space=True)
-    assert "".join(chunks_of(detokenizer, encode(text))) == cut(text.lstrip(), ["\n"])
+    reading = reader(decode, ["\n"], framed=True)
+    assert "".join(chunks_of(reading, encode(text))) == cut(text.lstrip(), ["\n"])
 
 
 def test_after_a_stop_nothing_comes():
-    detokenizer = Detokenizer(decode, ["x"])
-    assert [detokenizer.push(t) for t in encode("axb")] == ["a", "", ""]
-    assert detokenizer.stopped
-    assert detokenizer.finish() == ""
+    reading = reader(decode, ["x"])
+    assert [reading.push(t) for t in encode("axb")] == ["a", "", ""]
+    assert reading.stopped
+    assert reading.finish() == ""
 
 
 WORDS = ["<unk>", "▁the", "▁", "end", "▁end", "s", "<0xC3>", "<0xA9>"]
@@ -124,7 +132,7 @@ def test_word_start_spaces_and_byte_tokens_of_sentencechunk_vocabularies(tokens)
          decoders.Strip(" ", 1, 0)]
     )  # fmt: skip
     flat = [token for word in tokens for token in word]
-    chunks = chunks_of(Detokenizer(backend.decode, ["the"]), flat)
+    chunks = chunks_of(reader(backend.decode, ["the"]), flat)
     assert "".join(chunks) == cut(backend.decode(flat), ["the"])
     assert not any("\ufffd" in chunk for chunk in chunks)
 

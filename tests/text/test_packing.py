@@ -13,7 +13,7 @@ from selfextend_rag.documents import Document
 from selfextend_rag.evidence import TokenRanges
 from selfextend_rag.llm import LongContextLLM, PromptBuilder
 from selfextend_rag.text.codec import TextCodec
-from selfextend_rag.text.packing import Prompt, joined_documents
+from selfextend_rag.text.prompts import JoinedDocuments, Prompt
 from tests.text.test_prompts import LLAMA_3, regex_tokenizer, sentencepiece_tokenizer
 from tests.tiny import SPECIAL_TOKENS, byte_tokenizer
 
@@ -82,8 +82,8 @@ def slices(packed, number):
 @settings(max_examples=60, deadline=None)
 def test_the_ranges_joined_are_the_documents(name, documents):
     builder = BUILDERS[name]
-    packed = builder.packed(documents)
-    assert list(packed.tokens) == builder.documents(documents)
+    packed = builder.documents(documents)
+    assert packed.tokens == builder.documents(documents, ranges=False).tokens
     assert len(packed.ranges) == len(packed.tokens)
     for number, document in enumerate(documents):
         place = 0
@@ -116,7 +116,7 @@ def test_a_token_ends_after_the_characters_it_begins(name, text, after):
 def test_titles_separators_and_the_template_are_no_document():
     tokenizer = byte_tokenizer(chat=True)
     two = [Document.from_text("Blue.", title="Sky"), Document.from_text("Green. \n", title="Grass")]
-    packed = PromptBuilder(tokenizer, instruction="Be brief.").packed(two)
+    packed = PromptBuilder(tokenizer, instruction="Be brief.").documents(two)
     by_document = {-1: [], 0: [], 1: []}
     for token, document in zip(packed.tokens, packed.ranges.document, strict=True):
         by_document[int(document)].append(token)
@@ -135,7 +135,7 @@ def test_headings_tell_documents_apart():
         ("A (2)", "five"),
         ("b\nc", "6"),
     ]
-    joined = joined_documents([Document.from_text(text, title=title) for title, text in given])
+    joined = JoinedDocuments.of([Document.from_text(text, title=title) for title, text in given])
     headings = [line for line in joined.text.splitlines() if line.startswith("# ")]
     assert headings == ["# Document 1", "# A", "# A (3)", "# Document 4", "# A (2)", "# b c"]
     found = [joined.text[a:b] for a, b in zip(joined.starts, joined.stops, strict=True)]
@@ -146,7 +146,7 @@ def test_a_token_within_a_template_s_own_words_is_told_from_an_equal_document():
     """The template writes the document's text a second time, before it."""
     tokenizer = byte_tokenizer(chat=True)
     tokenizer.chat_template = "Blue {{ messages[0].content }}!"
-    packed = PromptBuilder(tokenizer, instruction="").packed([Document.from_text("Blue")])
+    packed = PromptBuilder(tokenizer, instruction="").documents([Document.from_text("Blue")])
     assert packed.ranges.document.tolist()[:9] == [-1] * 5 + [0] * 4
 
 
@@ -155,9 +155,9 @@ def test_a_template_that_changes_the_documents_is_refused():
     tokenizer = byte_tokenizer(chat=True)
     tokenizer.chat_template = "{{ messages[0].content | replace('sky', 'sea') }}"
     builder = PromptBuilder(tokenizer)
-    for read in (builder.packed, builder.documents):
+    for ranges in (True, False):
         with pytest.raises(ValueError, match="changes the text of documents; use prompt_form="):
-            read([Document.from_text("The sky.")])
+            builder.documents([Document.from_text("The sky.")], ranges=ranges)
 
 
 @pytest.mark.parametrize("space", ["", "\n", "\n\n", " \n", "  "])
@@ -168,7 +168,7 @@ def test_white_space_before_a_document_is_not_taken_for_the_template_s_own(space
     tokenizer = byte_tokenizer(chat=True)
     if not trims:
         tokenizer.chat_template = tokenizer.chat_template.replace(" | trim", "")
-    packed = PromptBuilder(tokenizer).packed([Document.from_text(space + rest)])
+    packed = PromptBuilder(tokenizer).documents([Document.from_text(space + rest)])
     found = slices(packed, 0)
     assert found[0][0] == (len(space) if trims else 0)
     assert found[-1][1] == len((space + rest).rstrip())
@@ -179,9 +179,9 @@ def test_ranges_follow_a_template_s_date():
     tokenizer = byte_tokenizer(chat=True)
     document = [Document.from_text("The sky.")]
     tokenizer.chat_template = "9 May: {{ messages[0].content }}"
-    then = PromptBuilder(tokenizer).packed(document)
+    then = PromptBuilder(tokenizer).documents(document)
     tokenizer.chat_template = "10 May: {{ messages[0].content }}"
-    now = PromptBuilder(tokenizer).packed(document)
+    now = PromptBuilder(tokenizer).documents(document)
     moved = now.ranges.within_other(now.tokens, then.tokens)
     assert slices(Prompt(then.tokens, moved), 0) == slices(then, 0)
     assert len(moved) == len(then.tokens)
@@ -225,7 +225,7 @@ def test_a_slow_tokenizer_that_does_not_give_the_text_back_gives_no_ranges():
     assert codec.encoded("ab").ends == [1, 2]
     assert codec.encoded("eb").ends is None
     builder = PromptBuilder(_Slow(byte_tokenizer(), wrong=True))
-    assert builder.packed([Document.from_text("see")]).ranges is None
+    assert builder.documents([Document.from_text("see")]).ranges is None
 
 
 def test_a_token_over_two_documents_gives_no_ranges():
@@ -236,5 +236,5 @@ def test_a_token_over_two_documents_gives_no_ranges():
 def test_an_added_token_is_one_range():
     tokenizer = byte_tokenizer()
     tokenizer.add_tokens([AddedToken("Babel")])
-    packed = PromptBuilder(tokenizer).packed([Document.from_text("a Babel!")])
+    packed = PromptBuilder(tokenizer).documents([Document.from_text("a Babel!")])
     assert slices(packed, 0) == [(0, 1), (1, 2), (2, 7), (7, 8)]
