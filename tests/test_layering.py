@@ -59,7 +59,7 @@ MAY_NOT_USE: dict[str, frozenset[str]] = {
 }
 FRAMEWORKS = frozenset({"langchain", "langchain_core", "llama_index", "langchain_selfextend"})
 
-WRITERS = frozenset({"cache/files.py", "evals"})
+WRITERS = frozenset({"cache/persist.py", "cache/store.py", "evals"})
 _WRITING_METHODS = frozenset(
     ("write_text", "write_bytes", "savefig", "save_file", "save_pretrained", "mkdir", "makedirs")
 ) | frozenset(("unlink", "rmtree", "touch", "copyfile", "NamedTemporaryFile", "mkstemp"))

@@ -27,7 +27,7 @@ LEFT = {
     "selfextend_rag": 2,
     "selfextend_rag/attention": 16,
     "selfextend_rag/attention/triton": 7,
-    "selfextend_rag/cache": 29,
+    "selfextend_rag/cache": 21,
     "selfextend_rag/engine": 1,
     "selfextend_rag/evals": 10,
     "selfextend_rag/llm": 14,

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Hashable, Iterator
 from weakref import WeakKeyDictionary
 
 import torch
@@ -21,7 +20,7 @@ _UNIMPORTANT = frozenset(("transformers_version", "dtype", "architectures", "tor
 _LOOKED_AT = 16  # tensors on a device of which a few numbers are read: each makes the host wait
 _SAMPLE = 32  # numbers
 
-_State = tuple[Any, ...]
+_State = tuple[Hashable, ...]
 _known: WeakKeyDictionary[PreTrainedModel, tuple[_State, str]] = WeakKeyDictionary()
 _tokenizers: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[_State, str]] = WeakKeyDictionary()
 _lock = threading.Lock()
@@ -40,7 +39,7 @@ def model_state(model: nn.Module) -> _State:
     waits = any(x.device.type != "cpu" for x in tensors)
     step = max(1, len(tensors) // _LOOKED_AT) if waits else 1
     return (
-        tuple((x.data_ptr(), _version(x)) for x in tensors),
+        tuple((x.data_ptr(), 0 if x.is_inference() else x._version) for x in tensors),
         tuple(_few_numbers(x) for x in tensors[::step]),
         _adapters(model),
         rotary_state(model),
@@ -89,7 +88,7 @@ def parts_of(tensor: Tensor) -> list[Tensor]:
     return [tensor]
 
 
-def _adapters(model: nn.Module) -> tuple[Any, ...]:
+def _adapters(model: nn.Module) -> tuple[tuple[str, ...], ...]:
     """Return which adapters PEFT's layers add to their weights, by layer, and how strongly."""
     return tuple(
         tuple(
@@ -118,10 +117,14 @@ def model_fingerprint(model: PreTrainedModel) -> dict[str, str]:
     Raises:
         UnsupportedModelError: weights are offloaded, and so can't be looked at.
     """
+    values = model.config.to_dict()
+    kept = {k: v for k, v in values.items() if k[:1] != "_" and k not in _UNIMPORTANT}
+    # to a few digits: devices compute the last ones differently
+    rotary = [[f"{x:.3g}" for x in (*found, scale)] for found, scale in rotary_state(model)]
     return {
         "weights": _weights(model),
-        "configuration": _configuration(model),
-        "rotary frequencies": _frequencies(model),
+        "configuration": digest(json.dumps(kept, sort_keys=True, default=str)),
+        "rotary frequencies": digest(repr(rotary)),
     }
 
 
@@ -141,14 +144,8 @@ def token_fingerprint(
 
 
 def digest(text: str) -> str:
-    """Return 32 hexadecimal digits that stand for a text."""
+    """Return 32 hexadecimal digits for a text: equal for equal texts, different for others."""
     return xxhash.xxh3_128_hexdigest(text.encode("utf-8", "surrogatepass"))
-
-
-def _configuration(model: PreTrainedModel) -> str:
-    values = model.config.to_dict()
-    kept = {k: v for k, v in values.items() if k[:1] != "_" and k not in _UNIMPORTANT}
-    return digest(json.dumps(kept, sort_keys=True, default=str))
 
 
 def _tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -157,21 +154,13 @@ def _tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
     if tokenizer in _tokenizers and _tokenizers[tokenizer][0] == state:
         return _tokenizers[tokenizer][1]
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        content = dict(tokenizer.get_vocab())
-    else:
-        content = json.loads(backend.to_str())
+    content = dict(tokenizer.get_vocab()) if backend is None else json.loads(backend.to_str())
+    if backend is not None:
         for option in ("truncation", "padding"):  # of the last call, not of the tokenizer
             content.pop(option, None)
     made = digest(json.dumps([content, type(tokenizer).__name__, *state], sort_keys=True))
     _tokenizers[tokenizer] = state, made
     return made
-
-
-def _frequencies(model: PreTrainedModel) -> str:
-    """Digest them to a few digits: devices compute the last ones differently."""
-    rounded = [[f"{x:.3g}" for x in (*found, scale)] for found, scale in rotary_state(model)]
-    return digest(repr(rounded))
 
 
 def _weights(model: PreTrainedModel) -> str:
@@ -181,11 +170,11 @@ def _weights(model: PreTrainedModel) -> str:
         if model in _known and _known[model][0] == state:
             return _known[model][1]
         whole = xxhash.xxh3_128()
-        done: dict[tuple[Any, ...], str] = {}  # tied weights are read once
+        done: dict[Hashable, str] = {}  # tied weights are read once
         for name, tensor in weights:
             place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
             if place not in done:
-                done[place] = _tensor(name, tensor)
+                done[place] = _tensor_digest(name, tensor)
             whole.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} {done[place]}\n".encode())
         adapters = _adapters(model)
         whole.update(repr(adapters).encode() if adapters else b"")
@@ -195,7 +184,7 @@ def _weights(model: PreTrainedModel) -> str:
 
 def _named_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
     """Yield every tensor of a model's state, those within quantised and packed ones by number."""
-    state: dict[str, Any] = model.state_dict(keep_vars=True)
+    state: dict[str, object] = model.state_dict(keep_vars=True)
     for name, value in state.items():
         packed = value if isinstance(value, tuple) else (value,)
         parts = [part for x in packed if isinstance(x, Tensor) for part in parts_of(x)]
@@ -203,13 +192,8 @@ def _named_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
             yield (name if len(parts) == 1 else f"{name} {number}"), part
 
 
-def _version(tensor: Tensor) -> int:
-    """Return how often a tensor was changed in place; inference tensors do not count."""
-    return 0 if tensor.is_inference() else tensor._version
-
-
-def _tensor(name: str, tensor: Tensor) -> str:
-    if tensor.device.type == "meta":
+def _tensor_digest(name: str, tensor: Tensor) -> str:
+    if tensor.is_meta:
         raise UnsupportedModelError(
             f"the weights of {name} are offloaded, so that readings can't be tied to them; load "
             "the model without offload to save or load readings"
@@ -217,6 +201,6 @@ def _tensor(name: str, tensor: Tensor) -> str:
     plain = tensor.dequantize() if tensor.is_quantized else tensor
     flat = plain.detach().contiguous().reshape(-1).view(torch.uint8)
     hashed = xxhash.xxh3_128()
-    for piece in flat.split(_AT_ONCE):
-        hashed.update(piece.cpu().numpy().data)
+    for start in range(0, len(flat), _AT_ONCE):
+        hashed.update(flat[start : start + _AT_ONCE].cpu().numpy().data)
     return hashed.hexdigest()

@@ -1,21 +1,26 @@
 """Keys and values saved to a file, and loaded with every byte verified.
 
-A file is safetensors, which executes nothing: ``length (8 bytes) | header (JSON) | data``. Any
-safetensors reader can open it. Two checksums in the header's metadata cover all of it: one of the
-data, and one of the header, which is written in one way only. Tensors are written from where they
-are and read to where they belong, so that a cache is never in memory twice. (The header is read
-here because `safetensors.safe_open` opens a file a second time for its data, and another process
-may have replaced it in between.)
+A file is safetensors, which executes nothing: ``length (8 bytes) | header (JSON) | data``. Two
+checksums in the header's metadata cover all of it: one of the data, and one of the header, which is
+written in one way only and so is verified by writing it again. Tensors are written from where they
+are and read to where they belong; a cache is never in memory twice. (`safetensors.safe_open` opens
+a file a second time for its data, when another process may have replaced it, and takes longer.)
+
+A file is written under another name in its folder, flushed to the disk and then renamed: at any
+moment the old file is there or the new one, whole, whichever process writes or is killed.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import secrets
 import struct
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from io import BufferedReader
 from math import prod
 from pathlib import Path
 from typing import BinaryIO
@@ -26,7 +31,6 @@ from torch import Tensor
 from transformers import cache_utils
 
 from selfextend_rag.cache.cache import SelfExtendCache
-from selfextend_rag.cache.files import replacing
 from selfextend_rag.cache.layers import FullLayer, GrowingLayer, SlidingLayer
 from selfextend_rag.cache.quantised import QuantisedLayer
 from selfextend_rag.errors import CacheMismatchError, CorruptReadingError, ReadingFileError
@@ -35,6 +39,8 @@ from selfextend_rag.positions import SelfExtend
 FORMAT = "selfextend-rag reading"
 VERSION = 2
 
+_TEMPORARY = ".tmp"
+_STALE_SECONDS = 3600  # no writer pauses so long; its temporary file was left by a killed one
 _LENGTH_BYTES = 8
 _MAX_HEADER_BYTES = 100 << 20  # as safetensors bounds it
 _UNKNOWN = "0" * 32  # in place of the data's checksum, until the data is written
@@ -47,20 +53,16 @@ _DTYPES = {
     torch.uint8: "U8",
     torch.int8: "I8",
 }
-_TORCH = {name: dtype for dtype, name in _DTYPES.items()}
-_STOCK_KINDS = (
-    "LinearAttentionLayer",
-    "LinearAttentionAndFullAttentionLayer",
-    "LinearAttentionAndSlidingWindowAttentionLayer",
-    "DummyLayer",  # later than transformers 5.15
-)
+_TORCH = dict(zip(_DTYPES.values(), _DTYPES, strict=True))
 _KINDS = (
     GrowingLayer,
     QuantisedLayer,
     SlidingLayer,
-    *(getattr(cache_utils, kind) for kind in _STOCK_KINDS if hasattr(cache_utils, kind)),
+    cache_utils.LinearAttentionLayer,
+    cache_utils.LinearAttentionAndFullAttentionLayer,
+    cache_utils.LinearAttentionAndSlidingWindowAttentionLayer,
+    getattr(cache_utils, "DummyLayer", SlidingLayer),  # later than transformers 5.15
 )
-_STATES = ("conv_states", "recurrent_states")
 
 Entries = Mapping[str, tuple[str, tuple[int, ...]]]
 """Type and shape of stored tensors by their names, in the order of their bytes."""
@@ -76,14 +78,7 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """Tokens with their keys and values, as they were saved.
-
-    Args:
-        tokens: the token ids.
-        settings: those that they were read under; None for plain attention.
-        cache: their keys and values.
-        attachment: whatever else was saved with them.
-    """
+    """Tokens with their keys and values, the settings they were read under, and what came along."""
 
     tokens: tuple[int, ...]
     settings: SelfExtend | None
@@ -93,25 +88,15 @@ class Saved:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a file says of itself, verified but for the data.
+    """What a file says of itself, verified but for the data."""
 
-    Args:
-        tokens: how many it holds with keys and values.
-        capacity: tokens to allocate when it is loaded.
-        settings: those that they were read under; None for plain attention.
-        kinds: the kinds of the cache's layers.
-        fingerprint: what the cache belongs to.
-        entries: the stored tensors.
-        data_checksum: of all bytes after the header.
-    """
-
-    tokens: int
-    capacity: int
+    tokens: int  # that it holds with keys and values
+    capacity: int  # tokens to allocate when it is loaded
     settings: SelfExtend | None
-    kinds: list[str]
+    kinds: list[str]  # of the cache's layers
     fingerprint: Mapping[str, str]
     entries: Entries
-    data_checksum: str
+    data_checksum: str  # of all bytes after the header
 
 
 def snapshot(cache: SelfExtendCache) -> Snapshot:
@@ -120,17 +105,14 @@ def snapshot(cache: SelfExtendCache) -> Snapshot:
     Raises:
         CacheMismatchError: a layer or tensor of a kind that can't be saved.
     """
+    tensors: dict[str, Tensor] = {}
     for index, layer in enumerate(cache.layers):
         if type(layer) not in _KINDS:
             raise CacheMismatchError(
                 f"layer {index} keeps its keys in a {type(layer).__name__}, which can't be saved; "
-                f"these can: {', '.join(kind.__name__ for kind in _KINDS)}"
+                f"these can: {', '.join(kind.__name__ for kind in dict.fromkeys(_KINDS))}"
             )
-    tensors = {
-        f"layers.{index}.{name}": tensor
-        for index, layer in enumerate(cache.layers)
-        for name, tensor in _tensors_of(layer)
-    }
+        tensors |= {f"layers.{index}.{name}": x for name, x in _tensors_of(layer)}
     for name, tensor in tensors.items():
         if tensor.dtype not in _DTYPES:
             raise CacheMismatchError(f"{name} is of type {tensor.dtype}, which can't be saved")
@@ -145,7 +127,7 @@ def _tensors_of(layer: object) -> Iterator[tuple[str, Tensor]]:
         tensor = getattr(layer, name, None)
         if tensor is not None and tensor.numel():
             yield name, tensor
-    for name in _STATES:
+    for name in ("conv_states", "recurrent_states"):
         for index, tensor in getattr(layer, name, {}).items():
             if tensor is not None:
                 yield f"{name}.{index}", tensor
@@ -185,15 +167,14 @@ def save(
     content = {"tokens": torch.tensor(tokens, dtype=torch.int64), **snapshot.tensors}
     if attachment:
         content["attachment"] = torch.frombuffer(bytearray(attachment), dtype=torch.uint8)
-    entries = {name: (_DTYPES[x.dtype], tuple(x.shape)) for name, x in content.items()}
-    described = json.dumps(about, ensure_ascii=False)
+    entries, described = _entries(content), json.dumps(about, ensure_ascii=False)
     try:
         with replacing(path) as file:
             file.write(_header_bytes(entries, described, _UNKNOWN))
             checksum = xxhash.xxh3_128()
             for tensor in content.values():
-                for slab in _slabs(tensor):
-                    data = _bytes_of(slab.cpu())
+                for part in _contiguous(tensor):
+                    data = _bytes_of(part.cpu())
                     checksum.update(data)
                     file.write(data)
             file.seek(0)
@@ -226,56 +207,54 @@ def load(
     """
     with _reading(path, fingerprint) as (file, header):
         cache = blank(header.settings)
-        cache.set_capacity(header.capacity)
         places = _places(cache, header)
         others = {
             name: torch.empty(shape, dtype=_TORCH[dtype])
             for name, (dtype, shape) in header.entries.items()
             if name not in places
         }
-        places |= others
         checksum = xxhash.xxh3_128()
         for name in header.entries:
-            for slab in _slabs(places[name]):
-                checksum.update(_read_into(file, slab))
+            for part in _contiguous(places[name] if name in places else others[name]):
+                checksum.update(_read_into(file, part))
         if checksum.hexdigest() != header.data_checksum:
             raise CorruptReadingError("its data has another checksum than when it was written")
-    attachment = others.get("attachment", torch.empty(0, dtype=torch.uint8))
-    tokens = tuple(others["tokens"].tolist())
-    return Saved(tokens, header.settings, cache, bytes(_bytes_of(attachment)))
+    attachment = bytes(_bytes_of(others["attachment"])) if "attachment" in others else b""
+    return Saved(tuple(others["tokens"].tolist()), header.settings, cache, attachment)
+
+
+def header_of(path: Path, fingerprint: Mapping[str, str]) -> Header:
+    """Return what a file says of itself; errors as of `load`."""
+    with _reading(path, fingerprint) as (_, header):
+        return header
 
 
 def tokens_in(
     path: Path, fingerprint: Mapping[str, str]
 ) -> tuple[tuple[int, ...], SelfExtend | None]:
-    """Return the tokens of a file and their settings, without their keys; not verified.
-
-    Raises:
-        CacheMismatchError, CorruptReadingError, ReadingFileError: as ``load``.
-    """
+    """Return the tokens of a file, not verified, and their settings; errors as of `load`."""
     with _reading(path, fingerprint) as (file, header):
         tokens = torch.empty(header.tokens, dtype=torch.int64)
         _read_into(file, tokens)  # they come first
         return tuple(tokens.tolist()), header.settings
 
 
-def header_of(path: Path, fingerprint: Mapping[str, str]) -> Header:
-    """Return what a file says of itself, without its data.
-
-    Raises:
-        CacheMismatchError, CorruptReadingError, ReadingFileError: as ``load``.
-    """
-    with _reading(path, fingerprint) as (_, header):
-        return header
-
-
 @contextmanager
-def _reading(path: Path, fingerprint: Mapping[str, str]) -> Iterator[tuple[BinaryIO, Header]]:
-    """Yield a file of this fingerprint, at the begin of its data; what goes wrong names it."""
+def _reading(path: Path, ours: Mapping[str, str]) -> Iterator[tuple[BufferedReader, Header]]:
+    """Yield a file of this fingerprint, at the beginning of its data; errors name it."""
     try:
         with open(path, "rb") as file:
             header = _read_header(file)
-            _check_fingerprint(header.fingerprint, fingerprint)
+            theirs = header.fingerprint
+            if differences := [
+                f"{part} {theirs.get(part, 'unknown')} there, {ours.get(part, 'unknown')} here"
+                for part in sorted({*theirs, *ours})
+                if theirs.get(part) != ours.get(part)
+            ]:
+                raise CacheMismatchError(
+                    f"it was read by another model or in another way: {'; '.join(differences)}; "
+                    "use what it was read with, or read the documents again"
+                )
             yield file, header
     except CorruptReadingError as error:
         raise CorruptReadingError(
@@ -285,6 +264,10 @@ def _reading(path: Path, fingerprint: Mapping[str, str]) -> Iterator[tuple[Binar
         raise CacheMismatchError(f"{path} can't be used here: {error}") from error
     except OSError as error:
         raise ReadingFileError(f"can't read {path}: {error.strerror or error}") from error
+
+
+def _entries(tensors: Mapping[str, Tensor]) -> Entries:
+    return {name: (_DTYPES[x.dtype], tuple(x.shape)) for name, x in tensors.items()}
 
 
 def _header_bytes(entries: Entries, about: str, data_checksum: str) -> bytes:
@@ -309,7 +292,7 @@ def _header_bytes(entries: Entries, about: str, data_checksum: str) -> bytes:
     return struct.pack("<Q", len(text)) + text
 
 
-def _read_header(file: BinaryIO) -> Header:
+def _read_header(file: BufferedReader) -> Header:
     """Return the header of a file, every byte of it verified.
 
     Raises:
@@ -317,13 +300,11 @@ def _read_header(file: BinaryIO) -> Header:
             shorter than it says.
     """
     size, first = os.fstat(file.fileno()).st_size, file.read(_LENGTH_BYTES)
-    if len(first) < _LENGTH_BYTES:
-        raise CorruptReadingError(f"it has {size} bytes, too few for any header")
-    length: int = struct.unpack("<Q", first)[0]
-    if length > min(_MAX_HEADER_BYTES, size - _LENGTH_BYTES):
+    length = int.from_bytes(first, "little")
+    if not 0 < length <= min(_MAX_HEADER_BYTES, size - _LENGTH_BYTES):
         raise CorruptReadingError(f"its header would be {length} bytes, in a file of {size}")
-    text = file.read(length)
     try:
+        text = file.read(length)
         content = json.loads(text)
         metadata = content.pop("__metadata__")
         if metadata["format"] != FORMAT:
@@ -340,29 +321,14 @@ def _read_header(file: BinaryIO) -> Header:
         about = json.loads(metadata["about"])
         settings = about.pop("settings")
         settings = None if settings is None else SelfExtend(**settings)
-        header = Header(**about, settings=settings, entries=entries, data_checksum=data_checksum)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, CorruptReadingError):
             raise
         raise CorruptReadingError(f"its header makes no sense ({error!r})") from error
-    data_bytes = sum(_TORCH[dtype].itemsize * prod(shape) for dtype, shape in entries.values())
-    expected = len(first) + len(text) + data_bytes
-    if expected != size:
+    data_bytes = max(x["data_offsets"][1] for x in content.values())
+    if size != (expected := _LENGTH_BYTES + length + data_bytes):
         raise CorruptReadingError(f"it has {size} bytes, and had {expected} when written")
-    return header
-
-
-def _check_fingerprint(theirs: Mapping[str, str], ours: Mapping[str, str]) -> None:
-    differences = [
-        f"{part} {theirs.get(part, 'unknown')} there, {ours.get(part, 'unknown')} here"
-        for part in sorted({*theirs, *ours})
-        if theirs.get(part) != ours.get(part)
-    ]
-    if differences:
-        raise CacheMismatchError(
-            f"it was read by another model or in another way: {'; '.join(differences)}; "
-            "use what it was read with, or read the documents again"
-        )
+    return Header(**about, settings=settings, entries=entries, data_checksum=data_checksum)
 
 
 def _places(cache: SelfExtendCache, header: Header) -> dict[str, Tensor]:
@@ -371,88 +337,103 @@ def _places(cache: SelfExtendCache, header: Header) -> dict[str, Tensor]:
     Raises:
         CacheMismatchError: the model's own cache is of other layers, shapes or types.
     """
-    blank = snapshot(cache)
-    if blank.kinds != header.kinds:
+    if snapshot(cache).kinds != header.kinds:
         raise CacheMismatchError("its layers are of other kinds than this model's")
+    cache.set_capacity(header.capacity)
     stored = {name: x for name, x in header.entries.items() if name.startswith("layers.")}
-    odd = sorted(blank.tensors.keys() ^ stored.keys())
-    if odd:
-        where = "in the file" if odd[0] in stored else "in this model's cache"
-        raise CacheMismatchError(f"{odd[0]} is {where} alone; it was read by another model")
-    for name, (dtype, shape) in stored.items():
-        like = blank.tensors[name]
-        # keys and values may differ in their number of tokens, states in nothing
-        free = 2 if ".keys" in name or ".values" in name else None
-        fits = [n for i, n in enumerate(shape) if i != free] == [
-            n for i, n in enumerate(like.shape) if i != free
-        ]
-        if _DTYPES[like.dtype] != dtype or not fits:
-            raise CacheMismatchError(
-                f"{name} is {dtype} {list(shape)} in the file, and this model makes "
-                f"{_DTYPES[like.dtype]} {list(like.shape)} (of another number of tokens)"
-            )
-    places: dict[str, Tensor] = {}
     for index, layer in enumerate(cache.layers):
-        prefix = f"layers.{index}."
         if isinstance(layer, FullLayer):
-            layer = cache.layers[index] = layer.emptied(
-                header.tokens, header.settings, cache.capacity
+            cache.layers[index] = layer.emptied(header.tokens, header.settings, cache.capacity)
+            continue
+        for name, tensor in _tensors_of(layer):  # states are of one size, windows are not
+            _, shape = stored.get(f"layers.{index}.{name}", ("", tensor.shape))
+            if name in ("keys", "values"):
+                like = (*tensor.shape[:2], shape[2], *tensor.shape[3:])
+                setattr(layer, name, tensor.new_empty(like))
+        if hasattr(layer, "cumulative_length"):
+            layer.cumulative_length = header.tokens
+    places = dict(snapshot(cache).tensors)
+    made = _entries(places)
+    for name in sorted({*stored, *made}):
+        if stored.get(name) != made.get(name):
+            there, here = (
+                "absent" if name not in x else f"{x[name][0]} {list(x[name][1])}"
+                for x in (stored, made)
             )
-            places |= {prefix + name: x for name, x in layer.tensors().items()}
-        else:
-            shapes = {n[len(prefix) :]: s for n, (_, s) in stored.items() if n.startswith(prefix)}
-            places |= {prefix + n: x for n, x in _refill(layer, shapes, header.tokens)}
-    for name, place in places.items():
-        if tuple(place.shape) != stored[name][1]:
-            raise CorruptReadingError(
-                f"{name} is {list(stored[name][1])}, and {header.tokens} tokens make "
-                f"{list(place.shape)}"
-            )
+            raise CacheMismatchError(f"{name} is {there} in the file, and this model makes {here}")
     return places
 
 
-def _refill(
-    layer: object, shapes: Mapping[str, tuple[int, ...]], tokens: int
-) -> Iterator[tuple[str, Tensor]]:
-    """Allocate the tensors of a layer that does not keep all tokens."""
-    for name, shape in shapes.items():
-        if name in ("keys", "values"):
-            place = getattr(layer, name).new_empty(shape)
-            setattr(layer, name, place)
-        else:
-            states, index = name.split(".")
-            place = getattr(layer, states)[int(index)].new_empty(shape)
-            getattr(layer, states)[int(index)] = place
-        yield name, place
-    if hasattr(layer, "cumulative_length"):
-        layer.cumulative_length = tokens
-
-
-def _slabs(tensor: Tensor) -> Iterator[Tensor]:
+def _contiguous(tensor: Tensor) -> Iterator[Tensor]:
     """Yield a tensor in contiguous slices, in the order of its elements, without a copy."""
-    if tensor.is_contiguous() or tensor.ndim == 0:
+    if tensor.is_contiguous():
         yield tensor
     else:
         for part in tensor.unbind():
-            yield from _slabs(part)
+            yield from _contiguous(part)
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:
-    """Return the bytes of a contiguous tensor in memory, without a copy."""
+    """Return the bytes of a contiguous tensor in main memory, without a copy."""
     return tensor.detach().reshape(-1).view(torch.uint8).numpy().data
 
 
-def _read_into(file: BinaryIO, slab: Tensor) -> memoryview:
+def _read_into(file: BufferedReader, part: Tensor) -> memoryview:
     """Fill a contiguous tensor, on any device, from a file and return its bytes."""
-    here = slab if slab.device.type == "cpu" else torch.empty_like(slab, device="cpu")
-    view = _bytes_of(here)
-    done = 0
+    here = part if part.device.type == "cpu" else torch.empty_like(part, device="cpu")
+    view, done = _bytes_of(here), 0
     while done < len(view):  # one call reads at most 2 GiB
-        got = file.readinto(view[done:])  # type: ignore[attr-defined]  # BinaryIO lacks it
+        got = file.readinto(view[done:])
         if not got:
             raise CorruptReadingError("it ends in the middle")
         done += got
-    if here is not slab:
+    if here is not part:
         with torch.inference_mode():
-            slab.copy_(here)
+            part.copy_(here)
     return view
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Yield a file that takes the place of ``path`` when the block ends well."""
+    remove_stale(path.parent, path.name)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{_TEMPORARY}")
+    try:
+        with open(temporary, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if hasattr(os, "O_DIRECTORY"):  # the new name, too, is to survive a power cut
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def remove_stale(folder: Path, name: str = "*") -> None:
+    """Remove temporary files that killed writers left in a folder."""
+    for left in folder.glob(f".{name}.*{_TEMPORARY}"):
+        try:
+            if time.time() - left.stat().st_mtime > _STALE_SECONDS:
+                left.unlink()
+        except OSError:  # another process was faster, or it is not ours to remove
+            continue
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, if it is not there.
+
+    Raises:
+        ReadingFileError: it can't be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ReadingFileError(
+            f"can't use {folder} as a folder: {error.strerror or error}; name another"
+        ) from error

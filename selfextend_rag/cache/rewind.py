@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from transformers.cache_utils import (
@@ -24,13 +22,16 @@ def rewind(cache: Cache, length: int) -> None:
 
     Layer by layer, because a forward that was broken off leaves the later layers shorter.
     """
-    layers: list[Any] = list(cache.layers)
-    for layer in layers:
-        filled = isinstance(layer, CacheLayerMixin) and layer.is_initialized
-        if filled:
-            surplus = max(0, layer.get_seq_length() - length)
-            if surplus or getattr(layer, "record_past", False):
-                layer.crop(-surplus)
+    for layer in cache.layers:
+        _cut(layer, length)
+
+
+def _cut(layer: object, length: int) -> None:
+    if isinstance(layer, CacheLayerMixin) and layer.is_initialized:
+        surplus = max(0, layer.get_seq_length() - length)
+        crop = getattr(layer, "crop", None)  # the base class has none
+        if crop is not None and (surplus or getattr(layer, "record_past", False)):
+            crop(-surplus)
 
 
 def can_rewind(cache: Cache) -> bool:
@@ -38,7 +39,7 @@ def can_rewind(cache: Cache) -> bool:
     return all(map(_croppable, cache.layers)) and not has_state(cache)
 
 
-def _croppable(layer: Any) -> bool:
+def _croppable(layer: object) -> bool:
     croppable: bool = getattr(layer, "is_croppable", isinstance(layer, DynamicLayer))
     return croppable  # layers say so from transformers 5.17 on
 
@@ -50,15 +51,13 @@ def has_state(cache: Cache) -> bool:
 
 def start_recording(cache: Cache) -> None:
     """Let sliding layers keep what is behind their window, so that they can be cut back."""
-    record: Callable[[], None] = cache.activate_past_recording
-    record()
+    cache.activate_past_recording()
 
 
 def stop_recording(cache: Cache) -> None:
     """Let sliding layers drop again what lies behind their window."""
-    layers: list[Any] = list(cache.layers)
-    for layer in layers:
-        if getattr(layer, "record_past", False):
+    for layer in cache.layers:
+        if isinstance(layer, DynamicSlidingWindowLayer):
             layer.record_past = False
 
 
@@ -70,39 +69,31 @@ def shortest(cache: Cache) -> int:
     """
     if not can_rewind(cache):
         return cache.get_seq_length()
-    return max((_shortest_of(layer) for layer in cache.layers), default=0)
+    return max(map(_shortest_of, cache.layers), default=0)
 
 
-def _shortest_of(layer: Any) -> int:
-    if not isinstance(layer, DynamicSlidingWindowLayer) or not layer.is_initialized:
+def _shortest_of(layer: object) -> int:
+    if not isinstance(layer, DynamicSlidingWindowLayer) or layer.keys is None:
         return 0
-    assert layer.keys is not None
     kept, seen = layer.keys.shape[-2], layer.cumulative_length
-    if kept == seen and seen < layer.sliding_window:
+    if kept == seen and (layer.record_past or seen < layer.sliding_window):
         return 0
-    if not layer.record_past:
-        return seen
-    return 0 if kept == seen else seen - (kept - (layer.sliding_window - 1))
+    return seen - (kept - (layer.sliding_window - 1)) if layer.record_past else seen
 
 
 @torch.inference_mode()
 def copied(cache: SelfExtendCache, length: int, capacity: int) -> SelfExtendCache:
-    """Return a copy of the first ``length`` tokens, with room for ``capacity``.
+    """Return a copy of the first ``length`` tokens, with space for ``capacity``.
 
     ``length`` is at least ``shortest(cache)``. Grouped keys are left to be made again.
     """
     new = copy.copy(cache)
     new.capacity = capacity
-    new.layers = [_copied_layer(layer, length, capacity) for layer in cache.layers]
+    new.layers = []
+    for layer in cache.layers:
+        if isinstance(layer, FullLayer):
+            new.layers.append(layer.start_of(length, capacity))
+        else:
+            new.layers.append(copy.deepcopy(layer))
+            _cut(new.layers[-1], length)
     return new
-
-
-def _copied_layer(layer: Any, length: int, capacity: int) -> Any:
-    if isinstance(layer, FullLayer):
-        return layer.start_of(length, capacity)
-    other: Any = copy.deepcopy(layer)
-    if isinstance(layer, CacheLayerMixin) and layer.is_initialized:
-        surplus = other.get_seq_length() - length
-        if surplus or getattr(other, "record_past", False):
-            other.crop(-surplus)
-    return other

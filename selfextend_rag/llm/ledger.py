@@ -192,7 +192,7 @@ class Ledger:
         """Evict kept prompts where bytes are short, our own first; return what is still short."""
         for ledger in self._evictable():
             if ledger._kept is not None and set(short) & set(ledger._kept.bytes_by_device()):
-                freed = ledger._kept.give_way(short)
+                freed = ledger._kept.evict(short)
                 left = {name: missing - freed.get(name, 0) for name, missing in short.items()}
                 short = {name: missing for name, missing in left.items() if missing > 0}
         return short

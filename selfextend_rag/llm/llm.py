@@ -14,8 +14,7 @@ from transformers import PreTrainedModel
 
 from selfextend_rag.bundled import FOLDER as BUNDLED
 from selfextend_rag.cache.identity import model_state, token_fingerprint
-from selfextend_rag.cache.spill import SpillFolder
-from selfextend_rag.cache.store import PrefixStore
+from selfextend_rag.cache.store import PrefixStore, SpillFolder
 from selfextend_rag.engine import Cancelled, Engine, Job, Progress, Run, in_thread
 from selfextend_rag.llm.answer import PreparedPrompt, Start, TextRunner
 from selfextend_rag.llm.budget import DocumentGroups, Documents, ReadingBudget, as_documents

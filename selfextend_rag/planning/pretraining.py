@@ -34,7 +34,6 @@ _TEXT_PART_NAMES = ("text_config", "llm_config", "language_config")
 _SLIDING_TYPES = ("sliding_attention", "chunked_attention")
 
 CALIBRATION_FORMAT = 1
-HOME_VARIABLE = "SELFEXTEND_RAG_HOME"
 _VOLATILE = frozenset(
     ("_name_or_path", "attn_implementation", "dtype", "transformers_version", "use_cache")
 )
@@ -110,18 +109,24 @@ def _positive(config: Any, name: str) -> int | None:
 def calibration_path(config: Any) -> Path:
     """Return where the calibration of a model is kept, whether or not there is one.
 
-    ``$SELFEXTEND_RAG_HOME/calibration``, by default in ``~/.cache/selfextend-rag``.
-
     Args:
         config: the model's configuration: its values and the name it was loaded by are the key, so
             that a fine-tuned model has a calibration of its own.
     """
-    home = os.environ.get(HOME_VARIABLE) or "~/.cache/selfextend-rag"
     name = str(getattr(config, "_name_or_path", ""))
     values = {key: value for key, value in config.to_dict().items() if key not in _VOLATILE}
     text = json.dumps([name, values], sort_keys=True, default=str)
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    return Path(home).expanduser() / "calibration" / f"{digest}.json"
+    return user_folder("calibration") / f"{digest}.json"
+
+
+def user_folder(name: str) -> Path:
+    """Return the folder of what is kept from run to run; it may not exist.
+
+    ``$SELFEXTEND_RAG_HOME/<name>``, by default in ``~/.cache/selfextend-rag``.
+    """
+    home = os.environ.get("SELFEXTEND_RAG_HOME") or "~/.cache/selfextend-rag"
+    return Path(home).expanduser() / name
 
 
 def stored_calibration(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from selfextend_rag.cache.identity import model_state
 from selfextend_rag.cache.rewind import copied, shortest
-from selfextend_rag.cache.spill import SpillFolder
-from selfextend_rag.cache.store import PrefixStore, common_length
+from selfextend_rag.cache.store import PrefixStore, SpillFolder, common_length
 from selfextend_rag.engine import Engine, GenerationSettings
 from selfextend_rag.errors import ReadingFileError
 from selfextend_rag.positions import SelfExtend
