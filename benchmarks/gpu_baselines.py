@@ -83,15 +83,15 @@ def two_passes(
     square: Callable[[Tensor, Tensor, Tensor], Part] = flash,
 ) -> Tensor:
     """SelfExtend by a library's kernel: the grouped square, then the window, merged."""
-    total, window = k.shape[2], method.neighbor_window
+    total, window, far = k.shape[2], method.neighbor_window, method.bands[-1]
     at = torch.arange(total, device=q.device)
     out, lse = flash(rotary.rotate(q, at), rotary.rotate(k, at), v, window=window)
-    far = square(
-        rotary.rotate(q[:, :, window:], method.query_position(at[window:])),
-        rotary.rotate(k[:, :, : total - window], method.key_position(at[: total - window])),
+    grouped = square(
+        rotary.rotate(q[:, :, window:], far.query_position(at[window:])),
+        rotary.rotate(k[:, :, : total - window], far.key_position(at[: total - window])),
         v[:, :, : total - window],
     )
-    merge(out[:, :, window:], lse[:, :, window:], *far)
+    merge(out[:, :, window:], lse[:, :, window:], *grouped)
     return out
 
 
@@ -113,8 +113,8 @@ class Authors:
         at = torch.arange(total, device=q.device)
         asked = at[total - length :]
         near_q, near_k = self._turn(q, asked), self._turn(k, at)
-        far_q = self._turn(q, self.method.query_position(asked))
-        far_k = self._turn(k, self.method.key_position(at))
+        far_q = self._turn(q, self.method.bands[-1].query_position(asked))
+        far_k = self._turn(k, self.method.bands[-1].key_position(at))
         if length == 1:
             near = flash(near_q, near_k[:, :, -window:], v[:, :, -window:], causal=False)
             far = flash(far_q, far_k[:, :, :-window], v[:, :, :-window], causal=False)

@@ -78,55 +78,26 @@ class SelfExtend:
         return Band(), Band(nearest=window, group_size=group, shift=window - window // group)
 
     def relative_position(self, query: int, key: int) -> int:
-        """Return the relative position at which ``query`` sees ``key``, for ``0 <= key <= query``.
-
-        Raises:
-            ValueError: the key comes after the query, or is negative.
-        """
+        """Return the relative position at which ``query`` sees ``key``; ``0 <= key <= query``."""
         if not 0 <= key <= query:
             raise ValueError(f"need 0 <= key <= query, got query {query} and key {key}")
         band = [band for band in self.bands if band.nearest <= query - key][-1]
         return band.query_position(query) - band.key_position(key)
 
-    def key_position(self, position: Position) -> Position:
-        """Return the grouped rotary position of a key; integers and integer tensors alike."""
-        return self.bands[-1].key_position(position)
-
-    def query_position(self, position: Position) -> Position:
-        """Return the grouped rotary position of a query; integers and integer tensors alike."""
-        return self.bands[-1].query_position(position)
-
     def extended_window(self, pretraining_window: int) -> int:
-        """Return the longest sequence, prompt and answer together, in tokens; see the function."""
-        return extended_window(pretraining_window, self.neighbor_window, self.group_size)
+        """Return the longest sequence, prompt and answer together, in tokens, that stays in range.
 
-
-def extended_window(pretraining_window: int, neighbor_window: int, group_size: int) -> int:
-    """Return the longest sequence, in tokens, whose relative positions stay in range.
-
-    The farthest pair is (length - 1, 0), at relative position
-    ``(length - 1) // G + W - W // G``; this is the last length that keeps it below P.
-    Equal to the paper's ``(P - W) * G + W`` when G divides W, and shorter otherwise.
-
-    Args:
-        pretraining_window: P, tokens the model was trained to see.
-        neighbor_window: W, with ``0 < W < P``.
-        group_size: G, at least 1; 1 means no extension.
-
-    Raises:
-        ValueError: an argument is out of range; the message names it.
-
-    Source: arXiv 2401.01325.
-    """
-    _check("group_size", group_size)
-    _check("neighbor_window", neighbor_window)
-    _check("pretraining_window", pretraining_window)
-    if neighbor_window >= pretraining_window:
-        raise ValueError(
-            f"neighbor_window must be smaller than the pretraining window of "
-            f"{pretraining_window} tokens, got {neighbor_window}"
-        )
-    return group_size * (pretraining_window - neighbor_window + neighbor_window // group_size)
+        The farthest pair is (length - 1, 0), at relative position
+        ``(length - 1) // G + W - W // G``; this is the last length that keeps it below P, the
+        ``pretraining_window`` of tokens that the model was trained to see, which must be above W.
+        Equal to the paper's ``(P - W) * G + W`` when G divides W, and shorter otherwise.
+        """
+        _check("pretraining_window", pretraining_window)
+        group, window = self.group_size, self.neighbor_window
+        if window >= pretraining_window:
+            largest = f"the pretraining window of {pretraining_window} tokens"
+            raise ValueError(f"neighbor_window must be smaller than {largest}, got {window}")
+        return group * (pretraining_window - window + window // group)
 
 
 def _check(name: str, value: int) -> None:

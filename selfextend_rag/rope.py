@@ -23,16 +23,20 @@ class RotaryTables(NamedTuple):
     cos: Tensor
     sin: Tensor
 
+    def at(self, rows: Tensor | slice) -> RotaryTables:
+        """Return the tables of some of ``T`` positions."""
+        return RotaryTables(self.cos[rows], self.sin[rows])
+
 
 @dataclass(frozen=True)
 class RotaryLayout:
-    """Which dimensions of a head turn together, and how fast.
+    """Which dimensions of a head are rotated together, and how fast.
 
     Args:
         inv_freq: angle per position of each pair, in radians, R / 2 numbers.
-        pairing: ``"half"`` turns dimension i with i + R / 2, ``"interleaved"`` 2i with 2i + 1.
+        pairing: ``"half"`` rotates dimension i with i + R / 2, ``"interleaved"`` 2i with 2i + 1.
         offset: first of the R rotary dimensions within the head; the others pass unchanged.
-        sign: 1, or -1 for models that turn the other way.
+        sign: 1, or -1 for models that rotate the other way.
         scale: factor on the rotated dimensions (YaRN and LongRoPE scale queries and keys).
     """
 
@@ -47,13 +51,9 @@ class RotaryLayout:
         """R, how many dimensions of a head are rotated."""
         return 2 * len(self.inv_freq)
 
-    def tables(self, positions: Tensor, dtype: torch.dtype = torch.float32) -> RotaryTables:
-        """Return what `rotate` needs for these positions, to be used for several tensors.
-
-        Args:
-            positions: ``[T]`` or ``[B, T]``; integers.
-            dtype: the precision to rotate in.
-        """
+    def tables(self, positions: Tensor, like: Tensor) -> RotaryTables:
+        """Return what `rotate` needs for tensors ``like`` this at positions ``[T]``, ``[B, T]``."""
+        dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
         inv_freq = torch.tensor(self.inv_freq, dtype=torch.float64, device=positions.device)
         angles = positions.to(torch.float64).unsqueeze(-1) * inv_freq
         cos = (angles.cos() * self.scale).to(dtype)
@@ -68,57 +68,43 @@ class RotaryLayout:
 
         Args:
             x: ``[B, H, T, D]``; a float64 tensor is rotated in float64, any other in float32.
-            positions: ``[T]``, or ``[B, T]`` where rows stand at different positions; integers; or
-                their tables.
+            positions: integers ``[T]``, or ``[B, T]`` where rows differ; or their tables.
             out: where to write the result, shaped as ``x``; may not overlap it.
         """
-        if x.shape[-1] < self.offset + self.rotary_dim:
-            raise ValueError(
-                f"rotary dimensions {self.offset}..{self.offset + self.rotary_dim} do not fit a "
-                f"head of {x.shape[-1]}"
-            )
+        begin, end = self.offset, self.offset + self.rotary_dim
+        if x.shape[-1] < end:
+            raise ValueError(f"rotary dimensions {begin}..{end} do not fit a head of {x.shape[-1]}")
         if isinstance(positions, Tensor):
-            positions = self.tables(positions, rotation_dtype(x))
+            positions = self.tables(positions, x)
         cos, sin = positions
         if cos.ndim == 3:  # [B, T, R] -> [B, 1, T, R]
             cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
         out = torch.empty_like(x) if out is None else out
-        self._copy_rest(x, out)
+        if begin:
+            out[..., :begin] = x[..., :begin]
+        if end < x.shape[-1]:
+            out[..., end:] = x[..., end:]
         at_once = _AT_ONCE if x.device.type == "cpu" else _AT_ONCE_ELSEWHERE
         step = max(1, at_once // max(1, x[:, :, :1].numel()))
-        for begin in range(0, x.shape[2], step):
-            part = (..., slice(begin, begin + step), slice(None))
-            self._turn(x[part], cos[part], sin[part], out[part])
+        for first in range(0, x.shape[2], step):
+            rows = (..., slice(first, first + step), slice(begin, end))
+            part = (..., slice(first, first + step), slice(None))
+            self._rotate(x[rows], cos[part], sin[part], out[rows])
         return out
 
-    def _turn(self, x: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> None:
+    def _rotate(self, x: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> None:
         """Rotate into ``out``; ``cos`` has both dimensions of each pair, ``sin`` has one."""
-        x, out = self._rotary(x).to(cos.dtype), self._rotary(out)
+        x = x.to(cos.dtype)
         same = out.dtype == cos.dtype
-        turned = torch.mul(x, cos, out=out) if same else x * cos  # all dimensions in one pass
-        (first, second), (to_first, to_second) = self._pairs(x), self._pairs(turned)
+        rotated = torch.mul(x, cos, out=out) if same else x * cos  # all dimensions in one pass
+        (first, second), (to_first, to_second) = self._pairs(x), self._pairs(rotated)
         to_first.addcmul_(second, sin, value=-1)
         to_second.addcmul_(first, sin)
         if not same:
-            out.copy_(turned)
-
-    def _rotary(self, x: Tensor) -> Tensor:
-        return x.narrow(-1, self.offset, self.rotary_dim)
+            out.copy_(rotated)
 
     def _pairs(self, rotary: Tensor) -> tuple[Tensor, Tensor]:
         if self.pairing == "half":
             half = self.rotary_dim // 2
             return rotary[..., :half], rotary[..., half:]
         return rotary[..., 0::2], rotary[..., 1::2]
-
-    def _copy_rest(self, x: Tensor, out: Tensor) -> None:
-        end = self.offset + self.rotary_dim
-        if self.offset:
-            out[..., : self.offset] = x[..., : self.offset]
-        if end < x.shape[-1]:
-            out[..., end:] = x[..., end:]
-
-
-def rotation_dtype(x: Tensor) -> torch.dtype:
-    """Return the precision that a tensor is rotated in: float64 as it is, else float32."""
-    return torch.float64 if x.dtype == torch.float64 else torch.float32

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfextend_rag.positions import SelfExtend, extended_window
+from selfextend_rag.positions import SelfExtend
 
 
 def relative_by_definition(q, k, window, group):
@@ -24,7 +24,7 @@ def farthest_by_search(length, window, group):
     ("P", "W", "G"), [(13, 4, 2), (13, 5, 3), (24, 7, 5), (24, 23, 2), (9, 8, 1)]
 )
 def test_extended_window_is_the_last_length_that_fits(P, W, G):
-    n = extended_window(P, W, G)
+    n = SelfExtend(G, W).extended_window(P)
     assert farthest_by_search(n, W, G) == P - 1
     assert farthest_by_search(n + 1, W, G) == P
 
@@ -34,7 +34,7 @@ def test_extended_window_is_the_last_length_that_fits(P, W, G):
 )
 def test_the_formula_of_the_paper_promises_w_mod_g_tokens_too_many(P, W, G):
     """Settings published for Llama-2 and Llama-3; arXiv 2401.01325."""
-    assert extended_window(P, W, G) == (P - W) * G + W - W % G
+    assert SelfExtend(G, W).extended_window(P) == (P - W) * G + W - W % G
 
 
 @given(st.integers(1, 9), st.integers(1, 40), st.integers(0, 300), st.integers(0, 300))
@@ -45,13 +45,9 @@ def test_relative_position_is_the_definition(G, W, a, b):
 
 @given(st.integers(1, 9), st.integers(1, 40))
 def test_grouped_positions_of_tensors_are_those_of_integers(G, W):
-    settings, positions = SelfExtend(G, W), torch.arange(50)
-    assert settings.key_position(positions).tolist() == [
-        settings.key_position(i) for i in range(50)
-    ]
-    assert settings.query_position(positions).tolist() == [
-        settings.query_position(i) for i in range(50)
-    ]
+    far, positions = SelfExtend(G, W).bands[-1], torch.arange(50)
+    assert far.key_position(positions).tolist() == [far.key_position(i) for i in range(50)]
+    assert far.query_position(positions).tolist() == [far.query_position(i) for i in range(50)]
 
 
 @pytest.mark.parametrize("bad", [0, -1, 2.0, "2", True, None])

@@ -1,4 +1,4 @@
-"""SelfExtend attention: checks its arguments, splits padded rows, chooses an implementation."""
+"""SelfExtend attention: checks the arguments and chooses an implementation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from selfextend_rag.attention.bounds import (
     refuse_holes,
 )
 from selfextend_rag.attention.grouped import GroupedKeys
-from selfextend_rag.attention.partial import add_sinks
 from selfextend_rag.attention.reference import reference_attention
 from selfextend_rag.attention.spec import AttentionSpec
 from selfextend_rag.attention.triton import triton_attention, why_not
@@ -24,7 +23,6 @@ from selfextend_rag.positions import SelfExtend
 from selfextend_rag.rope import RotaryLayout
 
 Impl = Literal["auto", "reference", "blocked", "triton"]
-_SHORT = 256  # queries up to which a call is worth keeping grouped keys for
 IMPLEMENTATIONS: tuple[Impl, ...] = ("auto", "reference", "blocked", "triton")
 _log = logging.getLogger(__name__)
 
@@ -120,8 +118,9 @@ def attend(
         k, v, key_mask = k[:, :, :end], v[:, :, :end], mask_of(bounds, end)
     if impl == "reference" or wants_grad:
         return reference_attention(q, k, v, spec, key_mask=key_mask).to(v.dtype)
-    call = _Call(spec, grouped_keys, capacity)
-    return call.whole(q, k, v) if key_mask is None else call.rows(q, k, v, key_mask)
+    return blocked_attention(
+        q, k, v, spec, key_mask=key_mask, grouped_keys=grouped_keys, capacity=capacity
+    )
 
 
 def _for_triton(
@@ -142,66 +141,6 @@ def _for_triton(
     elif bool(holes.any()):
         return "there is padding between the tokens of a row", None
     return "", bounds
-
-
-class _Call:
-    """One blocked call: what all its rows share."""
-
-    def __init__(
-        self, spec: AttentionSpec, grouped_keys: GroupedKeys | None, capacity: int
-    ) -> None:
-        self.spec, self.grouped_keys, self.capacity = spec, grouped_keys, capacity
-
-    def whole(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return self._attend(q, k, v, self._grouped(k, q.shape[2], (0,) * len(k)))
-
-    def rows(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor) -> Tensor:
-        """Each row without its padding, rows of equal padding together."""
-        total, length = k.shape[2], q.shape[2]
-        counts = key_mask.sum(-1)
-        starts = tuple(key_mask.int().argmax(-1).tolist())
-        packed = (counts == total - torch.tensor(starts, device=counts.device)).tolist()
-        if all(packed) and len(set(starts)) == 1 and starts[0] <= total - length:
-            start = starts[0]
-            grouped = self._grouped(k, length, starts)
-            grouped = None if grouped is None else grouped[:, :, start:]
-            return self._attend(q, k[:, :, start:], v[:, :, start:], grouped)
-        grouped = self._grouped(k, length, starts) if all(packed) else None
-        out = v.new_zeros((len(q), length, q.shape[1], v.shape[3])).transpose(1, 2)
-        for row, (start, is_packed) in enumerate(zip(starts, packed, strict=True)):
-            one = slice(row, row + 1)
-            if is_packed:  # padding on the left only: views, no copy
-                begin = max(0, start - (total - length))
-                row_grouped = None if grouped is None else grouped[one, :, start:]
-                keys, values = k[one, :, start:], v[one, :, start:]
-                out[one, :, begin:] = self._attend(q[one, :, begin:], keys, values, row_grouped)
-                continue
-            slots = key_mask[row].nonzero().squeeze(-1)
-            asked = slots[slots >= total - length] - (total - length)
-            if len(asked):
-                keys, values = k[one, :, slots], v[one, :, slots]
-                out[one, :, asked] = self._attend(q[one, :, asked], keys, values, None)
-        return out
-
-    def _grouped(self, k: Tensor, length: int, starts: tuple[int, ...]) -> Tensor | None:
-        """The kept keys of all slots that are no query's neighbor, and of a lone query's neighbors.
-
-        A long prefill uses each rotated key for many queries, so it keeps none: the store is
-        filled when the first short call (a question, a decode step) asks for it.
-        """
-        store, total = self.grouped_keys, k.shape[2]
-        far = self.spec.far_band(total - min(starts))
-        if store is None or far is None or (length > _SHORT and not store.nbytes):
-            return None
-        buffer = store.reach(
-            k, total - far.nearest, self.spec,
-            starts=starts, neighbors=length == 1, capacity=self.capacity,
-        )  # fmt: skip
-        return buffer[:, :, :total]
-
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, grouped: Tensor | None) -> Tensor:
-        out, lse = blocked_attention(q, k, v, self.spec, grouped_keys=grouped)
-        return out if self.spec.sinks is None else add_sinks(out, lse, self.spec.sinks)
 
 
 def _check(

@@ -35,40 +35,29 @@ def band_attention(
     if scoring.softcap is None and cuda_flash_fits(q, v):
         k, v = k[:, :, skip:], v[:, :, skip:]
         return cuda_flash(q, k, v, scaling=scoring.scaling, causal=True, window=window)
-    length = q.shape[2]
-    tile = _tile(q)
+    tile, length = _tile(q), q.shape[2]
     whole = length - length % tile
-    rows = [_row(q[b], k[b], v[b], scoring, tile, whole, window, skip) for b in range(len(q))]
-    if whole < length:
-        rest = length - whole
-        bias = _bias(rest, window, skip, q)
-        parts = partial_attention(
-            q[:, :, whole:], k[:, :, whole:], v[:, :, whole:], scoring, bias=bias
-        )
-        rows = [
-            (torch.cat([out, tail], 1), torch.cat([lse, tail_lse], 1))
-            for (out, lse), tail, tail_lse in zip(rows, *parts, strict=True)
-        ]
-    outs, lses = zip(*rows, strict=True)
-    if len(rows) == 1:
-        return outs[0][None], lses[0][None]
-    return torch.stack(outs), torch.stack(lses)
+    bias = _bias(tile, window, skip, q)
+    rows = [_tiles(q[b, :, :whole], k[b], v[b], scoring, bias) for b in range(len(q))]
+    out, lse = rows[0][0][None], rows[0][1][None]
+    if len(rows) > 1:
+        out, lse = torch.stack([row for row, _ in rows]), torch.stack([row for _, row in rows])
+    if whole == length:
+        return out, lse
+    bias = _bias(length - whole, window, skip, q)
+    tail, tail_lse = partial_attention(
+        q[:, :, whole:], k[:, :, whole:], v[:, :, whole:], scoring, bias=bias
+    )
+    return torch.cat([out, tail], 2), torch.cat([lse, tail_lse], 2)
 
 
-def _row(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    scoring: Scoring,
-    tile: int,
-    whole: int,
-    window: int,
-    skip: int,
+def _tiles(
+    q: Tensor, k: Tensor, v: Tensor, scoring: Scoring, bias: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The whole tiles of one batch row, folded into the batch dimension without a copy."""
-    count = whole // tile
-    width = skip + tile + window - 1
-    tiles_q = q[:, :whole].unflatten(1, (count, tile)).transpose(0, 1)  # [n, H, t, D]
+    tile, width = bias.shape
+    count = q.shape[1] // tile
+    tiles_q = q.reshape(len(q), count, tile, q.shape[2]).transpose(0, 1)  # [n, H, t, D]
     tiles_k, tiles_v = (
         x.as_strided(
             (count, x.shape[0], width, x.shape[2]),
@@ -77,7 +66,6 @@ def _row(
         )
         for x in (k, v)
     )  # overlapping views, [n, Hkv, t + W - 1, D]
-    bias = _bias(tile, window, skip, q)
     out, lse = partial_attention(tiles_q, tiles_k, tiles_v, scoring, bias=bias)
     return out.transpose(0, 1).flatten(1, 2), lse.transpose(0, 1).flatten(1, 2)
 

@@ -11,29 +11,108 @@ The two parts of a query are merged by their log-sum-exp into one softmax.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 from selfextend_rag.attention.band import band_attention, unused_keys
-from selfextend_rag.attention.partial import merge, partial_attention
+from selfextend_rag.attention.grouped import GroupedKeys
+from selfextend_rag.attention.partial import add_sinks, merge, partial_attention
 from selfextend_rag.attention.spec import AttentionSpec
 from selfextend_rag.positions import Band
-from selfextend_rag.rope import RotaryTables, rotation_dtype
 
+_SHORT = 256  # queries up to which a call is worth keeping grouped keys for
 _WORTH_SPLITTING = 1 << 18  # numbers of a tensor from which heads are done a few at a time
 
 
 def blocked_attention(
-    q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, *, grouped_keys: Tensor | None = None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    spec: AttentionSpec,
+    *,
+    key_mask: Tensor | None = None,
+    grouped_keys: GroupedKeys | None = None,
+    capacity: int = 0,
+) -> Tensor:
+    """Return SelfExtend attention, ``[B, H, T, Dv]``, zero in the rows of masked queries.
+
+    Arguments as in `selfextend_rag.attention.self_extend_attention`. Each row attends without its
+    padding, all rows together where it is the same in all.
+    """
+    length, total = q.shape[2], k.shape[2]
+    past = total - length
+    if key_mask is None:
+        starts, packed = [0], [True]
+    else:
+        starts = key_mask.int().argmax(-1).tolist()
+        packed = (key_mask.sum(-1) == total - torch.tensor(starts, device=k.device)).tolist()
+    kept = None
+    if all(packed):
+        kept = _kept_keys(k, length, spec, tuple(starts), grouped_keys, capacity)
+        if len(set(starts)) == 1 and starts[0] <= past:
+            return _row(q, k, v, spec, slice(starts[0], total), kept)
+    out = v.new_zeros((len(q), length, q.shape[1], v.shape[3])).transpose(1, 2)
+    for row, (start, is_packed) in enumerate(zip(starts, packed, strict=True)):
+        one = slice(row, row + 1)
+        slots: slice | Tensor = slice(start, total)
+        asked: slice | Tensor = slice(max(0, start - past), length)
+        if not is_packed:
+            assert key_mask is not None
+            slots = key_mask[row].nonzero().squeeze(-1)
+            asked = slots[slots >= past] - past
+            if not len(asked):
+                continue
+        own = None if kept is None else kept[one]
+        out[one, :, asked] = _row(q[one, :, asked], k[one], v[one], spec, slots, own)
+    return out
+
+
+def _kept_keys(
+    k: Tensor,
+    length: int,
+    spec: AttentionSpec,
+    starts: tuple[int, ...],
+    store: GroupedKeys | None,
+    capacity: int,
+) -> Tensor | None:
+    """The kept keys of all slots that are no query's neighbor, and of a lone query's neighbors.
+
+    A long prefill uses each rotated key for many queries, so it keeps none: the store is
+    filled when the first short call (a question, a decode step) asks for it.
+    """
+    total = k.shape[2]
+    far = spec.far_band(total - min(starts))
+    if store is None or far is None or (length > _SHORT and not store.nbytes):
+        return None
+    end, alone = total - far.nearest, length == 1
+    return store.reach(k, end, spec, starts=starts, neighbors=alone, capacity=capacity)
+
+
+def _row(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    spec: AttentionSpec,
+    slots: slice | Tensor,
+    kept: Tensor | None,
+) -> Tensor:
+    """Attention over some slots of the cache; a slice of them is a view, not a copy."""
+    kept = None if kept is None else kept[:, :, slots]
+    out, lse = attention_with_lse(q, k[:, :, slots], v[:, :, slots], spec, kept)
+    return out if spec.sinks is None else add_sinks(out, lse, spec.sinks)
+
+
+def attention_with_lse(
+    q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, grouped_keys: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return (out, log-sum-exp), ``[B, H, T, Dv]`` and ``[B, H, T]``, of unpadded rows.
+
+    Without sinks, which the caller adds.
 
     Args:
         q: ``[B, H, T, D]`` un-rotated, at the last T of the S positions, T > 0.
         k, v: ``[B, Hkv, S, D]`` un-rotated and ``[B, Hkv, S, Dv]``, at positions 0..S-1.
-        spec: the layer's; its sinks are left to the caller, see `add_sinks`.
+        spec: the layer's.
         grouped_keys: ``[B, Hkv, S, D]`` whose first S - W keys are ``k`` rotated to their grouped
             positions; for a lone query, the last W are ``k`` rotated to their own positions. Made
             here when not given.
@@ -102,23 +181,37 @@ def _extended(
     out: Tensor,
 ) -> Tensor:
     """Queries that all have grouped pairs: grouped part and neighbor band, merged into ``out``."""
-    tables = _Tables.made(q, k, spec, far, grouped_keys is None)
-    share = q.shape[1] // k.shape[1]
-    step = _heads_at_once(k)
-    query_space = torch.empty_like(q[:, : step * share])
-    key_space = None
-    if grouped_keys is None:
-        key_space = torch.empty_like(k[:, :step, : max(tables.split, k.shape[2] - tables.start)])
+    rotary, length, total = spec.rotary, q.shape[2], k.shape[2]
+    split = total - far.nearest  # keys before it are grouped for some query
+    first = split - length + 1  # the oldest neighbor of the first query
+    skip = min(first, unused_keys(q, far.nearest))
+    near = slice(first - skip, total)
+    positions = torch.arange(total, device=q.device)
+    # grouped positions come again and again: far fewer angles than tokens
+    angles = rotary.tables(positions[: far.query_position(total - 1) + 1], q)
+    query_angles = angles.at(far.query_position(positions[total - length :]))
+    made = split if grouped_keys is None else 0
+    key_angles = angles.at(far.key_position(positions[:made]))
+    near_angles = rotary.tables(positions[near], q)
+    heads, share = _heads_at_once(k), q.shape[1] // k.shape[1]
+    queries = torch.empty_like(q[:, : heads * share])
+    keys = torch.empty_like(k[:, :heads, : max(made, total - near.start)])
     lses = []
-    for head in range(0, k.shape[1], step):
-        own, others = slice(head, head + step), slice(head * share, (head + step) * share)
-        given = None if grouped_keys is None else grouped_keys[:, own]
-        lses.append(
-            _extended_heads(
-                q[:, others], k[:, own], v[:, own], spec, tables,
-                given, key_space, query_space, out[:, others],
-            )
-        )  # fmt: skip
+    for head in range(0, k.shape[1], heads):
+        own, asked = slice(head, head + heads), slice(head * share, (head + heads) * share)
+        if grouped_keys is None:
+            grouped = rotary.rotate(k[:, own, :made], key_angles, out=keys[:, :, :made])
+        else:
+            grouped = grouped_keys[:, own, :split]
+        rotary.rotate(q[:, asked], query_angles, out=queries)
+        before = _causal(queries, grouped, v[:, own, :split], spec)
+
+        # the grouped keys and queries have done their work: what was made here is written over
+        rotary.rotate(q[:, asked], near_angles.at(slice(-length, None)), out=queries)
+        neighbors = keys[:, :, : total - near.start]
+        rotary.rotate(k[:, own, near], near_angles, out=neighbors)
+        band = band_attention(queries, neighbors, v[:, own, near], spec, far.nearest, skip)
+        lses.append(merge(*before, *band, into=out[:, asked])[1])
     return lses[0] if len(lses) == 1 else torch.cat(lses, dim=1)
 
 
@@ -133,71 +226,3 @@ def _heads_at_once(k: Tensor) -> int:
     if k.device.type != "cpu" or heads % threads or k[:, :threads].numel() < _WORTH_SPLITTING:
         return heads
     return threads
-
-
-class _Tables(NamedTuple):
-    """Where the queries and keys of one call are, for all heads."""
-
-    split: int  # keys before it are grouped for some query
-    start: int  # the first key that the neighbor band touches
-    skip: int  # keys of that band before the oldest neighbor of the first query
-    window: int
-    grouped_queries: RotaryTables
-    grouped_keys: RotaryTables | None
-    near: RotaryTables  # of keys ``start`` and later; the queries are the last of them
-
-    @classmethod
-    def made(cls, q: Tensor, k: Tensor, spec: AttentionSpec, far: Band, keys_too: bool) -> _Tables:
-        length, total, window = q.shape[2], k.shape[2], far.nearest
-        split = total - window
-        first = split - length + 1  # the oldest neighbor of the first query
-        skip = min(first, unused_keys(q, window))
-        positions = torch.arange(total, device=q.device)
-        dtype = rotation_dtype(q)
-        # grouped positions come again and again: far fewer angles than tokens
-        angles = spec.rotary.tables(positions[: far.query_position(total - 1) + 1], dtype)
-        queries = far.query_position(positions[total - length :])
-        keys = far.key_position(positions[:split])
-        return cls(
-            split=split,
-            start=first - skip,
-            skip=skip,
-            window=window,
-            grouped_queries=RotaryTables(angles.cos[queries], angles.sin[queries]),
-            grouped_keys=RotaryTables(angles.cos[keys], angles.sin[keys]) if keys_too else None,
-            near=spec.rotary.tables(positions[first - skip :], dtype),
-        )
-
-
-def _extended_heads(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    spec: AttentionSpec,
-    tables: _Tables,
-    grouped_keys: Tensor | None,
-    key_space: Tensor | None,
-    query_space: Tensor,
-    out: Tensor,
-) -> Tensor:
-    """Some heads of `_extended`; rotated keys and queries are written into the spaces."""
-    split, start, length = tables.split, tables.start, q.shape[2]
-    near_space = None
-    if grouped_keys is None:
-        assert key_space is not None
-        assert tables.grouped_keys is not None
-        near_space = key_space[:, :, : k.shape[2] - start]
-        grouped_keys = spec.rotary.rotate(
-            k[:, :, :split], tables.grouped_keys, out=key_space[:, :, :split]
-        )
-    spec.rotary.rotate(q, tables.grouped_queries, out=query_space)
-    grouped = _causal(query_space, grouped_keys[:, :, :split], v[:, :, :split], spec)
-
-    # the grouped keys and queries have done their work: what was made here is written over
-    neighbor_keys = spec.rotary.rotate(k[:, :, start:], tables.near, out=near_space)
-    here = RotaryTables(*(table[-length:] for table in tables.near))
-    spec.rotary.rotate(q, here, out=query_space)
-    band = band_attention(
-        query_space, neighbor_keys, v[:, :, start:], spec, tables.window, tables.skip
-    )
-    return merge(*grouped, *band, into=out)[1]

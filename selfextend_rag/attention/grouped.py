@@ -45,7 +45,7 @@ class GroupedKeys:
             neighbors: the slots from ``end`` to S are needed too, rotated to their own positions.
             capacity: slots to allocate when the buffer must grow.
         """
-        made_for = (spec.rotary, spec.bands[-1], starts)
+        made_for = (spec.rotary, spec.bands[-1], starts if len(set(starts)) > 1 else starts[:1])
         if self._made_for != made_for:
             self._made_for, self._done, self._near = made_for, 0, (0, 0)
         self._fit(k, max(capacity, k.shape[2]))
@@ -72,7 +72,7 @@ class GroupedKeys:
         rotary, band, starts = self._made_for
         slots = torch.arange(begin, end, device=k.device)
         positions = slots - torch.tensor(starts, device=k.device)[:, None]
-        if len(set(starts)) == 1:
+        if len(starts) == 1:
             positions = positions[0]
         rotary.rotate(
             k[:, :, begin:end],

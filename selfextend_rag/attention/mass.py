@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -44,23 +45,23 @@ def attention_mass(
         grouped_keys: an extended layer's store of grouped, rotated keys; used if it is filled.
     """
     compute = torch.float64 if q.dtype == torch.float64 else torch.float32
-    blocks = _Blocks(
-        q.to(compute) * scoring.scaling, k, scoring, positions, first_key, starts, bias,
-        grouped_keys,
-    )  # fmt: skip
     heads, length, total = q.shape[0], q.shape[1], k.shape[1]
+    blocks = partial(
+        _blocks, q.to(compute) * scoring.scaling, k, scoring,
+        positions, first_key, starts, bias, grouped_keys,
+    )  # fmt: skip
     keep = heads * length * total <= _KEPT
     kept: list[_Exponentials] = []
     if scoring.sinks is None:
         lse = q.new_full((heads, length), -torch.inf, dtype=compute)
     else:
         lse = scoring.sinks.to(compute).view(-1, 1).expand(-1, length)
-    for block in blocks:
+    for block in blocks():
         lse = torch.logaddexp(lse, block.highest + block.values.sum(-1).log())
         if keep:
             kept.append(block)
     mass = q.new_empty((heads, total), dtype=compute)
-    for block in kept if keep else blocks:
+    for block in kept if keep else blocks():
         share = (block.highest - lse).exp()
         end = block.begin + block.values.shape[-1]
         mass[:, block.begin : end] = (share.unsqueeze(1) @ block.values).squeeze(1)
@@ -75,82 +76,80 @@ class _Exponentials(NamedTuple):
     values: Tensor  # [H, T, n]
 
 
-class _Blocks:
-    """The scores of n keys at a time, of queries that are scaled already."""
+def _blocks(
+    q: Tensor,
+    k: Tensor,
+    scoring: Scoring,
+    positions: Tensor,
+    first_key: int,
+    starts: Tensor | None,
+    bias: Tensor | None,
+    grouped_keys: GroupedKeys | None,
+) -> Iterator[_Exponentials]:
+    """Score so many keys at a time; the queries are scaled already."""
+    earliest, total, border, products = int(positions[0]), k.shape[1], 0, None
+    if isinstance(scoring, AttentionSpec):
+        products = _Products(q, k, scoring, positions, grouped_keys)
+        border = products.border
+    step = max(64, _AT_ONCE // q[..., 0].numel())
+    begins = [*range(0, border, step), *range(border, total, step)]
+    for begin, end in zip(begins, [*begins[1:], total], strict=True):
+        found = products.of(begin, end) if products else _multiply(q, k[:, begin:end])
+        scores = scoring.capped(found)
+        if bias is not None:
+            scores = scores + bias[:, begin:end].to(scores.dtype)
+        if starts is not None or first_key + end - 1 > earliest:
+            keys = torch.arange(begin, end, device=k.device) + first_key
+            unseen = keys > positions[:, None]
+            if starts is not None:
+                unseen |= keys < starts[:, None]
+            scores.masked_fill_(unseen, -torch.inf)
+        highest = scores.amax(-1).clamp_(min=torch.finfo(scores.dtype).min)
+        # what would hardly be a number is none: denormals, and infinite exponents, are slow
+        values = scores.sub_(highest.unsqueeze(-1)).clamp_(min=_NOTHING).exp_()
+        values = F.threshold(values, math.exp(_NOTHING + 1), 0.0, inplace=True)
+        yield _Exponentials(begin, highest, values)
+
+
+class _Products:
+    """The products of queries and keys that come un-rotated; keys before ``border`` are grouped."""
 
     def __init__(
         self,
         q: Tensor,
         k: Tensor,
-        scoring: Scoring,
+        spec: AttentionSpec,
         positions: Tensor,
-        first_key: int,
-        starts: Tensor | None,
-        bias: Tensor | None,
         grouped_keys: GroupedKeys | None,
     ) -> None:
-        self.k, self.scoring, self.positions = k, scoring, positions
-        self.first_key, self.starts, self.bias = first_key, starts, bias
-        self.earliest = int(positions[0])
-        self.exact = self.grouped = q
-        self.kept: Tensor | None = None
-        self.border = 0  # keys before it are grouped for all queries
-        self.spec = scoring if isinstance(scoring, AttentionSpec) else None
-        self.far = None if self.spec is None else self.spec.far_band(k.shape[1])
-        if self.spec is not None:
-            self.exact = self.spec.rotary.rotate(q[None], positions)[0]
-        if self.spec is not None and self.far is not None:
-            self.border = max(0, self.earliest - self.far.nearest + 1)
-            self.grouped = self.spec.rotary.rotate(q[None], self.far.query_position(positions))[0]
-            if grouped_keys is not None and grouped_keys.nbytes:
-                end = k.shape[1] - self.far.nearest
-                self.kept = grouped_keys.reach(k[None], end, self.spec)[0, :, :end]
-        step, total = max(64, _AT_ONCE // q[..., 0].numel()), k.shape[1]
-        self.begins = [*range(0, self.border, step), *range(self.border, total, step)]
-        self.ends = [*self.begins[1:], total]
+        self.k, self.spec, self.positions = k, spec, positions
+        self.near_q = spec.rotary.rotate(q[None], positions)[0]
+        self.border, self.kept = 0, None
+        self.far = spec.far_band(k.shape[1])
+        if self.far is None:
+            return
+        self.border = max(0, int(positions[0]) - self.far.nearest + 1)
+        self.far_q = spec.rotary.rotate(q[None], self.far.query_position(positions))[0]
+        if grouped_keys is not None and grouped_keys.nbytes:
+            end = k.shape[1] - self.far.nearest
+            self.kept = grouped_keys.reach(k[None], end, spec)[0, :, :end]
 
-    def __iter__(self) -> Iterator[_Exponentials]:
-        for begin, end in zip(self.begins, self.ends, strict=True):
-            scores = self.scoring.capped(self._products(begin, end))
-            if self.bias is not None:
-                scores = scores + self.bias[:, begin:end].to(scores.dtype)
-            if self.starts is not None or self.first_key + end - 1 > self.earliest:
-                self._mask(scores, begin, end)
-            highest = scores.amax(-1).clamp_(min=torch.finfo(scores.dtype).min)
-            # what would hardly be a number is none: denormals, and infinite exponents, are slow
-            values = scores.sub_(highest.unsqueeze(-1)).clamp_(min=_NOTHING).exp_()
-            values = F.threshold(values, math.exp(_NOTHING + 1), 0.0, inplace=True)
-            yield _Exponentials(begin, highest, values)
-
-    def _mask(self, scores: Tensor, begin: int, end: int) -> None:
-        keys = torch.arange(begin, end, device=self.k.device) + self.first_key
-        unseen = keys > self.positions[:, None]
-        if self.starts is not None:
-            unseen |= keys < self.starts[:, None]
-        scores.masked_fill_(unseen, -torch.inf)
-
-    def _products(self, begin: int, end: int) -> Tensor:
-        """The products of all queries with the keys of one block."""
-        k = self.k[:, begin:end]
-        if self.spec is None:
-            return _products(self.exact, k)
+    def of(self, begin: int, end: int) -> Tensor:
+        """Return the products of all queries with the keys of one block."""
         if self.kept is not None and end <= self.border:
-            return _products(self.grouped, self.kept[:, begin:end])
-        keys = torch.arange(begin, end, device=k.device)
-        if end > self.border:
-            near = _products(self.exact, self.spec.rotary.rotate(k[None], keys)[0])
-            if self.far is None:
-                return near
-        assert self.far is not None
-        grouped = self.spec.rotary.rotate(k[None], self.far.key_position(keys))[0]
-        far = _products(self.grouped, grouped)
+            return _multiply(self.far_q, self.kept[:, begin:end])
+        k, keys = self.k[None, :, begin:end], torch.arange(begin, end, device=self.k.device)
+        if self.far is None:
+            return _multiply(self.near_q, self.spec.rotary.rotate(k, keys)[0])
+        grouped = self.spec.rotary.rotate(k, self.far.key_position(keys))[0]
+        far = _multiply(self.far_q, grouped)
         if end <= self.border:
             return far
-        distance = self.positions[:, None] - keys
-        return torch.where(distance < self.far.nearest, near, far, out=far)
+        near = _multiply(self.near_q, self.spec.rotary.rotate(k, keys)[0])
+        return torch.where(self.positions[:, None] - keys < self.far.nearest, near, far, out=far)
 
 
-def _products(q: Tensor, k: Tensor) -> Tensor:
+def _multiply(q: Tensor, k: Tensor) -> Tensor:
     """``[H, T, D]`` and ``[Hkv, n, D]`` to ``[H, T, n]``."""
     heads, length, _ = q.shape
     folded = q.reshape(len(k), heads // len(k) * length, q.shape[2])

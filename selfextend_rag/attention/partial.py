@@ -99,7 +99,7 @@ def _tiled(
     compute = torch.float64 if q.dtype == torch.float64 else torch.float32
     batch, heads, length = q.shape[:3]
     kv_heads, total = k.shape[1], k.shape[2]
-    q = q.unflatten(1, (kv_heads, heads // kv_heads))  # [B, Hkv, g, T, D]
+    q = q.reshape(batch, kv_heads, heads // kv_heads, length, -1)  # [B, Hkv, g, T, D]
     k, v = k.unsqueeze(2), v.unsqueeze(2)
     tile = max(1, _SCORES_AT_ONCE // (batch * heads * total))
     outs, lses = [], []

@@ -69,7 +69,7 @@ def _rotate(x: Tensor, positions: Tensor, rotary: RotaryLayout) -> Tensor:
     if rotary.pairing == "half":
         part = torch.stack(part.chunk(2, dim=-1), dim=-1)
     else:
-        part = part.unflatten(-1, (-1, 2))
+        part = part.reshape(*part.shape[:-1], -1, 2)
     rotated = torch.view_as_real(torch.view_as_complex(part.contiguous()) * factor)
     rotated = torch.cat(rotated.unbind(-1), -1) if rotary.pairing == "half" else rotated.flatten(-2)
     return torch.cat([x[..., :begin], rotated, x[..., end:]], dim=-1)

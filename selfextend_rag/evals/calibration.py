@@ -203,7 +203,7 @@ class Calibrator:
         """Return what settings measure; None is plain attention inside the window."""
         length = self.window if settings is None else self.length
         right, asked = self._pass_keys(settings, length - self.prompt_room)
-        reach = length - 1 if settings is None else settings.query_position(length - 1)
+        reach = length - 1 if settings is None else settings.bands[-1].query_position(length - 1)
         return CalibrationCell(
             group_size=1 if settings is None else settings.group_size,
             neighbor_window=length if settings is None else settings.neighbor_window,

@@ -91,8 +91,8 @@ def test_the_probe_sees_keys_at_selfextends_positions(model):
     positions = torch.arange(length)
     tables = {
         "exact": angles(model, positions),
-        "key": angles(model, settings.key_position(positions)),
-        "query": angles(model, settings.query_position(positions)),
+        "key": angles(model, settings.bands[-1].key_position(positions)),
+        "query": angles(model, settings.bands[-1].query_position(positions)),
     }
     scores = torch.full((2, length, length), float("-inf"))
     for i in range(length):
