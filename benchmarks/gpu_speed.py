@@ -11,8 +11,8 @@ from gpu_run import Run
 from torch import Tensor
 
 from selfextend_rag.attention.triton import tiles as tiling
-from selfextend_rag.attention.triton.decode import keeps_busier
 from selfextend_rag.attention.triton.dispatch import attention_with_lse
+from selfextend_rag.attention.triton.launch import keeps_busier
 
 _ALLOWED = 0.05  # between two ways to compute outputs of up to about 4 in bfloat16
 
@@ -24,15 +24,14 @@ def tune(run: Run) -> None:
     size = torch.empty((), dtype=run.dtype).element_size()
     (n,) = run.tokens(1 << 14)[:1]
     works = (
-        ("prefill", run.tensors(n, n), tiling.prefill_candidates(capability, run.dim, size)),
-        ("decode", run.tensors(1, 2 * n), tiling.decode_candidates(capability, run.dim, size)),
-        ("question", run.tensors(n // 256 or 9, 2 * n),
-         tiling.question_candidates(capability, run.dim, size)),
-    )  # fmt: skip
-    for kind, (q, k, v), candidates in works:
+        ("prefill", run.tensors(n, n)),
+        ("decode", run.tensors(1, 2 * n)),
+        ("question", run.tensors(n // 256 or 9, 2 * n)),
+    )
+    for kind, (q, k, v) in works:
         best: tuple[float, Any] | None = None
         expected = run.ours(q, k, v, impl="blocked")
-        for tiles in candidates:
+        for tiles in tiling.candidates(kind, capability, run.dim, size):
             if run.left() < run.seconds * 0.6:
                 break
 

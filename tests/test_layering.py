@@ -212,7 +212,7 @@ def test_a_forbidden_import_is_caught(file, source, reason):
     [
         ("selfextend_rag/__init__.py", "from selfextend_rag.llm import LongContextLLM"),
         ("selfextend_rag/attention/api.py", "from .blocked import _tiles\nimport torch"),
-        ("selfextend_rag/attention/triton/decode.py", "import triton.language as tl"),
+        ("selfextend_rag/attention/triton/launch.py", "import triton.language as tl"),
         ("selfextend_rag/engine/a.py", "from selfextend_rag.errors import SelfExtendError"),
         ("selfextend_rag/evals/plots.py", "from matplotlib import pyplot"),
         ("langchain_selfextend/llms.py", "from selfextend_rag import Document\nimport asyncio"),

@@ -9,12 +9,7 @@ import torch
 from torch import Tensor
 
 from selfextend_rag.attention.blocked import blocked_attention
-from selfextend_rag.attention.bounds import (
-    bounds_of,
-    host_waits_are_forbidden,
-    mask_of,
-    refuse_holes,
-)
+from selfextend_rag.attention.bounds import bounds_without_holes, mask_of
 from selfextend_rag.attention.grouped import GroupedKeys
 from selfextend_rag.attention.reference import reference_attention
 from selfextend_rag.attention.spec import AttentionSpec
@@ -107,7 +102,10 @@ def attend(
     if wants_grad and impl in ("blocked", "triton"):
         raise ValueError(f"impl={impl!r} computes no gradients; use impl='reference' or no_grad")
     if impl == "triton" or (impl == "auto" and q.is_cuda and not wants_grad):
-        reason, found = _for_triton(q, k, v, spec, key_mask, bounds)
+        reason, found = why_not(q, k, v, spec.scaling), bounds
+        if key_mask is not None and not reason:
+            found = bounds_without_holes(key_mask)
+            reason = "" if found is not None else "there is padding between the tokens of a row"
         if not reason:
             return triton_attention(q, k, v, spec, bounds=found)
         if impl == "triton":
@@ -121,26 +119,6 @@ def attend(
     return blocked_attention(
         q, k, v, spec, key_mask=key_mask, grouped_keys=grouped_keys, capacity=capacity
     )
-
-
-def _for_triton(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    spec: AttentionSpec,
-    key_mask: Tensor | None,
-    bounds: Tensor | None,
-) -> tuple[str, Tensor | None]:
-    """Why triton can't serve a call, empty if it can; and the bounds of padded rows."""
-    reason = why_not(q, k, v, spec.scaling)
-    if reason or key_mask is None:
-        return reason, bounds
-    bounds, holes = bounds_of(key_mask, k.shape[2])
-    if host_waits_are_forbidden(q.device):
-        refuse_holes(holes)
-    elif bool(holes.any()):
-        return "there is padding between the tokens of a row", None
-    return "", bounds
 
 
 def _check(
@@ -161,22 +139,13 @@ def _check(
         raise ValueError(f"head counts or dimensions do not fit: {shapes}")
     if not 0 < q.shape[2] <= k.shape[2]:
         raise ValueError(f"need 0 < query length <= key length, got {shapes}")
-    rotary = spec.rotary
-    if rotary.offset + rotary.rotary_dim > q.shape[3]:
-        raise ValueError(
-            f"rotary dimensions {rotary.offset}..{rotary.offset + rotary.rotary_dim} do not fit "
-            f"heads of {q.shape[3]}"
-        )
-    if key_mask is not None and (
-        key_mask.dtype != torch.bool or key_mask.shape != (len(k), k.shape[2])
-    ):
-        raise ValueError(
-            f"key_mask must be bool [{len(k)}, {k.shape[2]}], got {key_mask.dtype} "
-            f"{tuple(key_mask.shape)}"
-        )
+    begin, end = spec.rotary.offset, spec.rotary.offset + spec.rotary.rotary_dim
+    if end > q.shape[3]:
+        raise ValueError(f"rotary dimensions {begin}..{end} do not fit heads of {q.shape[3]}")
     if bounds is not None and key_mask is not None:
         raise ValueError("give key_mask or bounds, not both: each says where the padding is")
-    if bounds is not None and (bounds.dtype != torch.int32 or bounds.shape != (len(k), 3)):
-        raise ValueError(
-            f"bounds must be int32 [{len(k)}, 3], got {bounds.dtype} {tuple(bounds.shape)}"
-        )
+    wanted = {"key_mask": (key_mask, torch.bool, k.shape[2]), "bounds": (bounds, torch.int32, 3)}
+    for name, (given, dtype, width) in wanted.items():
+        if given is not None and (given.dtype != dtype or given.shape != (len(k), width)):
+            expected = f"{dtype} [{len(k)}, {width}]".removeprefix("torch.")
+            raise ValueError(f"{name} must be {expected}, got {given.dtype} {tuple(given.shape)}")

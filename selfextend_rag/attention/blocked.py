@@ -41,78 +41,49 @@ def blocked_attention(
     """
     length, total = q.shape[2], k.shape[2]
     past = total - length
-    if key_mask is None:
-        starts, packed = [0], [True]
-    else:
+    starts, packed = [0], [True]
+    if key_mask is not None:
         starts = key_mask.int().argmax(-1).tolist()
         packed = (key_mask.sum(-1) == total - torch.tensor(starts, device=k.device)).tolist()
     kept = None
-    if all(packed):
-        kept = _kept_keys(k, length, spec, tuple(starts), grouped_keys, capacity)
-        if len(set(starts)) == 1 and starts[0] <= past:
-            return _row(q, k, v, spec, slice(starts[0], total), kept)
+    far = spec.far_band(total - min(starts))
+    # A long prefill uses each rotated key for many queries, so it keeps none: the store is filled
+    # when the first short call (a question, a decode step) asks for it.
+    worth = grouped_keys is not None and (length <= _SHORT or grouped_keys.nbytes > 0)
+    if grouped_keys is not None and worth and far is not None and all(packed):
+        kept = grouped_keys.reach(
+            k, total - far.nearest, spec,
+            starts=tuple(starts), neighbors=length == 1, capacity=capacity,
+        )[:, :, :total]  # fmt: skip
+    if all(packed) and len(set(starts)) == 1 and starts[0] <= past:
+        begin = starts[0]
+        kept = None if kept is None else kept[:, :, begin:]
+        return _unpadded(q, k[:, :, begin:], v[:, :, begin:], spec, kept)
     out = v.new_zeros((len(q), length, q.shape[1], v.shape[3])).transpose(1, 2)
     for row, (start, is_packed) in enumerate(zip(starts, packed, strict=True)):
-        one = slice(row, row + 1)
-        slots: slice | Tensor = slice(start, total)
+        slots: slice | Tensor = slice(start, total)  # a view of the cache, not a copy
         asked: slice | Tensor = slice(max(0, start - past), length)
-        if not is_packed:
-            assert key_mask is not None
+        if key_mask is not None and not is_packed:
             slots = key_mask[row].nonzero().squeeze(-1)
             asked = slots[slots >= past] - past
             if not len(asked):
                 continue
-        own = None if kept is None else kept[one]
-        out[one, :, asked] = _row(q[one, :, asked], k[one], v[one], spec, slots, own)
+        one = slice(row, row + 1)
+        own = None if kept is None else kept[one, :, slots]
+        out[one, :, asked] = _unpadded(
+            q[one, :, asked], k[one, :, slots], v[one, :, slots], spec, own
+        )
     return out
 
 
-def _kept_keys(
-    k: Tensor,
-    length: int,
-    spec: AttentionSpec,
-    starts: tuple[int, ...],
-    store: GroupedKeys | None,
-    capacity: int,
-) -> Tensor | None:
-    """The kept keys of all slots that are no query's neighbor, and of a lone query's neighbors.
-
-    A long prefill uses each rotated key for many queries, so it keeps none: the store is
-    filled when the first short call (a question, a decode step) asks for it.
-    """
-    total = k.shape[2]
-    far = spec.far_band(total - min(starts))
-    if store is None or far is None or (length > _SHORT and not store.nbytes):
-        return None
-    end, alone = total - far.nearest, length == 1
-    return store.reach(k, end, spec, starts=starts, neighbors=alone, capacity=capacity)
-
-
-def _row(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    spec: AttentionSpec,
-    slots: slice | Tensor,
-    kept: Tensor | None,
+def _unpadded(
+    q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, grouped_keys: Tensor | None
 ) -> Tensor:
-    """Attention over some slots of the cache; a slice of them is a view, not a copy."""
-    kept = None if kept is None else kept[:, :, slots]
-    out, lse = attention_with_lse(q, k[:, :, slots], v[:, :, slots], spec, kept)
-    return out if spec.sinks is None else add_sinks(out, lse, spec.sinks)
-
-
-def attention_with_lse(
-    q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, grouped_keys: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Return (out, log-sum-exp), ``[B, H, T, Dv]`` and ``[B, H, T]``, of unpadded rows.
-
-    Without sinks, which the caller adds.
+    """Attention of rows without padding, sinks included.
 
     Args:
         q: ``[B, H, T, D]`` un-rotated, at the last T of the S positions, T > 0.
         k, v: ``[B, Hkv, S, D]`` un-rotated and ``[B, Hkv, S, Dv]``, at positions 0..S-1.
-        spec: the layer's.
         grouped_keys: ``[B, Hkv, S, D]`` whose first S - W keys are ``k`` rotated to their grouped
             positions; for a lone query, the last W are ``k`` rotated to their own positions. Made
             here when not given.
@@ -120,17 +91,17 @@ def attention_with_lse(
     length, total = q.shape[2], k.shape[2]
     far = spec.far_band(total)
     if far is None:
-        return _plain(q, k, v, spec, total)
-    if length == 1:
-        return _decode(q, k, v, spec, far, grouped_keys)
-    near = max(0, far.nearest - (total - length))  # queries without grouped pairs
-    out = v.new_empty(len(q), length, q.shape[1], v.shape[3]).transpose(1, 2)
-    far_lse = _extended(q[:, :, near:], k, v, spec, far, grouped_keys, out[:, :, near:])
-    if not near:
-        return out, far_lse
-    near_out, near_lse = _plain(q[:, :, :near], k, v, spec, far.nearest)
-    out[:, :, :near] = near_out
-    return out, torch.cat([near_lse, far_lse], dim=2)
+        out, lse = _plain(q, k, v, spec, total)
+    elif length == 1:
+        out, lse = _decode(q, k, v, spec, far, grouped_keys)
+    else:
+        near = max(0, far.nearest - (total - length))  # queries without grouped pairs
+        out = v.new_empty(len(q), length, q.shape[1], v.shape[3]).transpose(1, 2)
+        lse = _extended(q[:, :, near:], k, v, spec, far, grouped_keys, out[:, :, near:])
+        if near:
+            out[:, :, :near], near_lse = _plain(q[:, :, :near], k, v, spec, far.nearest)
+            lse = torch.cat([near_lse, lse], dim=2)
+    return out if spec.sinks is None else add_sinks(out, lse, spec.sinks)
 
 
 def _plain(q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, end: int) -> tuple[Tensor, Tensor]:

@@ -1,8 +1,8 @@
 """Where rows of tokens begin and stop in a cache, as integers on the device.
 
-A padding mask of S slots is three numbers for each row, unless padding stands between tokens. Three
-numbers can be read by a kernel without the host waiting for them, so that a static cache's decode
-step has no synchronisation and can be captured in a CUDA graph.
+A padding mask of S slots is three numbers for each row, unless there is padding between tokens.
+Three numbers can be read by a kernel without the host waiting for them, so that a static cache's
+decode step has no synchronisation and can be captured in a CUDA graph.
 """
 
 from __future__ import annotations
@@ -33,6 +33,18 @@ def bounds_of(mask: Tensor, end: int | Tensor) -> tuple[Tensor, Tensor]:
     stop = torch.where(count > 0, last + 1, start)
     ends = torch.zeros_like(start) + end
     return torch.stack([start, stop, ends], dim=-1).int(), count != stop - start
+
+
+def bounds_without_holes(mask: Tensor) -> Tensor | None:
+    """Return the bounds of a mask whose last slot is the last query; None if a row has holes.
+
+    Where the host can't wait to see them, holes stop with an error on the device.
+    """
+    bounds, holes = bounds_of(mask, mask.shape[1])
+    if host_waits_are_forbidden(mask.device):
+        refuse_holes(holes)
+        return bounds
+    return None if bool(holes.any()) else bounds
 
 
 def mask_of(bounds: Tensor, slots: int) -> Tensor:

@@ -48,37 +48,38 @@ class GroupedKeys:
         made_for = (spec.rotary, spec.bands[-1], starts if len(set(starts)) > 1 else starts[:1])
         if self._made_for != made_for:
             self._made_for, self._done, self._near = made_for, 0, (0, 0)
-        self._fit(k, max(capacity, k.shape[2]))
-        self._rotate(k, self._done, end, grouped=True)
+        buffer, total = self._fit(k, max(capacity, k.shape[2])), k.shape[2]
+
+        def rotate(begin: int, end: int, band: Band) -> None:
+            if begin < end:
+                positions = torch.arange(begin, end, device=k.device)
+                positions = positions - torch.tensor(made_for[2], device=k.device)[:, None]
+                positions = band.key_position(positions if len(positions) > 1 else positions[0])
+                spec.rotary.rotate(k[:, :, begin:end], positions, out=buffer[:, :, begin:end])
+
+        rotate(self._done, end, spec.bands[-1])
         self._done = end  # what comes after is used as neighbors alone
+        first, last = max(self._near[0], end), min(self._near[1], total)
         if neighbors:
-            total = k.shape[2]
-            first, last = max(self._near[0], end), min(self._near[1], total)
             if first >= last:
                 first = last = total
-            self._rotate(k, end, first, grouped=False)
-            self._rotate(k, last, total, grouped=False)
-            self._near = (end, total)
-        else:
-            self._near = (max(self._near[0], end), self._near[1])
-        assert self._buffer is not None
-        return self._buffer
+            rotate(end, first, spec.bands[0])
+            rotate(last, total, spec.bands[0])
+            first, last = end, total
+        self._near = (first, last)
+        return buffer
 
-    def _rotate(self, k: Tensor, begin: int, end: int, *, grouped: bool) -> None:
-        if begin >= end:
-            return
-        assert self._made_for is not None
-        assert self._buffer is not None
-        rotary, band, starts = self._made_for
-        slots = torch.arange(begin, end, device=k.device)
-        positions = slots - torch.tensor(starts, device=k.device)[:, None]
-        if len(starts) == 1:
-            positions = positions[0]
-        rotary.rotate(
-            k[:, :, begin:end],
-            band.key_position(positions) if grouped else positions,
-            out=self._buffer[:, :, begin:end],
-        )
+    def _fit(self, k: Tensor, capacity: int) -> Tensor:
+        old = self._buffer
+        if old is not None and (len(old), old.dtype, old.device) != (len(k), k.dtype, k.device):
+            old, self._done = None, 0
+        if old is not None and old.shape[2] >= k.shape[2]:
+            return old
+        self._buffer = buffer = k.new_empty((*k.shape[:2], capacity, k.shape[3]))
+        self._near = (0, 0)
+        if old is not None and self._done:
+            buffer[:, :, : self._done] = old[:, :, : self._done]
+        return buffer
 
     def forget(self, length: int) -> None:
         """Drop everything from slot ``length`` on."""
@@ -93,14 +94,3 @@ class GroupedKeys:
     def nbytes(self) -> int:
         """Bytes held by the buffer."""
         return 0 if self._buffer is None else self._buffer.nbytes
-
-    def _fit(self, k: Tensor, capacity: int) -> None:
-        old = self._buffer
-        if old is not None and old.shape[2] >= k.shape[2]:
-            if (old.shape[0], old.dtype, old.device) == (k.shape[0], k.dtype, k.device):
-                return
-            old, self._done = None, 0
-        self._buffer = k.new_empty((*k.shape[:2], capacity, k.shape[3]))
-        self._near = (0, 0)
-        if old is not None and self._done:
-            self._buffer[:, :, : self._done] = old[:, :, : self._done]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from selfextend_rag.attention.grouped import GroupedKeys
 from selfextend_rag.attention.spec import AttentionSpec, Scoring
+from selfextend_rag.positions import Band
 
 _KEPT = 1 << 24  # scores that are kept between the two passes over the keys
 _AT_ONCE = 1 << 22  # scores made at a time
@@ -46,22 +46,20 @@ def attention_mass(
     """
     compute = torch.float64 if q.dtype == torch.float64 else torch.float32
     heads, length, total = q.shape[0], q.shape[1], k.shape[1]
-    blocks = partial(
-        _blocks, q.to(compute) * scoring.scaling, k, scoring,
-        positions, first_key, starts, bias, grouped_keys,
-    )  # fmt: skip
+    scores = _Scores(q.to(compute) * scoring.scaling, k, scoring, positions, grouped_keys)
+    seen = (first_key, starts, bias)
     keep = heads * length * total <= _KEPT
     kept: list[_Exponentials] = []
     if scoring.sinks is None:
         lse = q.new_full((heads, length), -torch.inf, dtype=compute)
     else:
         lse = scoring.sinks.to(compute).view(-1, 1).expand(-1, length)
-    for block in blocks():
+    for block in _blocks(scores, *seen):
         lse = torch.logaddexp(lse, block.highest + block.values.sum(-1).log())
         if keep:
             kept.append(block)
     mass = q.new_empty((heads, total), dtype=compute)
-    for block in kept if keep else blocks():
+    for block in kept if keep else _blocks(scores, *seen):
         share = (block.highest - lse).exp()
         end = block.begin + block.values.shape[-1]
         mass[:, block.begin : end] = (share.unsqueeze(1) @ block.values).squeeze(1)
@@ -77,29 +75,15 @@ class _Exponentials(NamedTuple):
 
 
 def _blocks(
-    q: Tensor,
-    k: Tensor,
-    scoring: Scoring,
-    positions: Tensor,
-    first_key: int,
-    starts: Tensor | None,
-    bias: Tensor | None,
-    grouped_keys: GroupedKeys | None,
+    scores_of: _Scores, first_key: int, starts: Tensor | None, bias: Tensor | None
 ) -> Iterator[_Exponentials]:
-    """Score so many keys at a time; the queries are scaled already."""
-    earliest, total, border, products = int(positions[0]), k.shape[1], 0, None
-    if isinstance(scoring, AttentionSpec):
-        products = _Products(q, k, scoring, positions, grouped_keys)
-        border = products.border
-    step = max(64, _AT_ONCE // q[..., 0].numel())
-    begins = [*range(0, border, step), *range(border, total, step)]
-    for begin, end in zip(begins, [*begins[1:], total], strict=True):
-        found = products.of(begin, end) if products else _multiply(q, k[:, begin:end])
-        scores = scoring.capped(found)
+    positions = scores_of.positions
+    for begin, end in scores_of.blocks():
+        scores = scores_of.block(begin, end)
         if bias is not None:
             scores = scores + bias[:, begin:end].to(scores.dtype)
-        if starts is not None or first_key + end - 1 > earliest:
-            keys = torch.arange(begin, end, device=k.device) + first_key
+        if starts is not None or first_key + end - 1 > scores_of.earliest:
+            keys = torch.arange(begin, end, device=scores.device) + first_key
             unseen = keys > positions[:, None]
             if starts is not None:
                 unseen |= keys < starts[:, None]
@@ -111,42 +95,59 @@ def _blocks(
         yield _Exponentials(begin, highest, values)
 
 
-class _Products:
-    """The products of queries and keys that come un-rotated; keys before ``border`` are grouped."""
+class _Scores:
+    """The scores of some queries, scaled already, for blocks of keys, without any mask."""
 
     def __init__(
         self,
         q: Tensor,
         k: Tensor,
-        spec: AttentionSpec,
+        scoring: Scoring,
         positions: Tensor,
         grouped_keys: GroupedKeys | None,
     ) -> None:
-        self.k, self.spec, self.positions = k, spec, positions
-        self.near_q = spec.rotary.rotate(q[None], positions)[0]
-        self.border, self.kept = 0, None
-        self.far = spec.far_band(k.shape[1])
-        if self.far is None:
-            return
-        self.border = max(0, int(positions[0]) - self.far.nearest + 1)
-        self.far_q = spec.rotary.rotate(q[None], self.far.query_position(positions))[0]
-        if grouped_keys is not None and grouped_keys.nbytes:
-            end = k.shape[1] - self.far.nearest
-            self.kept = grouped_keys.reach(k[None], end, spec)[0, :, :end]
+        self.k, self.scoring, self.positions = k, scoring, positions
+        self.earliest, self.latest = positions[[0, -1]].tolist()
+        self.step = max(64, _AT_ONCE // q[..., 0].numel())
+        self.rotary, self.bands, self.kept = None, [(Band(), q)], None
+        if isinstance(scoring, AttentionSpec):
+            self.rotary = scoring.rotary
+            self.bands = [
+                (band, self.rotary.rotate(q[None], band.query_position(positions))[0])
+                for band in scoring.bands
+            ]
+            end = k.shape[1] - scoring.bands[-1].nearest
+            if grouped_keys is not None and grouped_keys.nbytes and end > 0:
+                self.kept = grouped_keys.reach(k[None], end, scoring)[0, :, :end]
 
-    def of(self, begin: int, end: int) -> Tensor:
-        """Return the products of all queries with the keys of one block."""
-        if self.kept is not None and end <= self.border:
-            return _multiply(self.far_q, self.kept[:, begin:end])
-        k, keys = self.k[None, :, begin:end], torch.arange(begin, end, device=self.k.device)
-        if self.far is None:
-            return _multiply(self.near_q, self.spec.rotary.rotate(k, keys)[0])
-        grouped = self.spec.rotary.rotate(k, self.far.key_position(keys))[0]
-        far = _multiply(self.far_q, grouped)
-        if end <= self.border:
-            return far
-        near = _multiply(self.near_q, self.spec.rotary.rotate(k, keys)[0])
-        return torch.where(self.positions[:, None] - keys < self.far.nearest, near, far, out=far)
+    def blocks(self) -> list[tuple[int, int]]:
+        """Return where blocks begin and end; one begins where the last band ends for a query."""
+        total = self.k.shape[1]
+        border = min(total, max(0, self.earliest - self.bands[-1][0].nearest + 1))
+        begins = [*range(0, border, self.step), *range(border, total, self.step)]
+        return list(zip(begins, [*begins[1:], total], strict=True))
+
+    def block(self, begin: int, end: int) -> Tensor:
+        """Return the scores ``[H, T, n]`` of all queries with the keys of one block."""
+        at = torch.arange(begin, end, device=self.k.device)
+        scores, limit = None, 0
+        for band, q in reversed(self.bands):
+            if max(0, self.latest - begin) < band.nearest:
+                continue  # no pair is that far apart
+            all_pairs = self.earliest - end + 1 >= band.nearest
+            keys = self.k[:, begin:end]
+            if all_pairs and self.kept is not None:
+                keys = self.kept[:, begin:end]
+            elif self.rotary is not None:
+                keys = self.rotary.rotate(keys[None], band.key_position(at))[0]
+            found = _multiply(q, keys)
+            if scores is not None:
+                torch.where(self.positions[:, None] - at < limit, found, scores, out=found)
+            scores, limit = found, band.nearest
+            if all_pairs:
+                break
+        assert scores is not None
+        return self.scoring.capped(scores)
 
 
 def _multiply(q: Tensor, k: Tensor) -> Tensor:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -46,15 +44,9 @@ def partial_attention(
         v = F.pad(v, (0, head_dim - value_dim))
     elif value_dim > head_dim:
         q, k = (F.pad(x, (0, value_dim - head_dim)) for x in (q, k))
-    out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        q,
-        k,
-        v,
-        0.0,
-        causal,
-        attn_mask=None if bias is None else bias.expand(1, 1, *bias.shape),
-        scale=scoring.scaling,
-    )
+    mask = None if bias is None else bias.expand(1, 1, *bias.shape)
+    flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    out, lse = flash(q, k, v, 0.0, causal, attn_mask=mask, scale=scoring.scaling)
     return out[..., :value_dim], lse
 
 
@@ -136,19 +128,14 @@ def merge(
     if out.dtype == share.dtype:
         torch.lerp(out, other_out, share, out=into)
     else:
-        for part in _slices(out):
-            wide, other = out[:, :, part].to(share.dtype), other_out[:, :, part].to(share.dtype)
-            into[:, :, part] = torch.lerp(wide, other, share[:, :, part])
+        step = out.shape[2]
+        if out.device.type == "cpu":
+            step = max(1, _MERGED_AT_ONCE // max(1, out[:, :, :1].numel()))
+        for begin in range(0, out.shape[2], step):
+            part = (..., slice(begin, begin + step), slice(None))
+            wide, other = out[part].to(share.dtype), other_out[part].to(share.dtype)
+            into[part] = torch.lerp(wide, other, share[part])
     return into, torch.logaddexp(lse, other_lse)
-
-
-def _slices(x: Tensor) -> Iterator[slice]:
-    step = (
-        max(1, _MERGED_AT_ONCE // max(1, x[:, :, :1].numel()))
-        if x.device.type == "cpu"
-        else x.shape[2]
-    )
-    return (slice(begin, begin + step) for begin in range(0, x.shape[2], step))
 
 
 def add_sinks(out: Tensor, lse: Tensor, sinks: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from triton.runtime.jit import JITFunction
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from selfextend_rag.attention.spec import AttentionSpec
-from selfextend_rag.attention.triton import decode, prefill, tiles
+from selfextend_rag.attention.triton import launch, tiles
 from selfextend_rag.attention.triton.dispatch import attention_with_lse
 from selfextend_rag.positions import SelfExtend
 from selfextend_rag.rope import RotaryLayout
@@ -102,9 +102,8 @@ def compiled(kernel: Any, arguments: dict[str, Any], capability: tuple[int, int]
 def main() -> None:
     major, minor, length, with_more = map(int, sys.argv[1:])
     capability = (major, minor)
-    for module in (prefill, decode):
-        module.capability_of = lambda device: capability
-    decode.multiprocessors = lambda device: 132
+    launch.capability_of = lambda device: capability
+    launch.multiprocessors = lambda device: 132
     tiles.capability_of = lambda device: capability
 
     def run(kernel: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:

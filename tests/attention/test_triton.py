@@ -16,17 +16,14 @@ pytest.importorskip("triton", reason="triton is not installed")
 
 from selfextend_rag.attention import AttentionSpec, self_extend_attention
 from selfextend_rag.attention.bounds import HOLES, bounds_of, mask_of, refuse_holes
-from selfextend_rag.attention.triton import prefill as prefill_module
-from selfextend_rag.attention.triton import why_not
-from selfextend_rag.attention.triton.angles import FINE, MAX_POSITIONS, angle_table
-from selfextend_rag.attention.triton.dispatch import attention_with_lse
-from selfextend_rag.attention.triton.tiles import (
-    DecodeTiles,
-    PrefillTiles,
-    decode_candidates,
-    prefill_candidates,
-    question_candidates,
+from selfextend_rag.attention.triton import launch, why_not
+from selfextend_rag.attention.triton.dispatch import (
+    FINE,
+    MAX_POSITIONS,
+    angle_table,
+    attention_with_lse,
 )
+from selfextend_rag.attention.triton.tiles import DecodeTiles, PrefillTiles, candidates
 from selfextend_rag.positions import SelfExtend
 from selfextend_rag.rope import RotaryLayout
 
@@ -216,13 +213,13 @@ def test_every_tile_to_choose_from_is_right(dim, dtype):
     size = torch.empty((), dtype=dtype).element_size()
     wide = 1 << (dim - 1).bit_length()
     shape = Case(1111, window=300, group=7, batch=2, heads=4, kv_heads=2, dim=dim, dtype=dtype)
-    for prefill in prefill_candidates(capability, wide, size):
+    for prefill in candidates("prefill", capability, wide, size):
         check(replace(shape, tiles=prefill), device)
         check(replace(shape, length=333, mask="left", tiles=prefill), device)
-    for step in decode_candidates(capability, wide, size):
+    for step in candidates("decode", capability, wide, size):
         check(replace(shape, length=1, mask="left", tiles=step), device)
         check(replace(shape, length=5, tiles=step), device)
-    for question in question_candidates(capability, wide, size):
+    for question in candidates("question", capability, wide, size):
         check(replace(shape, length=77, mask="left", tiles=question), device)
 
 
@@ -233,11 +230,11 @@ def test_a_prefill_in_several_launches_is_the_whole(parts, launches, device, mon
     row_bytes = 16 * 4
     rows = (128, 128)
     fits = 2 if parts == 1 else 0
-    monkeypatch.setattr(prefill_module, "_SCRATCH_BYTES", fits * sum(rows) * row_bytes + 1)
+    monkeypatch.setattr(launch, "_SCRATCH_BYTES", fits * sum(rows) * row_bytes + 1)
     calls = []
-    attend = prefill_module._attend
+    attend = launch._Prefill.attend
     monkeypatch.setattr(
-        prefill_module, "_attend", lambda *args: (calls.append(args), attend(*args))[1]
+        launch._Prefill, "attend", lambda *args: (calls.append(args), attend(*args))[1]
     )
     check(case, device)
     assert len(calls) == launches

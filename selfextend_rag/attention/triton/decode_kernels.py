@@ -2,7 +2,7 @@
 
 Each key is read once, raw, and rotated in registers: decoding waits for memory, so the arithmetic
 is hidden. Scores depend on differences of positions alone, so a tile of keys is rotated by where
-each key stands *within the tile*: those angles are the same for every tile and stay in registers.
+each key is *within the tile*: those angles are the same for every tile and stay in registers.
 With groups of G keys they are BLOCK_N / G different rows. The rest, the position of the tile's
 first key, is taken off the queries, of which there are 16 rows or so.
 
@@ -19,8 +19,8 @@ from selfextend_rag.attention.triton.shared_kernels import base_cos_sin, capped,
 
 
 @triton.jit
-def _turned_back(first, second, position, table, sign, pair, used, PAIRS: tl.constexpr):
-    """Both dimensions of each pair, turned back by one position."""
+def _rotated_back(first, second, position, table, sign, pair, used, PAIRS: tl.constexpr):
+    """Both dimensions of each pair, rotated back by one position."""
     cos, sin = base_cos_sin(table, position, pair, used, PAIRS)
     sin = sin * sign
     new_first = first * cos[None, :] + second * sin[None, :]
@@ -42,16 +42,16 @@ def _scores(
     keys, n, live, key_stride, firsts, seconds, pair_used, cos, sin, q_first, q_second,
     rests, rest_used, q_rest, HAS_REST: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Raw scores of one tile of raw keys, whose pairs are turned by ``cos``, ``sin``."""
+    """Raw scores of one tile of raw keys, whose pairs are rotated by ``cos``, ``sin``."""
     rows = keys + n.to(tl.int64)[:, None] * key_stride
     mask = live[:, None] & pair_used[None, :]
     k_first = tl.load(rows + firsts[None, :], mask=mask, other=0.0)
     k_second = tl.load(rows + seconds[None, :], mask=mask, other=0.0)
     kind = k_first.dtype
-    turned_first = (k_first * cos - k_second * sin).to(kind)
-    turned_second = (k_second * cos + k_first * sin).to(kind)
-    scores = tl.dot(q_first.to(kind), turned_first.T, input_precision=PRECISION)
-    scores = tl.dot(q_second.to(kind), turned_second.T, scores, input_precision=PRECISION)
+    rotated_first = (k_first * cos - k_second * sin).to(kind)
+    rotated_second = (k_second * cos + k_first * sin).to(kind)
+    scores = tl.dot(q_first.to(kind), rotated_first.T, input_precision=PRECISION)
+    scores = tl.dot(q_second.to(kind), rotated_second.T, scores, input_precision=PRECISION)
     if HAS_REST:
         mask = live[:, None] & rest_used[None, :]
         k_rest = tl.load(rows + rests[None, :], mask=mask, other=0.0)
@@ -119,7 +119,7 @@ def decode(
     begin = split * size
     until = tl.minimum(begin + size, seen)
 
-    # columns of each pair, and of what does not turn
+    # columns of each pair, and of what is not rotated
     pair = tl.arange(0, BLOCK_PAIRS)
     pair_used = pair < PAIRS
     if INTERLEAVED:
@@ -167,7 +167,7 @@ def decode(
         base = n0 // group
         if not SAME_ANGLES:
             cos, sin = _local_angles(n // group - base, table, sign, pair, pair_used, PAIRS)
-        q_first, q_second = _turned_back(
+        q_first, q_second = _rotated_back(
             far_first, far_second, base, table, sign, pair, pair_used, PAIRS
         )
         scores = _scores(
@@ -191,7 +191,7 @@ def decode(
     for n0 in tl.range(tl.maximum(begin, near_begin), until, BLOCK_N, num_stages=STAGES):
         n = n0 + index
         live = n < until
-        q_first, q_second = _turned_back(
+        q_first, q_second = _rotated_back(
             near_first, near_second, n0, table, sign, pair, pair_used, PAIRS
         )
         scores = _scores(

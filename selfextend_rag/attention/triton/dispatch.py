@@ -1,46 +1,89 @@
-"""One call of the Triton attention: its settings, and which kernel serves it."""
+"""Which calls the Triton kernels take, and how a spec becomes the numbers that they take."""
 
 from __future__ import annotations
 
 import contextlib
-import math
+import importlib.util
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from selfextend_rag.attention.spec import AttentionSpec
-from selfextend_rag.attention.triton.angles import angle_table
-from selfextend_rag.attention.triton.decode import decode_attention, keeps_busier
-from selfextend_rag.attention.triton.prefill import prefill_attention
-from selfextend_rag.attention.triton.tiles import DecodeTiles, PrefillTiles
+from selfextend_rag.attention.triton.launch import (
+    Call,
+    decode_attention,
+    keeps_busier,
+    prefill_attention,
+)
+from selfextend_rag.attention.triton.tiles import DecodeTiles, PrefillTiles, capability_of
 from selfextend_rag.positions import Band
 from selfextend_rag.rope import Pairing, RotaryLayout
 
-_NONE_FAR = Band(nearest=1 << 30)  # farther than any key: all are neighbors
+FINE = 256  # rows for the low part of a position; the kernels know it as a constant
+COARSE = 4096  # rows for the high part
+MAX_POSITIONS = FINE * COARSE
+MAX_DIM = 256
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+_OLDEST = (8, 0)
+_INSTALLED = importlib.util.find_spec("triton") is not None
+
+_tables: dict[tuple[tuple[float, ...], torch.device], Tensor] = {}
 
 
-@dataclass(frozen=True)
-class Call:
-    """The settings of one call as the kernels take them."""
+def why_not(q: Tensor, k: Tensor, v: Tensor, scaling: float) -> str:
+    """Return why these tensors can't go to the Triton kernels; empty if they can.
 
-    table: Tensor
-    layout: dict[str, Any]  # OFFSET, PAIRS, INTERLEAVED
-    sign: float
-    rotary_scale: float
-    window: int
-    group: int
-    shift: int  # added to the grouped positions of queries
-    scale: float  # on scores, for a softmax of base 2
-    cap: float
-    has_cap: bool
-    precision: str
-    bounds: Tensor | None
-    sinks: Tensor | None
-    prefill_tiles: PrefillTiles | None = field(default=None)
-    decode_tiles: DecodeTiles | None = field(default=None)
+    Shapes are assumed to fit each other.
+    """
+    if not _INSTALLED:
+        return "triton is not installed (pip install 'selfextend-rag[gpu]')"
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"  # slowly, on the CPU
+    if q.device.type != "cuda" and not interpreted:
+        return f"the tensors are on {q.device.type!r}, not on a CUDA device"
+    if q.device.type == "cuda" and not torch.compiler.is_compiling():
+        capability = capability_of(q.device)
+        if capability < _OLDEST:
+            return f"the GPU has compute capability {capability}, below {_OLDEST}"
+    if not (q.dtype == k.dtype == v.dtype and q.dtype in _DTYPES):
+        return (
+            f"q, k and v are {q.dtype}, {k.dtype} and {v.dtype}, not all of one kind of float32,"
+            " float16, bfloat16"
+        )
+    if q.dtype == torch.bfloat16 and q.device.type != "cuda":
+        return "the interpreter multiplies no matrices of bfloat16"
+    if not (q.device == k.device == v.device):
+        return f"q, k and v are on {q.device}, {k.device} and {v.device}"
+    if max(q.shape[3], v.shape[3]) > MAX_DIM:
+        return f"heads of {q.shape[3]} and {v.shape[3]} dimensions are larger than {MAX_DIM}"
+    if any(x.stride(3) != 1 and x.shape[3] > 1 for x in (q, k, v)):
+        return "the head dimension is not contiguous in memory"
+    if k.shape[2] > MAX_POSITIONS:
+        return f"{k.shape[2]} tokens are more than {MAX_POSITIONS}"
+    if not scaling > 0:
+        return f"the scaling {scaling} is not positive"
+    return ""
+
+
+def angle_table(inv_freq: tuple[float, ...], device: torch.device) -> Tensor:
+    """Return ``[256 + 4096, 2, R / 2]`` float32: cosines and sines of fine, then coarse positions.
+
+    ``angle(position) = angle(position % 256) + angle(position - position % 256)``, so these rows,
+    made in float64, serve a million positions exactly to float32: 1 MiB for each 64 pairs, where a
+    row per position would take as much memory as keys do.
+
+    Made once for each rotary embedding and device and never freed: a captured CUDA graph reads it.
+    Sign and scale of a layout are applied by the kernels.
+    """
+    key = (inv_freq, device)
+    if key not in _tables:
+        rates = torch.tensor(inv_freq, dtype=torch.float64, device=device)
+        fine = torch.arange(FINE, dtype=torch.float64, device=device)
+        coarse = torch.arange(COARSE, dtype=torch.float64, device=device) * FINE
+        angles = torch.cat([fine, coarse])[:, None] * rates
+        _tables[key] = torch.stack([angles.cos(), angles.sin()], dim=1).float().contiguous()
+    return _tables[key]
 
 
 def triton_attention(
@@ -57,12 +100,13 @@ def triton_attention(
     """
     if torch.compiler.is_compiling():
         rotary = spec.rotary
-        return torch.ops.selfextend_rag.attention(
+        out: Tensor = torch.ops.selfextend_rag.attention(
             q, k, v, bounds, spec.sinks, rotary.inv_freq, rotary.pairing == "interleaved",
             rotary.offset, rotary.sign, rotary.scale,
             [x for band in spec.bands for x in (band.nearest, band.group_size, band.shift)],
             spec.scaling, spec.softcap,
         )  # fmt: skip
+        return out
     return attention_with_lse(q, k, v, spec, bounds=bounds)[0]
 
 
@@ -84,36 +128,21 @@ def attention_with_lse(
         tiles: to be used in this call, which makes it a prefill or a decode step; by default
             `keeps_busier` decides, and the tiles are those of `tiles.py`.
     """
-    far = spec.far_band(k.shape[2]) or _NONE_FAR
-    rotary = spec.rotary
-    call = Call(
-        table=angle_table(rotary.inv_freq, q.device),
-        layout={
-            "OFFSET": rotary.offset,
-            "PAIRS": len(rotary.inv_freq),
-            "INTERLEAVED": rotary.pairing == "interleaved",
-        },
-        sign=float(rotary.sign),
-        rotary_scale=float(rotary.scale),
-        window=far.nearest,
-        group=far.group_size,
-        shift=far.shift,
-        scale=spec.scaling / math.log(2),
-        cap=1.0 if spec.softcap is None else float(spec.softcap),
-        has_cap=spec.softcap is not None,
-        precision="ieee" if q.dtype == torch.float32 else "tf32",
-        bounds=bounds,
-        sinks=None if spec.sinks is None else spec.sinks.contiguous(),
-        prefill_tiles=tiles if isinstance(tiles, PrefillTiles) else None,
-        decode_tiles=tiles if isinstance(tiles, DecodeTiles) else None,
-    )
-    batch, heads, length, _ = q.shape
-    out = v.new_empty(batch, length, heads, v.shape[3]).transpose(1, 2)
-    lse = q.new_empty((batch, heads, length), dtype=torch.float32) if with_lse else None
-    is_decode = isinstance(tiles, DecodeTiles) or (tiles is None and keeps_busier(q, k))
+    lse = q.new_empty(q.shape[:3], dtype=torch.float32) if with_lse else None
+    sinks = None if spec.sinks is None else spec.sinks.contiguous()
+    table = angle_table(spec.rotary.inv_freq, q.device)
+    call = Call(q, k, v, _new_output(q, v), lse, spec, sinks, bounds, table)
     with torch.cuda.device(q.device) if q.is_cuda else contextlib.nullcontext():
-        (decode_attention if is_decode else prefill_attention)(q, k, v, call, out, lse)
-    return out, lse
+        if isinstance(tiles, DecodeTiles) or (tiles is None and keeps_busier(q, k)):
+            decode_attention(call, tiles)
+        else:
+            prefill_attention(call, tiles)
+    return call.out, call.lse
+
+
+def _new_output(q: Tensor, v: Tensor) -> Tensor:
+    batch, heads, length, _ = q.shape
+    return v.new_empty(batch, length, heads, v.shape[3]).transpose(1, 2)
 
 
 @torch.library.custom_op("selfextend_rag::attention", mutates_args=())
@@ -145,6 +174,5 @@ def _operator(
 
 
 @_operator.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, *others: Any) -> Tensor:
-    batch, heads, length, _ = q.shape
-    return v.new_empty(batch, length, heads, v.shape[3]).transpose(1, 2)
+def _(q: Tensor, k: Tensor, v: Tensor, *others: object) -> Tensor:
+    return _new_output(q, v)

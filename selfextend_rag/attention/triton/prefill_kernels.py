@@ -2,14 +2,14 @@
 
 Why keys are rotated beforehand and not in the registers of the attention kernel: a tile of BN keys
 of d dimensions meets BM queries in 4 BM BN d tensor-core operations. Rotating it there costs about
-5 BN d more operations on the general cores (unpack, two multiply-adds, pack, angles), beside about
+5 BN d more operations on the general cores (unpack, two multiply-adds, pack, angles), besides about
 6 BM BN of the softmax, and it has to go back through shared memory, because the tensor cores read
-that operand from there. With BM = d = 128 this is 640 BN beside 768 BN, so the cores that
+that operand from there. With BM = d = 128 this is 640 BN besides 768 BN, so the cores that
 are the second bottleneck of any flash kernel get 1.8 times the work, in every one of N / BM query
 tiles that see the key. Rotated once, a key costs one read and two writes: 3 * 2 d bytes, about
 0.2 ms for 131072 tokens of 8 heads at 4 TB/s, where the attention takes some 250 ms.
 
-The scratch is kept small (see prefill.py) by doing a few kv heads at a time. A query is used by one
+The scratch is kept small (see launch.py) by doing a few kv heads at a time. A query is used by one
 program alone, so it is rotated there, first for the grouped and then for the neighbor keys.
 """
 
@@ -27,11 +27,71 @@ from selfextend_rag.attention.triton.shared_kernels import (
 )
 
 
+@triton.jit(do_not_specialize=["unit0", "tokens", "length", "first", "window", "group"])
+def rotate_keys(
+    keys,
+    scratch,
+    bounds,
+    table,
+    stride_b,
+    stride_h,
+    stride_s,
+    kv_heads,
+    unit0,
+    scratch_rows,
+    tokens,
+    length,
+    first,
+    window,
+    group,
+    sign,
+    scale,
+    DIM: tl.constexpr,
+    BLOCK_DIM: tl.constexpr,
+    OFFSET: tl.constexpr,
+    PAIRS: tl.constexpr,
+    INTERLEAVED: tl.constexpr,
+    NEIGHBOR: tl.constexpr,
+    HAS_BOUNDS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Write keys at their grouped positions, or at their own (``NEIGHBOR``), into scratch.
+
+    A unit is one kv head of one batch row. Scratch ``[units, scratch_rows, BLOCK_DIM]`` begins at
+    position 0, or at the first one that a query from ``first`` on has as a neighbor.
+    """
+    unit = tl.program_id(1)
+    batch = (unit0 + unit) // kv_heads
+    head = (unit0 + unit) % kv_heads
+    start, stop, end = row_bounds(bounds, batch, tokens, HAS_BOUNDS)
+    base = 0
+    if NEIGHBOR:
+        base = neighbor_base(end - length + first - start, window)
+    row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    position = base + row
+    used = (position < stop - start) & (row < scratch_rows)
+    divisor = group
+    if NEIGHBOR:
+        divisor = 1
+    place = (base + tl.program_id(0) * BLOCK) // divisor
+    local = position // divisor - place
+    place = tl.minimum(place, stop)  # past the row's end nothing is used, nor read
+    source = keys + batch.to(tl.int64) * stride_b + head.to(tl.int64) * stride_h
+    offset = (position + start).to(tl.int64) * stride_s
+    rotated = rotated_rows(
+        source, offset, used, place, local, table, sign, scale,
+        DIM, BLOCK_DIM, OFFSET, PAIRS, INTERLEAVED,
+    )  # fmt: skip
+    column = tl.arange(0, BLOCK_DIM)
+    target = scratch + unit.to(tl.int64) * scratch_rows * BLOCK_DIM
+    tl.store(target + row[:, None] * BLOCK_DIM + column[None, :], rotated, mask=used[:, None])
+
+
 @triton.jit
 def _keys(
     pointer, descriptor, row, DESCRIPTORS: tl.constexpr, BLOCK_N: tl.constexpr, DIM: tl.constexpr
 ):
-    """A tile of rotated keys ``[BLOCK_N, DIM]``; scratch has room for whole tiles."""
+    """A tile of rotated keys ``[BLOCK_N, DIM]``; scratch has space for whole tiles."""
     if DESCRIPTORS:
         tile = descriptor.load([row, 0])
     else:
@@ -42,32 +102,14 @@ def _keys(
 
 @triton.jit
 def _values(
-    pointer, descriptor, batch, head, slot, stride_b, stride_h, stride_s,
-    DESCRIPTORS: tl.constexpr, BLOCK_N: tl.constexpr, DIM: tl.constexpr, BLOCK_DIM: tl.constexpr,
-):  # fmt: skip
-    """A tile of values ``[BLOCK_N, BLOCK_DIM]``, all of whose rows exist."""
-    if DESCRIPTORS:
-        tile = descriptor.load([batch, head, slot, 0]).reshape(BLOCK_N, BLOCK_DIM)
-    else:
-        column = tl.arange(0, BLOCK_DIM)
-        source = pointer + batch.to(tl.int64) * stride_b + head.to(tl.int64) * stride_h
-        source += slot.to(tl.int64) * stride_s
-        offsets = tl.arange(0, BLOCK_N)[:, None] * stride_s + column[None, :]
-        if DIM == BLOCK_DIM:
-            tile = tl.load(source + offsets)
-        else:
-            tile = tl.load(source + offsets, mask=(column < DIM)[None, :], other=0.0)
-    return tile
-
-
-@triton.jit
-def _last_values(
     pointer, descriptor, batch, head, slot, keys_left, stride_b, stride_h, stride_s,
-    DESCRIPTORS: tl.constexpr, BLOCK_N: tl.constexpr, DIM: tl.constexpr, BLOCK_DIM: tl.constexpr,
+    LAST: tl.constexpr, DESCRIPTORS: tl.constexpr, BLOCK_N: tl.constexpr, DIM: tl.constexpr,
+    BLOCK_DIM: tl.constexpr,
 ):  # fmt: skip
-    """A tile of values; rows from ``keys_left`` on may be padding, and 0 * NaN is NaN: zeros.
+    """A tile of values ``[BLOCK_N, BLOCK_DIM]``.
 
-    With descriptors, such rows are past the end of the tensor, which reads as zeros by itself.
+    In the ``LAST`` ones rows from ``keys_left`` on may be padding, and 0 * NaN is NaN: zeros. With
+    descriptors, such rows are past the end of the tensor, which reads as zeros by itself.
     """
     if DESCRIPTORS:
         tile = descriptor.load([batch, head, slot, 0]).reshape(BLOCK_N, BLOCK_DIM)
@@ -76,8 +118,14 @@ def _last_values(
         row = tl.arange(0, BLOCK_N)
         source = pointer + batch.to(tl.int64) * stride_b + head.to(tl.int64) * stride_h
         source += slot.to(tl.int64) * stride_s
-        mask = (row < keys_left)[:, None] & (column < DIM)[None, :]
-        tile = tl.load(source + row[:, None] * stride_s + column[None, :], mask=mask, other=0.0)
+        place = source + row[:, None] * stride_s + column[None, :]
+        if LAST:
+            mask = (row < keys_left)[:, None] & (column < DIM)[None, :]
+            tile = tl.load(place, mask=mask, other=0.0)
+        elif DIM == BLOCK_DIM:
+            tile = tl.load(place)
+        else:
+            tile = tl.load(place, mask=(column < DIM)[None, :], other=0.0)
     return tile
 
 
@@ -86,7 +134,7 @@ def _staged(tile, place, mask, STAGED: tl.constexpr):
     """The same tile, by way of global memory that this program alone uses.
 
     The tensor cores of sm_90 read a loaded operand from shared memory, but a computed one from
-    registers, filled anew for every tile of keys; that made ptxas serialise them (C7513).
+    registers, filled again for every tile of keys; that made ptxas serialise them (C7513).
     """
     if STAGED:
         tl.debug_barrier()  # who still reads what was there before
@@ -96,19 +144,10 @@ def _staged(tile, place, mask, STAGED: tl.constexpr):
     return tile
 
 
-@triton.jit(
-    do_not_specialize=[
-        "unit0",
-        "units",
-        "tokens",
-        "length",
-        "first",
-        "until",
-        "window",
-        "group",
-        "shift",
-    ]
-)
+_NUMBERS = ["unit0", "units", "tokens", "length", "first", "until", "window", "group", "shift"]
+
+
+@triton.jit(do_not_specialize=_NUMBERS)
 def prefill(
     queries, grouped, near, values, out, lse, sinks, bounds, table,
     grouped_descriptor, near_descriptor, values_descriptor,
@@ -189,8 +228,8 @@ def prefill(
         if HAS_CAP:
             scores = capped(scores, scale, cap, PRECISION)
         v = _values(
-            values, values_descriptor, batch, kv_head, start + n0, v_b, v_h, v_s,
-            DESCRIPTORS, BLOCK_N, VALUE_DIM, BLOCK_VALUE,
+            values, values_descriptor, batch, kv_head, start + n0, seen - n0, v_b, v_h, v_s,
+            False, DESCRIPTORS, BLOCK_N, VALUE_DIM, BLOCK_VALUE,
         )  # fmt: skip
         acc, total, peak = softmax_step(acc, total, peak, scores, v, step, False, PRECISION)
 
@@ -209,9 +248,9 @@ def prefill(
         if HAS_CAP:
             scores = capped(scores, scale, cap, PRECISION)
         scores = tl.where(distance >= 0, scores, float("-inf"))
-        v = _last_values(
+        v = _values(
             values, values_edge, batch, kv_head, start + n0, seen - n0, v_b, v_h, v_s,
-            EDGE_DESCRIPTORS, EDGE_N, VALUE_DIM, BLOCK_VALUE,
+            True, EDGE_DESCRIPTORS, EDGE_N, VALUE_DIM, BLOCK_VALUE,
         )  # fmt: skip
         acc, total, peak = softmax_step(acc, total, peak, scores, v, step, True, PRECISION)
 
@@ -221,8 +260,8 @@ def prefill(
         if HAS_CAP:
             scores = capped(scores, scale, cap, PRECISION)
         v = _values(
-            values, values_descriptor, batch, kv_head, start + n0, v_b, v_h, v_s,
-            DESCRIPTORS, BLOCK_N, VALUE_DIM, BLOCK_VALUE,
+            values, values_descriptor, batch, kv_head, start + n0, seen - n0, v_b, v_h, v_s,
+            False, DESCRIPTORS, BLOCK_N, VALUE_DIM, BLOCK_VALUE,
         )  # fmt: skip
         acc, total, peak = softmax_step(acc, total, peak, scores, v, step, False, PRECISION)
 
@@ -232,9 +271,9 @@ def prefill(
         if HAS_CAP:
             scores = capped(scores, scale, cap, PRECISION)
         scores = tl.where(m[:, None] >= (n0 + column)[None, :], scores, float("-inf"))
-        v = _last_values(
+        v = _values(
             values, values_edge, batch, kv_head, start + n0, seen - n0, v_b, v_h, v_s,
-            EDGE_DESCRIPTORS, EDGE_N, VALUE_DIM, BLOCK_VALUE,
+            True, EDGE_DESCRIPTORS, EDGE_N, VALUE_DIM, BLOCK_VALUE,
         )  # fmt: skip
         acc, total, peak = softmax_step(acc, total, peak, scores, v, step, True, PRECISION)
 

@@ -26,7 +26,7 @@ def row_bounds(bounds, batch, tokens, HAS_BOUNDS: tl.constexpr):
 def base_cos_sin(table, position, pair, used, PAIRS: tl.constexpr):
     """Cosines and sines ``[pairs]`` of one position, by angle addition; 1 and 0 if not ``used``.
 
-    The table's first 256 rows are its fine part, see angles.py.
+    The table's first 256 rows are its fine part, see `angle_table`.
     """
     fine = table + (position % 256) * (2 * PAIRS) + pair
     coarse = table + (256 + position // 256) * (2 * PAIRS) + pair
@@ -64,7 +64,7 @@ def rotated_rows(
     """
     column = tl.arange(0, BLOCK_DIM)
     inside = column - OFFSET
-    turns = (inside >= 0) & (inside < 2 * PAIRS)
+    rotates = (inside >= 0) & (inside < 2 * PAIRS)
     if INTERLEAVED:
         pair = inside // 2
         is_first = inside % 2 == 0
@@ -74,20 +74,20 @@ def rotated_rows(
         pair = tl.where(is_first, inside, inside - PAIRS)
         partner = tl.where(is_first, column + PAIRS, column - PAIRS)
     here = row_used[:, None] & (column < DIM)[None, :]
-    there = row_used[:, None] & turns[None, :]
+    there = row_used[:, None] & rotates[None, :]
     rows = x + row_offset[:, None]
     own = tl.load(rows + column[None, :], mask=here, other=0.0).to(tl.float32)
     other = tl.load(rows + partner[None, :], mask=there, other=0.0).to(tl.float32)
-    base_cos, base_sin = base_cos_sin(table, base, pair, turns, PAIRS)
-    base_cos = tl.where(turns, base_cos * scale, base_cos)[None, :]
+    base_cos, base_sin = base_cos_sin(table, base, pair, rotates, PAIRS)
+    base_cos = tl.where(rotates, base_cos * scale, base_cos)[None, :]
     base_sin = (base_sin * scale)[None, :]
     angles = table + local[:, None] * (2 * PAIRS) + pair[None, :]
     cos = tl.load(angles, mask=there, other=1.0)
     sin = tl.load(angles + PAIRS, mask=there, other=0.0)
     signs = tl.where(is_first, -sign, sign)[None, :]
-    turned = own * (base_cos * cos - base_sin * sin)
-    turned += other * signs * (base_sin * cos + base_cos * sin)
-    return turned.to(x.dtype.element_ty)
+    rotated = own * (base_cos * cos - base_sin * sin)
+    rotated += other * signs * (base_sin * cos + base_cos * sin)
+    return rotated.to(x.dtype.element_ty)
 
 
 @triton.jit

@@ -1,6 +1,6 @@
 """Tile sizes of the kernels: which to take, which to try.
 
-The first entry of a list is taken unless `choose` was told of a better one (`benchmarks/gpu.py`
+The first entry of a list is taken unless `choose` was given a better one (`benchmarks/gpu.py`
 measures them all). Nothing is tuned behind a user's back: a first call would take a minute, and
 inside a CUDA graph it could not be done.
 """
@@ -16,42 +16,25 @@ import torch
 
 @dataclass(frozen=True)
 class PrefillTiles:
-    """How the prefill kernel cuts its work.
+    """How the prefill kernel cuts its work; its edges are the border and the diagonal."""
 
-    Args:
-        block_m: queries of a program.
-        block_n: keys at a time where there is no mask.
-        edge_n: keys at a time at the border and the diagonal; two sets of scores are alive there.
-        warps: of 32 threads.
-        stages: tiles of keys in flight where there is no mask.
-        edge_stages: the same at the border and the diagonal.
-        descriptors: load by tensor descriptors (on sm_90 the copy engine) where alignment allows.
-    """
-
-    block_m: int
-    block_n: int
-    edge_n: int
-    warps: int
-    stages: int
-    edge_stages: int
-    descriptors: bool = False
+    block_m: int  # queries of a program
+    block_n: int  # keys at a time where there is no mask
+    edge_n: int  # keys at a time at the edges, where two sets of scores are alive
+    warps: int  # of 32 threads
+    stages: int  # tiles of keys in flight where there is no mask
+    edge_stages: int  # tiles of keys in flight at the edges
+    descriptors: bool = False  # load by them (on sm_90 the copy engine) where alignment allows
 
 
 @dataclass(frozen=True)
 class DecodeTiles:
-    """How the decode kernel cuts its work.
+    """How the decode kernel cuts its work."""
 
-    Args:
-        block_n: keys at a time.
-        warps: of 32 threads.
-        stages: tiles of keys in flight.
-        programs: to start for each multiprocessor; each takes a part of the keys.
-    """
-
-    block_n: int
-    warps: int
-    stages: int
-    programs: int
+    block_n: int  # keys at a time
+    warps: int  # of 32 threads
+    stages: int  # tiles of keys in flight
+    programs: int  # to start for each multiprocessor; each takes a part of the keys
 
 
 Tiles = PrefillTiles | DecodeTiles
@@ -66,20 +49,20 @@ _chosen: dict[Key, Tiles] = {}
 
 def prefill_tiles(capability: tuple[int, int], dim: int, itemsize: int) -> PrefillTiles:
     """Return the tiles of a prefill; ``dim`` is the larger of the two padded head dimensions."""
-    tiles = _chosen.get(("prefill", capability, dim, itemsize))
-    tiles = tiles or prefill_candidates(capability, dim, itemsize)[0]
+    tiles = _taken(("prefill", capability, dim, itemsize))
     assert isinstance(tiles, PrefillTiles)
     return tiles
 
 
 def decode_tiles(capability: tuple[int, int], dim: int, itemsize: int, rows: int) -> DecodeTiles:
     """Return the tiles of a decode step, or, with more than 16 rows, of a question."""
-    kind: Kind = "decode" if rows <= _FEW_ROWS else "question"
-    candidates = decode_candidates if kind == "decode" else question_candidates
-    tiles = _chosen.get((kind, capability, dim, itemsize))
-    tiles = tiles or candidates(capability, dim, itemsize)[0]
+    tiles = _taken(("decode" if rows <= _FEW_ROWS else "question", capability, dim, itemsize))
     assert isinstance(tiles, DecodeTiles)
     return tiles
+
+
+def _taken(key: Key) -> Tiles:
+    return _chosen.get(key) or candidates(*key)[0]
 
 
 def most_rows(dim: int, itemsize: int) -> int:
@@ -99,44 +82,24 @@ def choose(
         _chosen[kind, capability, dim, itemsize] = tiles
 
 
-def prefill_candidates(
-    capability: tuple[int, int], dim: int, itemsize: int
-) -> tuple[PrefillTiles, ...]:
+def candidates(
+    kind: Kind, capability: tuple[int, int], dim: int, itemsize: int
+) -> tuple[Tiles, ...]:
     """Return the tiles worth trying, the one to take first."""
     if capability == INTERPRETED:
-        return (PrefillTiles(16, 32, 16, 4, 1, 1),)
-    large = _shared_memory(capability)
-    if itemsize == 4:  # float32 goes through the general cores, operands in registers
-        return _FLOAT32[dim > 64]
-    table = _SM90 if large == 2 else _SM80 if large else _SM89
-    return table[64 if dim <= 64 else 128 if dim <= 128 else 256]
-
-
-def decode_candidates(
-    capability: tuple[int, int], dim: int, itemsize: int
-) -> tuple[DecodeTiles, ...]:
-    """Return the tiles worth trying, the one to take first."""
-    if capability == INTERPRETED:
-        return (DecodeTiles(32, 4, 1, 4),)
+        return (_P(16, 32, 16, 4, 1, 1),) if kind == "prefill" else (_D(32, 4, 1, 4),)
+    memory = _shared_memory(capability)
+    if kind == "prefill":
+        if itemsize == 4:  # float32 goes through the general cores, operands in registers
+            return _FLOAT32[dim > 64]
+        return (_SM89, _SM80, _SM90)[memory][64 if dim <= 64 else 128 if dim <= 128 else 256]
     if itemsize == 4:
-        return _DECODE_FLOAT32[dim > 64]
+        return _DECODE_FLOAT32[dim > 64] if kind == "decode" else _QUESTION_FLOAT32
     if dim > 128:
         return _DECODE_WIDE
-    return _DECODE if _shared_memory(capability) else _DECODE_SMALL
-
-
-def question_candidates(
-    capability: tuple[int, int], dim: int, itemsize: int
-) -> tuple[DecodeTiles, ...]:
-    """Return the tiles worth trying for more than 16 rows, the one to take first.
-
-    Queries, scores and sums of so many rows take twice the warps: with 4 they spill registers.
-    """
-    if capability == INTERPRETED:
-        return (DecodeTiles(32, 4, 1, 4),)
-    if itemsize == 4:
-        return _QUESTION_FLOAT32
-    return _DECODE_WIDE if dim > 128 else _QUESTION
+    if kind == "question":  # so many queries, scores and sums spill the registers of 4 warps
+        return _QUESTION
+    return _DECODE if memory else _DECODE_SMALL
 
 
 def _shared_memory(capability: tuple[int, int]) -> int:
@@ -177,7 +140,7 @@ _SM90 = {
         _P(128, 128, 64, 8, 2, 2, False),
         _P(128, 128, 32, 8, 2, 2, True),
         _P(128, 128, 64, 8, 2, 1, True),
-        _P(64, 64, 32, 4, 2, 2, True),  # two programs fit a multiprocessor, and take turns
+        _P(64, 64, 32, 4, 2, 2, True),  # two programs fit a multiprocessor, and alternate
         _P(64, 128, 64, 4, 1, 1, True),  # likewise
     ),
     256: (_P(128, 64, 32, 8, 2, 1, True), _P(64, 64, 32, 4, 2, 1, True)),
