@@ -5,8 +5,7 @@ PDF that are pictures) is counted in ``metadata`` and, where it may matter, logg
 can't be read whole is refused with a :class:`DocumentError`.
 """
 
-from selfextend_rag.documents.document import Document
-from selfextend_rag.documents.relevance import word_relevance
+from selfextend_rag.documents.document import Document, word_relevance
 from selfextend_rag.errors import DocumentError
 
 __all__ = ["Document", "DocumentError", "word_relevance"]

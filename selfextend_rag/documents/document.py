@@ -1,17 +1,22 @@
-"""The document type."""
+"""The document type, and how much documents have to do with a question."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from selfextend_rag.documents.files import normalize_newlines, read_file
+from selfextend_rag.documents.encoding import normalize_newlines
+from selfextend_rag.documents.files import read_file
 from selfextend_rag.errors import DocumentError
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+# Scripts without spaces between words count by character.
+_WORD = re.compile(
+    r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,21 +72,16 @@ class Document:
             text: the whole text; nothing but its line ends is changed.
             title: a name for people and prompts.
             source: where it comes from, such as a path or an address.
-            id: a name of your own; by default 16 hexadecimal digits of the text's SHA-256, so that
-                equal texts have equal ids, whatever their title.
-            metadata: whatever else should travel with the document.
+            id: a name of your own; by default 16 hexadecimal digits of the text's SHA-256.
+            metadata: more about the document.
 
         Raises:
             DocumentError: the text is blank, or holds a lone surrogate.
         """
         text = normalize_newlines(text)
-        return cls(
-            text=text,
-            title=title,
-            id=content_id(text) if id is None else id,
-            source=source,
-            metadata=metadata or {},
-        )
+        if id is None:
+            id = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        return cls(text, title, id, source, metadata or {})
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str], *, encoding: str | None = None) -> Document:
@@ -116,6 +116,25 @@ class Document:
         )
 
 
-def content_id(text: str) -> str:
-    """Return the first 16 hexadecimal digits of the SHA-256 of the text in UTF-8."""
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+def word_relevance(question: str, texts: Sequence[str]) -> list[float]:
+    """Return the BM25 score of each text; 0 for all when they share no word with the question.
+
+    Raises:
+        ImportError: bm25s is not installed; the extras of the frameworks bring it.
+    """
+    try:
+        import bm25s
+    except ImportError as error:
+        raise ImportError(
+            "ranking documents by their words needs bm25s, which is not installed; install it "
+            "with: pip install bm25s (the extras langchain and llama-index bring it), or rank by "
+            "embeddings"
+        ) from error
+    corpus = [_WORD.findall(text.lower()) for text in texts]
+    known = {word for words in corpus for word in words}
+    asked = [word for word in _WORD.findall(question.lower()) if word in known]
+    if not asked:
+        return [0.0] * len(texts)
+    index = bm25s.BM25()
+    index.index(corpus, show_progress=False)
+    return [float(score) for score in index.get_scores(asked)]

@@ -1,4 +1,4 @@
-"""From bytes to text, or a clear refusal; never with replacement characters."""
+"""What files say: from bytes to text, or a clear refusal; never with replacement characters."""
 
 from __future__ import annotations
 
@@ -37,12 +37,25 @@ _CONTROL_SHARE = 0.01
 _CP1252_ONLY = re.compile(rb"[\x80-\x9f]")
 
 
+class Content(NamedTuple):
+    """What a file says: its text, its title or "", and what else is known of it."""
+
+    text: str
+    title: str
+    metadata: dict[str, object]
+
+
 class Decoded(NamedTuple):
     """Text, the encoding that it was in, and what said so."""
 
     text: str
     encoding: str
     encoding_from: str
+
+
+def normalize_newlines(text: str) -> str:
+    """Return the text with every line end, ``\\r\\n`` or ``\\r``, made ``\\n``."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def decode(
@@ -57,7 +70,7 @@ def decode(
         data: the bytes of the file.
         name: what to call the file in messages.
         given: an encoding that overrides everything.
-        declared: the name of an encoding found in the file; ignored where it can't be right.
+        declared: an encoding named in the file; ignored where it can't be right.
 
     Raises:
         DocumentError: the bytes are no text, or damaged, or not in the encoding given.
@@ -75,7 +88,7 @@ def decode(
         return Decoded(text, "iso2022_jp", "content")
     if (text := _try(data, "utf-8")) is not None:
         return _checked(Decoded(text, "utf-8", "content"), name)
-    if declared and (text := _try_declared(data, declared)) is not None:
+    if declared and (text := _try(data, declared)) is not None:
         return _checked(Decoded(text, declared.lower(), "declaration"), name)
     _refuse_damaged_utf8(data, name)
     return _guess(data, name)
@@ -84,21 +97,14 @@ def decode(
 def _decode_given(data: bytes, name: str, encoding: str) -> str:
     try:
         return data.decode(encoding).removeprefix("\ufeff")
-    except LookupError as error:
-        raise DocumentError(
-            f"{name} can't be read as {encoding!r}, which is no encoding that Python knows; "
-            "leave it out to have the encoding detected"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise DocumentError(
-            f"{name} is not in the encoding {encoding!r} that was given: {error.reason} at byte "
-            f"{error.start}; leave it out to have the encoding detected"
-        ) from error
-    except ValueError as error:  # of codecs that say no more, such as punycode
-        raise DocumentError(
-            f"{name} can't be read as {encoding!r} ({error}); leave it out to have the encoding "
-            "detected"
-        ) from error
+    except (LookupError, ValueError) as error:
+        said = f"can't be read as {encoding!r} ({error})"  # codecs such as punycode say no more
+        if isinstance(error, LookupError):
+            said = f"can't be read as {encoding!r}, which is no encoding that Python knows"
+        elif isinstance(error, UnicodeDecodeError):
+            where = f"{error.reason} at byte {error.start}"
+            said = f"is not in the encoding {encoding!r} that was given: {where}"
+        raise DocumentError(f"{name} {said}; leave it out to have the encoding detected") from error
 
 
 def _decode_marked(data: bytes, name: str, encoding: str) -> str:
@@ -125,15 +131,8 @@ def _decode_unmarked_utf16(data: bytes, name: str) -> Decoded:
 
 def _try(data: bytes, encoding: str) -> str | None:
     try:
-        return data.decode(encoding)
-    except UnicodeDecodeError:
-        return None
-
-
-def _try_declared(data: bytes, declared: str) -> str | None:
-    try:
-        encoding = codecs.lookup(declared).name
-        return data.decode(_SUPERSETS.get(encoding, encoding))
+        name = codecs.lookup(encoding).name
+        return data.decode(_SUPERSETS.get(name, name))
     except (LookupError, UnicodeDecodeError):
         return None
 
@@ -166,16 +165,14 @@ def _guess(data: bytes, name: str) -> Decoded:
 
 
 def _best_candidate(data: bytes) -> str | None:
-    matches = list(from_bytes(data, cp_isolation=_CANDIDATES))
-    if not matches:
+    matches = from_bytes(data, cp_isolation=_CANDIDATES)
+    best = matches.best()
+    if best is None:
         return None
-    best = matches[0]
-    for match in matches:
-        # Ties come sorted by name, cp1250 first; the western code page is far more common.
-        as_good = match.chaos <= best.chaos + 0.02 and match.coherence >= best.coherence - 0.03
-        if match.encoding == "cp1252" and as_good:
-            return match.encoding
-    return best.encoding
+    # Ties come sorted by name, cp1250 first; the western code page is far more common.
+    western = next((match for match in matches if match.encoding == "cp1252"), best)
+    as_good = western.chaos <= best.chaos + 0.02 and western.coherence >= best.coherence - 0.03
+    return western.encoding if as_good else best.encoding
 
 
 def _checked(decoded: Decoded, name: str) -> Decoded:

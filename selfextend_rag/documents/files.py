@@ -9,9 +9,8 @@ import re
 import stat
 import zipfile
 from pathlib import Path
-from typing import NamedTuple
 
-from selfextend_rag.documents.encoding import decode
+from selfextend_rag.documents.encoding import Content, decode, normalize_newlines
 from selfextend_rag.documents.html import declared_encoding, read_html
 from selfextend_rag.documents.pdf import read_pdf
 from selfextend_rag.errors import DocumentError
@@ -23,7 +22,7 @@ _EXTENSIONS = {
     **{".html": "html", ".htm": "html", ".xhtml": "html"},
 }
 
-# Kinds that are no text, by their first bytes; "zip" and "ole" are looked at more closely.
+# Kinds that are no text, by their first bytes; a ZIP archive is looked at more closely.
 _SIGNATURES = (
     (b"PK\x03\x04", "a ZIP archive"),
     (b"PK\x05\x06", "an empty ZIP archive"),
@@ -60,19 +59,6 @@ _MARKDOWN_FENCE = re.compile(r" {0,3}(```+|~~~+)")
 _MARKDOWN_HEADING = re.compile(r" {0,3}#{1,6}[ \t]+(.+?)(?:[ \t]+#+)?[ \t]*$")
 
 
-class Content(NamedTuple):
-    """What a file says."""
-
-    text: str
-    title: str
-    metadata: dict[str, object]
-
-
-def normalize_newlines(text: str) -> str:
-    """Return the text with every line end, ``\\r\\n`` or ``\\r``, made ``\\n``."""
-    return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
 def read_file(path: str | os.PathLike[str], *, encoding: str | None = None) -> Content:
     """Return the text, title and metadata of a file, as :meth:`Document.from_file` describes them.
 
@@ -83,11 +69,14 @@ def read_file(path: str | os.PathLike[str], *, encoding: str | None = None) -> C
     data = _read_bytes(name)
     _refuse_unsupported(data, name)
     if b"%PDF-" in data[:1024]:
-        pdf = read_pdf(data, name)
-        _warn_of_name(name, "pdf")
-        title = pdf.title or Path(name).stem
-        return Content(pdf.text, title, {"format": "pdf", **pdf.metadata})
-    return _read_text(data, name, encoding)
+        kind, content = "pdf", read_pdf(data, name)
+    else:
+        kind, content = _read_text(data, name, encoding)
+    named = _EXTENSIONS.get(Path(name).suffix.lower())
+    if named is not None and named != kind:
+        logger.warning("%s is named like %s but was read as the %s it is", name, named, kind)
+    title = content.title or Path(name).stem
+    return Content(content.text, title, {"format": kind, **content.metadata})
 
 
 def _read_bytes(name: str) -> bytes:
@@ -112,25 +101,27 @@ def _refuse_unsupported(data: bytes, name: str) -> None:
     kind = next((kind for start, kind in _SIGNATURES if data.startswith(start)), None)
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         kind = "a WebP image"
+    elif kind == "a ZIP archive":
+        kind = _zip_kind(data)
     if kind is None:
         return
-    if kind == "a ZIP archive":
-        kind = _zip_kind(data) or kind
     raise DocumentError(
         f"{name} is {kind}, which can't be read; save what it says as PDF, HTML, Markdown or plain "
         "text and read that"
     )
 
 
-def _zip_kind(data: bytes) -> str | None:
+def _zip_kind(data: bytes) -> str:
     try:
         members = set(zipfile.ZipFile(io.BytesIO(data)).namelist())
     except (zipfile.BadZipFile, ValueError, NotImplementedError):
-        return None
-    return next((kind for member, kind in _ZIP_MEMBERS.items() if member in members), None)
+        members = set()
+    kinds = (kind for member, kind in _ZIP_MEMBERS.items() if member in members)
+    return next(kinds, "a ZIP archive")
 
 
-def _read_text(data: bytes, name: str, encoding: str | None) -> Content:
+def _read_text(data: bytes, name: str, encoding: str | None) -> tuple[str, Content]:
+    """Return whether bytes are text, Markdown or HTML, and what they say."""
     named = _EXTENSIONS.get(Path(name).suffix.lower())
     may_declare = named == "html" or data.lstrip()[:1] == b"<"
     declared = declared_encoding(data) if may_declare else None
@@ -143,41 +134,13 @@ def _read_text(data: bytes, name: str, encoding: str | None) -> Content:
     text = normalize_newlines(decoded.text)
     if not text.strip():
         raise DocumentError(f"{name} holds only white space; leave it out, or give the full file")
-    kind = _text_kind(text, named)
-    _warn_of_name(name, kind)
-    metadata: dict[str, object] = {
-        "format": kind,
-        "encoding": decoded.encoding,
-        "encoding_from": decoded.encoding_from,
-    }
-    if kind == "html":
-        return _read_markup(text, name, metadata)
-    title = _markdown_title(text) if kind == "markdown" else ""
-    return Content(text, title or Path(name).stem, metadata)
-
-
-def _read_markup(markup: str, name: str, metadata: dict[str, object]) -> Content:
-    page = read_html(markup)
-    if not page.text.strip():
-        removed = ", ".join(f"{n} {tag}" for tag, n in page.removed_elements.items()) or "nothing"
-        raise DocumentError(
-            f"{name} is an HTML page without text (left out: {removed}); save the page from a "
-            "browser once it shows its text, and read that"
-        )
-    metadata["removed_elements"] = page.removed_elements
-    return Content(page.text, page.title or Path(name).stem, metadata)
-
-
-def _text_kind(text: str, named: str | None) -> str:
+    how = {"encoding": decoded.encoding, "encoding_from": decoded.encoding_from}
     if _HTML_START.match(text) or (named == "html" and _TAG.search(text)):
-        return "html"
-    return "markdown" if named == "markdown" else "text"
-
-
-def _warn_of_name(name: str, kind: str) -> None:
-    named = _EXTENSIONS.get(Path(name).suffix.lower())
-    if named is not None and named != kind:
-        logger.warning("%s is named like %s but was read as the %s it is", name, named, kind)
+        page = read_html(text, name)
+        return "html", page._replace(metadata={**how, **page.metadata})
+    if named == "markdown":
+        return "markdown", Content(text, _markdown_title(text), {**how})
+    return "text", Content(text, "", {**how})
 
 
 def _markdown_title(text: str) -> str:

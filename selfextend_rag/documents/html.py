@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from typing import NamedTuple
 
 from bs4 import BeautifulSoup, Tag
 from bs4.element import NavigableString, PageElement, PreformattedString
 
+from selfextend_rag.documents.encoding import Content
+from selfextend_rag.errors import DocumentError
+
 _REMOVED = ("script", "style", "nav", "template", "svg")
-_HEADINGS = {f"h{level}": "#" * level + " " for level in range(1, 7)}
+_HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
 _LISTS = ("ul", "menu", "ol")
-_PARAGRAPHS = frozenset(
-    (
-        *("address", "article", "aside", "blockquote", "body", "caption", "details", "dialog"),
-        *("div", "dl", "fieldset", "figcaption", "figure", "footer", "form", "header", "hgroup"),
-        *("hr", "main", "p", "pre", "section", "summary", "table", *_LISTS, *_HEADINGS),
-    )
+_PARAGRAPHS = (
+    *("address", "article", "aside", "blockquote", "body", "caption", "details", "dialog"),
+    *("div", "dl", "fieldset", "figcaption", "figure", "footer", "form", "header", "hgroup"),
+    *("hr", "main", "p", "pre", "section", "summary", "table", *_LISTS, *_HEADINGS),
 )
-_LINES = frozenset(("br", "dd", "dt", "li", "tr", "option"))
+_LINES = ("br", "dd", "dt", "li", "tr", "option")
 # A row that holds one of these lays out a page; any other is a row of a table.
 _LAYOUT = [*_HEADINGS, "ul", "ol", "dl", "table", "pre", "blockquote"]
 _DECLARED = re.compile(
@@ -29,26 +29,18 @@ _DECLARED = re.compile(
 )
 
 
-class Page(NamedTuple):
-    """The text of a web page, its title if it has one, and what was left out."""
-
-    text: str
-    title: str
-    removed_elements: dict[str, int]
-
-
 def declared_encoding(data: bytes) -> str | None:
     """Return the encoding that the first bytes of an HTML or XML file declare, or None."""
     found = _DECLARED.search(data[:4096])
     return (found.group(1) or found.group(2)).decode("ascii") if found else None
 
 
-def read_html(markup: str) -> Page:
+def read_html(markup: str, name: str) -> Content:
     """Return the text of a page without its scripts, styles, navigation and drawings.
 
     Headings start with ``#`` signs, list items with ``-`` or their number, and table rows are
     their cells between ``|``; a superscript number is written ``^2``. Link targets, images,
-    comments and soft hyphens are no text and leave none.
+    comments and soft hyphens are no text and leave none. A page without text is refused.
     """
     # The prolog of XHTML would only make the parser warn.
     soup = BeautifulSoup(re.sub(r"\A\s*<\?xml[^>]*>", "", markup), "lxml")
@@ -60,7 +52,14 @@ def read_html(markup: str) -> Page:
             element.decompose()
     for head in soup.find_all("head"):
         head.decompose()
-    return Page(_text(soup), title, dict(removed))
+    text = _text(soup)
+    if not text.strip():
+        left_out = ", ".join(f"{n} {tag}" for tag, n in removed.items()) or "nothing"
+        raise DocumentError(
+            f"{name} is an HTML page without text (left out: {left_out}); save the page from a "
+            "browser once it shows its text, and read that"
+        )
+    return Content(text, title, {"removed_elements": dict(removed)})
 
 
 def _title(soup: BeautifulSoup) -> str:
@@ -105,7 +104,7 @@ class _Writer:
         name = tag.name
         self._break(name)
         if name in _HEADINGS:
-            self._prefix += _HEADINGS[name]
+            self._prefix += "#" * int(name[1]) + " "
         elif name in ("ul", "menu"):
             self._lists.append(None)
         elif name == "ol":

@@ -9,11 +9,11 @@ import threading
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
 
 from pypdf import PageObject, PdfReader
-from pypdf.generic import ArrayObject, DictionaryObject, PdfObject
+from pypdf.generic import ArrayObject, DictionaryObject
 
+from selfextend_rag.documents.encoding import Content, normalize_newlines
 from selfextend_rag.errors import DocumentError
 
 logger = logging.getLogger(__name__)
@@ -23,15 +23,7 @@ _LONGEST_CONTENT = 1 << 28  # bytes of a page that are checked
 _LONE_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
-class PdfText(NamedTuple):
-    """The text of all pages, the title if the file has one, and metadata."""
-
-    text: str
-    title: str
-    metadata: dict[str, object]
-
-
-def read_pdf(data: bytes, name: str) -> PdfText:
+def read_pdf(data: bytes, name: str) -> Content:
     """Return the text of a PDF, its pages separated by a blank line.
 
     Pages without text are counted, named in a log message, and left out; characters that the
@@ -39,26 +31,17 @@ def read_pdf(data: bytes, name: str) -> PdfText:
     is damaged are refused, though a part of their text could be had; other departures from the
     format, most of them harmless, are counted in a log message.
 
-    Args:
-        data: the bytes of the file.
-        name: what to call the file in messages.
-
     Raises:
         DocumentError: the file is damaged, needs a password, or has no text at all.
     """
     try:
-        pages, title = _extract(data, name)
+        with _collected() as remarks:
+            pages, title = _extracted(data, name)
     except (DocumentError, MemoryError):
         raise
     except Exception as error:  # on damaged files pypdf raises nearly anything
         reason = " ".join(str(error).split()) or type(error).__name__
         raise _damaged(name, reason[:200]) from error
-    return _joined(pages, title, name)
-
-
-def _extract(data: bytes, name: str) -> tuple[list[str], str]:
-    with _remarks() as remarks:
-        found = _extracted(data, name)
     lost = next((text for text in remarks if "decompress" in text), None)
     if lost is not None:
         raise _damaged(name, lost)
@@ -68,30 +51,26 @@ def _extract(data: bytes, name: str) -> tuple[list[str], str]:
             "read with what a viewer shows",
             *(name, len(remarks), " ".join(remarks[0].split())[:200]),
         )
-    return found
+    return _joined(pages, title, name)
 
 
 @contextmanager
-def _remarks() -> Iterator[list[str]]:
+def _collected() -> Iterator[list[str]]:
     """Collect what pypdf logs in this thread about what it repairs."""
-    collector = _Collector()
-    log = logging.getLogger("pypdf")
-    log.addHandler(collector)
+    found: list[str] = []
+    thread = threading.get_ident()
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.thread == thread:
+                found.append(record.getMessage())
+
+    handler, log = Collector(), logging.getLogger("pypdf")
+    log.addHandler(handler)
     try:
-        yield collector.found
+        yield found
     finally:
-        log.removeHandler(collector)
-
-
-class _Collector(logging.Handler):
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-        self._thread = threading.get_ident()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.thread == self._thread:
-            self.found.append(record.getMessage())
+        log.removeHandler(handler)
 
 
 def _extracted(data: bytes, name: str) -> tuple[list[str], str]:
@@ -102,8 +81,7 @@ def _extracted(data: bytes, name: str) -> tuple[list[str], str]:
             "it) and read that"
         )
     for number, page in enumerate(reader.pages, 1):
-        for stream in _streams(page):
-            _check_whole(stream, number)
+        _check_whole(page, number)
     pages = [page.extract_text() for page in reader.pages]
     tree = reader.root_object["/Pages"].get_object()
     stated = tree.get("/Count") if isinstance(tree, DictionaryObject) else None
@@ -112,30 +90,25 @@ def _extracted(data: bytes, name: str) -> tuple[list[str], str]:
     return pages, str(reader.metadata.title or "") if reader.metadata else ""
 
 
-def _streams(page: PageObject) -> list[PdfObject]:
-    """Return the streams that a page is drawn by."""
+def _check_whole(page: PageObject, number: int) -> None:
+    """Refuse a page drawn by compressed streams that are damaged; pypdf takes what it finds."""
     contents = page.get("/Contents")
     contents = contents.get_object() if contents is not None else None
-    parts = contents if isinstance(contents, ArrayObject) else [contents]
-    return [part.get_object() for part in parts if part is not None]
+    for part in contents if isinstance(contents, ArrayObject) else [contents]:
+        stream = part.get_object() if part is not None else None
+        if not isinstance(stream, DictionaryObject) or stream.get("/Filter") not in _DEFLATED:
+            continue
+        compressed = getattr(stream, "_data", None)
+        try:
+            if isinstance(compressed, bytes):
+                zlib.decompressobj().decompress(compressed, _LONGEST_CONTENT)
+        except zlib.error as error:
+            raise ValueError(f"the content of page {number} is damaged: {error}") from error
 
 
-def _check_whole(stream: PdfObject, number: int) -> None:
-    """Refuse a compressed stream that is not what was written; pypdf takes what it finds."""
-    compressed = getattr(stream, "_data", None)
-    if not isinstance(stream, DictionaryObject) or stream.get("/Filter") not in _DEFLATED:
-        return
-    if not isinstance(compressed, bytes):
-        return
-    try:
-        zlib.decompressobj().decompress(compressed, _LONGEST_CONTENT)
-    except zlib.error as error:
-        raise ValueError(f"the content of page {number} is damaged: {error}") from error
-
-
-def _joined(pages: list[str], title: str, name: str) -> PdfText:
+def _joined(pages: list[str], title: str, name: str) -> Content:
     unreadable = sum(len(_LONE_SURROGATES.findall(page)) for page in pages)
-    pages = [_clean(page) for page in pages]
+    pages = [_LONE_SURROGATES.sub("\ufffd", normalize_newlines(page)).strip() for page in pages]
     empty = [number for number, page in enumerate(pages, 1) if not page]
     if len(empty) == len(pages):
         raise DocumentError(
@@ -153,27 +126,19 @@ def _joined(pages: list[str], title: str, name: str) -> PdfText:
         logger.warning(
             "%s: %d characters could not be read and are written U+FFFD", name, unreadable
         )
-    parts: list[str] = []
-    offsets, length = [], 0
+    text = ""
+    offsets: list[int] = []
     for page in pages:
-        if parts and page:
-            parts.append("\n\n")
-            length += 2
-        offsets.append(length)
-        parts.append(page)
-        length += len(page)
+        text += "\n\n" if offsets and page else ""
+        offsets.append(len(text))
+        text += page
     metadata: dict[str, object] = {
         "pages": len(pages),
         "pages_without_text": empty,
         "page_offsets": offsets,
         "unreadable_characters": unreadable,
     }
-    return PdfText("".join(parts), " ".join(title.split()), metadata)
-
-
-def _clean(page: str) -> str:
-    page = page.replace("\r\n", "\n").replace("\r", "\n")
-    return _LONE_SURROGATES.sub("\ufffd", page).strip()
+    return Content(text, " ".join(title.split()), metadata)
 
 
 def _damaged(name: str, reason: str) -> DocumentError:

@@ -97,6 +97,6 @@ def test_a_wrong_declaration_does_not_spoil_utf8(tmp_path):
 
 
 def test_pages_that_close_nothing_are_read_whole():
-    text = read_html("<p>a" * 3000 + "<li>b" * 3000 + "<div>c" * 3000 + "<b>END").text
+    text = read_html("<p>a" * 3000 + "<li>b" * 3000 + "<div>c" * 3000 + "<b>END", "a.html").text
     assert [text.count(c) for c in "abc"] == [3000, 3000, 3000]
     assert text.endswith("END")
