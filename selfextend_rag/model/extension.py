@@ -215,7 +215,8 @@ def _inspect(model: PreTrainedModel, cancelled: Cancelled = never) -> Inspection
         with evaluating(model):
             found = _measured(model, Runner(model, cancelled))
         _inspections[model] = rotary_state(model), found
-        _continuations[model] = found.continuation
+        if found.continuation is not None:
+            _continuations[model] = found.continuation
     return _inspections[model][1]
 
 
@@ -226,7 +227,7 @@ def _measured(model: PreTrainedModel, run: Runner) -> Inspection:
     if found is None:
         found = inspect_model(run, partial(_temporarily, model))
         if found.report.supported:
-            remember(model, found.report, found.continuation)
+            remember(model, found.report, found.continuation or "")
     return found
 
 

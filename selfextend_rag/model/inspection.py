@@ -47,11 +47,12 @@ class ExtendedLayer:
 class Inspection:
     """A report, and the modules and configurations that `extend` has to touch.
 
-    ``continuation`` says why the model can't continue from a cache with several tokens.
+    ``continuation`` says why the model can't continue from a cache with several tokens; None
+    where that was not measured.
     """
 
     report: SupportReport
-    continuation: str = ""
+    continuation: str | None = None
     extended: tuple[ExtendedLayer, ...] = ()
     configs: tuple[Any, ...] = ()
     position_owners: tuple[nn.Module, ...] = ()
@@ -82,11 +83,9 @@ def inspect_model(run: verify.Runner, extended: Extended) -> Inspection:
         if simpler.report.supported or not found.report.layers:
             found, whole = simpler, its_whole
     chain.advance(1)
-    if whole is None:
-        return found
+    if whole is None or not found.report.supported:
+        return found  # without a continuation: these logits may come from attention without a mask
     found = replace(found, continuation=verify.continuation(chain, whole[-1], model.dtype))
-    if not found.report.supported:
-        return found
     problem = verify.chunked_difference(
         run, ids, whole, lambda: extended(found), not found.continuation
     )
@@ -187,7 +186,7 @@ def _decided(model: nn.Module, report: SupportReport, modules: dict[str, nn.Modu
     attending = list(modules.values())
     configs = {id(c): c for c in _touched_configs(model, attending)}
     owners = {id(m): m for m in _position_owners(model)}
-    return Inspection(report, "", extended, tuple(configs.values()), tuple(owners.values()))
+    return Inspection(report, None, extended, tuple(configs.values()), tuple(owners.values()))
 
 
 def _judge(layer: Layer, candidates: _Candidates, positions: Tensor) -> LayerReport:

@@ -8,6 +8,7 @@ import torch
 from selfextend_rag.cache.store import PrefixStore
 from selfextend_rag.engine import Engine, GenerationSettings
 from selfextend_rag.errors import UnsupportedModelError
+from selfextend_rag.model import support
 from selfextend_rag.model import continuation_reason
 from tests import zoo
 
@@ -99,3 +100,12 @@ def test_a_model_that_keeps_its_state_is_read_in_pieces(family):
     prefix = engine.prefill(TOKENS[:25])
     assert list(engine.generate(TOKENS, GREEDY, prefix=prefix)) == stock(model, TOKENS)
     assert list(engine.generate(TOKENS, GREEDY)) == stock(model, TOKENS)
+
+
+@pytest.mark.parametrize("family", ["gptj", "mpt", "gpt_neox_japanese"])
+def test_a_refused_model_is_read_in_chunks_whether_or_not_it_was_asked_about_first(family):
+    """`support` runs such models without a causal mask, and took that for a lost state."""
+    model = zoo.build(family)
+    assert not support(model).supported
+    prefix = Engine(model, chunk_size=16).prefill(TOKENS[:25])
+    assert list(Engine(model).generate(TOKENS, GREEDY, prefix=prefix)) == stock(model, TOKENS)
