@@ -8,8 +8,6 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from transformers import PreTrainedTokenizerBase
-
 from selfextend_rag.errors import ContextBudgetExceeded
 from selfextend_rag.llm.library import shared_llm
 from selfextend_rag.llm.llm import LongContextLLM
@@ -42,10 +40,7 @@ def sort_options(options: Mapping[str, Any], fields: Iterable[str]) -> dict[str,
 
 
 def open_llm(
-    model: Any,
-    tokenizer: PreTrainedTokenizerBase | None,
-    loading: Mapping[str, Any],
-    context: Mapping[str, Any],
+    model: Any, tokenizer: Any, loading: Mapping[str, Any], context: Mapping[str, Any]
 ) -> LongContextLLM:
     """Return the model that a user means.
 
