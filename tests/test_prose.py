@@ -28,7 +28,6 @@ LEFT = {
     "selfextend_rag/engine": 1,
     "selfextend_rag/evals": 10,
     "selfextend_rag/llm": 14,
-    "selfextend_rag/model": 15,
     "selfextend_rag/planning": 48,
 }
 # Documents, and the words of the texts that the bundled model was trained on.

@@ -6,29 +6,30 @@ from functools import partial
 from typing import Any
 
 import torch
+from transformers import PreTrainedConfig
 from transformers.cache_utils import (
+    Cache,
     DynamicCache,
     DynamicLayer,
     DynamicSlidingWindowLayer,
-    StaticCache,
 )
 
 from selfextend_rag.cache.layers import FullLayer, GrowingLayer, SlidingLayer
 from selfextend_rag.cache.quantised import QuantisedLayer
-from selfextend_rag.cache.static import notice_in_place
 from selfextend_rag.errors import UnsupportedModelError
 from selfextend_rag.kv_bits import check_kv_bits, why_not_rounded
+from selfextend_rag.positions import SelfExtend
 
 
 class SelfExtendCache(DynamicCache):
-    """A `transformers.DynamicCache` whose full-attention layers make room and know their settings.
+    """A `transformers.DynamicCache` whose full-attention layers know their settings.
 
     Sliding-window layers are `SlidingLayer`s, others those of transformers. Works for plain and for
     extended models; what it holds belongs to the settings it was filled under.
 
     Args:
         config: the model's config; without it every layer keeps all tokens.
-        capacity: tokens to make room for at once, so that nothing is copied while it fills.
+        capacity: tokens to allocate at once, so that nothing is copied while it fills.
         kv_bits: 8 or 4 to keep keys and values in so many bits, in the layers that keep all tokens;
             None for the model's own precision.
 
@@ -37,30 +38,33 @@ class SelfExtendCache(DynamicCache):
         ValueError: ``kv_bits`` is out of range.
     """
 
-    def __init__(self, config: Any = None, capacity: int = 0, kv_bits: int | None = None) -> None:
+    def __init__(
+        self,
+        config: PreTrainedConfig | None = None,
+        capacity: int = 0,
+        kv_bits: int | None = None,
+    ) -> None:
         super().__init__(config=config)
         check_kv_bits(kv_bits)
         self.capacity = capacity
         self.kv_bits = kv_bits
         kinds = [type(layer).__name__ for layer in self.layers]
-        self.layers = [self._our_own(layer) for layer in self.layers]
+        new: Any = GrowingLayer if kv_bits is None else partial(QuantisedLayer, kv_bits)
+        self.layers = [
+            SlidingLayer(layer.sliding_window)
+            if type(layer) is DynamicSlidingWindowLayer
+            else new(capacity)
+            if type(layer) is DynamicLayer
+            else layer
+            for layer in self.layers
+        ]
         if self.layer_class_to_replicate is not None:
-            kind: Any = GrowingLayer if kv_bits is None else partial(QuantisedLayer, kv_bits)
-            self.layer_class_to_replicate = kind
+            self.layer_class_to_replicate = new
         elif kv_bits is not None and not any(isinstance(x, FullLayer) for x in self.layers):
             raise UnsupportedModelError(why_not_rounded(kv_bits, kinds))
 
-    def _our_own(self, layer: Any) -> Any:
-        if type(layer) is DynamicSlidingWindowLayer:
-            return SlidingLayer(layer.sliding_window)
-        if type(layer) is not DynamicLayer:
-            return layer
-        if self.kv_bits is None:
-            return GrowingLayer(self.capacity)
-        return QuantisedLayer(self.kv_bits, self.capacity)
-
     def set_capacity(self, capacity: int) -> None:
-        """Set the tokens to make room for when a layer next needs other buffers."""
+        """Set the tokens to allocate when a layer next needs other buffers."""
         self.capacity = capacity
         for layer in self.layers:
             if isinstance(layer, FullLayer):
@@ -74,31 +78,35 @@ class SelfExtendCache(DynamicCache):
 
     @property
     def nbytes(self) -> int:
-        """Bytes held by all layers, free room included."""
+        """Bytes held by all layers, free space included."""
         return sum(layer_nbytes(layer) for layer in self.layers)
 
 
-def let_notice(cache: Any) -> None:
-    """Give a plain `DynamicCache` or `StaticCache` layers that notice keys of other settings.
+def expect(cache: Cache, settings: SelfExtend) -> None:
+    """Note on a cache that the next tokens come from a model that is extended with these settings.
 
+    A plain `DynamicCache` is given layers that refuse to mix them with tokens of other settings.
     Others are left as they are: caches of other classes, offloaded ones, dynamic layers that hold
     keys, and those while gradients are recorded, which need what a growing layer would write over.
     """
-    if type(cache) is StaticCache and not cache.offloading:
-        for layer in cache.layers:
-            notice_in_place(layer)
-    if type(cache) is not DynamicCache or cache.offloading or torch.is_grad_enabled():
-        return
-    cache.layers = [
-        GrowingLayer() if type(layer) is DynamicLayer and not layer.is_initialized else layer
-        for layer in cache.layers
-    ]
-    if cache.layer_class_to_replicate is DynamicLayer:
-        cache.layer_class_to_replicate = GrowingLayer
+    plain = type(cache) is DynamicCache and not cache.offloading and not torch.is_grad_enabled()
+    if plain and not torch.compiler.is_compiling():
+        cache.layers = [
+            GrowingLayer() if type(layer) is DynamicLayer and not layer.is_initialized else layer
+            for layer in cache.layers
+        ]
+        if cache.layer_class_to_replicate is DynamicLayer:
+            cache.layer_class_to_replicate = GrowingLayer
+    for layer in getattr(cache, "layers", ()):
+        if isinstance(layer, FullLayer):
+            layer.expect(settings)
+    new = cache.layer_class_to_replicate
+    if new is GrowingLayer or isinstance(new, partial):  # ours, of layers that are yet to be made
+        vars(cache)["layer_class_to_replicate"] = partial(new, expected=settings)
 
 
-def bytes_by_device(cache: Any) -> dict[str, int]:
-    """Return the bytes that the layers of a cache hold, free room included, by their device."""
+def bytes_by_device(cache: Cache) -> dict[str, int]:
+    """Return the bytes that the layers of a cache hold, free space included, by their device."""
     held: dict[str, int] = {}
     for layer in cache.layers:
         size = layer_nbytes(layer)
@@ -108,7 +116,7 @@ def bytes_by_device(cache: Any) -> dict[str, int]:
     return held
 
 
-def layer_nbytes(layer: Any) -> int:
+def layer_nbytes(layer: object) -> int:
     """Return the bytes that a layer of a cache holds."""
     if isinstance(layer, FullLayer):
         return layer.nbytes

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, TypeVar
 
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
@@ -15,30 +14,26 @@ from selfextend_rag.positions import SelfExtend
 FIRST_CAPACITY = 256
 GROWTH = 1.5
 
-_Layer = TypeVar("_Layer", bound="FullLayer")
-
 
 class FullLayer(DynamicLayer):
     """Keys and values of one layer, all that came; un-rotated when the model is extended.
 
-    The keys that `update` returns carry the layer as the attribute ``cache_layer``, where attention
-    finds ``grouped_keys``.
-
     Attributes:
-        grouped_keys: rotated keys that are kept beside the others; None where none are kept.
+        filled_under: the settings under which the cached keys came; None for plain attention.
+        grouped_keys: rotated keys that are kept with the others; None where none are kept.
 
     Args:
-        capacity: tokens to make room for at the first update; more is allocated when needed.
+        capacity: tokens to allocate at the first update; more is allocated when needed.
+        expected: see `expect`.
     """
 
     grouped_keys: GroupedKeys | None = None
 
-    def __init__(self, capacity: int = 0, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, capacity: int = 0, expected: SelfExtend | None = None) -> None:
+        DynamicLayer.__init__(self)
         self.capacity = max(capacity, 0)
-        self._filled_under: SelfExtend | None = None
-        self._noted = 0  # tokens that came under those settings
-        self._expected = False  # the next ones come from an extended model
+        self.filled_under: SelfExtend | None = None
+        self._expected = expected
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
@@ -51,45 +46,29 @@ class FullLayer(DynamicLayer):
         Args:
             length: tokens; the ``tensors`` of the new layer are views of so many.
             filled_under: the settings under which they came.
-            capacity: tokens to make room for.
+            capacity: tokens to allocate.
         """
 
     @abstractmethod
     def append(self, other: FullLayer) -> None:
-        """Append what a layer of the same kind holds, as it is."""
+        """Append what a layer of the same kind holds, as it is, under the settings of this one."""
+
+    @abstractmethod
+    def handed_out(self, keys: Tensor) -> bool:
+        """Return whether this very tensor is what the latest `update` returned as keys."""
 
     @property
     @abstractmethod
     def nbytes(self) -> int:
-        """Bytes held, free room included."""
+        """Bytes held, free space included."""
 
-    @property
-    def filled_under(self) -> SelfExtend | None:
-        """The settings under which the cached keys came; None for plain attention."""
-        return self._filled_under
-
-    def expect(self) -> None:
-        """Take note that an extended model is about to add tokens; a plain one never says so."""
-        self._expected = True
-
-    def belong_to(self, settings: SelfExtend, new_tokens: int) -> None:
-        """Take note of the settings under which keys come; the last ``new_tokens`` just came.
-
-        Raises:
-            CacheMismatchError: the keys before were cached plain, or under other settings.
-        """
-        before = self.get_seq_length() - new_tokens
-        if before > 0 and self._filled_under != settings:
-            how = "plain attention" if self._filled_under is None else f"{self._filled_under}"
-            raise CacheMismatchError(
-                f"{before} tokens were cached under {how}, and can't be continued under {settings};"
-                " read them again with a new cache"
-            )
-        self._filled_under, self._noted = settings, self.get_seq_length()
+    def expect(self, settings: SelfExtend) -> None:
+        """Note that the next tokens come from an extended model; a plain one never says so."""
+        self._expected = settings
 
     def start_of(self, length: int, capacity: int) -> FullLayer:
-        """Return a copy of the first ``length`` tokens, with room for ``capacity``."""
-        new = self.emptied(length, self._filled_under, capacity)
+        """Return a copy of the first ``length`` tokens, with space for ``capacity``."""
+        new = self.emptied(length, self.filled_under, capacity)
         mine = self.tensors()
         for name, place in new.tensors().items():
             place.copy_(mine[name][:, :, : place.shape[2]])
@@ -97,75 +76,75 @@ class FullLayer(DynamicLayer):
 
     def reset(self) -> None:
         """Drop everything, the buffers too."""
-        self._filled_under, self._noted = None, 0
+        self.filled_under = None
         self.keys = self.values = None
         self.is_initialized = False
 
-    def _enough(self, end: int, room: int) -> int:
-        """Return the tokens to make room for: as was told, or half as many more than there are."""
-        told = self.capacity if end <= self.capacity else int(room * GROWTH)
-        return max(end, told, FIRST_CAPACITY)
+    def _enough(self, end: int, allocated: int) -> int:
+        """Return the tokens to allocate: as was asked for, or half as many more than there are."""
+        wanted = self.capacity if end <= self.capacity else int(allocated * GROWTH)
+        return max(end, wanted, FIRST_CAPACITY)
 
-    def _check_noted(self, length: int) -> None:
-        """Refuse keys that come plain after keys that came extended."""
-        if self._filled_under is not None and (length > self._noted or not self._expected):
-            raise CacheMismatchError(
-                f"{self._noted} tokens were cached under {self._filled_under}, and can't be "
-                "continued under plain attention; read them again with a new cache"
-            )
-        self._expected = False
+    def _begin_update(self, length: int, new_keys: Tensor) -> None:
+        """Note the settings of what comes after ``length`` tokens; others than theirs are refused.
 
-    def _note(self, new: _Layer, length: int, filled_under: SelfExtend | None) -> _Layer:
-        """Give a new layer the notes of this one, for ``length`` tokens."""
-        # Where keys are expanded behind the cache (latent attention), nobody notes the settings.
-        noted = self._filled_under is not None
-        new._filled_under, new._noted = (filled_under if noted else None), length
-        return new
+        Raises:
+            CacheMismatchError: the cached tokens came plain, or under other settings.
+        """
+        if not self.is_initialized:
+            self.dtype, self.device = new_keys.dtype, new_keys.device
+            self.is_initialized = True
+        expected, self._expected = self._expected, None
+        if length and expected != self.filled_under:
+            raise CacheMismatchError(mismatch(length, self.filled_under, expected))
+        self.filled_under = expected
+
+
+def mismatch(tokens: int | str, before: SelfExtend | None, now: SelfExtend | None) -> str:
+    """Return that a model of other settings can't continue cached tokens."""
+    return (
+        f"{tokens} tokens were cached under {before or 'plain attention'}, and can't be continued "
+        f"under {now or 'plain attention'}; read them again with a new cache"
+    )
 
 
 class GrowingLayer(FullLayer):
-    """Keys ``[B, Hkv, S, D]`` and values ``[B, Hkv, S, Dv]`` of one layer, in buffers with room.
+    """Keys ``[B, Hkv, S, D]`` and values ``[B, Hkv, S, Dv]`` of one layer, in growing buffers.
 
     ``keys`` and ``values`` are views of the filled part.
-
-    Args:
-        capacity: tokens to make room for at the first update; more is allocated when needed.
     """
 
-    def __init__(self, capacity: int = 0, **kwargs: Any) -> None:
-        super().__init__(capacity, **kwargs)
+    def __init__(self, capacity: int = 0, expected: SelfExtend | None = None) -> None:
+        super().__init__(capacity, expected)
         self.grouped_keys: GroupedKeys = GroupedKeys()
         self._buffers: tuple[Tensor, Tensor] | None = None  # [B, Hkv, capacity, D], and D = Dv
 
     def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
         """Append keys and values and return all of them, as views.
 
         Raises:
-            CacheMismatchError: keys were cached plain after keys that were cached extended.
+            CacheMismatchError: the keys before came plain, or under other settings.
         """
-        if not self.is_initialized:
-            self.dtype, self.device = key_states.dtype, key_states.device
-            self.is_initialized = True
-            self._buffers = self.keys = self.values = None
-        length = 0 if self.keys is None else self.keys.shape[-2]
-        self._check_noted(length)
+        length = self.get_seq_length()
+        self._begin_update(length, key_states)
         end = length + key_states.shape[-2]
-        keys, values = self._buffers = self._room(key_states, value_states, length, end)
+        keys, values = self._buffers = self._with_space(key_states, value_states, length, end)
         keys[:, :, length:end] = key_states
         values[:, :, length:end] = value_states
         self.keys, self.values = keys[:, :, :end], values[:, :, :end]
-        given = keys[:, :, :end]  # a view of its own: self.keys must not point back at the layer
-        given.cache_layer = self  # type: ignore[attr-defined]  # how attention finds us
-        return given, self.values
+        return self.keys, self.values
+
+    def handed_out(self, keys: Tensor) -> bool:
+        """Return whether this very tensor is what the latest `update` returned as keys."""
+        return keys is self.keys
 
     def crop(self, tokens_to_remove: int) -> None:
         """Remove the last ``-tokens_to_remove`` tokens; see `transformers.DynamicLayer.crop`."""
         super().crop(tokens_to_remove)
         if self.keys is not None:
             self.grouped_keys.forget(self.keys.shape[-2])
-            self._noted = min(self._noted, self.keys.shape[-2])
 
     def reset(self) -> None:
         """Drop everything, the buffers too."""
@@ -185,49 +164,50 @@ class GrowingLayer(FullLayer):
             return new
         new.dtype, new.device, new.is_initialized = self.dtype, self.device, True
         keys, values = new._buffers = (
-            self._grown(None, self.keys, 0, new.capacity),
-            self._grown(None, self.values, 0, new.capacity),
+            _grown(None, self.keys, 0, new.capacity),
+            _grown(None, self.values, 0, new.capacity),
         )
         new.keys, new.values = keys[:, :, :length], values[:, :, :length]
-        return self._note(new, length, filled_under)
+        new.filled_under = filled_under
+        return new
 
     def append(self, other: FullLayer) -> None:
-        """Append what a layer of the same kind holds, as it is."""
+        """Append what a layer of the same kind holds, as it is, under the settings of this one."""
         if other.keys is not None and other.values is not None:
-            self.expect()
+            self._expected = self.filled_under
             self.update(other.keys, other.values)
 
     @property
     def nbytes(self) -> int:
-        """Bytes held: keys, values, and grouped keys, free room included."""
+        """Bytes held: keys, values, and grouped keys, free space included."""
         return sum(x.nbytes for x in self._buffers or ()) + self.grouped_keys.nbytes
 
-    def _room(
+    def _with_space(
         self, new_keys: Tensor, new_values: Tensor, length: int, end: int
     ) -> tuple[Tensor, Tensor]:
-        """Buffers that hold the first ``length`` tokens and have room for ``end``."""
-        buffers, room = self._buffers, 0
+        """Buffers that hold the first ``length`` tokens and have space for ``end``."""
+        buffers, allocated = self._buffers, 0
         held = self.keys
         if buffers and held is not None and held.data_ptr() != buffers[0].data_ptr():
             buffers = None  # rows were rearranged, moved or replaced since the last update
         if buffers is None:
             self.grouped_keys.clear()
         else:
-            room = buffers[0].shape[2]
-            if end <= room and len(buffers[0]) == len(new_keys):
+            allocated = buffers[0].shape[2]
+            if end <= allocated and len(buffers[0]) == len(new_keys):
                 return buffers
-        room = self.capacity = self._enough(end, room)
+        self.capacity = self._enough(end, allocated)
         return (
-            self._grown(self.keys, new_keys, length, room),
-            self._grown(self.values, new_values, length, room),
+            _grown(self.keys, new_keys, length, self.capacity),
+            _grown(self.values, new_values, length, self.capacity),
         )
 
-    @staticmethod
-    def _grown(old: Tensor | None, like: Tensor, length: int, capacity: int) -> Tensor:
-        new = like.new_empty((*like.shape[:2], capacity, like.shape[3]))
-        if old is not None and length:
-            new[:, :, :length] = old
-        return new
+
+def _grown(old: Tensor | None, like: Tensor, length: int, capacity: int) -> Tensor:
+    new = like.new_empty((*like.shape[:2], capacity, like.shape[3]))
+    if old is not None and length:
+        new[:, :, :length] = old
+    return new
 
 
 class SlidingLayer(DynamicSlidingWindowLayer):
@@ -238,7 +218,7 @@ class SlidingLayer(DynamicSlidingWindowLayer):
     """
 
     def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
         """Append and return the keys and values that the new tokens see."""
         keys, values = super().update(key_states, value_states, *args, **kwargs)

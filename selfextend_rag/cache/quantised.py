@@ -7,7 +7,7 @@ at once, in chunks or token by token, and cutting back, copying and saving chang
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor
@@ -35,26 +35,24 @@ class QuantisedLayer(FullLayer):
         capacity: tokens to allocate at the first update; more is allocated when needed.
     """
 
-    def __init__(self, bits: int, capacity: int = 0, **kwargs: Any) -> None:
-        super().__init__(capacity, **kwargs)
+    def __init__(self, bits: int, capacity: int = 0, expected: SelfExtend | None = None) -> None:
+        super().__init__(capacity, expected)
         check_kv_bits(bits)
         self.bits = bits
         self._length = 0
         self._buffers: dict[str, Tensor] = {}  # codes and scales by name, tokens in dimension 2
         self._channels: dict[str, int] = {}
+        self._handed_out: ref[Tensor] | None = None
 
     def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
         """Append keys and values and return all of them, those that came rounded too.
 
         Raises:
-            CacheMismatchError: keys were cached plain after keys that were cached extended.
+            CacheMismatchError: the keys before came plain, or under other settings.
         """
-        if not self.is_initialized:
-            self.dtype, self.device = key_states.dtype, key_states.device
-            self.is_initialized = True
-        self._check_noted(self._length)
+        self._begin_update(self._length, key_states)
         begin, end = self._length, self._length + key_states.shape[2]
         if not self._buffers:
             self._begin(key_states, value_states)
@@ -66,8 +64,12 @@ class QuantisedLayer(FullLayer):
                 codes[:, :, there], scales[:, :, there] = _rounded(new[:, :, some], self.bits)
         self._length = end
         keys = self.restored_keys()
-        keys.cache_layer = self  # type: ignore[attr-defined]  # how attention finds us
+        self._handed_out = ref(keys)
         return keys, self.restored_values()
+
+    def handed_out(self, keys: Tensor) -> bool:
+        """Return whether this very tensor is what the latest `update` returned as keys."""
+        return self._handed_out is not None and self._handed_out() is keys
 
     def restored_keys(self, capacity: int = 0) -> Tensor:
         """Return all keys, ``[B, Hkv, S, D]``, as attention sees them, as a new tensor.
@@ -103,7 +105,6 @@ class QuantisedLayer(FullLayer):
         if tokens_to_remove > 0:
             raise ValueError(f"crop takes a negative number of tokens, got {tokens_to_remove}")
         self._length = max(0, self._length + tokens_to_remove)
-        self._noted = min(self._noted, self._length)
 
     def reset(self) -> None:
         """Drop everything, the buffers too."""
@@ -144,7 +145,8 @@ class QuantisedLayer(FullLayer):
         new.dtype, new.device, new.is_initialized = self.dtype, self.device, True
         new._buffers = {name: _like(x, new.capacity) for name, x in self._buffers.items()}
         new._channels, new._length = self._channels, length
-        return self._note(new, length, filled_under)
+        new.filled_under = filled_under
+        return new
 
     def append(self, other: FullLayer) -> None:
         """Append what a layer of the same kind and bits holds; nothing is rounded again."""

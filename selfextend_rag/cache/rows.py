@@ -1,9 +1,9 @@
-"""Several rows that go on from the same tokens: those are held once, each row keeps its own.
+"""Several rows that continue the same tokens: those are held once, each row keeps its own.
 
 A model sees a cache of B rows and hands over one new token of each. Attention that knows how takes
 shared and own keys as they are. For any other, a row's keys are put behind the shared ones while it
-attends, in the free space of the shared buffers; then they are taken away. Shared keys in few bits
-are restored once for all rows.
+attends, in the free space of the shared buffers, and removed then. Shared keys in few bits are
+restored once for all rows.
 """
 
 from __future__ import annotations
@@ -32,13 +32,14 @@ class Row:
     Args:
         cache: the shared tokens and, behind them, the row's.
         shared: how many tokens are shared.
-        capacity: tokens of the row to make room for.
+        capacity: tokens of the row to allocate.
     """
 
     @torch.inference_mode()
     def __init__(self, cache: Cache, shared: int, capacity: int) -> None:
         self.length = cache.get_seq_length()
-        self.layers = [_own(layer, shared, capacity) for layer in cache.layers]
+        layers: list[Any] = cache.layers
+        self.layers = [_own(layer, shared, capacity) for layer in layers]
 
     @property
     def nbytes(self) -> int:
@@ -46,22 +47,21 @@ class Row:
         return sum(map(layer_nbytes, self.layers))
 
 
-def rows_objection(cache: Cache) -> str:
-    """Return why rows can't share a cache, in words; empty if they can."""
+def rows_unsupported_reason(cache: Cache) -> str:
+    """Return why rows can't share a cache; empty if they can."""
     for layer in cache.layers:
         if type(layer) not in (GrowingLayer, QuantisedLayer, SlidingLayer):
             return f"a cache layer is a {type(layer).__name__}, whose state can't be shared"
     return ""
 
 
-def _own(layer: Any, shared: int, capacity: int) -> DynamicLayer:
-    own: DynamicLayer
+def _own(layer: FullLayer | SlidingLayer, shared: int, capacity: int) -> FullLayer | SlidingLayer:
     if isinstance(layer, FullLayer):
-        own = layer.emptied(max(0, layer.get_seq_length() - shared), None, capacity)
+        new = layer.emptied(max(0, layer.get_seq_length() - shared), None, capacity)
         mine = layer.tensors()
-        for name, place in own.tensors().items():
+        for name, place in new.tensors().items():
             place.copy_(mine[name][:, :, shared:])
-        return own
+        return new
     own = copy.copy(layer)
     if own.is_initialized:
         if layer.record_past:
@@ -69,29 +69,31 @@ def _own(layer: Any, shared: int, capacity: int) -> DynamicLayer:
         assert own.keys is not None
         assert own.values is not None
         own.keys, own.values = own.keys.clone(), own.values.clone()
-    own.record_past = False  # type: ignore[attr-defined]  # a sliding layer's
+    own.record_past = False
     return own
 
 
 class RowsLayer(CacheLayerMixin):
-    """One layer of a `RowsCache`.
+    """One layer of a `RowsCache`; the keys that `update` returns are the new ones alone.
 
-    The keys that `update` returns are the new ones alone; they carry this layer as the attribute
-    ``rows``, where attention finds the keys of each row.
+    Attributes:
+        shared: the layer that holds the shared tokens; None where each row has all it sees.
+        unattended: keys have come that nobody has asked for.
 
     Args:
-        shared: the layer that holds the shared tokens; None where rows have nothing in common.
+        shared: see above.
         rows: what each row has of its own.
     """
 
     def __init__(self, shared: FullLayer | None, rows: Sequence[DynamicLayer]) -> None:
-        super().__init__()
+        CacheLayerMixin.__init__(self)
         self.is_sliding = shared is None
         self.is_initialized = True
+        self.shared = shared
         self.unattended = False
-        self._shared = shared
         self._before = 0 if shared is None else shared.get_seq_length()
         self._rows = rows
+        self._new_keys: Tensor | None = None
         self._kept: list[tuple[Tensor, Tensor]] = []  # of layers in few bits none: see `row`
         self._restored: tuple[Tensor, Tensor] | None = None  # shared ones, while rows attend
 
@@ -102,7 +104,7 @@ class RowsLayer(CacheLayerMixin):
         """Do nothing: the rows have been filled."""
 
     def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
         """Append one token of each row, ``[B, Hkv, 1, D]``, and return what came."""
         self._restored, self._kept = None, []
@@ -111,17 +113,15 @@ class RowsLayer(CacheLayerMixin):
             if not isinstance(row, QuantisedLayer):
                 self._kept.append(kept)
         self.unattended = True
-        given = key_states[:]
-        given.rows = self  # type: ignore[attr-defined]  # how attention finds us
-        return given, value_states
+        self._new_keys = key_states
+        return key_states, value_states
 
-    @property
-    def shared(self) -> FullLayer | None:
-        """The layer that holds the shared tokens; None where each row has all it sees."""
-        return self._shared
+    def handed_out(self, keys: Tensor) -> bool:
+        """Return whether this very tensor is what the latest `update` returned as keys."""
+        return keys is self._new_keys
 
     def own(self) -> list[tuple[Tensor, Tensor]]:
-        """Hand out the keys and values that each row has of its own, ``[1, Hkv, S_i, D]``."""
+        """Return the keys and values that each row has of its own, ``[1, Hkv, S_i, D]``."""
         self.unattended = False
         return self._kept
 
@@ -136,21 +136,20 @@ class RowsLayer(CacheLayerMixin):
         The last row comes last: what was restored for all of them is released then.
         """
         self.unattended = False
-        own = self._rows[index]
-        if isinstance(self._shared, QuantisedLayer) and isinstance(own, QuantisedLayer):
-            yield self._behind_restored(self._shared, own)
+        shared, own = self.shared, self._rows[index]
+        if isinstance(shared, QuantisedLayer) and isinstance(own, QuantisedLayer):
+            yield self._behind_restored(shared, own)
             if index == len(self) - 1:
                 self._restored = None
-            return
-        keys, values = self._kept[index]
-        if self._shared is None:
-            yield keys, values
-            return
-        self._shared.expect()
-        try:
-            yield self._shared.update(keys, values)
-        finally:
-            self._shared.crop(self._before - self._shared.get_seq_length())
+        elif shared is not None and isinstance(own, FullLayer):
+            try:
+                shared.append(own)
+                held = shared.tensors()
+                yield held["keys"], held["values"]
+            finally:
+                shared.crop(self._before - shared.get_seq_length())
+        else:
+            yield self._kept[index]
 
     def _behind_restored(
         self, shared: QuantisedLayer, own: QuantisedLayer
@@ -162,7 +161,6 @@ class RowsLayer(CacheLayerMixin):
         keys, values = (x[:, :, : self._before + own.get_seq_length()] for x in self._restored)
         keys[:, :, self._before :] = own.restored_keys()
         values[:, :, self._before :] = own.restored_values()
-        keys.cache_layer = shared  # type: ignore[attr-defined]  # how attention finds it
         return keys, values
 
     def get_seq_length(self) -> int:
@@ -171,10 +169,11 @@ class RowsLayer(CacheLayerMixin):
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Return the length of the longest row's keys and the position of its first."""
-        if self._shared is not None:
+        if self.shared is not None:
             return self.get_seq_length() + query_length, 0
-        longest: Any = max(self._rows, key=lambda row: int(row.get_seq_length()))
-        return longest.get_mask_sizes(query_length)
+        longest = max(self._rows, key=lambda row: int(row.get_seq_length()))
+        length, offset = longest.get_mask_sizes(query_length)
+        return length, offset
 
     def get_max_length(self) -> int:
         """Return -1: there is no limit."""
@@ -204,7 +203,7 @@ class RowsCache(Cache):
             vars(self).setdefault(name, noted)
 
     def check_attended(self) -> None:
-        """See to it that attention has looked at the rows of every layer that got keys.
+        """Check that attention has looked at the rows of every layer that got keys.
 
         Raises:
             UnsupportedModelError: it took the new keys for all there are.

@@ -15,12 +15,12 @@ from transformers import PreTrainedModel
 
 from selfextend_rag.cache import FullLayer, Row, RowsCache, SelfExtendCache
 from selfextend_rag.cache.rewind import start_recording
-from selfextend_rag.cache.rows import rows_objection
+from selfextend_rag.cache.rows import rows_unsupported_reason
 from selfextend_rag.engine.prefix import CachedPrefix
 from selfextend_rag.engine.run import Cancelled, Run, is_cancelled
 from selfextend_rag.errors import GenerationCancelled
 from selfextend_rag.model import by_rows, switched
-from selfextend_rag.model.agreement import FAILURES, disagreement, failure
+from selfextend_rag.model.verify import FAILURES, disagreement, failure
 from selfextend_rag.positions import SelfExtend
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def unsupported_reason(engine: Engine, prefix: CachedPrefix, cancelled: Cancelle
     Raises:
         GenerationCancelled: cancelled before it was known.
     """
-    seen = rows_objection(prefix.cache) or _configured(engine.model)
+    seen = rows_unsupported_reason(prefix.cache) or _configured(engine.model)
     if seen:
         return seen
     run = Run(cancelled=is_cancelled(cancelled))

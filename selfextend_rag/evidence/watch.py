@@ -217,7 +217,7 @@ class _WatchedLayer:
             return
         first = self._end == 0
         self._end, self._forward = end, forward
-        window = None if call.binding else call.arguments.get("sliding_window")
+        window = None if call.is_extended else call.arguments.get("sliding_window")
         # Of a row behind others' shared keys the call has the newest key alone.
         total = end if self._layer is not None else call.key.shape[2]
         if first:
@@ -298,7 +298,7 @@ def _unsupported_reason(call: AttentionCall) -> str:
     per_head = call.mask is not None and call.mask.ndim == 4 and call.mask.shape[1] > 1
     if per_head or call.arguments.get("position_bias") is not None:
         return "scores depend on more than queries and keys"
-    if call.binding is not None and call.mask is not None and not bool(call.mask.all()):
+    if call.is_extended and call.mask is not None and not bool(call.mask.all()):
         return "padded"
     return ""
 

@@ -6,7 +6,7 @@ import os
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from selfextend_rag.documents import Document
@@ -19,24 +19,25 @@ from selfextend_rag.errors import (
 )
 from selfextend_rag.llm.budget import Documents, as_documents
 from selfextend_rag.llm.llm import LongContextLLM
-from selfextend_rag.llm.reading import History, Reading, question_prompt
+from selfextend_rag.llm.reading import Reading
 
 BUNDLED = "bundled"
 """The name of the model that comes with the package; write ``./bundled`` for a folder."""
 
-_Options = Mapping[str, object]
+_Key = tuple[str, Mapping[str, Any]]
 
 _lock = threading.Lock()
 # Options are compared, not hashed: they may hold dictionaries, and objects of others.
-_live: list[tuple[tuple[str, _Options], _Options, weakref.ref[LongContextLLM]]] = []
+_live: list[tuple[_Key, Mapping[str, Any], weakref.ref[LongContextLLM]]] = []
 
 _SECONDS_BETWEEN_LOOKS = 0.1
+GIBIBYTE = 2**30
 
 
 def shared_llm(
     source: str | os.PathLike[str],
-    loading: _Options | None = None,
-    context: _Options | None = None,
+    loading: Mapping[str, Any] | None = None,
+    context: Mapping[str, Any] | None = None,
 ) -> LongContextLLM:
     """Return a model by name, whose weights are loaded unless they are there.
 
@@ -48,8 +49,8 @@ def shared_llm(
     Raises:
         ModelLoadError: there is no such model.
     """
-    name, options = os.fspath(source), dict[str, Any](context or {})
-    wanted = name, dict[str, Any](loading or {})
+    name = os.fspath(source)
+    wanted, options = (name, dict(loading or {})), dict(context or {})
     with _lock:  # also while loading, or two threads would load the same weights
         _live[:] = [entry for entry in _live if entry[2]() is not None]
         same = [(had, llm) for key, had, ref in _live if key == wanted and (llm := ref())]
@@ -81,7 +82,7 @@ class KeptReadings:
         ValueError: ``max_bytes`` is negative.
     """
 
-    def __init__(self, llm: LongContextLLM, *, max_bytes: int = 2 << 30) -> None:
+    def __init__(self, llm: LongContextLLM, *, max_bytes: int = 2 * GIBIBYTE) -> None:
         if max_bytes < 0:
             raise ValueError(f"max_bytes must be 0 or a positive number, got {max_bytes}")
         self.llm = llm
@@ -101,7 +102,7 @@ class KeptReadings:
         documents: Documents,
         question: str = "",
         *,
-        history: History = (),
+        history: Sequence[tuple[str, str]] = (),
         max_new_tokens: int | None = None,
         cancelled: Cancelled = None,
         **options: Any,
@@ -127,7 +128,8 @@ class KeptReadings:
         """
         key = tuple(as_documents(documents))
         asked = self._tokens_of(question, history)
-        if (reading := self._found(key, asked, max_new_tokens)) is not None:
+        space = self._space(asked, max_new_tokens)
+        if (reading := self._found(key, space)) is not None:
             return reading
         ends = is_cancelled(cancelled)
         with self._lock:
@@ -136,9 +138,9 @@ class KeptReadings:
             if ends():
                 raise GenerationCancelled(0, 0)
         try:
-            if (reading := self._found(key, asked, max_new_tokens)) is None:
-                options |= {"max_new_tokens": max_new_tokens, "cancelled": cancelled}
-                reading = self._read(key, asked, options)
+            if (reading := self._found(key, space)) is None:
+                more = {**options, "max_new_tokens": max_new_tokens, "cancelled": cancelled}
+                reading = self._read(key, asked, more)
                 self._keep(key, reading)
             return reading
         finally:
@@ -151,7 +153,8 @@ class KeptReadings:
         key = tuple(as_documents(documents))
         cancelled = options.pop("cancelled", None) or threading.Event()
         asked = self._tokens_of(question, options.get("history", ()))
-        if (reading := self._found(key, asked, options.get("max_new_tokens"))) is not None:
+        space = self._space(asked, options.get("max_new_tokens"))
+        if (reading := self._found(key, space)) is not None:
             return reading
         return await in_thread(
             lambda: self.get(key, question, cancelled=cancelled, **options), cancelled
@@ -162,15 +165,24 @@ class KeptReadings:
         with self._lock:
             self._kept.clear()
 
-    def _tokens_of(self, question: str, history: History) -> int:
+    def _tokens_of(self, question: str, history: Sequence[tuple[str, str]]) -> int:
         """Return the tokens of a question after its history; 0 for a blank one."""
-        return len(question_prompt(self.llm.prompts, question, history)) if question.strip() else 0
+        if not question.strip():
+            return 0
+        said = [
+            {"role": role, "content": text}
+            for pair in history
+            for role, text in zip(("user", "assistant"), pair, strict=True)
+        ]
+        return len(self.llm.prompts.question(question, said))
 
-    def _found(
-        self, key: tuple[Document, ...], asked: int, max_new_tokens: int | None
-    ) -> Reading | None:
-        """Return the kept reading, now the last used one, if it has space for what is asked."""
-        answer = self.llm.budget.max_new_tokens if max_new_tokens is None else max_new_tokens
+    def _space(self, asked: int, max_new_tokens: int | None) -> int:
+        return asked + (
+            self.llm.budget.max_new_tokens if max_new_tokens is None else max_new_tokens
+        )
+
+    def _found(self, key: tuple[Document, ...], space: int) -> Reading | None:
+        """Return the kept reading, now the last used one, if it has that much space."""
         with self._lock:
             reading = self._kept.get(key)
             if reading is None:
@@ -180,12 +192,13 @@ class KeptReadings:
             except CacheMismatchError:  # read again by the model and tokenizer as they are now
                 del self._kept[key]
                 return None
-            if reading.plan.extended_window - reading.plan.prompt_tokens < asked + answer:
+            plan = reading.plan
+            if plan.extended_window - plan.prompt_tokens < space:
                 return None
             self._kept.move_to_end(key)
             return reading
 
-    def _read(self, key: tuple[Document, ...], asked: int, options: dict[str, Any]) -> Reading:
+    def _read(self, key: Sequence[Document], asked: int, options: dict[str, Any]) -> Reading:
         usual = self.llm.budget.question_reserve
         generous = usual if asked <= usual else 2 * asked
         try:
@@ -196,17 +209,22 @@ class KeptReadings:
         return self._read_with_space(key, asked, options)
 
     def _read_with_space(
-        self, key: tuple[Document, ...], reserve: int, options: dict[str, Any]
+        self, key: Sequence[Document], reserve: int, options: dict[str, Any]
     ) -> Reading:
         """Read; where memory is short, what was kept goes first, the longest unused before all."""
         while True:
             try:
                 return self.llm.read(key, question_reserve=reserve, **options)
             except MemoryBudgetExceeded:
-                with self._lock:
-                    if not self._kept:
-                        raise
-                    self._kept.popitem(last=False)
+                if not self._forget_one():
+                    raise
+
+    def _forget_one(self) -> bool:
+        with self._lock:
+            if self._kept:
+                self._kept.popitem(last=False)
+                return True
+            return False
 
     def _keep(self, key: tuple[Document, ...], reading: Reading) -> None:
         with self._lock:

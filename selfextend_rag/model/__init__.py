@@ -1,23 +1,24 @@
 """Extend a transformers model, restore it, and say what can be extended."""
 
 from selfextend_rag.cache.identity import rotary_state
-from selfextend_rag.model.attention_fn import AttentionCall
 from selfextend_rag.model.extension import (
+    ModelLock,
     by_rows,
     continuation_reason,
     current_settings,
     extend,
     extended,
     is_extended,
+    lock_of,
     refuse_chunks,
     restore,
     support,
     switched,
 )
-from selfextend_rag.model.full_attention import with_full_attention
-from selfextend_rag.model.lock import ModelLock, lock_of
+from selfextend_rag.model.hooks import AttentionCall
 from selfextend_rag.model.observe import observed
 from selfextend_rag.model.report import LayerReport, SupportReport
+from selfextend_rag.model.tiny import with_full_attention
 
 __all__ = [
     "AttentionCall",

@@ -1,16 +1,16 @@
-"""Extend a transformers model in place, give it back as it was, say what can be extended.
+"""Extend a transformers model in place, restore it, and say what can be extended.
 
-Nothing here knows a model by name. One instance is changed: two kinds of pre-hooks, an attribute on
-each attention module, and the attention implementation of its configuration.
+Nothing here knows a model by name. One instance is changed: two kinds of pre-hooks, an attribute by
+which its modules find its `Extension`, and the attention implementation of its configurations.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
 from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
@@ -19,31 +19,122 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from selfextend_rag.attention import Impl
 from selfextend_rag.cache.identity import rotary_state
 from selfextend_rag.errors import UnsupportedModelError
-from selfextend_rag.model.attention_fn import BINDING, Binding, implementation_name
-from selfextend_rag.model.hooks import ConsecutivePositions, RawPositions
-from selfextend_rag.model.inspection import Inspection, inspect_model, recalled, sample_tokens
-from selfextend_rag.model.known import recall, remember
-from selfextend_rag.model.lock import lock_of
-from selfextend_rag.model.probe import attention_implementations, configs, set_implementation
-from selfextend_rag.model.report import SupportReport
-from selfextend_rag.model.tiny import sketch
+from selfextend_rag.model.attention_fn import (
+    implementation_name,
+    implementations,
+    switch,
+    switch_back,
+)
+from selfextend_rag.model.hooks import ConsecutivePositions, Extension, RawPositions, extension_of
+from selfextend_rag.model.report import SupportReport, recall, remember
+from selfextend_rag.model.tiny import tiny_copy
 from selfextend_rag.model.verify import (
     TOKENS,
     Cancelled,
+    Inspection,
     Runner,
     evaluating,
+    inspect_model,
     measured_continuation,
     never,
+    recalled,
     whole_logits,
 )
 from selfextend_rag.positions import SelfExtend
 
-_STATE = "_self_extend_previous"
-_lock = threading.RLock()
-# What was found, and the rotary frequencies that it was found with: a model may be given others.
-_inspections: WeakKeyDictionary[nn.Module, tuple[Any, Inspection]] = WeakKeyDictionary()
-_continuations: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
-_stock: WeakKeyDictionary[nn.Module, Tensor] = WeakKeyDictionary()  # logits of the sample tokens
+_SECONDS_BETWEEN_LOOKS = 0.1
+_Switch = tuple[SelfExtend, Impl]
+
+
+class ModelLock:
+    """The right to run or change one model; waiting for it can be cancelled.
+
+    A thread that holds it and asks for another run would wait for itself for ever, so that is
+    refused. Another thread may release it, as happens when an abandoned generation is collected.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._holder: int | None = None
+
+    @contextmanager
+    def hold(self, cancelled: Callable[[], bool]) -> Iterator[bool]:
+        """Hold the lock within the block; yields False, at once, if cancelled before it was free.
+
+        Raises:
+            RuntimeError: this thread holds it already.
+        """
+        self.refuse_holder()
+        if not self._lock.acquire(blocking=False):
+            # The caller's event or function can't wake this thread, so it is looked at.
+            while not cancelled():
+                if self._lock.acquire(timeout=_SECONDS_BETWEEN_LOOKS):
+                    break
+            else:
+                yield False
+                return
+        with self._held():
+            yield True
+
+    @contextmanager
+    def visit(self) -> Iterator[None]:
+        """Hold the lock within the block, also where this thread holds it already."""
+        if self._holder == threading.get_ident():
+            yield
+            return
+        self._lock.acquire()
+        with self._held():
+            yield
+
+    def refuse_holder(self) -> None:
+        """Refuse a thread that holds the lock, and would wait for itself.
+
+        Raises:
+            RuntimeError: it does.
+        """
+        if self._holder == threading.get_ident():
+            raise RuntimeError(
+                "this thread has an unfinished generation on the same model, or is in a callback "
+                "of one, so neither could continue; read it to its end or close it first"
+            )
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        self._holder = threading.get_ident()
+        try:
+            yield
+        finally:
+            self._holder = None
+            self._lock.release()
+
+
+_locks: WeakKeyDictionary[nn.Module, ModelLock] = WeakKeyDictionary()
+_guard = threading.Lock()
+
+
+def lock_of(model: nn.Module) -> ModelLock:
+    """Return the lock that everything that runs or changes this instance shares."""
+    with _guard:
+        return _locks.setdefault(model, ModelLock())
+
+
+@dataclass
+class _Measured:
+    """What was found on one model.
+
+    Attributes:
+        inspection: made at the rotary frequencies of ``rotary``: a model may be given others.
+        continuation: why it can't continue from a cache with several tokens; None if not measured.
+        stock: the last logits of the plain model's sample tokens.
+    """
+
+    inspection: Inspection | None = None
+    rotary: object = None
+    continuation: str | None = None
+    stock: Tensor | None = None
+
+
+_measured: WeakKeyDictionary[nn.Module, _Measured] = WeakKeyDictionary()
 
 
 def extend(model: PreTrainedModel, settings: SelfExtend, *, impl: Impl = "auto") -> None:
@@ -97,10 +188,8 @@ def extended(
     try:
         yield model
     finally:
-        if before is None:
-            restore(model)
-        else:
-            extend(model, before[0], impl=before[1])
+        with lock_of(model).visit():
+            _switch_to(model, before)
 
 
 @contextmanager
@@ -109,46 +198,57 @@ def switched(
 ) -> Iterator[None]:
     """Run the block with these settings, or plain attention for None; then as it was before.
 
-    For who holds the model's turn. It does not ask for it, because an abandoned generation may end
-    in another thread than the one it began in.
+    For the holder of the model's lock. It does not ask for it, because an abandoned generation may
+    end in another thread than the one it began in.
     """
     before = current_settings(model)
-    if settings is None:
-        _restore(model)
-    else:
-        _extend(model, settings, "auto", cancelled)
+    _switch_to(model, None if settings is None else (settings, "auto"), cancelled)
     try:
         yield
     finally:
-        if before is None:
-            _restore(model)
-        else:
-            _extend(model, *before)
+        _switch_to(model, before)
 
 
 @contextmanager
 def by_rows(model: nn.Module) -> Iterator[None]:
     """Let attention look for rows within the block; an extended model's does so already.
 
-    For who holds the model's turn. Only forwards of one token of each row belong in the block.
+    For the holder of the model's lock. Only forwards of one token of each row belong in the block.
     """
-    plain = [] if is_extended(model) else configs(model)
-    with attention_implementations(plain, implementation_name):
+    if is_extended(model):
         yield
+    else:
+        with attached(model), implementations(model, implementation_name):
+            yield
+
+
+@contextmanager
+def attached(model: nn.Module) -> Iterator[Extension]:
+    """Give a model an extension within the block: its own, or one that leaves it plain."""
+    extension = extension_of(model)
+    if extension is not None:
+        yield extension
+        return
+    extension = Extension(None)
+    extension.attach(model, {})
+    extension.hook(model, extension.enter_forward)
+    try:
+        yield extension
+    finally:
+        extension.detach(model)
 
 
 def is_extended(model: nn.Module) -> bool:
     """Return whether ``model`` is extended now."""
-    return _STATE in model.__dict__
+    return current_settings(model) is not None
 
 
 def current_settings(model: nn.Module) -> tuple[SelfExtend, Impl] | None:
     """Return the settings and implementation of an extended model, None for a plain one."""
-    for module in model.modules() if is_extended(model) else ():
-        binding: Binding | None = getattr(module, BINDING, None)
-        if binding is not None:
-            return binding.settings, binding.impl
-    return None
+    extension = extension_of(model)
+    if extension is None or extension.settings is None:
+        return None
+    return extension.settings, extension.impl
 
 
 def support(model_or_config: PreTrainedModel | PreTrainedConfig) -> SupportReport:
@@ -162,88 +262,15 @@ def support(model_or_config: PreTrainedModel | PreTrainedConfig) -> SupportRepor
         UnsupportedModelError: a configuration from which no copy can be built.
     """
     if isinstance(model_or_config, PreTrainedConfig):
-        return _inspect(sketch(model_or_config)).report
-    with lock_of(model_or_config).visit(), _lock:
+        return _inspect(tiny_copy(model_or_config)).report
+    with lock_of(model_or_config).visit():
         return _inspect(model_or_config).report
-
-
-_OURS = (RawPositions, ConsecutivePositions)
-
-
-def _extend(
-    model: PreTrainedModel, settings: SelfExtend, impl: Impl, cancelled: Cancelled = never
-) -> None:
-    with _lock:
-        if is_extended(model):
-            if _is_current(model):
-                _bind(model, settings, impl)
-                return
-            _restore(model)
-        _apply(model, _supported(model, cancelled), settings, impl)
-
-
-def _restore(model: PreTrainedModel) -> None:
-    with _lock:
-        previous = model.__dict__.pop(_STATE, None)
-        if previous is None:
-            return
-        for module in model.modules():
-            module.__dict__.pop(BINDING, None)
-            hooks = module._forward_pre_hooks
-            for key in [k for k, hook in hooks.items() if isinstance(hook, _OURS)]:
-                del hooks[key]
-                module._forward_pre_hooks_with_kwargs.pop(key, None)
-        for config, name in previous:
-            set_implementation(config, name)
-
-
-def _is_current(model: nn.Module) -> bool:
-    """Whether a model turns queries and keys as when it was looked at; True if it never was."""
-    return model not in _inspections or _inspections[model][0] == rotary_state(model)
-
-
-def _inspect(model: PreTrainedModel, cancelled: Cancelled = never) -> Inspection:
-    if model not in _inspections or not _is_current(model):
-        if is_extended(model):  # a copy of an extended model
-            before = current_settings(model)
-            assert before is not None
-            _restore(model)
-            try:
-                return _inspect(model, cancelled)
-            finally:
-                _extend(model, *before)
-        with evaluating(model):
-            found = _measured(model, Runner(model, cancelled))
-        _inspections[model] = rotary_state(model), found
-        if found.continuation is not None:
-            _continuations[model] = found.continuation
-    return _inspections[model][1]
-
-
-def _measured(model: PreTrainedModel, run: Runner) -> Inspection:
-    """Return what is known of models like this one, once checked on it, or measure everything."""
-    known = recall(model)
-    found = None if known is None else recalled(run, *known)
-    if found is None:
-        found = inspect_model(run, partial(_temporarily, model))
-        if found.report.supported:
-            remember(model, found.report, found.continuation or "")
-    return found
-
-
-@contextmanager
-def _temporarily(model: PreTrainedModel, inspection: Inspection) -> Iterator[None]:
-    _apply(model, inspection, SelfExtend(1, TOKENS // 2), "auto")
-    try:
-        yield
-    finally:
-        _restore(model)
 
 
 def continuation_reason(
     model: PreTrainedModel, settings: SelfExtend | None, cancelled: Cancelled = never
 ) -> str:
-    """Return why prompts can't be read in chunks, in words; empty if they can.
+    """Return why prompts can't be read in chunks; empty if they can.
 
     For the holder of the model's lock. Measured once for a model, by four short forwards, or along
     with whether it can be extended.
@@ -257,24 +284,13 @@ def continuation_reason(
         GenerationCancelled: it was cancelled before the last of them.
         UnsupportedModelError: the model can't be extended.
     """
-    with _lock:
-        if settings is not None and not is_extended(model):
-            _supported(model, cancelled)
-        if model not in _continuations:
-            with switched(model, None), evaluating(model):
-                ids = sample_tokens(model, TOKENS)
-                reason, logits = measured_continuation(Runner(model, cancelled), ids)
-            _continuations[model] = reason
-            if logits is not None:
-                _stock[model] = logits
-        return _continuations[model]
-
-
-def stock_logits(model: PreTrainedModel) -> Tensor:
-    """Return the last logits ``[V]`` of a plain model's sample tokens; at most one forward."""
-    if model not in _stock:
-        _stock[model] = whole_logits(Runner(model), sample_tokens(model, TOKENS))
-    return _stock[model]
+    if settings is not None and not is_extended(model):
+        _supported(model, cancelled)
+    known = _measured.setdefault(model, _Measured())
+    if known.continuation is None:
+        with switched(model, None), evaluating(model):
+            known.continuation, known.stock = measured_continuation(Runner(model, cancelled))
+    return known.continuation
 
 
 def refuse_chunks(
@@ -296,7 +312,52 @@ def refuse_chunks(
         )
 
 
-def _supported(model: PreTrainedModel, cancelled: Cancelled = never) -> Inspection:
+def stock_logits(model: PreTrainedModel) -> Tensor:
+    """Return the last logits ``[V]`` of a plain model's sample tokens; at most one forward."""
+    known = _measured.setdefault(model, _Measured())
+    if known.stock is None:
+        known.stock = whole_logits(Runner(model))
+    return known.stock
+
+
+def _switch_to(model: PreTrainedModel, to: _Switch | None, cancelled: Cancelled = never) -> None:
+    if to is None:
+        _restore(model)
+    else:
+        _extend(model, *to, cancelled)
+
+
+def _extend(
+    model: PreTrainedModel, settings: SelfExtend, impl: Impl, cancelled: Cancelled = never
+) -> None:
+    extension = extension_of(model)
+    if extension is not None and is_extended(model) and _is_current(model):
+        extension.settings, extension.impl = settings, impl
+        return
+    _restore(model)
+    _apply(model, _supported(model, cancelled), settings, impl)
+
+
+def _apply(
+    model: PreTrainedModel, inspection: Inspection, settings: SelfExtend, impl: Impl
+) -> None:
+    extension = Extension(settings, impl)
+    extension.previous = switch(inspection.configs, implementation_name)
+    extension.attach(model, inspection.rotary)
+    for module in inspection.rotary:
+        extension.hook(module, RawPositions(extension, module))
+    for module in (model, *inspection.position_owners):
+        extension.hook(module, ConsecutivePositions(extension))
+
+
+def _restore(model: nn.Module) -> None:
+    extension = extension_of(model)
+    if extension is not None and extension.settings is not None:
+        extension.detach(model)
+        switch_back(extension.previous)
+
+
+def _supported(model: PreTrainedModel, cancelled: Cancelled) -> Inspection:
     inspection = _inspect(model, cancelled)
     if not inspection.report.supported:
         raise UnsupportedModelError(
@@ -305,27 +366,39 @@ def _supported(model: PreTrainedModel, cancelled: Cancelled = never) -> Inspecti
     return inspection
 
 
-def _apply(
-    model: PreTrainedModel, inspection: Inspection, settings: SelfExtend, impl: Impl
-) -> None:
-    previous = [(config, config._attn_implementation) for config in inspection.configs]
-    for config, name in previous:
-        set_implementation(config, implementation_name(name or "eager"))
-    for layer in inspection.extended:
-        setattr(layer.module, BINDING, Binding(layer.rotary, settings, impl))
-        name = layer.config._attn_implementation
-        hook = RawPositions(layer.index, name, settings)
-        layer.module.register_forward_pre_hook(hook, with_kwargs=True)
-    for module in inspection.position_owners:
-        module.register_forward_pre_hook(ConsecutivePositions(settings), with_kwargs=True)
-    model.__dict__[_STATE] = previous
+def _is_current(model: nn.Module) -> bool:
+    """Whether a model rotates queries and keys as when it was looked at; True if it never was."""
+    known = _measured.get(model, _Measured())
+    return known.inspection is None or known.rotary == rotary_state(model)
 
 
-def _bind(model: nn.Module, settings: SelfExtend, impl: Impl) -> None:
-    for module in model.modules():
-        binding: Binding | None = getattr(module, BINDING, None)
-        if binding is not None:
-            setattr(module, BINDING, Binding(binding.rotary, settings, impl))
-        for hook in module._forward_pre_hooks.values():
-            if isinstance(hook, _OURS):
-                hook.settings = settings
+def _inspect(model: PreTrainedModel, cancelled: Cancelled = never) -> Inspection:
+    known = _measured.setdefault(model, _Measured())
+    if known.inspection is None or not _is_current(model):
+        with switched(model, None), evaluating(model):  # a copy of an extended model is one
+            found = _inspected(model, Runner(model, cancelled))
+            known.inspection, known.rotary = found, rotary_state(model)
+            if found.continuation is not None:
+                known.continuation = found.continuation
+        return found
+    return known.inspection
+
+
+def _inspected(model: PreTrainedModel, run: Runner) -> Inspection:
+    """Return what is known of models like this one, once checked on it, or measure everything."""
+    known = recall(model)
+    found = None if known is None else recalled(run, *known)
+    if found is None:
+        found = inspect_model(run, partial(_temporarily, model))
+        if found.report.supported:
+            remember(model, found.report, found.continuation or "")
+    return found
+
+
+@contextmanager
+def _temporarily(model: PreTrainedModel, inspection: Inspection) -> Iterator[None]:
+    _apply(model, inspection, SelfExtend(1, TOKENS // 2), "auto")
+    try:
+        yield
+    finally:
+        _restore(model)

@@ -23,8 +23,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from selfextend_rag.attention.band import tile_of
 from selfextend_rag.cache import FullLayer, SelfExtendCache
 from selfextend_rag.errors import UnknownMemoryError, in_short
-from selfextend_rag.model.agreement import FAILURES
-from selfextend_rag.model.probe import configs, set_implementation
+from selfextend_rag.model.attention_fn import configs, switch
+from selfextend_rag.model.verify import FAILURES
 from selfextend_rag.planning.layers import LayerKind, LayerShape, States, WorkShape
 
 _NAME = "measured_shapes"
@@ -64,8 +64,7 @@ def _measured(model: PreTrainedModel) -> tuple[LayerShape, ...]:
     ALL_ATTENTION_FUNCTIONS.register(_NAME, _noted_attention)
     ALL_MASK_ATTENTION_FUNCTIONS.register(_NAME, ALL_MASK_ATTENTION_FUNCTIONS["eager"])
     cache = _RecordedCache(model.config)
-    for config in configs(model):
-        set_implementation(config, _NAME)
+    switch(configs(model), lambda _: _NAME)
     for module in model.modules():
         module.__dict__[_RECORDER] = cache
     model(input_ids=torch.zeros(1, _TOKENS, dtype=torch.long, device="meta"), past_key_values=cache)

@@ -1,64 +1,277 @@
-"""The two pre-hooks of an extended model. Plain callables: they survive copies of the model."""
+"""What a model carries while it is extended: its `Extension`, and two kinds of pre-hooks.
+
+All are plain objects, which copies of the model take along as copies of their own.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any, NamedTuple, TypeGuard
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache
 
-from selfextend_rag.attention.bounds import host_waits_are_forbidden
-from selfextend_rag.cache import FullLayer, NoticingStaticLayer, RowsCache, let_notice
+from selfextend_rag.attention import AttentionSpec, Impl, Scoring
+from selfextend_rag.attention.bounds import host_waits_are_forbidden, mask_of
+from selfextend_rag.cache import FullLayer, RowsCache, RowsLayer, expect, mismatch
 from selfextend_rag.errors import CacheMismatchError
 from selfextend_rag.positions import SelfExtend
+from selfextend_rag.rope import RotaryLayout
 
+_BINDING = "_self_extend"
 _FILLED_UNDER = "_self_extend_filled_under"
+
+Args = tuple[object, ...]
+Kwargs = dict[str, Any]
+
+
+class Extension:
+    """How a model is extended, and the cache of the forward under way.
+
+    Attributes:
+        settings: None for a plain model, which has an extension while it is observed or run by
+            rows.
+        impl: attention implementation.
+        observer: is given each call of the attention function.
+        previous: the configurations that were switched, and their implementations before.
+        handles: the pre-hooks.
+    """
+
+    def __init__(self, settings: SelfExtend | None, impl: Impl = "auto") -> None:
+        self.settings = settings
+        self.impl = impl
+        self.observer: Callable[[AttentionCall], None] | None = None
+        self.previous: list[tuple[PreTrainedConfig, str | None]] = []
+        self.handles: list[RemovableHandle] = []
+        self._cache: ref[Cache] | None = None
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**vars(self), "_cache": None}  # weak references can't be pickled
+
+    def attach(self, model: nn.Module, rotary: dict[nn.Module, RotaryLayout]) -> None:
+        """Let every module of a model find this extension; those of ``rotary`` are extended."""
+        plain = Binding(self)
+        for module in model.modules():
+            layout = rotary.get(module)
+            module.__dict__[_BINDING] = plain if layout is None else Binding(self, layout)
+
+    def hook(self, module: nn.Module, function: Callable[..., object]) -> None:
+        """Register a pre-hook, which `detach` removes."""
+        self.handles.append(module.register_forward_pre_hook(function, with_kwargs=True))
+
+    def detach(self, model: nn.Module) -> None:
+        """Remove what `attach` left, and the hooks."""
+        for module in model.modules():
+            module.__dict__.pop(_BINDING, None)
+        for handle in self.handles:
+            handle.remove()
+
+    def enter_forward(self, module: nn.Module, args: Args, kwargs: Kwargs) -> None:
+        """Note the cache of a forward, before it begins; a pre-hook.
+
+        Raises:
+            CacheMismatchError: it holds tokens that came under other settings.
+        """
+        cache = _cache_among(args, kwargs)
+        if cache is not None and self.settings is not None:
+            filled_under = getattr(cache, _FILLED_UNDER, None)
+            if filled_under != self.settings:
+                self._refuse_tokens(cache, filled_under)
+        self.note_cache(cache)
+
+    def note_cache(self, cache: Cache | None) -> None:
+        """Note the cache of the forward under way, and on it whose tokens it is about to get."""
+        self._cache = None if cache is None else ref(cache)
+        if cache is not None and self.settings is not None:
+            setattr(cache, _FILLED_UNDER, self.settings)
+            expect(cache, self.settings)
+
+    def is_noted(self, cache: Cache) -> bool:
+        """Return whether this is the cache of the forward under way."""
+        return self._cache is not None and self._cache() is cache
+
+    def layer_of(self, module: nn.Module, keys: Tensor) -> FullLayer | RowsLayer | None:
+        """Return the cache layer that handed these very keys out, if it is one of ours."""
+        cache = None if self._cache is None else self._cache()
+        layers = getattr(cache, "layers", [])
+        slot = getattr(module, "layer_idx", None)  # which is not always the right one
+        first = layers[slot : slot + 1] if isinstance(slot, int) else []
+        for layer in chain(first, layers):
+            if isinstance(layer, FullLayer | RowsLayer) and layer.handed_out(keys):
+                return layer
+        return None
+
+    def _refuse_tokens(self, cache: Cache, filled_under: SelfExtend | None) -> None:
+        tokens = cache.get_seq_length()
+        if isinstance(tokens, Tensor) and host_waits_are_forbidden(tokens.device):
+            torch._assert_async(tokens == 0, mismatch("some", filled_under, self.settings))
+        elif int(tokens) > 0:
+            raise CacheMismatchError(mismatch(int(tokens), filled_under, self.settings))
+
+
+class Binding(NamedTuple):
+    """How one module takes part in the extension of its model.
+
+    Args:
+        extension: the model's.
+        rotary: layout of an attention module that is extended; None for other modules.
+    """
+
+    extension: Extension
+    rotary: RotaryLayout | None = None
+
+    def call(
+        self,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        arguments: Kwargs,
+    ) -> AttentionCall:
+        """Return a call of an attention function, after the observer has been notified of it."""
+        extension = self.extension
+        scaling = arguments.get("scaling")
+        scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+        scoring = Scoring(
+            scaling=scaling, softcap=arguments.get("softcap"), sinks=arguments.get("s_aux")
+        )
+        if self.rotary is not None and extension.settings is not None:
+            scoring = AttentionSpec(
+                scaling=scaling, softcap=scoring.softcap, sinks=scoring.sinks,
+                rotary=self.rotary, bands=extension.settings.bands,
+            )  # fmt: skip
+        layer = extension.layer_of(module, key)
+        call = AttentionCall(
+            module, query, key, value, mask, scoring, arguments, layer, extension.impl
+        )
+        if extension.observer is not None:
+            extension.observer(call.with_visible_mask())
+        return call
+
+
+_PLAIN = Binding(Extension(None))
+
+
+def binding_of(module: nn.Module) -> Binding:
+    """Return the binding of a module; that of a plain one where its model has no extension."""
+    binding: Binding = module.__dict__.get(_BINDING, _PLAIN)
+    return binding
+
+
+def extension_of(model: nn.Module) -> Extension | None:
+    """Return the extension of a model that has one."""
+    extension = binding_of(model).extension
+    return None if extension is _PLAIN.extension else extension
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AttentionCall:
+    """What an attention function was asked, for the observer of a model.
+
+    Args:
+        module: the attention module.
+        query: ``[B, H, T, D]``; not rotated in an extended layer.
+        key: ``[B, Hkv, S, D]``, all that the layer sees; rotated as the query is.
+        value: ``[B, Hkv, S, Dv]``.
+        mask: as transformers made it; that of an extended layer is its padding, bool.
+        scoring: how the layer scores a key; of an extended layer an `AttentionSpec`.
+        arguments: the others, by name, such as ``scaling`` and ``sliding_window``.
+        layer: the cache layer that handed the keys over, where it is one of ours that keeps all of
+            them. Of several rows it is their `RowsLayer`, and ``key`` is the newest of each.
+        impl: attention implementation of an extended layer.
+    """
+
+    module: nn.Module
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    mask: Tensor | None
+    scoring: Scoring
+    arguments: Kwargs
+    layer: FullLayer | RowsLayer | None
+    impl: Impl
+
+    @property
+    def is_extended(self) -> bool:
+        """Whether the layer is extended."""
+        return isinstance(self.scoring, AttentionSpec)
+
+    def with_visible_mask(self) -> AttentionCall:
+        """Return the same with a mask of the keys in place of the bounds of each row."""
+        if not is_bounds(self.mask):
+            return self
+        mask = mask_of(self.mask[:, 0, 0], self.key.shape[2])
+        return replace(self, mask=mask[:, None, None])
+
+
+def is_bounds(mask: object) -> TypeGuard[Tensor]:
+    """Return whether a mask is the bounds of each row, ``[B, 1, 1, 3]``."""
+    return isinstance(mask, Tensor) and mask.dtype == torch.int32 and mask.shape[1:] == (1, 1, 3)
 
 
 class RawPositions:
     """Hands an attention module the identity for its rotation, so that keys reach the cache raw.
 
-    A cache that the model made by itself in this forward is first seen here, and marked.
+    A cache that the model made by itself in this forward is first seen here.
 
     Args:
-        index: place of ``position_embeddings`` among the positional arguments.
-        name: the attention implementation without which the module would have no positions.
-        settings: those of the model.
+        extension: the model's.
+        module: an attention module, which without its present implementation would have no
+            positions.
     """
 
-    def __init__(self, index: int | None, name: str, settings: SelfExtend) -> None:
-        self.index = index
-        self.name = name
-        self.settings = settings
+    def __init__(self, extension: Extension, module: nn.Module) -> None:
+        self.extension = extension
+        self.index = argument_index(module)
+        self.name = _implementation_of(module)
 
-    def __call__(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        current = module.config._attn_implementation  # type: ignore[union-attr]  # nn.Module: Tensor | Module
+    def __call__(self, module: nn.Module, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs]:
+        current = _implementation_of(module)
         if current != self.name:
             raise RuntimeError(
                 f"the attention implementation of an extended model was switched to {current!r}; "
                 "call selfextend_rag.restore(model) first"
             )
-        for value in (*kwargs.values(), *args):
-            if isinstance(value, Cache) and not hasattr(value, _FILLED_UNDER):
-                _mark(value, self.settings)
+        cache = _cache_among(args, kwargs)
+        if cache is not None and not self.extension.is_noted(cache):
+            self.extension.note_cache(cache)
         return unrotated_arguments(self.index, args, kwargs)
 
 
-def unrotated_arguments(
-    index: int | None, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _implementation_of(module: nn.Module) -> str | None:
+    config: Any = module.config
+    name: str | None = config._attn_implementation
+    return name
+
+
+def argument_index(module: nn.Module) -> int | None:
+    """Return the place of ``position_embeddings`` among a module's positional arguments."""
+    names = list(inspect.signature(module.forward).parameters)
+    return names.index("position_embeddings") if "position_embeddings" in names else None
+
+
+def _cache_among(args: Args, kwargs: Kwargs) -> Cache | None:
+    return next((x for x in chain(kwargs.values(), args) if isinstance(x, Cache)), None)
+
+
+def unrotated_arguments(index: int | None, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs]:
     """Return an attention module's arguments with the identity for its rotation."""
     if kwargs.get("position_embeddings") is not None:
-        kwargs = {**kwargs, "position_embeddings": identity(kwargs["position_embeddings"])}
+        kwargs = {**kwargs, "position_embeddings": _identity(kwargs["position_embeddings"])}
     elif index is not None and index < len(args):
-        args = (*args[:index], identity(args[index]), *args[index + 1 :])
+        args = (*args[:index], _identity(args[index]), *args[index + 1 :])
     return args, kwargs
 
 
-def identity(embeddings: Any) -> Any:
+def _identity(embeddings: object) -> object:
     """Return the rotation by nothing in the form of ``embeddings``: (cos, sin), or complex."""
     if isinstance(embeddings, Tensor) and embeddings.is_complex():
         return torch.ones_like(embeddings)
@@ -77,20 +290,15 @@ class ConsecutivePositions:
     positions. A cache of any kind belongs to the settings that it was filled under, or to none.
 
     Args:
-        settings: those of the model.
+        extension: the model's.
     """
 
-    def __init__(self, settings: SelfExtend) -> None:
-        self.settings = settings
+    def __init__(self, extension: Extension) -> None:
+        self.extension = extension
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        cache = kwargs.get("past_key_values")
-        if cache is not None:
-            self._check_cache(cache)
-            for layer in getattr(cache, "layers", ()):
-                if isinstance(layer, FullLayer | NoticingStaticLayer):
-                    layer.expect()
-        positions = kwargs.get("position_ids")
+    def __call__(self, module: nn.Module, args: Args, kwargs: Kwargs) -> None:
+        self.extension.enter_forward(module, args, kwargs)
+        cache, positions = kwargs.get("past_key_values"), kwargs.get("position_ids")
         if positions is None:
             _refuse_holes(kwargs.get("attention_mask"))
         if not isinstance(positions, Tensor) or positions.ndim not in (2, 3):
@@ -100,54 +308,39 @@ class ConsecutivePositions:
                 (positions != positions[:1]).any(),
                 "multimodal position ids (rows that differ between the axes) can't be extended",
             )
-        flat = positions[0] if positions.ndim == 3 else positions
+            positions = positions[0]
         if isinstance(cache, RowsCache):
-            _refuse_other_positions(flat, cache)
+            _refuse_other_positions(positions, cache)
             return
         past = cache.get_seq_length() if cache is not None else 0
         if isinstance(past, Tensor):  # of a static cache; it grows in place
-            past = past.to(flat.device, copy=True)
-        mask = kwargs.get("attention_mask")
-        if isinstance(mask, dict):  # one for each kind of layer, made by an outer module
-            made = (m for m in mask.values() if isinstance(m, Tensor) and m.shape[1:3] == (1, 1))
-            mask = next((m[:, 0, 0] for m in made), None)
-        elif isinstance(mask, Tensor) and mask.ndim == 4 and mask.dtype == torch.int32:
-            mask = mask[:, 0, 0]
-        counted, seen = _counted(flat, past, mask)
-        offset = torch.where(seen, flat - counted, 0)
-        # a row may begin anywhere, as long as it goes on from there
+            past = past.to(positions.device, copy=True)
+        counted, seen = _counted(positions, past, _padding(kwargs.get("attention_mask")))
+        offset = torch.where(seen, positions - counted, 0)
+        # a row may begin anywhere, as long as it continues from there
         first = seen.int().argmax(-1, keepdim=True)
         begun = torch.where(seen, offset - offset.gather(-1, first), 0)
-        offset = (begun if past == 0 else offset) if isinstance(past, int) else torch.where(
-            past == 0, begun, offset
-        )  # fmt: skip
+        if isinstance(past, Tensor):
+            offset = torch.where(past == 0, begun, offset)
+        elif past == 0:
+            offset = begun
         _refuse(
             offset.any(),
             "position_ids of an extended model must count the unmasked tokens of each row one "
             "by one; leave them out, or restore the model first",
         )
 
-    def _check_cache(self, cache: Any) -> None:
-        filled_under = getattr(cache, _FILLED_UNDER, None)
-        if filled_under != self.settings:
-            before = cache.get_seq_length()
-            how = filled_under or "plain attention"
-            if isinstance(before, Tensor) and host_waits_are_forbidden(before.device):
-                told = f"tokens were cached under {how}, and can't be continued; use a new cache"
-                torch._assert_async(before == 0, told)
-            elif int(before) > 0:
-                raise CacheMismatchError(
-                    f"{int(before)} tokens were cached under {how}, and "
-                    f"can't be continued under {self.settings}; read them again with a new cache"
-                )
-            _mark(cache, self.settings)
 
-
-def _mark(cache: Any, settings: SelfExtend) -> None:
-    """Note on an empty cache under which settings it is filled from now on."""
-    setattr(cache, _FILLED_UNDER, settings)
-    if not torch.compiler.is_compiling():
-        let_notice(cache)
+def _padding(mask: object) -> Tensor | None:
+    """Return the padding ``[B, S]``, or row bounds ``[B, 3]``, of what a model was given."""
+    if isinstance(mask, dict):  # one for each kind of layer, made by an outer module
+        made = (m for m in mask.values() if isinstance(m, Tensor) and m.shape[1:3] == (1, 1))
+        return next((m[:, 0, 0] for m in made), None)
+    if not isinstance(mask, Tensor):
+        return None
+    if mask.ndim == 4 and mask.dtype == torch.int32:
+        return mask[:, 0, 0]
+    return mask if mask.ndim == 2 else None
 
 
 def _refuse_other_positions(positions: Tensor, cache: RowsCache) -> None:
@@ -155,11 +348,11 @@ def _refuse_other_positions(positions: Tensor, cache: RowsCache) -> None:
     given = positions.flatten().tolist()
     if given != cache.positions:
         raise ValueError(
-            f"the next tokens of the rows stand at {cache.positions}, and position_ids say {given}"
+            f"the next tokens of the rows are at {cache.positions}, and position_ids say {given}"
         )
 
 
-def _refuse_holes(mask: Any) -> None:
+def _refuse_holes(mask: object) -> None:
     """Refuse padding between tokens: without position ids, a stock model counts it as tokens."""
     if isinstance(mask, Tensor) and mask.ndim == 2:
         seen = mask.bool().int()
@@ -179,19 +372,15 @@ def _refuse(wrong: Tensor, message: str) -> None:
         raise ValueError(message)
 
 
-def _counted(positions: Tensor, past: int | Tensor, mask: Any) -> tuple[Tensor, Tensor]:
-    """Positions by the attention mask for the tokens of this call, ``[B, T]``, and the mask.
-
-    Args:
-        mask: ``[B, S]``, or the bounds of each row, ``[B, 3]`` int32.
-    """
+def _counted(positions: Tensor, past: int | Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Positions by the attention mask for the tokens of this call, ``[B, T]``, and the mask."""
     rows, length = positions.shape
     slots = torch.arange(length, device=positions.device) + past
-    if isinstance(mask, Tensor) and mask.dtype == torch.int32 and mask.shape[1] == 3:
+    if mask is not None and mask.dtype == torch.int32 and mask.shape[1] == 3:
         bounds = mask.to(positions.device)
         seen = (slots >= bounds[:, :1]) & (slots < bounds[:, 1:2])
         return (slots - bounds[:, :1]).expand(rows, -1), seen.expand(rows, -1)
-    if isinstance(mask, Tensor) and mask.ndim == 2 and _reaches(mask, past, length):
+    if mask is not None and _reaches(mask, past, length):
         seen = mask.bool().to(positions.device)
         counted = (seen.cumsum(-1) - 1).index_select(1, slots)
         return counted.expand(rows, -1), seen.index_select(1, slots).expand(rows, -1)

@@ -11,38 +11,80 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from selfextend_rag.attention import self_extend_attention
 from selfextend_rag.cache import SelfExtendCache
 from selfextend_rag.cache.rewind import has_state
 from selfextend_rag.errors import GenerationCancelled
-from selfextend_rag.model.agreement import (
-    FAILURES,
-    LOW_PRECISION_TOLERANCE,
-    disagreement,
-    failure,
-    gap,
-)
-from selfextend_rag.model.probe import Layer
+from selfextend_rag.model.probe import Layer, Rows, judge, record, rotary_layouts, sample_tokens
+from selfextend_rag.model.report import LayerReport, SupportReport
 from selfextend_rag.positions import SelfExtend
 from selfextend_rag.rope import RotaryLayout
 
 TOKENS = 32
-CUTS = (0, 27, 30, TOKENS)  # few tokens are left for a lost state to come back
+_CUTS = (0, 27, 30, TOKENS)  # few tokens are left for a lost state to come back
 _EXTENDED_CUTS = (0, 27, 31, TOKENS)  # a chunk, a chunk with a past, a single token
-LAST = TOKENS + 1 - CUTS[1]  # the logits that are compared: from the end of the first chunk on
-# Of the largest logit, in 16 bits: on small random models another order of sums changes 0.01 of it,
-# a lost state 0.06 or more. Models without a state are given the usual tolerance.
+_LAST = TOKENS + 1 - _CUTS[1]  # the logits that are compared: from the end of the first chunk on
+_PADDING = 5
+_FEW = 8  # tokens that show whether a layout is still the one that was measured before
+# Of the largest logit: far above what another order of sums does, far below a wrong position.
+_TOLERANCE = 1e-3  # in float64 too: stock models rotate in float32 at most
+_LOW_PRECISION_TOLERANCE = 0.15
+# In 16 bits: on small random models another order of sums changes 0.01 of the largest logit, a lost
+# state 0.06 or more. Models without a state are given the usual tolerance.
 _TOLERANCE_OF_A_STATE = 0.05
+_UNEXTENDED = " without any extension"
+FAILURES = (
+    ValueError,
+    TypeError,
+    RuntimeError,
+    IndexError,
+    AttributeError,
+    KeyError,
+    AssertionError,  # some models check their arguments so
+)
+"""What a model may raise that can't be run in some way."""
 
 Cancelled = Callable[[], bool]
+
+
+def failure(error: Exception) -> str:
+    """Return that a model can't be run in the way that was tried."""
+    return f"it fails in a check: {type(error).__name__}: {error}"
+
+
+def disagreement(
+    expected: Tensor,
+    found: Tensor,
+    dtype: torch.dtype,
+    *,
+    low: float = _LOW_PRECISION_TOLERANCE,
+    when: str = "",
+) -> str:
+    """Return how much logits would change, empty if two ways to run a model agree.
+
+    Args:
+        expected: logits of the usual way, of any shape; or other outputs.
+        found: those of the other way.
+        dtype: the model's precision.
+        low: the share of the largest logit by which they may differ in 16 bits or fewer.
+        when: of which change that is said.
+    """
+    scale = float(expected.abs().max())
+    change = float((found.double() - expected.double()).abs().max())
+    tolerance = _TOLERANCE if dtype in (torch.float32, torch.float64) else low
+    if change <= tolerance * scale:
+        return ""
+    return f"its logits would change{when} by {change:.2g}, at logits up to {scale:.2g}"
 
 
 def never() -> bool:
@@ -96,23 +138,22 @@ class Runner:
                 f"{type(self.model).__name__} returns no logits; give the causal language model "
                 "around it"
             )
-        return logits.float().cpu()
+        found: Tensor = logits.float().cpu()
+        return found
 
 
 class Chain:
     """One prompt read chunk by chunk with a cache; ``logits`` holds those after the last one.
 
     Args:
-        ids: ``[1, T]``.
+        run: runs the model.
         cuts: where the chunks begin and end.
         closely: make logits after each chunk, and hand over position ids, which some models count
             wrongly by themselves.
     """
 
-    def __init__(
-        self, run: Runner, ids: Tensor, cuts: tuple[int, ...], *, closely: bool = False
-    ) -> None:
-        self._run, self._ids = run, ids
+    def __init__(self, run: Runner, cuts: tuple[int, ...], *, closely: bool = False) -> None:
+        self._run, self._ids = run, sample_tokens(run.model, TOKENS)
         self._left = list(pairwise(cuts))
         self._closely = closely
         self._read = 0
@@ -160,7 +201,7 @@ class Chain:
 
 
 def continuation(chain: Chain, whole: Tensor, dtype: torch.dtype) -> str:
-    """Return why a model can't continue from a cache with several tokens, empty if it can.
+    """Return why a model can't continue from a cache with several tokens; empty if it can.
 
     Args:
         chain: that read all but its last chunk before ``whole`` was run, and the last one after.
@@ -171,96 +212,210 @@ def continuation(chain: Chain, whole: Tensor, dtype: torch.dtype) -> str:
         return failure(chain.error)
     if not chain.keeps_its_keys:
         return ""  # which is refused wherever a cache is wanted
-    low = _TOLERANCE_OF_A_STATE if chain.has_state else LOW_PRECISION_TOLERANCE
-    return disagreement(whole, chain.logits[TOKENS], dtype, low)
+    low = _TOLERANCE_OF_A_STATE if chain.has_state else _LOW_PRECISION_TOLERANCE
+    return disagreement(whole, chain.logits[TOKENS], dtype, low=low)
 
 
-def measured_continuation(run: Runner, ids: Tensor) -> tuple[str, Tensor | None]:
+def measured_continuation(run: Runner) -> tuple[str, Tensor | None]:
     """Return why a plain model can't continue from a cache with several tokens; four forwards.
 
     And the last token's logits of the prompt read at once, None if that fails.
     """
-    chain = Chain(run, ids, CUTS)
+    chain = Chain(run, _CUTS)
     chain.advance(2)
     try:  # the prompt whole, which is also another prompt between the last chunks
-        whole = whole_logits(run, ids)
+        whole = whole_logits(run)
     except FAILURES:
         return "", None  # the call raises
     chain.advance(1)
     return continuation(chain, whole, run.model.dtype), whole
 
 
-def whole_logits(run: Runner, ids: Tensor) -> Tensor:
-    """Return the last token's logits ``[V]`` of a prompt that is read at once."""
+def whole_logits(run: Runner) -> Tensor:
+    """Return the last logits ``[V]`` of the sample tokens read at once."""
     cache = SelfExtendCache(run.model.config)
+    ids = sample_tokens(run.model, TOKENS)
     return run(input_ids=ids, use_cache=True, past_key_values=cache)[0, -1]
 
 
-def difference(stock: dict[int, Tensor], extended: dict[int, Tensor], dtype: torch.dtype) -> str:
-    """Return what differs in the logits after some token, in words; empty when all agree."""
-    for end in stock.keys() & extended.keys():
-        found = gap(stock[end], extended[end], dtype)
-        if found is not None:
-            return (
-                "its logits would change without any extension (by {:.2g} at logits up to {:.2g})"
-            ).format(*found)
-    return ""
+@dataclass(frozen=True)
+class Inspection:
+    """A report, and what `extend` has to touch.
+
+    Attributes:
+        report: says which layers are extended.
+        continuation: why the model can't continue from a cache with several tokens; None where that
+            was not measured.
+        rotary: layouts of the attention modules to extend.
+        configs: the configurations of attention modules and of decoders that make their masks.
+        position_owners: the modules, besides the model, that hold a rotary module.
+    """
+
+    report: SupportReport
+    continuation: str | None = None
+    rotary: dict[nn.Module, RotaryLayout] = field(default_factory=dict)
+    configs: tuple[PreTrainedConfig, ...] = ()
+    position_owners: tuple[nn.Module, ...] = ()
 
 
-def chunked_difference(
+Extended = Callable[[Inspection], AbstractContextManager[object]]
+
+
+def inspect_model(run: Runner, extended: Extended) -> Inspection:
+    """Probe a model, decide layer by layer, and check the result; seven forwards.
+
+    Args:
+        run: runs the model, which is left as it was.
+        extended: a block in which the model is extended, at a group size of 1.
+    """
+    model = run.model
+    chain = Chain(run, _CUTS)
+    chain.advance(2)
+    report, whole = _probed(run, Rows.of(model, TOKENS, padding=_PADDING, far=True))
+    if not report.supported:  # some models take no other positions
+        simpler, its_whole = _probed(run, Rows.of(model, TOKENS, padding=_PADDING, far=False))
+        if simpler.supported or not report.layers:
+            report, whole = simpler, its_whole
+    chain.advance(1)
+    if whole is None or not report.supported:
+        return Inspection(report)  # its logits may come from attention without a mask
+    reason = continuation(chain, whole[-1], model.dtype)
+    found = _inspection(model, report, reason)
+    problem = _extension_difference(run, whole, partial(extended, found), continues=not reason)
+    return Inspection(replace(report, reason=problem), reason) if problem else found
+
+
+def recalled(run: Runner, report: SupportReport, continuation: str) -> Inspection | None:
+    """Return what was found on a model like this one, if its layers still rotate so; one forward.
+
+    None where anything differs.
+    """
+    again, _ = _probed(run, Rows.of(run.model, _FEW, far=True), report)
+    return _inspection(run.model, report, continuation) if again == report else None
+
+
+def _probed(
+    run: Runner, rows: Rows, known: SupportReport | None = None
+) -> tuple[SupportReport, Tensor | None]:
+    """Return what is reported by a single forward, and the first row's last ``LAST`` logits.
+
+    Args:
+        known: layers to look for, with the layouts that they should have.
+    """
+    model = run.model
+    name, last = type(model).__name__, _LAST if known is None else 0
+    try:
+        layers, logits = record(model, rows, partial(run.all_layers, last=last, use_cache=False))
+    except FAILURES as error:
+        reason = f"its code does not run with another attention: {type(error).__name__}: {error}"
+        return SupportReport(name, (), reason), None
+    expected = {} if known is None else {row.name: row.rotary for row in known.layers}
+    reports = []
+    for layer in layers:
+        # read after the forward: some rotary modules change with the longest prompt they saw
+        layouts = rotary_layouts(model, layer.rotated[0].query.shape[-1])
+        layout = expected.get(layer.name)
+        reports.append(judge(layer, layouts if layout is None else [layout], rows.position_ids))
+    report = SupportReport(name, tuple(reports), _whole_model_reason(reports))
+    if report.supported:
+        pairs = zip(layers, reports, strict=True)
+        problems = (layer_difference(x, row.rotary, rows.attention_mask.bool()) for x, row in pairs)
+        report = replace(report, reason=next(filter(None, problems), ""))
+    return report, logits[0]
+
+
+def _inspection(model: nn.Module, report: SupportReport, continuation: str) -> Inspection:
+    """Return an inspection with the modules that a supported model's report names."""
+    modules = dict(model.named_modules())
+    attending = {modules[row.name] for row in report.layers}
+    rotary = {modules[row.name]: row.rotary for row in report.layers if row.rotary is not None}
+    configs, owners = {}, []
+    for module in model.modules():
+        config = getattr(module, "config", None)
+        if isinstance(config, PreTrainedConfig) and not attending.isdisjoint(module.modules()):
+            configs[id(config)] = config
+        buffers = (x for child in module.children() for x in child.named_buffers(recurse=False))
+        if module is not model and any(name.endswith("inv_freq") for name, _ in buffers):
+            owners.append(module)
+    return Inspection(report, continuation, rotary, tuple(configs.values()), tuple(owners))
+
+
+def _whole_model_reason(reports: list[LayerReport]) -> str:
+    if not reports:
+        return "no layer calls the attention function that is set in its configuration"
+    for row in reports:
+        if row.status == "refused":
+            return f"{row.name}: {row.reason}"
+    if any(row.status == "extended" for row in reports):
+        return ""
+    if any(row.reason.startswith("sliding") for row in reports):
+        return (
+            "its rotary embedding is used in sliding or chunked layers alone; a model whose every "
+            "layer slides may be loaded with full_attention=True (--full-attention)"
+        )
+    return "no attention layer with a rotary embedding that is handed in from outside"
+
+
+def _extension_difference(
     run: Runner,
-    ids: Tensor,
     whole: Tensor,
-    extended: Callable[[], Any],
+    extended: Callable[[], AbstractContextManager[object]],
+    *,
     continues: bool,
 ) -> str:
     """Return what differs between a stock model and its extension that read a prompt in chunks.
 
     Args:
-        whole: the last ``LAST`` logits of the stock model's prompt read at once, ``[LAST, V]``.
+        whole: the last ``_LAST`` logits of the stock model's prompt read at once, ``[_LAST, V]``.
         extended: a block in which the model is extended, at a group size of 1.
         continues: the stock model can continue from a cache.
     """
     dtype = run.model.dtype
     expected = {TOKENS: whole[-1]}
     if not continues:  # then compare what both do wrong
-        stock = Chain(run, ids, _EXTENDED_CUTS, closely=True)
+        stock = Chain(run, _EXTENDED_CUTS, closely=True)
         stock.advance()
         if stock.error is not None:
             return failure(stock.error)
-        first = {CUTS[1]: whole[CUTS[1] - TOKENS - 1]}  # without a past nothing is wrong
-        problem = difference(first, stock.logits, dtype)
+        # without a past nothing is wrong
+        first, found = whole[_CUTS[1] - TOKENS - 1], stock.logits[_CUTS[1]]
+        problem = disagreement(first, found, dtype, when=_UNEXTENDED)
         if problem:
             return problem
         expected = stock.logits
     with extended():
-        ours = Chain(run, ids, _EXTENDED_CUTS, closely=not continues)
+        ours = Chain(run, _EXTENDED_CUTS, closely=not continues)
         ours.advance()
     if ours.error is not None:
         return failure(ours.error)
-    return difference(expected, ours.logits, dtype)
+    pairs = ((logits, ours.logits[end]) for end, logits in expected.items())
+    problems = (disagreement(a, b, dtype, when=_UNEXTENDED) for a, b in pairs)
+    return next(filter(None, problems), "")
 
 
 @torch.no_grad()
-def layer_difference(layer: Layer, rotary: RotaryLayout, mask: Tensor) -> str:
-    """Return whether our attention gives other outputs than a layer's own, in words.
+def layer_difference(layer: Layer, rotary: RotaryLayout | None, mask: Tensor) -> str:
+    """Return whether our attention gives other outputs than a layer's own; empty if it does not.
 
     Args:
         layer: with its recordings.
-        rotary: its layout.
+        rotary: its layout; a layer without one is left alone.
         mask: ``[B, T]`` bool, False at padding.
     """
+    if rotary is None:
+        return ""
     for stock, raw in zip(layer.rotated, layer.raw, strict=True):
-        named = stock.arguments
-        scaling = named.get("scaling")
-        seen = mask.to(raw.query.device)
-        ours = self_extend_attention(
-            raw.query, raw.key, raw.value, rotary=rotary, settings=SelfExtend(1, TOKENS),
-            scaling=scaling, key_mask=None if bool(mask.all()) else seen,
-            softcap=named.get("softcap"), sinks=named.get("s_aux"),
-        ).transpose(1, 2)  # fmt: skip
-        if gap(stock.output[seen], ours[seen], stock.output.dtype) is not None:
-            return f"{layer.name}: its outputs would change without any extension"
+        named, seen = stock.arguments, mask.to(raw.query.device)
+        try:
+            ours = self_extend_attention(
+                raw.query, raw.key, raw.value, rotary=rotary, settings=SelfExtend(1, TOKENS),
+                scaling=named.get("scaling"), key_mask=None if bool(mask.all()) else seen,
+                softcap=named.get("softcap"), sinks=named.get("s_aux"),
+            ).transpose(1, 2)  # fmt: skip
+        except FAILURES as error:
+            return failure(error)
+        if disagreement(stock.output[seen], ours[seen], stock.output.dtype):
+            return f"{layer.name}: its outputs would change{_UNEXTENDED}"
     return ""
 
 

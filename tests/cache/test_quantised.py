@@ -221,9 +221,8 @@ def test_rows_that_share_rounded_tokens_see_what_each_would_see_alone(bits):
                 layer.update(keys, values)
                 for i, cache in enumerate(alone):
                     lone = cache.layers[index]
-                    lone.expect()
+                    lone.expect(METHOD)
                     expected = lone.update(keys[i : i + 1], values[i : i + 1])
-                    lone.belong_to(METHOD, 1)  # as attention notes
                     with layer.row(i) as found:
                         assert all(map(torch.equal, found, expected))
     assert shared.get_seq_length() == 100

@@ -255,7 +255,7 @@ def test_positions_of_rows_are_checked_by_an_extended_model():
     cache = RowsCache(prefix.cache, [row])
     with (
         extended(engine.model, settings),
-        pytest.raises(ValueError, match=r"stand at \[60\], and position_ids say \[61\]"),
+        pytest.raises(ValueError, match=r"are at \[60\], and position_ids say \[61\]"),
     ):
         engine.forward([[5]], cache, [[61]])
 

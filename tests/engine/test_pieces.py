@@ -8,8 +8,7 @@ import torch
 from selfextend_rag.cache.store import PrefixStore
 from selfextend_rag.engine import Engine, GenerationSettings
 from selfextend_rag.errors import UnsupportedModelError
-from selfextend_rag.model import support
-from selfextend_rag.model import continuation_reason
+from selfextend_rag.model import continuation_reason, support
 from tests import zoo
 
 TOKENS = tuple(zoo.tokens(40)[0].tolist())

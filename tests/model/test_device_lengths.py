@@ -15,7 +15,7 @@ pytest.importorskip("triton", reason="triton is not installed")
 from selfextend_rag import SelfExtend, extended
 from selfextend_rag.model import attention_fn, observed
 from selfextend_rag.model.attention_fn import is_bounds, mask_for_layers
-from selfextend_rag.model.hooks import ConsecutivePositions
+from selfextend_rag.model.hooks import ConsecutivePositions, Extension
 from tests.tiny import tiny_llama
 
 METHOD = SelfExtend(3, 7)
@@ -123,9 +123,10 @@ def test_who_observes_is_given_a_mask(model):
 
 def test_wrong_positions_stop_a_compiled_step_too():
     """The check becomes an assertion on the device."""
+    hook = ConsecutivePositions(Extension(METHOD))
 
     def check(positions):
-        ConsecutivePositions(METHOD)(torch.nn.Identity(), (), {"position_ids": positions})
+        hook(torch.nn.Identity(), (), {"position_ids": positions})
         return positions + 1
 
     compiled = torch.compile(check, backend="aot_eager", fullgraph=True)
