@@ -134,11 +134,7 @@ class _FullDocumentChain:
         return self._known_core or [core_document(document) for document in context]
 
     def _asked(self, given: JsonObject) -> tuple[str, Options, Options]:
-        """Return the question, and options to read the documents for it and to answer it.
-
-        Raises:
-            ValueError: the history holds a message that is neither a person's nor the model's.
-        """
+        """Return the question, and options to read the documents for it and to answer it."""
         said = core_messages(convert_to_messages(given.get("chat_history") or []))
         question, history = question_and_history(
             [*said, {"role": "user", "content": given["input"]}]

@@ -22,9 +22,11 @@ from langchain_selfextend.settings import Options, SelfExtendSettings, overflow_
 from langchain_selfextend.structured import (
     OutputSchema,
     ToolSchema,
+    json_schema_of,
     parsed,
+    parser_of,
     schema_of_response_format,
-    structured_call,
+    tool_name_of,
 )
 from selfextend_rag import LongContextLLM
 
@@ -241,15 +243,15 @@ class ChatSelfExtend(SelfExtendSettings, BaseChatModel):
         Raises:
             ValueError: the method is not known.
         """
-        structure = structured_call(schema, method)
+        reader = parser_of(schema, method)
         if method == "function_calling":
-            bound = self.bind_tools([schema], tool_choice=structure.tool_name, **kwargs)
+            bound = self.bind_tools([schema], tool_choice=tool_name_of(schema), **kwargs)
         else:
-            bound = self.bind(
-                json_schema=structure.json_schema, **{"schema_in_prompt": True, **kwargs}
-            )
+            # Elsewhere, json_mode leaves it to the model to obey the schema; no reason to here.
+            constraint = {"json_schema": json_schema_of(schema), "schema_in_prompt": True}
+            bound = self.bind(**{**constraint, **kwargs})
         described = {"kwargs": {"method": method, "strict": strict}, "schema": schema}
-        return parsed(bound.bind(ls_structured_output_format=described), structure, include_raw)
+        return parsed(bound.bind(ls_structured_output_format=described), reader, include_raw)
 
 
 def _tool_choice(choice: str | bool | JsonObject | None, tools: Sequence[JsonObject]) -> str | None:

@@ -166,10 +166,7 @@ def by_relevance(
 ) -> list[int]:
     """Return the places of texts, the most relevant first; of equal ones the earlier first.
 
-    Args:
-        query: the question.
-        texts: whole documents.
-        embeddings: cosine similarity of these; by default BM25 of the words.
+    What counts is the cosine similarity of the embeddings, or BM25 of the words without them.
     """
     if embeddings is None:
         scores = word_relevance(query, texts)

@@ -203,11 +203,7 @@ class SelfExtendSettings(Serializable):
         return self._others[model]
 
     def call_options(self, stop: str | list[str] | None, call: Mapping[str, Any]) -> Options:
-        """Return the options of a call, those of the instance where it has none.
-
-        Raises:
-            TypeError: an option is not known.
-        """
+        """Return the options of a call, those of the instance where it has none."""
         own = {name: getattr(self, name) for name in (*_SAMPLING, "max_tokens")}
         stops = [*(self.stop or ()), *([stop] if isinstance(stop, str) else stop or ())]
         return answer_options(own, call, {"stop": stops})
@@ -220,11 +216,7 @@ class SelfExtendSettings(Serializable):
         return lambda: time.monotonic() > end
 
     def in_time(self, answer: Answer) -> Answer:
-        """Return the answer.
-
-        Raises:
-            ModelTimeoutError: it was broken off.
-        """
+        """Return the answer, or raise `ModelTimeoutError` if it was broken off."""
         if answer.finish_reason == "cancelled":
             raise ModelTimeoutError(
                 f"the answer took more than the timeout of {self.timeout} seconds "
@@ -235,11 +227,7 @@ class SelfExtendSettings(Serializable):
 
 
 def core_llm(llm: object) -> LongContextLLM:
-    """Return the `LongContextLLM` underneath, or itself.
-
-    Raises:
-        TypeError: it is neither of these.
-    """
+    """Return the `LongContextLLM` underneath, or itself; anything else is a `TypeError`."""
     inner = llm.llm if isinstance(llm, SelfExtendSettings) else llm
     if isinstance(inner, LongContextLLM):
         return inner

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
@@ -33,23 +32,8 @@ ToolSchema = JsonObject | type | Callable[..., object] | BaseTool
 _METHODS = ("json_schema", "function_calling", "json_mode")
 
 
-@dataclass(frozen=True, slots=True)
-class Structure:
-    """How a schema is asked for, and what turns the answer into an object.
-
-    Args:
-        parser: takes the message.
-        json_schema: what the answer's text is constrained to; None for a tool call.
-        tool_name: the tool to call; None for an answer in text.
-    """
-
-    parser: BaseOutputParser[Any]
-    json_schema: JsonObject | None = None
-    tool_name: str | None = None
-
-
-def structured_call(schema: OutputSchema, method: str) -> Structure:
-    """Return how a schema is asked for by a method of ``with_structured_output``.
+def parser_of(schema: OutputSchema, method: str) -> BaseOutputParser[Any]:
+    """Return what makes an object of a message, by a method of ``with_structured_output``.
 
     Raises:
         ValueError: the method is not known.
@@ -58,17 +42,16 @@ def structured_call(schema: OutputSchema, method: str) -> Structure:
         raise ValueError(f"method must be one of {', '.join(_METHODS)}, got {method!r}")
     is_class = isinstance(schema, type) and is_basemodel_subclass(schema)
     # mypy does not see what is_class says of the schema: hence what is ignored below.
-    if method == "function_calling":
-        name = convert_to_openai_tool(schema)["function"]["name"]
-        parser: BaseOutputParser[Any] = (
-            PydanticToolsParser(tools=[schema], first_tool_only=True)  # type: ignore[list-item]
-            if is_class
-            else JsonOutputKeyToolsParser(key_name=name, first_tool_only=True)
-        )
-        return Structure(parser, tool_name=name)
-    parser = PydanticOutputParser(pydantic_object=schema) if is_class else JsonOutputParser()  # type: ignore[arg-type]
-    # Elsewhere, json_mode leaves it to the model to obey the schema; there is no reason to here.
-    return Structure(parser, json_schema=json_schema_of(schema))
+    if method != "function_calling":
+        return PydanticOutputParser(pydantic_object=schema) if is_class else JsonOutputParser()  # type: ignore[arg-type]
+    if is_class:
+        return PydanticToolsParser(tools=[schema], first_tool_only=True)  # type: ignore[list-item]
+    return JsonOutputKeyToolsParser(key_name=tool_name_of(schema), first_tool_only=True)
+
+
+def tool_name_of(schema: OutputSchema) -> str:
+    """Return the name of a schema as a tool."""
+    return str(convert_to_openai_tool(schema)["function"]["name"])
 
 
 def json_schema_of(schema: OutputSchema) -> JsonObject:
@@ -101,14 +84,14 @@ def schema_of_response_format(response_format: JsonObject) -> JsonObject | None:
 
 
 def parsed(
-    model: Runnable[LanguageModelInput, Any], structure: Structure, include_raw: bool
+    model: Runnable[LanguageModelInput, Any], reader: BaseOutputParser[Any], include_raw: bool
 ) -> Runnable[LanguageModelInput, Any]:
     """Return the model with its answers as objects, and as they were if ``include_raw``.
 
     An answer that was cut off is an `OutputParserException`: the parsers of JSON would make an
     object of its beginning, and those of calls None of it.
     """
-    parser = RunnableGenerator(_until_cut_off, _auntil_cut_off) | structure.parser
+    parser = RunnableGenerator(_until_cut_off, _auntil_cut_off) | reader
     if not include_raw:
         return model | parser
     right = RunnablePassthrough.assign(

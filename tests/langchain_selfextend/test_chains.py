@@ -123,7 +123,7 @@ def test_a_conversation_goes_before_the_question(chat, monkeypatch):
         chain.invoke({"input": QUESTION, "chat_history": [SystemMessage("x")]})
 
 
-def test_a_long_conversation_is_given_room(chat, monkeypatch):
+def test_a_long_conversation_is_given_space(chat, monkeypatch):
     calls = reads(monkeypatch, chat)
     chain = create_full_document_chain(chat, [KEY])
     chain.invoke({"input": QUESTION})
@@ -148,7 +148,7 @@ def test_a_retriever_is_asked_for_each_question(chat):
     assert asyncio.run(chain.ainvoke({"input": "Is the gate shut?"}))["context"] == [other]
 
 
-def test_it_stands_anywhere_in_a_chain(chat):
+def test_it_can_be_anywhere_in_a_chain(chat):
     chain = create_full_document_chain(chat.llm, KEY, max_tokens=8)
     piped = RunnableLambda(lambda text: {"input": text}) | chain | (lambda out: out["answer"])
     assert piped.invoke(QUESTION) == "48213"

@@ -39,7 +39,7 @@ def test_instances_of_one_model_share_its_weights(chat):
     assert ChatSelfExtend(model="bundled", dtype="float64").llm.model is not chat.llm.model
 
 
-def test_weights_are_given_up_with_the_last_instance():
+def test_weights_are_released_with_the_last_instance():
     gc.collect()  # what earlier tests left behind is not to go in between
     alone = ChatSelfExtend(model=str(FOLDER), chunk_size=77)
     count = len([entry for entry in library._live if entry[2]() is not None])
@@ -241,7 +241,7 @@ def test_a_call_may_name_another_model(chat):
 # --- the window --------------------------------------------------------------------------------
 
 
-def test_the_profile_tells_the_longest_prompt_that_is_taken(chat, monkeypatch):
+def test_the_profile_has_the_longest_prompt_that_is_accepted(chat, monkeypatch):
     longest = chat.profile["max_input_tokens"]
     assert longest > 512  # beyond what the model was trained on
     frame = chat.get_num_tokens_from_messages([HumanMessage("a")]) - chat.get_num_tokens("a")

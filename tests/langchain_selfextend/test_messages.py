@@ -104,13 +104,13 @@ def test_a_kind_of_message_that_is_no_text_is_refused():
 
 
 def test_a_schema_comes_last_in_what_the_user_says():
-    told = 'Answer with a JSON object of this schema: {"type": "object"}'
+    asked_for = 'Answer with a JSON object of this schema: {"type": "object"}'
     said = core_messages([SystemMessage("S"), HumanMessage("How?")])
     assert with_schema(said, {"type": "object"}) == [
         {"role": "system", "content": "S"},
-        {"role": "user", "content": f"How?\n\n{told}"},
+        {"role": "user", "content": f"How?\n\n{asked_for}"},
     ]
     assert said[1]["content"] == "How?"
     result = core_messages([ToolMessage("2", tool_call_id="c1")])
     asked = with_schema(result, {"type": "object"})
-    assert asked == [*result, {"role": "user", "content": told}]
+    assert asked == [*result, {"role": "user", "content": asked_for}]

@@ -57,7 +57,7 @@ def snapshot(snapshot: Any) -> Any:
 
 @pytest.fixture
 def _classes_that_may_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Add ours to the list of classes that ``allowed_objects="all"`` stands for.
+    """Add ours to the list of classes that ``allowed_objects="all"`` means.
 
     The framework's list names its own partners' alone; users name ours in ``allowed_objects``, as
     `test_a_named_model_is_serialised_with_its_arguments` does.

@@ -1,4 +1,4 @@
-"""Tools and structured answers: every form a schema comes in, and what the model is held to."""
+"""Tools and structured answers: every form of schema, and what constrains the model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from langchain_selfextend import ChatSelfExtend
 from tests.langchain_selfextend.conftest import SMALL
 from tests.llm.knowing import JOKE, knowing_llm
 
-ROOMY = {**SMALL, "max_tokens": 80}
+LONG = {**SMALL, "max_tokens": 80}
 QUESTION = "The pass key is 48213. What is the pass key?"
 
 
@@ -55,14 +55,14 @@ def weigh() -> str:
 
 
 @pytest.fixture
-def roomy(chat):
-    return ChatSelfExtend(**ROOMY)
+def long(chat):
+    return ChatSelfExtend(**LONG)
 
 
 @pytest.mark.parametrize("method", ["json_schema", "function_calling", "json_mode"])
 @pytest.mark.parametrize("schema", [Size, SizeDict, SIZE_SCHEMA])
-def test_answers_obey_the_schema_in_every_form_and_method(roomy, schema, method):
-    structured = roomy.with_structured_output(schema, method=method)
+def test_answers_obey_the_schema_in_every_form_and_method(long, schema, method):
+    structured = long.with_structured_output(schema, method=method)
     answer = structured.invoke(QUESTION)
     size = answer.size if schema is Size else answer["size"]
     assert size in ("small", "large")
@@ -71,27 +71,27 @@ def test_answers_obey_the_schema_in_every_form_and_method(roomy, schema, method)
 
 
 @pytest.mark.parametrize("method", ["json_schema", "function_calling", "json_mode"])
-def test_the_model_is_told_what_the_schema_says(roomy, monkeypatch, method):
-    """Descriptions of fields are how people say what they want; they were not told once."""
+def test_the_prompt_says_what_the_schema_says(long, monkeypatch, method):
+    """Descriptions of fields are how people say what they want; they were not in the prompt."""
 
     class Thing(BaseModel):
         size: Literal["small", "large"] = Field(description="larger than a cat or not")
 
     prompts = []
-    ids = roomy.llm.prompts.prompt
+    ids = long.llm.prompts.prompt
     monkeypatch.setattr(
-        roomy.llm.prompts, "prompt", lambda *given: prompts.append(ids(*given)) or prompts[-1]
+        long.llm.prompts, "prompt", lambda *given: prompts.append(ids(*given)) or prompts[-1]
     )
-    roomy.with_structured_output(Thing, method=method).invoke(QUESTION)
-    assert "larger than a cat or not" in roomy.llm.tokenizer.decode(prompts[-1].tokens)
+    long.with_structured_output(Thing, method=method).invoke(QUESTION)
+    assert "larger than a cat or not" in long.llm.tokenizer.decode(prompts[-1].tokens)
     if method != "function_calling":
-        untold = roomy.with_structured_output(Thing, method=method, schema_in_prompt=False)
-        untold.invoke(QUESTION)
-        assert "larger than a cat" not in roomy.llm.tokenizer.decode(prompts[-1].tokens)
+        without = long.with_structured_output(Thing, method=method, schema_in_prompt=False)
+        without.invoke(QUESTION)
+        assert "larger than a cat" not in long.llm.tokenizer.decode(prompts[-1].tokens)
 
 
-def test_the_raw_message_comes_too_if_wanted(roomy):
-    got = roomy.with_structured_output(Size, include_raw=True).invoke(QUESTION)
+def test_the_raw_message_comes_too_if_wanted(long):
+    got = long.with_structured_output(Size, include_raw=True).invoke(QUESTION)
     assert isinstance(got["parsed"], Size)
     assert json.loads(got["raw"].content)["size"] == got["parsed"].size
     assert got["parsing_error"] is None
@@ -99,16 +99,16 @@ def test_the_raw_message_comes_too_if_wanted(roomy):
 
 @pytest.mark.parametrize("method", ["json_schema", "function_calling", "json_mode"])
 @pytest.mark.parametrize("schema", [Size, SizeDict, SIZE_SCHEMA])
-def test_an_answer_that_was_cut_off_is_an_error_and_not_an_object(roomy, schema, method):
+def test_an_answer_that_was_cut_off_is_an_error_and_not_an_object(long, schema, method):
     """The beginning of a JSON object was one object, and that of a call was None."""
-    structured = roomy.with_structured_output(schema, method=method, max_tokens=6)
+    structured = long.with_structured_output(schema, method=method, max_tokens=6)
     with pytest.raises(OutputParserException, match=r"cut off after 6 tokens.*with max_tokens"):
         structured.invoke(QUESTION)
     with pytest.raises(OutputParserException, match="cut off"):
         asyncio.run(structured.ainvoke(QUESTION))
     with pytest.raises(OutputParserException, match="cut off"):
         list(structured.stream(QUESTION))
-    raw = roomy.with_structured_output(schema, method=method, include_raw=True, max_tokens=6)
+    raw = long.with_structured_output(schema, method=method, include_raw=True, max_tokens=6)
     got = raw.invoke(QUESTION)
     assert got["parsed"] is None
     assert isinstance(got["parsing_error"], OutputParserException)
@@ -132,12 +132,12 @@ def test_a_method_that_is_not_known_is_refused(chat):
         chat.with_structured_output(Size, method="guess")
 
 
-def test_response_format_of_a_call(roomy):
+def test_response_format_of_a_call(long):
     wanted = {"type": "json_schema", "json_schema": {"name": "size", "schema": SIZE_SCHEMA}}
-    assert json.loads(roomy.invoke(QUESTION, response_format=wanted).content)["size"]
-    assert roomy.invoke(QUESTION, response_format={"type": "text"}).content == "48213"
+    assert json.loads(long.invoke(QUESTION, response_format=wanted).content)["size"]
+    assert long.invoke(QUESTION, response_format={"type": "text"}).content == "48213"
     with pytest.raises(ValueError, match=r"type of response_format must be .* got 'yaml'"):
-        roomy.invoke(QUESTION, response_format={"type": "yaml"})
+        long.invoke(QUESTION, response_format={"type": "yaml"})
 
 
 @pytest.mark.parametrize(
@@ -150,8 +150,8 @@ def test_response_format_of_a_call(roomy):
         ({"type": "function", "function": {"name": "measure"}}, {"measure"}),
     ],
 )
-def test_a_call_that_must_be_made_is_one_valid_call(roomy, choice, names):
-    message = roomy.bind_tools([measure, weigh], tool_choice=choice).invoke(QUESTION)
+def test_a_call_that_must_be_made_is_one_valid_call(long, choice, names):
+    message = long.bind_tools([measure, weigh], tool_choice=choice).invoke(QUESTION)
     (call,) = message.tool_calls
     assert call["name"] in names
     assert call["id"]
@@ -160,8 +160,8 @@ def test_a_call_that_must_be_made_is_one_valid_call(roomy, choice, names):
     assert message.content == ""
 
 
-def test_streamed_calls_are_the_same_calls(roomy):
-    bound = roomy.bind_tools([measure], tool_choice="measure")
+def test_streamed_calls_are_the_same_calls(long):
+    bound = long.bind_tools([measure], tool_choice="measure")
     first, *others = bound.stream(QUESTION)
     for chunk in others:
         first += chunk
@@ -173,8 +173,8 @@ def test_streamed_calls_are_the_same_calls(roomy):
 
 
 @pytest.mark.parametrize("choice", ["none", False])
-def test_no_call_where_none_is_wanted(roomy, choice):
-    message = roomy.bind_tools([measure], tool_choice=choice).invoke(QUESTION)
+def test_no_call_where_none_is_wanted(long, choice):
+    message = long.bind_tools([measure], tool_choice=choice).invoke(QUESTION)
     assert not message.tool_calls
     assert message.content == "48213"
 
@@ -203,7 +203,7 @@ def test_several_calls_only_where_the_model_chooses_or_it_is_said(knowing):
     assert weighed(tool_choice="any", parallel_tool_calls=True) == ["cat", "dog"]
 
 
-def test_streamed_parallel_calls_are_told_apart(knowing):
+def test_streamed_parallel_calls_are_kept_apart(knowing):
     first, *others = knowing.bind_tools([weigh_it]).stream("Weigh the cat and the dog.")
     for chunk in others:
         first += chunk
@@ -228,7 +228,7 @@ def test_a_choice_that_is_none_of_the_tools_is_refused(chat):
         chat.bind_tools([measure, weigh], tool_choice="run")
 
 
-def test_calls_and_results_of_tools_may_stand_in_the_history(roomy):
+def test_calls_and_results_of_tools_may_be_in_the_history(long):
     call = {"name": "measure", "args": {"size": "small"}, "id": "call1", "type": "tool_call"}
     history = [
         HumanMessage("How large is it?"),
@@ -236,28 +236,28 @@ def test_calls_and_results_of_tools_may_stand_in_the_history(roomy):
         ToolMessage("it is small", tool_call_id="call1"),
         HumanMessage(QUESTION),
     ]
-    bound = roomy.bind_tools([measure])
+    bound = long.bind_tools([measure])
     message = bound.invoke(history)
-    assert message.usage_metadata["input_tokens"] == roomy.get_num_tokens_from_messages(
+    assert message.usage_metadata["input_tokens"] == long.get_num_tokens_from_messages(
         history, tools=[measure]
     )
     assert isinstance(message.content, str)
 
 
-def test_a_call_that_was_cut_off_is_told_and_not_made(roomy):
-    message = roomy.bind_tools([measure], tool_choice="any").invoke(QUESTION, max_tokens=6)
+def test_a_call_that_was_cut_off_is_reported_and_not_made(long):
+    message = long.bind_tools([measure], tool_choice="any").invoke(QUESTION, max_tokens=6)
     assert not message.tool_calls
     assert message.response_metadata["finish_reason"] == "length"
     assert message.response_metadata["unfinished_call"]
 
 
 def test_objects_have_the_properties_they_name_unless_they_say_more(knowing):
-    """Whoever writes a schema; the model would say ``punchline`` too."""
+    """So everyone writes schemas; the model would say ``punchline`` too."""
     named = {"type": "object", "properties": {"setup": {"type": "string"}}, "required": ["setup"]}
     question = "Tell me a joke about cats."
 
-    def told(schema):
+    def answered(schema):
         return set(knowing.with_structured_output(schema | {"title": "Joke"}).invoke(question))
 
-    assert told(named) == {"setup"}
-    assert told(named | {"additionalProperties": True}) == {"setup", "punchline"}
+    assert answered(named) == {"setup"}
+    assert answered(named | {"additionalProperties": True}) == {"setup", "punchline"}

@@ -39,7 +39,7 @@ async def agathered(stream):
 
 
 def test_every_call_has_the_types_of_a_stock_model(chat_llm):
-    """Each of the eight calls returns what LlamaIndex's own mock returns, and so do its pieces."""
+    """Each of the eight calls returns what LlamaIndex's own mock returns, and so do its parts."""
     mock = MockLLM(max_tokens=4, is_chat_model=True)
     for name, given in (("complete", PROMPT), ("chat", HELLO)):
         assert type(getattr(chat_llm, name)(given)) is type(getattr(mock, name)(given))
@@ -90,7 +90,7 @@ def test_all_ways_of_chatting_give_the_core_s_answer(chat_llm, chat_core):
         assert each[-1].message.role == "assistant"
 
 
-def test_metadata_tell_the_extended_window(llm, chat_llm, core):
+def test_metadata_have_the_extended_window(llm, chat_llm, core):
     assert llm.metadata.context_window == core.planner.extended_window > 128
     assert llm.metadata.num_output == 6
     assert SelfExtendLLM(core).metadata.num_output == core.budget.max_new_tokens
@@ -178,24 +178,27 @@ def test_options_of_the_instance_hold_for_every_call(core):
     assert llm.complete(PROMPT, temperature=0.0).text != expected
 
 
-def test_stops_of_a_chat_stand_beside_those_of_the_plain_form(llm, core):
+def test_stops_of_a_chat_are_added_to_those_of_the_plain_form(llm, core, monkeypatch):
     """Stops of one's own once replaced the line end, and base models asked themselves on."""
-    seen = {}
+    seen, answers = [], core.engine.answers
 
-    def stream(prompt, **options):
-        seen.update(options)
-        raise RuntimeError("seen")
+    def watched(prompts, **options):
+        seen.extend(prompt.options.stop for prompt in prompts)
+        return answers(prompts, **options)
 
-    core.stream = stream
-    with pytest.raises(RuntimeError, match="seen"):
-        llm.chat([ChatMessage(role="user", content="Hi")], stop="END")
-    assert seen["stop"] == ("END", "\n")
+    monkeypatch.setattr(core.engine, "answers", watched)
+    llm.chat([ChatMessage(role="user", content="Hi")], stop="END")
+    llm.over(core.read("abc")).complete("Hi", stop=["END"])
+    llm.complete("Hi", stop="END")
+    assert seen == [("END", "\n"), ("END", "\n"), ("END",)]
 
 
 def test_options_that_are_not_known_are_refused_by_name(llm, core):
     with pytest.raises(TypeError, match=r"unknown option tempratur; a call takes .*temperature"):
         llm.complete(PROMPT, tempratur=1)
-    with pytest.raises(TypeError, match="unknown option foo of SelfExtendLLM"):
+    with pytest.raises(
+        TypeError, match=r"unknown option foo; known are .* those of LongContextLLM"
+    ):
         SelfExtendLLM(core, foo=1)
     with pytest.raises(ValueError, match="temperature must be 0 or a positive number"):
         SelfExtendLLM(core, temperature=-1)
@@ -222,7 +225,7 @@ def test_what_does_not_fit_is_refused_at_the_call_in_every_form(llm):
             run(call(long))
 
 
-def test_an_error_in_the_middle_of_a_stream_reaches_who_reads_it(llm, core, monkeypatch):
+def test_an_error_in_the_middle_of_a_stream_reaches_the_reader(llm, core, monkeypatch):
     decode, calls = core.prompts.codec.decode, []
 
     def failing(ids):
@@ -313,13 +316,13 @@ def test_what_was_serialised_is_the_same_model_again():
     assert llm.to_dict()["class_name"] == "SelfExtendLLM"
 
 
-def test_copies_stand_on_the_same_weights(llm):
+def test_copies_share_the_same_weights(llm):
     deep = copy.deepcopy(llm)
     assert deep.core is llm.core
     assert deep.complete(PROMPT).text == llm.complete(PROMPT).text
 
 
-def test_a_live_model_can_be_used_and_not_pickled(model, core):
+def test_a_loaded_model_can_be_used_and_not_pickled(model, core):
     llm = SelfExtendLLM(model, tokenizer=byte_tokenizer(), max_new_tokens=6, max_group_size=4)
     assert llm.complete(PROMPT).text == core.generate(PROMPT, max_new_tokens=6).text
     assert llm.core.planner.max_group_size == 4
@@ -327,20 +330,38 @@ def test_a_live_model_can_be_used_and_not_pickled(model, core):
         pickle.dumps(llm)
 
 
-def test_options_that_do_not_go_with_a_live_model_are_refused(model, core):
+def test_options_that_do_not_go_with_a_loaded_model_are_refused(model, core):
     with pytest.raises(TypeError, match="needs its tokenizer; give tokenizer="):
         SelfExtendLLM(model)
-    with pytest.raises(TypeError, match=r"dtype, max_group_size can't be changed .* live"):
+    with pytest.raises(TypeError, match=r"dtype, max_group_size can't be changed .* loaded"):
         SelfExtendLLM(core, dtype="float16", max_group_size=3)
-    with pytest.raises(TypeError, match="tokenizer goes with a live model"):
+    with pytest.raises(TypeError, match="tokenizer goes with a loaded model"):
         SelfExtendLLM("bundled", tokenizer=byte_tokenizer())
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"dtype": "float64"},
+        {"device_map": "auto"},
+        {"full_attention": True},
+        {"model_options": {"revision": "main"}},
+    ],
+    ids=lambda option: next(iter(option)),
+)
+def test_a_loaded_model_refuses_the_options_of_loading_by_name(model, core, option):
+    refused = f"{next(iter(option))} can't be changed on a model that is loaded"
+    with pytest.raises(TypeError, match=refused):
+        SelfExtendLLM(core, **option)
+    with pytest.raises(TypeError, match=refused):
+        SelfExtendLLM(model, tokenizer=byte_tokenizer(), **option)
 
 
 def test_the_first_model_s_tokenizer_becomes_what_the_framework_counts_with(llm):
     assert Settings.tokenizer("abc") == llm.tokenize("abc") == llm.core.prompts.codec.text("abc")
 
 
-def test_the_framework_s_own_default_tokenizer_gives_way(core):
+def test_the_framework_s_own_default_tokenizer_is_replaced(core):
     SentenceSplitter()  # counts, so LlamaIndex sets its default
     assert llama_index.core.global_tokenizer is not None
     llm = SelfExtendLLM(core)

@@ -1,4 +1,4 @@
-"""Tools: asked for through the framework's interface, held to their schemas, used by agents."""
+"""Tools: asked for through the framework's interface, constrained, and used by agents."""
 
 from __future__ import annotations
 

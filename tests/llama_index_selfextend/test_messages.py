@@ -74,6 +74,6 @@ def test_a_picture_is_refused_by_name(chat_llm):
     message = ChatMessage(blocks=[TextBlock(text="What is it?"), ImageBlock(image=PIXEL)])
     with pytest.raises(
         ValueError,
-        match=r"reads text alone, and a message of role 'user' holds an ImageBlock; give",
+        match=r"reads text alone, and a message of role 'user' holds a block of type ImageBlock",
     ):
         chat_llm.chat([message])

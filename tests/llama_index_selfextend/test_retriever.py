@@ -54,7 +54,7 @@ def pieces_of(documents):
 
 @pytest.fixture(scope="module")
 def small():
-    """A model with room for the framework's template and some 500 bytes."""
+    """A model with space for the framework's template and some 500 bytes."""
     core = LongContextLLM(
         tiny_llama(window=256), byte_tokenizer(), max_group_size=6, trained_fraction=1.0
     )

@@ -1,4 +1,4 @@
-"""Objects of Pydantic classes, whole and in parts, from a model held to their schemas."""
+"""Objects of Pydantic classes, whole and in parts, from a model constrained to their schemas."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_parts_come_while_the_answer_does(llm):
     assert any(part.size and not getattr(part, "old", None) for part in parts[:-1])
 
 
-def test_the_model_is_told_the_schema_after_all_else(llm, monkeypatch):
+def test_the_schema_comes_after_all_else_of_the_prompt(llm, monkeypatch):
     seen = []
     stream = llm.core.stream
 

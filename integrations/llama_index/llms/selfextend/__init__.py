@@ -12,14 +12,13 @@ except ImportError as error:
     ) from error
 
 from llama_index.llms.selfextend.base import SelfExtendLLM
-from llama_index.llms.selfextend.chat_engine import FullDocumentChatEngine
-from llama_index.llms.selfextend.query_engine import FullDocumentQueryEngine
-from llama_index.llms.selfextend.retriever import FullDocumentRetriever
-from llama_index.llms.selfextend.whole import (
+from llama_index.llms.selfextend.documents import (
     FullDocumentParser,
     FullDocumentPromptHelper,
     use_full_documents,
 )
+from llama_index.llms.selfextend.engines import FullDocumentChatEngine, FullDocumentQueryEngine
+from llama_index.llms.selfextend.retriever import FullDocumentRetriever
 
 __all__ = [
     "FullDocumentChatEngine",

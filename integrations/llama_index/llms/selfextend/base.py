@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import functools
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from typing import Any
 
+import llama_index.core
 from llama_index.core.base.llms.types import (
     ChatMessage,
     ChatResponse,
@@ -16,34 +19,60 @@ from llama_index.core.base.llms.types import (
     CompletionResponseAsyncGen,
     CompletionResponseGen,
     LLMMetadata,
+    MessageRole,
 )
 from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
-from llama_index.core.prompts import BasePromptTemplate
+from llama_index.core.llms.function_calling import FunctionCallingLLM
+from llama_index.core.llms.llm import ToolSelection
+from llama_index.core.program.utils import FlexibleModel
+from llama_index.core.prompts import BasePromptTemplate, PromptTemplate
+from llama_index.core.tools import BaseTool
+from llama_index.core.types import Model, PydanticProgramMode
+from llama_index.core.utils import set_global_tokenizer
+from llama_index_instrumentation import get_dispatcher
 
-from llama_index.llms.selfextend.calling import ToolCalling
 from llama_index.llms.selfextend.messages import (
+    JsonObject,
     acollected,
-    apieces,
+    aparts,
     chat_response,
     collected,
     completion,
     core_messages,
-    pieces,
+    parts,
 )
-from llama_index.llms.selfextend.options import CONTEXT, GENERATION, LOADING, call_options, opened
-from llama_index.llms.selfextend.structured import StructuredAnswers
-from llama_index.llms.selfextend.tokens import register_tokenizer
+from llama_index.llms.selfextend.structured import (
+    agrowing,
+    calls_of,
+    growing,
+    object_of,
+    object_request,
+    report_end,
+    report_start,
+)
 from selfextend_rag import (
     ContextPlan,
     LongContextLLM,
     Reading,
     TextStream,
+    answer_options,
+    open_llm,
     question_and_history,
+    sort_options,
 )
 
+_LOADING = ("dtype", "device_map", "full_attention", "model_options")
+_OF_ANSWERS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed")
+_OF_EVERY_CALL = ("json_schema", "progress", "cancelled")
+_OF_CONVERSATIONS = ("tools", "tool_choice", "parallel_tool_calls")
+_OF_READINGS = ("evidence",)
 
-class SelfExtendLLM(StructuredAnswers, ToolCalling):
+_dispatcher = get_dispatcher(__name__)
+_logger = logging.getLogger(__name__)
+
+
+class SelfExtendLLM(FunctionCallingLLM):
     """A local model that reads up to its extended window; what does not fit is refused, never cut.
 
     Setup:
@@ -64,42 +93,37 @@ class SelfExtendLLM(StructuredAnswers, ToolCalling):
     Stream:
         .. code-block:: python
 
-            for piece in llm.stream_complete("Question: Who is he?\\nAnswer:", max_tokens=8):
-                print(piece.delta, end="")
+            for part in llm.stream_complete("Question: Who is he?\\nAnswer:", max_tokens=8):
+                print(part.delta, end="")
 
     Each call also takes options of `GenerationSettings` (``temperature``, ``stop``, ``seed``, ...),
     ``max_tokens``, ``json_schema``, ``progress`` and ``cancelled``. A response has its figures in
-    ``raw``: ``usage``, ``finish_reason``, ``plan``; of a stream, the last piece has.
+    ``raw``: ``usage``, ``finish_reason``, ``plan``; of a stream, the last part has.
 
+    Calls of tools and structured answers are constrained to their schemas as they are generated, so
+    they are always valid; any ``pydantic_program_mode`` but the default is LlamaIndex's own way.
     Instances of one model, made by name, share its weights. The first one made registers its
-    tokenizer for all that LlamaIndex counts, unless you have set one of your own (see
-    `use_full_documents`).
+    tokenizer for all that LlamaIndex counts, unless you have set one of your own.
 
     Args:
-        model: hub id, folder or ``"bundled"``; or a live model of transformers (with
+        model: hub id, folder or ``"bundled"``; or a loaded model of transformers (with
             ``tokenizer``), or a `LongContextLLM`.
-        tokenizer: the tokenizer of a live model.
+        tokenizer: the tokenizer of a loaded model.
         options: fields of this class, and options of `LongContextLLM` such as ``max_group_size``.
 
     Raises:
         ModelLoadError: there is no such model.
-        TypeError: an option is not known, or does not go with a model that is live.
+        TypeError: an option is not known, or does not go with a loaded model.
     """
 
-    model: str = Field(description="Hub id, folder, or 'bundled'; the name of a live model.")
-    dtype: Any = Field(default="auto", description="Precision of the weights.")
-    device_map: Any = Field(default=None, description="Where the weights go, such as 'auto'.")
+    model: str = Field(description="Hub id, folder, or 'bundled'; the name of a loaded model.")
+    dtype: object = Field(default="auto", description="Precision of the weights.")
+    device_map: object = Field(default=None, description="Where the weights go, such as 'auto'.")
     full_attention: bool = Field(
-        default=False,
-        description="Whether to switch off the sliding windows of a model that has one in every "
-        "layer.",
+        default=False, description="Switch off sliding windows, where every layer has one."
     )
-    model_options: dict[str, Any] = Field(
-        default_factory=dict, description="More for transformers' from_pretrained."
-    )
-    context_options: dict[str, Any] = Field(
-        default_factory=dict, description="Options of LongContextLLM."
-    )
+    model_options: JsonObject = Field(default_factory=dict, description="For from_pretrained.")
+    context_options: JsonObject = Field(default_factory=dict, description="For LongContextLLM.")
     max_new_tokens: int | None = Field(default=None, description="Tokens an answer may have.")
     temperature: float | None = Field(default=None, description="0, the default, is greedy.")
     top_p: float | None = None
@@ -114,23 +138,17 @@ class SelfExtendLLM(StructuredAnswers, ToolCalling):
     _live: bool = PrivateAttr(default=False)
     _window: int = PrivateAttr()
 
-    def __init__(self, model: Any = "bundled", *, tokenizer: Any = None, **options: Any) -> None:
-        in_context = {name: options.pop(name) for name in CONTEXT & options.keys()}
-        in_context = {**(options.pop("context_options", None) or {}), **in_context}
-        if unknown := sorted(options.keys() - type(self).model_fields.keys()):
-            raise TypeError(f"unknown option {', '.join(unknown)} of SelfExtendLLM")
-        if "dtype" in options:
-            options["dtype"] = str(options["dtype"]).removeprefix("torch.")
-        loading = {name: options.get(name) or default for name, default in LOADING.items()}
+    def __init__(self, model: Any = "bundled", *, tokenizer: object = None, **options: Any) -> None:
+        options = sort_options(options, type(self).model_fields)
+        options["dtype"] = str(options.get("dtype") or "auto").removeprefix("torch.")
         named = isinstance(model, str | os.PathLike)
-        llm = opened(model, tokenizer, loading, in_context)
-        name = os.fspath(model) if named else llm.name
-        fields = {**options, "model": name, "context_options": in_context}
-        super().__init__(**fields)
-        self._llm, self._live = llm, not named
-        self._window = llm.planner.extended_window
-        call_options(self._defaults(), {})  # refuses here what would fail in each call
-        register_tokenizer(self.tokenize)
+        super().__init__(model=os.fspath(model) if named else "", **options)
+        loading = {name: getattr(self, name) for name in _LOADING}
+        self._llm = open_llm(model, tokenizer, loading, self.context_options)
+        self._live, self.model = not named, self.model or self._llm.name
+        self._window = self._llm.planner.extended_window
+        self._options({})  # refuses here what would fail in each call
+        _register_tokenizer(self.tokenize)
 
     @classmethod
     def bundled(cls, **options: Any) -> SelfExtendLLM:
@@ -139,7 +157,6 @@ class SelfExtendLLM(StructuredAnswers, ToolCalling):
 
     @classmethod
     def class_name(cls) -> str:
-        """Return the name that serialised instances carry."""
         return "SelfExtendLLM"
 
     @property
@@ -176,7 +193,7 @@ class SelfExtendLLM(StructuredAnswers, ToolCalling):
         return core.budget.plan_prompt(len(tokens), self.metadata.num_output)
 
     def over(self, reading: Reading) -> SelfExtendLLM:
-        """Return this model with what it is asked put to documents that it has read.
+        """Return this model, with what it is asked put to documents that it has read.
 
         ``complete`` then takes a question, ``chat`` a conversation about the documents.
         """
@@ -193,9 +210,9 @@ class SelfExtendLLM(StructuredAnswers, ToolCalling):
     def stream_complete(
         self, prompt: str, formatted: bool = False, **kwargs: Any
     ) -> CompletionResponseGen:
-        """Do as ``complete``, piece by piece."""
+        """Do as ``complete``, part by part."""
         stream = self._start(self._text(prompt, formatted), kwargs)
-        return pieces(stream, completion, self.model)
+        return parts(stream, completion, self.model)
 
     @llm_completion_callback()
     async def acomplete(
@@ -211,7 +228,7 @@ class SelfExtendLLM(StructuredAnswers, ToolCalling):
     ) -> CompletionResponseAsyncGen:
         """Do as ``stream_complete``, with the event loop free."""
         stream = await self._astart(self._text(prompt, formatted), kwargs)
-        return apieces(stream, completion, self.model)
+        return aparts(stream, completion, self.model)
 
     @llm_chat_callback()
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
@@ -220,8 +237,8 @@ class SelfExtendLLM(StructuredAnswers, ToolCalling):
 
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
-        """Do as ``chat``, piece by piece; tool calls come whole, with the last piece."""
-        return pieces(self._start(core_messages(messages), kwargs), chat_response, self.model)
+        """Do as ``chat``, part by part; tool calls come whole, with the last part."""
+        return parts(self._start(core_messages(messages), kwargs), chat_response, self.model)
 
     @llm_chat_callback()
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
@@ -235,58 +252,193 @@ class SelfExtendLLM(StructuredAnswers, ToolCalling):
     ) -> ChatResponseAsyncGen:
         """Do as ``stream_chat``, with the event loop free."""
         stream = await self._astart(core_messages(messages), kwargs)
-        return apieces(stream, chat_response, self.model)
+        return aparts(stream, chat_response, self.model)
 
-    def _defaults(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in (*GENERATION, "max_new_tokens", "stop")}
+    @_dispatcher.span
+    def structured_predict(
+        self,
+        output_cls: type[Model],
+        prompt: PromptTemplate,
+        llm_kwargs: JsonObject | None = None,
+        **prompt_args: Any,
+    ) -> Model:
+        """Return an object of a Pydantic class.
+
+        Args:
+            output_cls: the class; the prompt ends with its JSON schema, and the answer obeys it.
+            prompt: what to say.
+            llm_kwargs: options of the answer.
+            prompt_args: fill the prompt.
+
+        Raises:
+            ValueError: the answer was cut off; the message says so.
+        """
+        if self._by_schema():
+            report_start(output_cls, prompt, prompt_args)
+            messages, options = self._asking_for(output_cls, prompt, llm_kwargs, prompt_args)
+            return report_end(object_of(output_cls, self.chat(messages, **options)))
+        found: Model = super().structured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
+        return found
+
+    @_dispatcher.span
+    async def astructured_predict(
+        self,
+        output_cls: type[Model],
+        prompt: PromptTemplate,
+        llm_kwargs: JsonObject | None = None,
+        **prompt_args: Any,
+    ) -> Model:
+        """Do as ``structured_predict``, with the event loop free."""
+        if self._by_schema():
+            report_start(output_cls, prompt, prompt_args)
+            messages, options = self._asking_for(output_cls, prompt, llm_kwargs, prompt_args)
+            return report_end(object_of(output_cls, await self.achat(messages, **options)))
+        theirs = super().astructured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
+        found: Model = await theirs
+        return found
+
+    def _structured_stream_call(
+        self,
+        output_cls: type[Model],
+        prompt: PromptTemplate,
+        llm_kwargs: JsonObject | None = None,
+        **prompt_args: Any,
+    ) -> Generator[Model | list[Model] | FlexibleModel | list[FlexibleModel], None, None]:
+        if not self._by_schema():
+            return super()._structured_stream_call(output_cls, prompt, llm_kwargs, **prompt_args)
+        messages, options = self._asking_for(output_cls, prompt, llm_kwargs, prompt_args)
+        return growing(output_cls, self.stream_chat(messages, **options))
+
+    async def _structured_astream_call(
+        self,
+        output_cls: type[Model],
+        prompt: PromptTemplate,
+        llm_kwargs: JsonObject | None = None,
+        **prompt_args: Any,
+    ) -> AsyncGenerator[Model | list[Model] | FlexibleModel | list[FlexibleModel], None]:
+        if not self._by_schema():
+            return await super()._structured_astream_call(
+                output_cls, prompt, llm_kwargs, **prompt_args
+            )
+        messages, options = self._asking_for(output_cls, prompt, llm_kwargs, prompt_args)
+        return agrowing(output_cls, await self.astream_chat(messages, **options))
+
+    def _by_schema(self) -> bool:
+        return self.pydantic_program_mode == PydanticProgramMode.DEFAULT
+
+    def _asking_for(
+        self,
+        output_cls: type[Model],
+        prompt: PromptTemplate,
+        llm_kwargs: JsonObject | None,
+        values: JsonObject,
+    ) -> tuple[list[ChatMessage], JsonObject]:
+        messages = self._extend_messages(prompt.format_messages(llm=self, **values))
+        return object_request(messages, output_cls, llm_kwargs)
+
+    def _prepare_chat_with_tools(
+        self,
+        tools: Sequence[BaseTool],
+        user_msg: str | ChatMessage | None = None,
+        chat_history: list[ChatMessage] | None = None,
+        verbose: bool = False,
+        allow_parallel_tool_calls: bool = False,
+        tool_required: bool = False,
+        tool_choice: str | None = None,
+        **kwargs: Any,
+    ) -> JsonObject:
+        """Return the arguments of ``chat``; ``tool_choice`` decides in place of ``tool_required``.
+
+        It is ``"auto"``, ``"none"``, ``"required"`` or the name of a tool.
+        """
+        if isinstance(user_msg, str):
+            user_msg = ChatMessage(role=MessageRole.USER, content=user_msg)
+        return {
+            "messages": [*(chat_history or ()), *(() if user_msg is None else (user_msg,))],
+            "tools": [tool.metadata.to_openai_tool(skip_length_check=True) for tool in tools],
+            "tool_choice": tool_choice or ("required" if tool_required else "auto"),
+            "parallel_tool_calls": allow_parallel_tool_calls,
+            **kwargs,
+        }
+
+    def get_tool_calls_from_response(
+        self, response: ChatResponse, error_on_no_tool_call: bool = True, **kwargs: Any
+    ) -> list[ToolSelection]:
+        """Return the calls that a response asks for.
+
+        Raises:
+            ValueError: there are none, and that is an error.
+        """
+        return calls_of(response, required=error_on_no_tool_call)
 
     def _text(self, prompt: str, formatted: bool) -> str:
         if formatted or self.completion_to_prompt is None:
             return prompt
         return self.completion_to_prompt(prompt)
 
-    def _options(self, prompt: Any, call: dict[str, Any]) -> dict[str, Any]:
-        options = call_options(self._defaults(), call, of_reading=self._reading is not None)
-        framed = self._reading is not None or not isinstance(prompt, str)
-        if framed and "stop" in options:  # beside, not instead of, what ends every answer
-            given = options["stop"]
-            stops = (given,) if isinstance(given, str) else tuple(given)
-            options["stop"] = (*stops, *self._llm.prompts.answer_stops)
-        return options
+    def _options(self, call: JsonObject) -> JsonObject:
+        own = {name: getattr(self, name) for name in (*_OF_ANSWERS, "max_new_tokens", "stop")}
+        others = _OF_CONVERSATIONS if self._reading is None else _OF_READINGS
+        return answer_options(own, call, others=(*_OF_EVERY_CALL, *others))
 
-    def _start(self, prompt: str | list[dict[str, Any]], call: dict[str, Any]) -> TextStream:
-        options = self._options(prompt, call)
-        if self._reading is not None:
-            asked = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-            question, history = question_and_history(asked)
-            return self._reading.stream(question, history=history, **options)
-        return self._llm.stream(prompt, **options)
+    def _start(self, prompt: str | list[JsonObject], call: JsonObject) -> TextStream:
+        if self._reading is None:
+            return self._llm.stream(prompt, **self._options(call))
+        asked = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        question, history = question_and_history(asked)
+        return self._reading.stream(question, history=history, **self._options(call))
 
-    async def _astart(self, prompt: str | list[dict[str, Any]], call: dict[str, Any]) -> TextStream:
+    async def _astart(self, prompt: str | list[JsonObject], call: JsonObject) -> TextStream:
         if self._reading is not None:
             return self._start(prompt, call)  # a question alone is tokenized in no time
-        return await self._llm.astream(prompt, **self._options(prompt, call))
+        return await self._llm.astream(prompt, **self._options(call))
 
-    def __deepcopy__(self, memo: Any = None) -> SelfExtendLLM:
+    def __deepcopy__(self, memo: object = None) -> SelfExtendLLM:
         """Return a copy on the same weights."""
         return self.model_copy(update={"context_options": copy.deepcopy(self.context_options)})
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> JsonObject:
         """Return what finds the model again by its name.
 
         Raises:
-            TypeError: it was made from a live model, which has none, or it stands over a reading.
+            TypeError: it was made from a loaded model, which has none, or is bound to a reading.
         """
         if self._live or self._reading is not None:
             raise TypeError(
                 "a SelfExtendLLM can be pickled when it was made by name, without a reading; this "
-                "one was made from live objects: give it a folder or hub id instead"
+                "one was made from loaded objects: give it a folder or hub id instead"
             )
         fields = {name: getattr(self, name) for name in type(self).model_fields}
         fields.pop("callback_manager")
         fields.pop("rate_limiter")
         return fields
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: JsonObject) -> None:
         """Find the model again."""
         self.__init__(**state)  # type: ignore[misc]  # as pydantic does
+
+
+def _register_tokenizer(tokenize: Callable[[str], list[int]]) -> None:
+    """Have LlamaIndex count with this tokenizer, unless somebody has chosen one.
+
+    LlamaIndex's own default, which it sets when something is counted first, is replaced; what a
+    user or another model has set stays, and a message at level info says so.
+    """
+    present = llama_index.core.global_tokenizer
+    if present is None or _is_the_default(present):
+        set_global_tokenizer(tokenize)
+    elif present != tokenize:
+        _logger.info(
+            "LlamaIndex continues to count with the tokenizer that is set, %r; to count with the "
+            "model's own, set Settings.tokenizer = llm.tokenize, or call use_full_documents(llm)",
+            present,
+        )
+
+
+def _is_the_default(tokenizer: object) -> bool:
+    """Return whether this is the tiktoken encoding that LlamaIndex sets by itself."""
+    return (
+        isinstance(tokenizer, functools.partial)
+        and tokenizer.keywords == {"allowed_special": "all"}
+        and type(getattr(tokenizer.func, "__self__", None)).__module__.startswith("tiktoken")
+    )

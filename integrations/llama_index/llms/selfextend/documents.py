@@ -1,11 +1,14 @@
-"""LlamaIndex's documents as the core's, and the evidence of an answer as source nodes."""
+"""Documents of LlamaIndex whole: as the core's, as nodes, and never split by the framework."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
-from typing import Any
 
+from llama_index.core import Settings
+from llama_index.core.indices.prompt_helper import ChatPromptHelper, PromptHelper
+from llama_index.core.llms.llm import LLM
+from llama_index.core.node_parser import NodeParser, TokenTextSplitter
 from llama_index.core.schema import (
     BaseNode,
     MetadataMode,
@@ -15,8 +18,11 @@ from llama_index.core.schema import (
 )
 from llama_index.core.schema import Document as LlamaDocument
 
+from llama_index.llms.selfextend.base import SelfExtendLLM
+from llama_index.llms.selfextend.messages import JsonObject
 from selfextend_rag import Document
 
+_NEVER_REACHED = 2**62
 _TEXT_TEMPLATE = TextNode.model_fields["text_template"].default
 
 
@@ -41,12 +47,7 @@ def core_document(node: BaseNode) -> Document:
 
 
 def whole_node(document: BaseNode, node_id: str | None = None) -> TextNode:
-    """Return a document as one node, which the framework takes where it takes pieces.
-
-    Args:
-        document: the document.
-        node_id: what to call the node; by default as the document.
-    """
+    """Return a document as one node, under its own id or another."""
     return TextNode(
         id_=document.node_id if node_id is None else node_id,
         text=document.get_content(MetadataMode.NONE),
@@ -69,14 +70,9 @@ def framework_document(document: Document) -> BaseNode:
 
 
 def source_nodes(
-    evidence: Sequence[Mapping[str, Any]], documents: Mapping[str, BaseNode]
+    evidence: Sequence[JsonObject], documents: Mapping[str, BaseNode]
 ) -> list[NodeWithScore]:
-    """Return the passages that an answer rests on.
-
-    Args:
-        evidence: as in the ``raw`` of a response.
-        documents: the documents that were read, by id.
-    """
+    """Return the passages that an answer rests on, from the ``evidence`` of its ``raw``."""
     nodes = []
     for found in evidence:
         document = documents[found["document_id"]]
@@ -90,3 +86,85 @@ def source_nodes(
         )
         nodes.append(NodeWithScore(node=node, score=found["score"]))
     return nodes
+
+
+class FullDocumentParser(NodeParser):
+    """Makes one node of each document, where LlamaIndex's default makes chunks of 1,024 tokens."""
+
+    @classmethod
+    def class_name(cls) -> str:
+        return "FullDocumentParser"
+
+    def _parse_nodes(
+        self, nodes: Sequence[BaseNode], show_progress: bool = False, **kwargs: object
+    ) -> list[BaseNode]:
+        return [whole_node(node, self.id_func(0, node)) for node in nodes]
+
+
+class FullDocumentPromptHelper(PromptHelper):
+    """Puts all texts into one prompt, uncut, for a model that refuses what does not fit.
+
+    LlamaIndex's own splits what is too long, by an estimate that keeps 500 tokens free, and has
+    the answer refined chunk by chunk.
+    """
+
+    @classmethod
+    def class_name(cls) -> str:
+        return "FullDocumentPromptHelper"
+
+    def get_text_splitter_given_prompt(self, *args: object, **kwargs: object) -> TokenTextSplitter:
+        """Return a splitter that never splits; repacking and truncating go through it."""
+        return TokenTextSplitter(
+            chunk_size=_NEVER_REACHED,
+            chunk_overlap=0,
+            keep_whitespaces=True,
+            tokenizer=lambda text: [],
+        )
+
+
+class FullDocumentChatPromptHelper(ChatPromptHelper):
+    """Does for messages what `FullDocumentPromptHelper` does for texts."""
+
+    @classmethod
+    def class_name(cls) -> str:
+        return "FullDocumentChatPromptHelper"
+
+    async def _aget_available_chunk_size(self, *args: object, **kwargs: object) -> int:
+        return _NEVER_REACHED
+
+
+def use_full_documents(llm: SelfExtendLLM) -> None:
+    """Have all of LlamaIndex hand whole documents to this model.
+
+    Sets the model, its tokenizer, `FullDocumentParser` and `FullDocumentPromptHelper` in
+    ``llama_index.core.Settings``, over what was set there. Indexes and query engines that are made
+    afterwards neither split nor cut documents: they are in one prompt, or `ContextBudgetExceeded`
+    is raised before the model runs.
+
+    Raises:
+        TypeError: it is another model, which may not refuse what is too long.
+    """
+    if not isinstance(llm, SelfExtendLLM):
+        raise TypeError(f"use_full_documents needs a SelfExtendLLM, got {type(llm).__name__}")
+    Settings.llm = llm
+    Settings.tokenizer = llm.tokenize
+    Settings.node_parser = FullDocumentParser()
+    Settings.transformations = [Settings.node_parser]
+    Settings.prompt_helper = FullDocumentPromptHelper.from_llm_metadata(llm.metadata)
+    Settings.chat_prompt_helper = FullDocumentChatPromptHelper.from_llm_metadata(llm.metadata)
+
+
+def selfextend_llm(llm: LLM | None) -> SelfExtendLLM:
+    """Return the model to use, ``Settings.llm`` for None.
+
+    Raises:
+        TypeError: it is another kind of model.
+    """
+    if llm is None:
+        llm = Settings._llm  # not its property, which would look for a hosted model
+    if not isinstance(llm, SelfExtendLLM):
+        raise TypeError(
+            f"reading whole documents needs a SelfExtendLLM, got {type(llm).__name__}; give llm=, "
+            "or call use_full_documents(llm) once"
+        )
+    return llm

@@ -1,12 +1,12 @@
 """LlamaIndex's messages and responses to and from the core's; the one place that says how.
 
-A stream of the core becomes a response: whole, piece by piece, and both awaited.
+A stream of the core becomes a response: whole, part by part, and both awaited.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from llama_index.core.base.llms.types import (
     CachePoint,
@@ -20,6 +20,9 @@ from llama_index.core.base.llms.types import (
 )
 
 from selfextend_rag import Answer, TextStream
+
+JsonObject = dict[str, Any]
+"""A message of the core, options, or what else is written as JSON."""
 
 _ROLES = {
     MessageRole.SYSTEM: "system",
@@ -35,7 +38,7 @@ _WITHOUT_TEXT = (CachePoint, ThinkingBlock)
 """Blocks that a prompt does without: earlier thoughts, and hints for caches of others."""
 
 
-def core_messages(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
+def core_messages(messages: Sequence[ChatMessage]) -> list[JsonObject]:
     """Return messages as the core takes them.
 
     The texts of a message are joined by line ends, as its ``content`` joins them.
@@ -46,21 +49,22 @@ def core_messages(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
     return [_core_message(message) for message in messages]
 
 
-def _core_message(message: ChatMessage) -> dict[str, Any]:
+def _core_message(message: ChatMessage) -> JsonObject:
     role = _ROLES[message.role]
     texts, calls = [], list(_legacy_calls(message))
     for block in message.blocks:
         if isinstance(block, TextBlock):
             texts.append(block.text)
         elif isinstance(block, ToolCallBlock):
-            calls.append(_call(block.tool_call_id, block.tool_name, block.tool_kwargs))
+            called = {"name": block.tool_name, "arguments": block.tool_kwargs}
+            calls.append({"id": block.tool_call_id or "", "type": "function", "function": called})
         elif not isinstance(block, _WITHOUT_TEXT):
             raise ValueError(
                 f"this model reads text alone, and a message of role {role!r} holds "
-                f"{_with_article(type(block).__name__)}; give its text as a TextBlock, or leave "
+                f"a block of type {type(block).__name__}; give its text as a TextBlock, or leave "
                 "it out"
             )
-    written: dict[str, Any] = {"role": role, "content": "\n".join(texts)}
+    written: JsonObject = {"role": role, "content": "\n".join(texts)}
     if calls:
         written["tool_calls"] = calls
     if role == "tool":
@@ -69,44 +73,32 @@ def _core_message(message: ChatMessage) -> dict[str, Any]:
     return written
 
 
-def _legacy_calls(message: ChatMessage) -> Sequence[Mapping[str, Any]]:
-    """Return calls that another integration wrote beside the blocks, in OpenAI's form."""
+def _legacy_calls(message: ChatMessage) -> Sequence[Mapping[str, object]]:
+    """Return calls that another integration wrote besides the blocks, in OpenAI's form."""
     if any(isinstance(block, ToolCallBlock) for block in message.blocks):
         return []
     calls = message.additional_kwargs.get("tool_calls") or []
     return [call if isinstance(call, Mapping) else call.model_dump() for call in calls]
 
 
-def _call(call_id: str | None, name: str, arguments: dict[str, Any] | str) -> dict[str, Any]:
-    return {
-        "id": call_id or "",
-        "type": "function",
-        "function": {"name": name, "arguments": arguments},
-    }
-
-
-def _with_article(name: str) -> str:
-    return f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"
-
-
-def completion(text: str, delta: str | None, answer: Answer | None, model: str) -> Any:
-    """Return a completion, or a piece of one; figures once the answer is whole."""
+def completion(
+    text: str, delta: str | None, answer: Answer | None, model: str
+) -> CompletionResponse:
+    """Return a completion, or a part of one; figures once the answer is whole."""
     return CompletionResponse(text=text, delta=delta, **_figures(answer, model))
 
 
-def chat_response(text: str, delta: str | None, answer: Answer | None, model: str) -> Any:
-    """Return a chat response, or a piece of one; tool calls and figures once it is whole."""
-    blocks: list[Any] = [TextBlock(text=text)]
-    if answer is not None:
-        blocks += [
-            ToolCallBlock(tool_call_id=call.id, tool_name=call.name, tool_kwargs=call.arguments)
-            for call in answer.tool_calls
-        ]
-    message = ChatMessage(role=MessageRole.ASSISTANT, blocks=blocks)
+def chat_response(text: str, delta: str | None, answer: Answer | None, model: str) -> ChatResponse:
+    """Return a chat response, or a part of one; tool calls and figures once it is whole."""
+    calls = [
+        ToolCallBlock(tool_call_id=call.id, tool_name=call.name, tool_kwargs=dict(call.arguments))
+        for call in ([] if answer is None else answer.tool_calls)
+    ]
+    message = ChatMessage(role=MessageRole.ASSISTANT, blocks=[TextBlock(text=text), *calls])
     return ChatResponse(message=message, delta=delta, **_figures(answer, model))
 
 
-def _figures(answer: Answer | None, model: str) -> dict[str, Any]:
+def _figures(answer: Answer | None, model: str) -> JsonObject:
     if answer is None:
         return {}
     counted = ("prompt_tokens", "completion_tokens", "total_tokens")
@@ -116,39 +108,40 @@ def _figures(answer: Answer | None, model: str) -> dict[str, Any]:
     }
 
 
-Respond = Callable[..., Any]
-"""Makes a response of the text so far, the new piece, the answer once whole, and a model's name."""
+_R = TypeVar("_R", CompletionResponse, ChatResponse)
+Respond = Callable[[str, str | None, Answer | None, str], _R]
+"""Makes a response of the text so far, the new part, the answer once whole, and a model's name."""
 
 
-def collected(stream: TextStream, respond: Respond, model: str) -> Any:
+def collected(stream: TextStream, respond: Respond[_R], model: str) -> _R:
     """Return the response to a whole answer."""
     with stream:
         return respond(stream.answer.text, None, stream.answer, model)
 
 
-async def acollected(stream: TextStream, respond: Respond, model: str) -> Any:
+async def acollected(stream: TextStream, respond: Respond[_R], model: str) -> _R:
     """Do as ``collected``, with the event loop free."""
     async with stream:
         answer = await stream.aanswer()
     return respond(answer.text, None, answer, model)
 
 
-def pieces(stream: TextStream, respond: Respond, model: str) -> Generator[Any, None, None]:
-    """Yield a response for each piece, and one with the figures when the answer is whole."""
+def parts(stream: TextStream, respond: Respond[_R], model: str) -> Generator[_R, None, None]:
+    """Yield a response for each part, and one with the figures when the answer is whole."""
     text = ""
     with stream:
-        for piece in stream:
-            text += piece
-            yield respond(text, piece, None, model)
+        for part in stream:
+            text += part
+            yield respond(text, part, None, model)
         yield respond(stream.answer.text, "", stream.answer, model)
 
 
-async def apieces(stream: TextStream, respond: Respond, model: str) -> AsyncGenerator[Any, None]:
-    """Do as ``pieces``, with the event loop free; ending early ends the work."""
+async def aparts(stream: TextStream, respond: Respond[_R], model: str) -> AsyncGenerator[_R, None]:
+    """Do as ``parts``, with the event loop free; ending early ends the work."""
     text = ""
     async with stream:
-        async for piece in stream:
-            text += piece
-            yield respond(text, piece, None, model)
+        async for part in stream:
+            text += part
+            yield respond(text, part, None, model)
         answer = await stream.aanswer()
         yield respond(answer.text, "", answer, model)

@@ -1,10 +1,10 @@
-"""A retriever of whole documents, where a vector store's would give pieces."""
+"""A retriever of whole documents, where a vector store's would give passages."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.base.embeddings.base import BaseEmbedding
@@ -14,7 +14,7 @@ from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, Query
 
 from llama_index.llms.selfextend.base import SelfExtendLLM
 from llama_index.llms.selfextend.documents import whole_node
-from selfextend_rag import ContextBudgetExceeded, word_relevance
+from selfextend_rag import fit_or_rank, word_relevance
 
 _LEFT_OUT = "left_out"
 
@@ -93,13 +93,26 @@ class FullDocumentRetriever(BaseRetriever):
 
     def _chosen(self, query: str, hits: Sequence[NodeWithScore] | None) -> list[NodeWithScore]:
         scores = dict.fromkeys(self._documents) if hits is None else self._parents(hits)
-        left_out: list[str] = []
-        if self._llm is not None and scores:
-            scores, left_out = self._fitting(query, scores, ranked=hits is not None)
+        kept, left_out = list(scores), list[str]()
+
+        def ranked(names: Sequence[str]) -> Sequence[str]:
+            if hits is not None:  # their order says it
+                return names
+            found = dict(zip(names, self._relevance(query, names), strict=True))
+            scores.update(found)
+            return sorted(names, key=lambda name: -found[name])
+
+        if self._llm is not None and kept:
+            kept, left_out = fit_or_rank(
+                kept,
+                check=lambda names: self._check(query, names),
+                size=self._size,
+                rank=ranked if self._overflow == "rank" else None,
+            )
         return [
             NodeWithScore(node=self._node(name, left_out), score=scores[name])
             for name in self._documents
-            if name in scores
+            if name in kept
         ]
 
     def _parents(self, hits: Sequence[NodeWithScore]) -> dict[str, float | None]:
@@ -116,59 +129,32 @@ class FullDocumentRetriever(BaseRetriever):
             found[name] = max(known, default=None)
         return found
 
-    def _fitting(
-        self, query: str, scores: dict[str, float | None], *, ranked: bool
-    ) -> tuple[dict[str, float | None], list[str]]:
-        """Return the documents that fit the model beside the question, and the others.
-
-        Raises:
-            ContextBudgetExceeded: not all do and that is an error, or none does.
-        """
-        try:
-            self._check(query, scores)
-            return scores, []
-        except ContextBudgetExceeded:
-            if self._overflow == "error":
-                raise
-        if not ranked:
-            scores = self._scored(query, list(scores))
-        kept: list[str] = []
-        refused: ContextBudgetExceeded | None = None
-        for name in scores:
-            try:
-                self._check(query, [*kept, name])
-            except ContextBudgetExceeded as error:
-                refused = refused or error
-            else:
-                kept.append(name)
-        if not kept:
-            assert refused is not None
-            raise refused
-        return {name: scores[name] for name in kept}, [name for name in scores if name not in kept]
-
-    def _check(self, query: str, names: Sequence[str] | dict[str, Any]) -> None:
-        """Make the very prompt that LlamaIndex's default template makes, and plan it."""
-        assert self._llm is not None
+    def _text(self, names: Sequence[str]) -> str:
         texts = [
-            self._documents[name].get_content(MetadataMode.LLM)
-            for name in self._documents
+            document.get_content(MetadataMode.LLM)
+            for name, document in self._documents.items()
             if name in names
         ]
+        return "\n\n".join(texts)
+
+    def _check(self, query: str, names: Sequence[str]) -> None:
+        """Make the very prompt that LlamaIndex's default template makes, and plan it."""
+        assert self._llm is not None
         self._llm.check_prompt(
-            DEFAULT_TEXT_QA_PROMPT_SEL, context_str="\n\n".join(texts), query_str=query
+            DEFAULT_TEXT_QA_PROMPT_SEL, context_str=self._text(names), query_str=query
         )
 
-    def _scored(self, query: str, names: list[str]) -> dict[str, float | None]:
-        """Return scores, the most relevant document first; of equal ones the earlier."""
+    def _size(self, name: str) -> int:
+        assert self._llm is not None
+        return self._llm.core.count_tokens(self._text([name]) + "\n\n")
+
+    def _relevance(self, query: str, names: Sequence[str]) -> list[float]:
         texts = [self._documents[name].get_content(MetadataMode.EMBED) for name in names]
         if self._embed_model is None:
-            scores = word_relevance(query, texts)
-        else:
-            asked = self._embed_model.get_query_embedding(query)
-            vectors = self._embed_model.get_text_embedding_batch(texts)
-            scores = [self._embed_model.similarity(asked, vector) for vector in vectors]
-        order = sorted(range(len(names)), key=lambda place: -scores[place])
-        return {names[place]: scores[place] for place in order}
+            return word_relevance(query, texts)
+        asked = self._embed_model.get_query_embedding(query)
+        vectors = self._embed_model.get_text_embedding_batch(texts)
+        return [self._embed_model.similarity(asked, vector) for vector in vectors]
 
     def _node(self, name: str, left_out: Sequence[str]) -> BaseNode:
         node = whole_node(self._documents[name])

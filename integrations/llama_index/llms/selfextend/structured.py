@@ -1,158 +1,65 @@
-"""Answers as Pydantic objects: decoding is held to their JSON schema."""
+"""Answers that are Pydantic objects or calls of tools: how they are asked for, and read."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import AsyncGenerator, Generator
-from typing import Any
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 
-import llama_index.core.instrumentation as instrument
-from llama_index.core.base.llms.types import ChatMessage, ChatResponse, TextBlock
+from llama_index.core.base.llms.types import ChatMessage, ChatResponse, TextBlock, ToolCallBlock
 from llama_index.core.bridge.pydantic import BaseModel
 from llama_index.core.instrumentation.events.llm import (
     LLMStructuredPredictEndEvent,
     LLMStructuredPredictStartEvent,
 )
-from llama_index.core.llms.llm import LLM
+from llama_index.core.llms.llm import ToolSelection
 from llama_index.core.program.streaming_utils import process_streaming_content_incremental
+from llama_index.core.program.utils import FlexibleModel
 from llama_index.core.prompts import PromptTemplate
-from llama_index.core.types import PydanticProgramMode
+from llama_index.core.types import Model
+from llama_index_instrumentation import get_dispatcher
 
-_dispatcher = instrument.get_dispatcher(__name__)
+from llama_index.llms.selfextend.messages import JsonObject
+from selfextend_rag import schema_request
 
+_OF_PROGRAMS = ("tool_choice", "tool_required", "allow_parallel_tool_calls")
+"""Options that the framework's own programs pass; a schema leaves nothing to choose."""
 
-class StructuredAnswers(LLM):
-    """``structured_predict`` in its four forms, and with them ``as_structured_llm``.
-
-    Another ``pydantic_program_mode`` than the default goes LlamaIndex's own ways.
-    """
-
-    @_dispatcher.span
-    def structured_predict(
-        self,
-        output_cls: type[Any],
-        prompt: PromptTemplate,
-        llm_kwargs: dict[str, Any] | None = None,
-        **prompt_args: Any,
-    ) -> Any:
-        """Return an object of a Pydantic class.
-
-        Args:
-            output_cls: the class; its JSON schema is told to the model and kept to.
-            prompt: what to say.
-            llm_kwargs: options of the answer.
-            prompt_args: fill the prompt.
-
-        Raises:
-            ValueError: the answer was cut off; the message says so.
-        """
-        if not self._by_schema():
-            return super().structured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
-        _started(output_cls, prompt, prompt_args)
-        messages = self._asking_for(output_cls, prompt, prompt_args)
-        return _ended(output_cls, self.chat(messages, **_held_to(output_cls, llm_kwargs)))
-
-    @_dispatcher.span
-    async def astructured_predict(
-        self,
-        output_cls: type[Any],
-        prompt: PromptTemplate,
-        llm_kwargs: dict[str, Any] | None = None,
-        **prompt_args: Any,
-    ) -> Any:
-        """Do as ``structured_predict``, with the event loop free."""
-        if not self._by_schema():
-            return await super().astructured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
-        _started(output_cls, prompt, prompt_args)
-        messages = self._asking_for(output_cls, prompt, prompt_args)
-        return _ended(output_cls, await self.achat(messages, **_held_to(output_cls, llm_kwargs)))
-
-    def _structured_stream_call(
-        self,
-        output_cls: type[Any],
-        prompt: PromptTemplate,
-        llm_kwargs: dict[str, Any] | None = None,
-        **prompt_args: Any,
-    ) -> Generator[Any, None, None]:
-        if not self._by_schema():
-            yield from super()._structured_stream_call(
-                output_cls, prompt, llm_kwargs, **prompt_args
-            )
-            return
-        messages = self._asking_for(output_cls, prompt, prompt_args)
-        partial, last = None, None
-        for last in self.stream_chat(messages, **_held_to(output_cls, llm_kwargs)):
-            partial = process_streaming_content_incremental(last, output_cls, partial)
-            yield partial
-        yield _parsed(output_cls, last)
-
-    async def _structured_astream_call(
-        self,
-        output_cls: type[Any],
-        prompt: PromptTemplate,
-        llm_kwargs: dict[str, Any] | None = None,
-        **prompt_args: Any,
-    ) -> AsyncGenerator[Any, None]:
-        if not self._by_schema():
-            return await super()._structured_astream_call(
-                output_cls, prompt, llm_kwargs, **prompt_args
-            )
-        messages = self._asking_for(output_cls, prompt, prompt_args)
-        stream = await self.astream_chat(messages, **_held_to(output_cls, llm_kwargs))
-
-        async def pieces() -> AsyncGenerator[Any, None]:
-            partial, last = None, None
-            async for last in stream:
-                partial = process_streaming_content_incremental(last, output_cls, partial)
-                yield partial
-            yield _parsed(output_cls, last)
-
-        return pieces()
-
-    def _by_schema(self) -> bool:
-        return self.pydantic_program_mode == PydanticProgramMode.DEFAULT
-
-    def _asking_for(
-        self, output_cls: type[Any], prompt: PromptTemplate, values: dict[str, Any]
-    ) -> list[ChatMessage]:
-        """Return the messages of a prompt, the last one ending with the schema.
-
-        Last, so that a long text before it is read once for all schemas. The framework's own parser
-        would write every brace of it twice.
-        """
-        given = self._extend_messages(prompt.format_messages(llm=self, **values))
-        messages = [message.model_copy(deep=True) for message in given]  # the prompt keeps its own
-        schema = json.dumps(output_cls.model_json_schema(), ensure_ascii=False)
-        messages[-1].blocks.append(TextBlock(text=_TOLD + schema))
-        return messages
+_dispatcher = get_dispatcher(__name__)
 
 
-_TOLD = "Answer with a JSON object of this schema: "
-
-
-def _held_to(output_cls: type[Any], llm_kwargs: dict[str, Any] | None) -> dict[str, Any]:
-    # The framework's own programs take these; a schema leaves nothing to choose.
-    of_programs = ("tool_choice", "tool_required", "allow_parallel_tool_calls")
-    options = {k: v for k, v in (llm_kwargs or {}).items() if k not in of_programs}
-    return {**options, "json_schema": output_cls.model_json_schema()}
-
-
-def _started(output_cls: type[Any], prompt: PromptTemplate, values: dict[str, Any]) -> None:
-    event = LLMStructuredPredictStartEvent(
-        output_cls=output_cls, template=prompt, template_args=values
+def report_start(output_cls: type[BaseModel], prompt: PromptTemplate, values: JsonObject) -> None:
+    """Report to the framework that an object is asked for."""
+    _dispatcher.event(
+        LLMStructuredPredictStartEvent(output_cls=output_cls, template=prompt, template_args=values)
     )
-    _dispatcher.event(event)
 
 
-def _ended(output_cls: type[Any], response: ChatResponse) -> BaseModel:
-    found = _parsed(output_cls, response)
+def report_end(found: Model) -> Model:
+    """Report an object to the framework, and return it."""
     _dispatcher.event(LLMStructuredPredictEndEvent(output=found))
     return found
 
 
-def _parsed(output_cls: type[Any], response: ChatResponse | None) -> Any:
-    """Return the object that a whole answer is."""
-    raw: dict[str, Any] = (response.raw if response is not None else None) or {}
+def object_request(
+    messages: Sequence[ChatMessage], output_cls: type[BaseModel], given: JsonObject | None
+) -> tuple[list[ChatMessage], JsonObject]:
+    """Return messages that end with a class's JSON schema, and options that constrain to it.
+
+    The framework's own parser would write every brace of the schema twice.
+    """
+    schema = output_cls.model_json_schema()
+    copies = [message.model_copy(deep=True) for message in messages]  # the prompt keeps its own
+    copies[-1].blocks.append(TextBlock(text=schema_request(schema)))
+    options = {name: value for name, value in (given or {}).items() if name not in _OF_PROGRAMS}
+    return copies, {**options, "json_schema": schema}
+
+
+def object_of(output_cls: type[Model], response: ChatResponse | None) -> Model:
+    """Return the object that a whole answer is.
+
+    Raises:
+        ValueError: the answer was cut off; the message says so.
+    """
+    raw: Mapping[str, object] = (response.raw if response is not None else None) or {}
     text = (response.message.content if response is not None else None) or ""
     if raw.get("finish_reason") != "stop":
         raise ValueError(
@@ -161,3 +68,51 @@ def _parsed(output_cls: type[Any], response: ChatResponse | None) -> Any:
             "allow more with max_new_tokens of the model, or max_tokens in llm_kwargs"
         )
     return output_cls.model_validate_json(text)
+
+
+def growing(
+    output_cls: type[Model], responses: Generator[ChatResponse, None, None]
+) -> Generator[Model | FlexibleModel, None, None]:
+    """Yield what is known of an object after each part of an answer, and in the end the object."""
+    partial, last = None, None
+    for last in responses:
+        partial = process_streaming_content_incremental(last, output_cls, partial)
+        yield partial
+    yield object_of(output_cls, last)
+
+
+async def agrowing(
+    output_cls: type[Model], responses: AsyncGenerator[ChatResponse, None]
+) -> AsyncGenerator[Model | FlexibleModel, None]:
+    """Do as ``growing``, with the event loop free."""
+    partial, last = None, None
+    async for last in responses:
+        partial = process_streaming_content_incremental(last, output_cls, partial)
+        yield partial
+    yield object_of(output_cls, last)
+
+
+def calls_of(response: ChatResponse, *, required: bool) -> list[ToolSelection]:
+    """Return the calls of tools that an answer asks for.
+
+    Raises:
+        ValueError: there are none, and one is required.
+    """
+    calls = [
+        ToolSelection(
+            tool_id=block.tool_call_id or "",
+            tool_name=block.tool_name,
+            tool_kwargs=block.tool_kwargs if isinstance(block.tool_kwargs, dict) else {},
+        )
+        for block in response.message.blocks
+        if isinstance(block, ToolCallBlock)
+    ]
+    if not calls and required:
+        said = response.message.content or ""
+        reason = (response.raw or {}).get("finish_reason")
+        raise ValueError(
+            f"expected at least one tool call, got none but the text {said[:200]!r} "
+            f"(finish_reason {reason!r}); ask with tool_required=True"
+            + (", or allow more max_tokens" if reason == "length" else "")
+        )
+    return calls

@@ -140,7 +140,7 @@ def test_an_engine_can_be_made_from_an_event_loop(llm):
     assert made.reading.plan.max_new_tokens == 9
 
 
-def test_a_question_that_outgrows_the_room_is_refused(engine):
+def test_a_question_that_outgrows_the_space_is_refused(engine):
     with pytest.raises(ContextBudgetExceeded, match="read again with more tokens reserved"):
         engine.query(FILLER * 20)
 
@@ -305,7 +305,7 @@ def test_earlier_turns_are_part_of_the_question(llm, engine):
     assert asked == [(QUESTION, [("Who?", "Nobody.")])] * 2
 
 
-def test_a_conversation_that_outgrows_the_room_is_refused_and_stays_as_it_was(engine):
+def test_a_conversation_that_outgrows_the_space_is_refused_and_stays_as_it_was(engine):
     history = [
         ChatMessage(role="user", content=FILLER * 20),
         ChatMessage(role="assistant", content="I see."),

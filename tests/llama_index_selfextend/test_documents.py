@@ -33,7 +33,7 @@ def compact(llm, documents):
     return RetrieverQueryEngine.from_args(retriever, llm=llm, response_mode="compact")
 
 
-def compact_of_pieces(llm, documents):
+def compact_of_chunks(llm, documents):
     retriever = SummaryIndex.from_documents(documents).as_retriever()
     return RetrieverQueryEngine.from_args(retriever, llm=llm, response_mode="compact")
 
@@ -54,7 +54,7 @@ def ours(llm, documents):
     return FullDocumentQueryEngine.from_documents(documents, llm=llm, question_reserve=20)
 
 
-WAYS = [summary, compact, compact_of_pieces, tree, simple, ours]
+WAYS = [summary, compact, compact_of_chunks, tree, simple, ours]
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def stretched_chat(calls):
 
 
 def documents_of(tokens):
-    """Three documents of that many bytes, so tokens, together; no two pieces of them are alike."""
+    """Three documents of that many bytes, so tokens, together; no two parts of them are alike."""
     words = "".join(f"{number} " for number in range(tokens))
     size = -(-tokens // 3)
     texts = [words[i * size : (i + 1) * size].replace(" ", "-") for i in range(3)]
