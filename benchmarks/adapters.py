@@ -193,15 +193,15 @@ def long_prefill(framework: str, seconds: float) -> list[dict[str, Any]]:
     stream, astream = STREAMS[framework](llm, prompt)
 
     async def afirst() -> None:
-        pieces = await astream()
-        await anext(pieces)
-        await pieces.aclose()
+        stream_of_chunks = await astream()
+        await anext(stream_of_chunks)
+        await stream_of_chunks.aclose()
 
-    rows = [{"what": f"{framework}, stream", "first_piece_seconds": first(stream)}]
+    rows = [{"what": f"{framework}, stream", "first_chunk_seconds": first(stream)}]
     begin = time.perf_counter()
     asyncio.run(afirst())
     taken = time.perf_counter() - begin
-    return [*rows, {"what": f"{framework}, awaited stream", "first_piece_seconds": taken}]
+    return [*rows, {"what": f"{framework}, awaited stream", "first_chunk_seconds": taken}]
 
 
 def langchain_streams(llm: LongContextLLM, text: str) -> tuple[Start, Callable[[], Any]]:

@@ -124,8 +124,8 @@ def decode(cached: list[int], pairs: int, tokens: int = 16) -> list[dict[str, An
 
 
 def fill(network: LlamaForCausalLM, ids: torch.Tensor, cache: Any, chunk: int = 2048) -> None:
-    for piece in ids.split(chunk, dim=1):
-        network(piece, past_key_values=cache, logits_to_keep=1)
+    for part in ids.split(chunk, dim=1):
+        network(part, past_key_values=cache, logits_to_keep=1)
 
 
 def step(network: LlamaForCausalLM, cache: Any, tokens: int) -> None:

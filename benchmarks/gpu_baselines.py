@@ -112,9 +112,9 @@ class Authors:
         k, v = (x.repeat_interleave(share, 1) for x in (k, v))
         at = torch.arange(total, device=q.device)
         asked = at[total - length :]
-        near_q, near_k = self._turn(q, asked), self._turn(k, at)
-        far_q = self._turn(q, self.method.bands[-1].query_position(asked))
-        far_k = self._turn(k, self.method.bands[-1].key_position(at))
+        near_q, near_k = self._rotate(q, asked), self._rotate(k, at)
+        far_q = self._rotate(q, self.method.bands[-1].query_position(asked))
+        far_k = self._rotate(k, self.method.bands[-1].key_position(at))
         if length == 1:
             near = flash(near_q, near_k[:, :, -window:], v[:, :, -window:], causal=False)
             far = flash(far_q, far_k[:, :, :-window], v[:, :, :-window], causal=False)
@@ -124,7 +124,7 @@ class Authors:
         merge(out[:, :, window:], lse[:, :, window:], *far)
         return out
 
-    def _turn(self, x: Tensor, positions: Tensor) -> Tensor:
+    def _rotate(self, x: Tensor, positions: Tensor) -> Tensor:
         rates = torch.tensor(self.rotary.inv_freq, dtype=torch.float32, device=x.device)
         angles = positions.float()[:, None] * torch.cat([rates, rates])
         first, second = x.chunk(2, -1)

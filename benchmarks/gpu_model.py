@@ -68,8 +68,8 @@ def _decode(run: Any, network: LlamaForCausalLM, ids: Tensor) -> None:
     for way in ("plain", "extended"):
         _switch(run, network, way)
         cache = StaticCache(config=network.config, max_cache_len=ids.shape[1] + _ROOM)
-        for piece in ids.split(2048, dim=1):
-            network(piece, past_key_values=cache, logits_to_keep=1)
+        for chunk in ids.split(2048, dim=1):
+            network(chunk, past_key_values=cache, logits_to_keep=1)
         token = ids[:, -1:].clone()
 
         def step(token: Tensor = token, cache: Any = cache) -> Tensor:

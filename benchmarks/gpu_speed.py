@@ -88,11 +88,11 @@ def prefill(run: Run) -> None:
 
 def copy_bandwidth(run: Run) -> float:
     """Bytes read and written by a copy on the device, in GB/s."""
-    room = torch.empty(1 << (12 if run.dry else 31), dtype=torch.uint8, device=run.device)
-    source = torch.ones_like(room)
-    took = run.paired({"copy": lambda: room.copy_(source)})["copy"]
-    speed = 2 * room.numel() / took / 1e6
-    run.add("copy bandwidth, GB/s", f"{room.numel() >> 20} MiB", speed)
+    target = torch.empty(1 << (12 if run.dry else 31), dtype=torch.uint8, device=run.device)
+    source = torch.ones_like(target)
+    took = run.paired({"copy": lambda: target.copy_(source)})["copy"]
+    speed = 2 * target.numel() / took / 1e6
+    run.add("copy bandwidth, GB/s", f"{target.numel() >> 20} MiB", speed)
     return speed
 
 

@@ -42,22 +42,22 @@ def document(tokenizer: Any, text: str, tokens: int, seed: int) -> tuple[list[in
         tokenizer(FACT.format(name=name, key=key), add_special_tokens=False).input_ids
         for name, key in keys.items()
     ]
-    room = tokens - len(start) - sum(map(len, facts))
-    if len(prose) < room:
-        raise SystemExit(f"the document has {len(prose)} tokens, {room} are needed")
+    space = tokens - len(start) - sum(map(len, facts))
+    if len(prose) < space:
+        raise SystemExit(f"the document has {len(prose)} tokens, {space} are needed")
     ids, done = start, 0
     for i, fact in enumerate(facts):
-        there = int(room * (0.1 + 0.2 * i))
+        there = int(space * (0.1 + 0.2 * i))
         ids, done = ids + prose[done:there] + fact, there
-    return ids + prose[done:room], keys
+    return ids + prose[done:space], keys
 
 
-def read(model: Any, ids: list[int], piece: int) -> tuple[Any, list[dict[str, float]]]:
+def read(model: Any, ids: list[int], chunk: int) -> tuple[Any, list[dict[str, float]]]:
     """Prefill in chunks; return the cache and the loss of each chunk's tokens by position."""
     cache = SelfExtendCache(config=model.config, capacity=len(ids) + 64)
     rows, last = [], None
-    for begin in range(0, len(ids), piece):
-        part = torch.tensor([ids[begin : begin + piece]])
+    for begin in range(0, len(ids), chunk):
+        part = torch.tensor([ids[begin : begin + chunk]])
         hidden = model.get_decoder()(part, past_key_values=cache, use_cache=True)[0][0]
         states = hidden if last is None else torch.cat([last, hidden])
         targets = part[0] if last is not None else part[0, 1:]

@@ -25,7 +25,6 @@ SOURCES = ("selfextend_rag", "integrations", "examples", "benchmarks", "training
 LEFT = {
     "selfextend_rag/cache": 21,
     "selfextend_rag/engine": 1,
-    "selfextend_rag/evals": 10,
     "selfextend_rag/llm": 14,
     "selfextend_rag/planning": 48,
 }

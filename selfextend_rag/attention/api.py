@@ -71,12 +71,9 @@ def self_extend_attention(
 
     Source: arXiv 2401.01325.
     """
+    scaling = q.shape[-1] ** -0.5 if scaling is None else scaling
     spec = AttentionSpec(
-        rotary=rotary,
-        bands=settings.bands,
-        scaling=q.shape[-1] ** -0.5 if scaling is None else scaling,
-        softcap=softcap,
-        sinks=sinks,
+        rotary=rotary, bands=settings.bands, scaling=scaling, softcap=softcap, sinks=sinks
     )
     return attend(
         q, k, v, spec, key_mask=key_mask, bounds=bounds, impl=impl,

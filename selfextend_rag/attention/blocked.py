@@ -14,13 +14,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from selfextend_rag.attention.band import band_attention, unused_keys
 from selfextend_rag.attention.grouped import GroupedKeys
-from selfextend_rag.attention.partial import add_sinks, merge, partial_attention
+from selfextend_rag.attention.partial import (
+    add_sinks,
+    cuda_flash,
+    cuda_flash_fits,
+    merge,
+    partial_attention,
+)
 from selfextend_rag.attention.spec import AttentionSpec
 from selfextend_rag.positions import Band
 
 _SHORT = 256  # queries up to which a call is worth keeping grouped keys for
+_TILE = 32  # queries that share one mask
+_WIDE_TILE = 256  # the same for wide heads in 16 bits: torch's kernel packs keys for so many
+_WIDE_HEAD = 128
+_ALIGNED = 16  # the width of a mask is a multiple of this; others cost up to a tenth more
 _WORTH_SPLITTING = 1 << 18  # numbers of a tensor from which heads are done a few at a time
 
 
@@ -39,9 +48,8 @@ def blocked_attention(
     Arguments as in `selfextend_rag.attention.self_extend_attention`. Each row attends without its
     padding, all rows together where it is the same in all.
     """
-    length, total = q.shape[2], k.shape[2]
+    length, total, starts, packed = q.shape[2], k.shape[2], [0], [True]
     past = total - length
-    starts, packed = [0], [True]
     if key_mask is not None:
         starts = key_mask.int().argmax(-1).tolist()
         packed = (key_mask.sum(-1) == total - torch.tensor(starts, device=k.device)).tolist()
@@ -49,8 +57,9 @@ def blocked_attention(
     far = spec.far_band(total - min(starts))
     # A long prefill uses each rotated key for many queries, so it keeps none: the store is filled
     # when the first short call (a question, a decode step) asks for it.
-    worth = grouped_keys is not None and (length <= _SHORT or grouped_keys.nbytes > 0)
-    if grouped_keys is not None and worth and far is not None and all(packed):
+    if grouped_keys is not None and length > _SHORT and not grouped_keys.nbytes:
+        grouped_keys = None
+    if grouped_keys is not None and far is not None and all(packed):
         kept = grouped_keys.reach(
             k, total - far.nearest, spec,
             starts=tuple(starts), neighbors=length == 1, capacity=capacity,
@@ -79,14 +88,10 @@ def blocked_attention(
 def _unpadded(
     q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, grouped_keys: Tensor | None
 ) -> Tensor:
-    """Attention of rows without padding, sinks included.
+    """Attention of rows without padding, sinks included; queries are at the last positions.
 
-    Args:
-        q: ``[B, H, T, D]`` un-rotated, at the last T of the S positions, T > 0.
-        k, v: ``[B, Hkv, S, D]`` un-rotated and ``[B, Hkv, S, Dv]``, at positions 0..S-1.
-        grouped_keys: ``[B, Hkv, S, D]`` whose first S - W keys are ``k`` rotated to their grouped
-            positions; for a lone query, the last W are ``k`` rotated to their own positions. Made
-            here when not given.
+    The first S - W of the ``grouped_keys`` are rotated to their grouped positions; for a lone
+    query, the last W are rotated to their own. They are made here when not given.
     """
     length, total = q.shape[2], k.shape[2]
     far = spec.far_band(total)
@@ -130,10 +135,8 @@ def _decode(
     split = total - far.nearest
     positions = torch.arange(total, device=q.device)
     if grouped_keys is None:
-        grouped_keys = torch.empty_like(k)
-        grouped = far.key_position(positions[:split])
-        rotary.rotate(k[:, :, :split], grouped, out=grouped_keys[:, :, :split])
-        rotary.rotate(k[:, :, split:], positions[split:], out=grouped_keys[:, :, split:])
+        at = torch.where(positions < split, far.key_position(positions), positions)
+        grouped_keys = rotary.rotate(k, at)
     here = positions[-1:]
     grouped_q = rotary.rotate(q, far.query_position(here))
     before = partial_attention(grouped_q, grouped_keys[:, :, :split], v[:, :, :split], spec)
@@ -155,7 +158,7 @@ def _extended(
     rotary, length, total = spec.rotary, q.shape[2], k.shape[2]
     split = total - far.nearest  # keys before it are grouped for some query
     first = split - length + 1  # the oldest neighbor of the first query
-    skip = min(first, unused_keys(q, far.nearest))
+    skip = min(first, _unused_keys(q, far.nearest))
     near = slice(first - skip, total)
     positions = torch.arange(total, device=q.device)
     # grouped positions come again and again: far fewer angles than tokens
@@ -181,7 +184,7 @@ def _extended(
         rotary.rotate(q[:, asked], near_angles.at(slice(-length, None)), out=queries)
         neighbors = keys[:, :, : total - near.start]
         rotary.rotate(k[:, own, near], near_angles, out=neighbors)
-        band = band_attention(queries, neighbors, v[:, own, near], spec, far.nearest, skip)
+        band = _band(queries, neighbors, v[:, own, near], spec, far.nearest, skip)
         lses.append(merge(*before, *band, into=out[:, asked])[1])
     return lses[0] if len(lses) == 1 else torch.cat(lses, dim=1)
 
@@ -192,8 +195,71 @@ def _heads_at_once(k: Tensor) -> int:
     On a CPU, as many as there are threads: what is made for a few heads stays in the cache, and
     memory that is used again needs no new pages. They divide the heads, so all calls are alike.
     """
-    heads = k.shape[1]
-    threads = torch.get_num_threads()
+    heads, threads = k.shape[1], torch.get_num_threads()
     if k.device.type != "cpu" or heads % threads or k[:, :threads].numel() < _WORTH_SPLITTING:
         return heads
     return threads
+
+
+def _unused_keys(q: Tensor, window: int) -> int:
+    """Return how many keys before the first neighbor make the mask of a tile well aligned."""
+    return -(_tile(q) + window - 1) % _ALIGNED
+
+
+def tile_of(itemsize: int, head_size: int) -> int:
+    """Return how many queries at most share a mask, for numbers of so many bytes."""
+    return _WIDE_TILE if itemsize == 2 and head_size >= _WIDE_HEAD else _TILE
+
+
+def _tile(q: Tensor) -> int:
+    return min(tile_of(q.element_size(), q.shape[3]), q.shape[2])
+
+
+def _band(
+    q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, window: int, skip: int
+) -> tuple[Tensor, Tensor]:
+    """Query i of T sees W keys from ``skip + i`` on, of ``skip + T + W - 1``."""
+    if spec.softcap is None and cuda_flash_fits(q, v):
+        k, v = k[:, :, skip:], v[:, :, skip:]
+        return cuda_flash(q, k, v, scaling=spec.scaling, causal=True, window=window)
+    tile, length = _tile(q), q.shape[2]
+    whole = length - length % tile
+    bias = _bias(tile, window, skip, q)
+    rows = [_tiles(q[b, :, :whole], k[b], v[b], spec, bias) for b in range(len(q))]
+    out, lse = rows[0][0][None], rows[0][1][None]
+    if len(rows) > 1:
+        out, lse = torch.stack([row for row, _ in rows]), torch.stack([row for _, row in rows])
+    if whole == length:
+        return out, lse
+    bias = _bias(length - whole, window, skip, q)
+    tail, tail_lse = partial_attention(
+        q[:, :, whole:], k[:, :, whole:], v[:, :, whole:], spec, bias=bias
+    )
+    return torch.cat([out, tail], 2), torch.cat([lse, tail_lse], 2)
+
+
+def _tiles(
+    q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, bias: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The whole tiles of one batch row, folded into the batch dimension without a copy."""
+    tile, width = bias.shape
+    count = q.shape[1] // tile
+    tiles_q = q.reshape(len(q), count, tile, q.shape[2]).transpose(0, 1)  # [n, H, t, D]
+    tiles_k, tiles_v = (
+        x.as_strided(
+            (count, x.shape[0], width, x.shape[2]),
+            (tile * x.stride(1), x.stride(0), x.stride(1), x.stride(2)),
+            x.storage_offset(),
+        )
+        for x in (k, v)
+    )  # overlapping views, [n, Hkv, t + W - 1, D]
+    out, lse = partial_attention(tiles_q, tiles_k, tiles_v, spec, bias=bias)
+    return out.transpose(0, 1).flatten(1, 2), lse.transpose(0, 1).flatten(1, 2)
+
+
+def _bias(tile: int, window: int, skip: int, like: Tensor) -> Tensor:
+    rows = torch.arange(tile, device=like.device)[:, None]
+    distance = torch.arange(skip + tile + window - 1, device=like.device) - skip - rows
+    unseen = (distance < 0) | (distance >= window)
+    bias = torch.zeros(unseen.shape, dtype=like.dtype, device=like.device)
+    return bias.masked_fill_(unseen, -torch.inf)

@@ -77,14 +77,13 @@ class _Exponentials(NamedTuple):
 def _blocks(
     scores_of: _Scores, first_key: int, starts: Tensor | None, bias: Tensor | None
 ) -> Iterator[_Exponentials]:
-    positions = scores_of.positions
     for begin, end in scores_of.blocks():
         scores = scores_of.block(begin, end)
         if bias is not None:
             scores = scores + bias[:, begin:end].to(scores.dtype)
         if starts is not None or first_key + end - 1 > scores_of.earliest:
             keys = torch.arange(begin, end, device=scores.device) + first_key
-            unseen = keys > positions[:, None]
+            unseen = keys > scores_of.positions[:, None]
             if starts is not None:
                 unseen |= keys < starts[:, None]
             scores.masked_fill_(unseen, -torch.inf)
@@ -99,12 +98,7 @@ class _Scores:
     """The scores of some queries, scaled already, for blocks of keys, without any mask."""
 
     def __init__(
-        self,
-        q: Tensor,
-        k: Tensor,
-        scoring: Scoring,
-        positions: Tensor,
-        grouped_keys: GroupedKeys | None,
+        self, q: Tensor, k: Tensor, scoring: Scoring, positions: Tensor, store: GroupedKeys | None
     ) -> None:
         self.k, self.scoring, self.positions = k, scoring, positions
         self.earliest, self.latest = positions[[0, -1]].tolist()
@@ -117,8 +111,8 @@ class _Scores:
                 for band in scoring.bands
             ]
             end = k.shape[1] - scoring.bands[-1].nearest
-            if grouped_keys is not None and grouped_keys.nbytes and end > 0:
-                self.kept = grouped_keys.reach(k[None], end, scoring)[0, :, :end]
+            if store is not None and store.nbytes and end > 0:
+                self.kept = store.reach(k[None], end, scoring)[0, :, :end]
 
     def blocks(self) -> list[tuple[int, int]]:
         """Return where blocks begin and end; one begins where the last band ends for a query."""

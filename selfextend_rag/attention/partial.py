@@ -9,7 +9,6 @@ from torch import Tensor
 from selfextend_rag.attention.spec import Scoring
 
 _FLASH_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-_HALF_DTYPES = (torch.bfloat16, torch.float16)
 _SCORES_AT_ONCE = 1 << 23  # scores that the portable path holds at a time
 _MERGED_AT_ONCE = 1 << 17  # 16-bit numbers on a CPU: in 32 bits they stay in its cache
 
@@ -53,7 +52,7 @@ def partial_attention(
 def cuda_flash_fits(q: Tensor, v: Tensor) -> bool:
     """Return whether torch's flash attention for CUDA devices takes these heads."""
     dim = q.shape[-1]
-    return q.is_cuda and q.dtype in _HALF_DTYPES and v.shape[-1] == dim <= 256 and dim % 8 == 0
+    return q.is_cuda and q.element_size() == 2 and v.shape[-1] == dim <= 256 and dim % 8 == 0
 
 
 def cuda_flash(
@@ -81,12 +80,7 @@ def cuda_flash(
 
 
 def _tiled(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    scoring: Scoring,
-    causal: bool,
-    bias: Tensor | None,
+    q: Tensor, k: Tensor, v: Tensor, scoring: Scoring, causal: bool, bias: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     compute = torch.float64 if q.dtype == torch.float64 else torch.float32
     batch, heads, length = q.shape[:3]

@@ -14,12 +14,7 @@ from selfextend_rag.rope import RotaryLayout
 
 
 def reference_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    spec: AttentionSpec,
-    *,
-    key_mask: Tensor | None = None,
+    q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, *, key_mask: Tensor | None = None
 ) -> Tensor:
     """Return SelfExtend attention, ``[B, H, T, Dv]``, zero in the rows of masked queries.
 

@@ -17,7 +17,8 @@ from selfextend_rag.attention.partial import add_sinks, merge, partial_attention
 from selfextend_rag.attention.spec import AttentionSpec, Scoring
 from selfextend_rag.positions import Band
 
-Own = Sequence[tuple[Tensor, Tensor]]
+Pair = tuple[Tensor, Tensor]
+Own = Sequence[Pair]
 """Keys ``[1, Hkv, S_i, D]`` and values ``[1, Hkv, S_i, Dv]`` of each row, the newest included."""
 
 
@@ -93,11 +94,7 @@ def _as_grouped(query: int, far: int, positions: Tensor, band: Band) -> Tensor:
     return torch.where(positions < far, band.key_position(positions), near)
 
 
-def _merged(
-    alone: Sequence[tuple[Tensor, Tensor]],
-    together: Sequence[tuple[Tensor, Tensor]],
-    sinks: Tensor | None,
-) -> Tensor:
+def _merged(alone: Sequence[Pair], together: Sequence[Pair], sinks: Tensor | None) -> Tensor:
     """Return one softmax over the parts of each row and those of all rows, ``[B, H, 1, Dv]``."""
     out = torch.cat([part for part, _ in alone], dim=2)  # [1, H, B, Dv]
     lse = torch.cat([part for _, part in alone], dim=2)

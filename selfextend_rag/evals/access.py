@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from selfextend_rag.cache import SelfExtendCache
 from selfextend_rag.positions import SelfExtend
@@ -40,7 +41,7 @@ class HuggingFaceModel:
 
     def __init__(
         self,
-        model: Any,
+        model: PreTrainedModel,
         settings: SelfExtend | None = None,
         *,
         end_ids: Sequence[int] = (),
@@ -54,7 +55,7 @@ class HuggingFaceModel:
             [] if default is None else [default] if isinstance(default, int) else list(default)
         )
 
-    def _attention(self) -> AbstractContextManager[Any]:
+    def _attention(self) -> AbstractContextManager[object]:
         if self.settings is None:
             return nullcontext()
         from selfextend_rag.model import extended
@@ -69,7 +70,8 @@ class HuggingFaceModel:
         """Return the greedy continuation, without the prompt and end token."""
         ids = torch.tensor([list(token_ids)], device=self.model.device)
         with self._attention():
-            output = self.model.generate(
+            model: Any = self.model  # which does not say that it can generate
+            output: Tensor = model.generate(
                 ids,
                 attention_mask=torch.ones_like(ids),
                 past_key_values=self._cache(),
@@ -86,8 +88,9 @@ class HuggingFaceModel:
         ids = torch.tensor([list(token_ids)], device=self.model.device)
         with self._attention():
             # the cache rounds what attention sees; without rounding none is needed
-            kept: Any = {"past_key_values": self._cache()} if self.kv_bits else {"use_cache": False}
-            logits: Tensor = self.model(ids, **kept).logits[0]
+            cache = self._cache() if self.kv_bits else None
+            outputs = self.model(ids, past_key_values=cache, use_cache=cache is not None)
+            logits: Tensor = outputs.logits[0]
         values: list[float] = []
         for start in range(0, ids.shape[1] - 1, _NLL_BLOCK):
             end = min(start + _NLL_BLOCK, ids.shape[1] - 1)

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from selfextend_rag.cache import SelfExtendCache
 from selfextend_rag.engine import Engine, GenerationSettings
@@ -94,7 +94,7 @@ class Calibration:
             "window."
         )
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return the calibration as JSON values."""
         return {"format": CALIBRATION_FORMAT, **asdict(self)}
 
@@ -129,9 +129,9 @@ def grid(window: int, length: int, shares: Iterable[Fraction] = SHARES) -> list[
     found: dict[SelfExtend, None] = {}
     for share in shares:
         for fraction in FRACTIONS:
-            room = fraction - share
-            if room > 0:
-                group = -(-(length - int(share * window)) // int(room * window))
+            rest = fraction - share
+            if rest > 0:
+                group = -(-(length - int(share * window)) // int(rest * window))
                 neighbor = int(share * window) // group * group
                 if neighbor and group > 1:
                     found[SelfExtend(group, neighbor)] = None
@@ -159,7 +159,7 @@ class Calibrator:
     def __init__(
         self,
         engine: Engine,
-        tokenizer: Any,
+        tokenizer: PreTrainedTokenizerBase,
         prose: Prose,
         *,
         window: int,
@@ -185,7 +185,6 @@ class Calibrator:
         self.head = leading_tokens(tokenizer)
         # The last tokens of each text; those before them are what a setting lets the model see.
         self.scored = max(1, window // 4)
-        self.prompt_room = MAX_NEW_TOKENS
 
     def run(
         self, progress: Progress | None = None
@@ -202,7 +201,7 @@ class Calibrator:
     def cell(self, settings: SelfExtend | None) -> CalibrationCell:
         """Return what settings measure; None is plain attention inside the window."""
         length = self.window if settings is None else self.length
-        right, asked = self._pass_keys(settings, length - self.prompt_room)
+        right, asked = self._pass_keys(settings, length - MAX_NEW_TOKENS)
         reach = length - 1 if settings is None else settings.bands[-1].query_position(length - 1)
         return CalibrationCell(
             group_size=1 if settings is None else settings.group_size,
@@ -263,7 +262,7 @@ def last_nll(
 
 
 def judged(inside: CalibrationCell, cells: Sequence[CalibrationCell]) -> list[CalibrationCell]:
-    """Return the cells, each told whether it is good."""
+    """Return the cells, with ``good`` set where a cell is as good as inside the window."""
     best = min((cell.perplexity for cell in (inside, *cells)), default=inside.perplexity)
     return [
         replace(

@@ -7,9 +7,15 @@ import json
 import logging
 import platform
 import time
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from selfextend_rag.evals.access import HuggingFaceModel
 from selfextend_rag.evals.plots import heat_maps, nll_curves
@@ -18,6 +24,7 @@ from selfextend_rag.evals.runner import (
     MAX_NEW_TOKENS,
     TASKS,
     Cell,
+    PerplexityRow,
     depths,
     run_lookups,
     run_perplexity,
@@ -65,26 +72,36 @@ def run(args: argparse.Namespace) -> int:
     window = pretraining_window_of(model.config)
     text = args.prose.read_text("utf-8") if args.prose else king_james()
     prose = Prose.tokenize(text, tokenizer)
-    lengths = args.lengths or [window * times for times in (1, 2, 4, 8, 16)]
+    title = f"{args.task}, {args.model or 'bundled'}, window of {window} tokens"
     started = time.monotonic()
-    results: dict[str, Any] = {}
-    for label in ("plain", "selfextend"):
-        if args.only not in (None, label):
-            continue
-        measure = _perplexities if args.task == "perplexity" else _lookups
-        results[label] = measure(args, label, model, tokenizer, prose, lengths, window)
-    report = {
-        "task": args.task,
-        "model": args.model or "bundled",
-        "pretraining_window": window,
-        "seed": args.seed,
-        "kv_bits": args.kv_bits,
-        "seconds": time.monotonic() - started,
-        "machine": {**_versions(), "processor": platform.processor() or platform.machine()},
-        "results": results,
+    adapters = {
+        label: _adapters(args, label, model, window)
+        for label in ("plain", "selfextend")
+        if args.only in (None, label)
     }
+    results: object
+    draw: Callable[[Path], None]
+    if args.task == "perplexity":
+        head = leading_tokens(tokenizer)
+        rows = {
+            label: _perplexities(args, label, models, prose, head)
+            for label, models in adapters.items()
+        }
+        results, longest = rows, {label: found[-1] for label, found in rows.items()}
+        draw = partial(nll_curves, longest, window, title)
+    else:
+        cells = {
+            label: _lookups(args, label, models, prose, tokenizer)
+            for label, models in adapters.items()
+        }
+        results = {label: [asdict(cell) for cell in found] for label, found in cells.items()}
+        draw = partial(heat_maps, cells, title)
     if args.out is not None:
-        _write(report, args)
+        args.out.mkdir(parents=True, exist_ok=True)
+        report = _report(args, window, time.monotonic() - started, results)
+        (args.out / "results.json").write_text(json.dumps(report, indent=1) + "\n")
+        if not args.no_plot:
+            draw(args.out / f"{args.task}.png")
     return 0
 
 
@@ -96,7 +113,7 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError(f"lengths must be positive integers, got {args.lengths}")
 
 
-def load(name: str | None, device: str) -> tuple[Any, Any]:
+def load(name: str | None, device: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return a model and its tokenizer; None is the bundled model.
 
     Raises:
@@ -106,8 +123,10 @@ def load(name: str | None, device: str) -> tuple[Any, Any]:
     from selfextend_rag.llm.loading import load_model, load_tokenizer
 
     source = FOLDER if name is None or name == "bundled" else name
-    model: Any = load_model(source)
-    return model.to(device), load_tokenizer(source)
+    model = load_model(source)
+    module: nn.Module = model  # for its signature of `to`
+    module.to(device)
+    return model, load_tokenizer(source)
 
 
 def settings_for(args: argparse.Namespace, length: int, window: int) -> SelfExtend | None:
@@ -126,36 +145,31 @@ def settings_for(args: argparse.Namespace, length: int, window: int) -> SelfExte
     return planner.plan(length, MAX_NEW_TOKENS).settings
 
 
-def _adapter(
-    args: argparse.Namespace, label: str, model: Any, length: int, window: int
-) -> HuggingFaceModel:
-    settings = None if label == "plain" else settings_for(args, length, window)
-    return HuggingFaceModel(model, settings, kv_bits=args.kv_bits)
+Adapters = Iterator[tuple[int, HuggingFaceModel]]
+
+
+def _adapters(
+    args: argparse.Namespace, label: str, model: PreTrainedModel, window: int
+) -> Adapters:
+    """Yield each length, and the model plain or as the planner extends it for that length."""
+    for length in args.lengths or [window * times for times in (1, 2, 4, 8, 16)]:
+        settings = None if label == "plain" else settings_for(args, length, window)
+        yield length, HuggingFaceModel(model, settings, kv_bits=args.kv_bits)
 
 
 def _lookups(
     args: argparse.Namespace,
     label: str,
-    model: Any,
-    tokenizer: Any,
+    adapters: Adapters,
     prose: Prose,
-    lengths: list[int],
-    window: int,
-) -> list[dict[str, Any]]:
-    cells: list[dict[str, Any]] = []
-    for length in lengths:
-        adapter = _adapter(args, label, model, length, window)
+    tokenizer: PreTrainedTokenizerBase,
+) -> list[Cell]:
+    cells: list[Cell] = []
+    for length, adapter in adapters:
 
         def show(cell: Cell, settings: SelfExtend | None = adapter.settings) -> None:
-            log.info(
-                "%s length %d depth %.2f right %d of %d %s",
-                label,
-                cell.length,
-                cell.depth,
-                cell.right,
-                cell.samples,
-                settings or "",
-            )
+            place = f"{label} length {cell.length} depth {cell.depth:.2f}"
+            log.info("%s right %d of %d %s", place, cell.right, cell.samples, settings or "")
 
         found = run_lookups(
             adapter,
@@ -168,59 +182,46 @@ def _lookups(
             seed=args.seed,
             progress=show,
         )
-        chosen = asdict(adapter.settings) if adapter.settings else None
-        cells += [{**asdict(cell), "settings": chosen} for cell in found]
+        cells += [replace(cell, settings=adapter.settings) for cell in found]
     return cells
 
 
 def _perplexities(
     args: argparse.Namespace,
     label: str,
-    model: Any,
-    tokenizer: Any,
+    adapters: Adapters,
     prose: Prose,
-    lengths: list[int],
-    window: int,
-) -> list[dict[str, Any]]:
+    head: Sequence[int],
+) -> list[PerplexityRow]:
     found = []
-    for length in lengths:
-        adapter = _adapter(args, label, model, length, window)
-        result = run_perplexity(
-            adapter,
-            prose,
-            head=leading_tokens(tokenizer),
-            length=length,
-            samples=args.samples,
-            bin_size=args.bin_size,
+    for length, adapter in adapters:
+        row = run_perplexity(
+            adapter, prose, head=head, length=length, samples=args.samples, bin_size=args.bin_size
         )
-        log.info("%s length %d perplexity %.3f", label, length, result["perplexity"])
-        chosen = asdict(adapter.settings) if adapter.settings else None
-        found.append({**result, "settings": chosen})
+        row["settings"] = asdict(adapter.settings) if adapter.settings else None
+        log.info("%s length %d perplexity %.3f", label, length, row["perplexity"])
+        found.append(row)
     return found
 
 
-def _versions() -> dict[str, str]:
-    import torch
-    import transformers
-
+def _report(
+    args: argparse.Namespace, window: int, seconds: float, results: object
+) -> dict[str, object]:
     return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
+        "task": args.task,
+        "model": args.model or "bundled",
+        "pretraining_window": window,
+        "seed": args.seed,
+        "kv_bits": args.kv_bits,
+        "seconds": seconds,
+        "machine": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "processor": platform.processor() or platform.machine(),
+        },
+        "results": results,
     }
-
-
-def _write(report: dict[str, Any], args: argparse.Namespace) -> None:
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "results.json").write_text(json.dumps(report, indent=1) + "\n")
-    if args.no_plot:
-        return
-    title = f"{args.task}, {report['model']}, window of {report['pretraining_window']} tokens"
-    if args.task == "perplexity":
-        longest = {label: found[-1] for label, found in report["results"].items()}
-        nll_curves(longest, report["pretraining_window"], title, args.out / "perplexity.png")
-    else:
-        heat_maps(report["results"], title, args.out / f"{args.task}.png")
 
 
 def main(argv: list[str] | None = None) -> int:

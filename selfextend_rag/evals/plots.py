@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from selfextend_rag.evals.calibration import CalibrationCell
+from selfextend_rag.evals.runner import Cell, PerplexityRow
 
 
 def _pyplot() -> Any:
@@ -22,12 +23,12 @@ def _pyplot() -> Any:
     return pyplot
 
 
-def heat_maps(cells: Mapping[str, Sequence[Mapping[str, Any]]], title: str, path: Path) -> None:
+def heat_maps(cells: Mapping[str, Sequence[Cell]], title: str, path: Path) -> None:
     """Write maps of the share of exact answers by length and depth, one for each model.
 
     Args:
-        cells: for each model's label, its cells as in the JSON results.
-        title: stands above all.
+        cells: for each model's label, its cells.
+        title: above all of it.
         path: the PNG.
     """
     plt = _pyplot()
@@ -36,9 +37,9 @@ def heat_maps(cells: Mapping[str, Sequence[Mapping[str, Any]]], title: str, path
     )
     image = None
     for axis, (label, entries) in zip(axes[0], cells.items(), strict=True):
-        lengths = sorted({entry["length"] for entry in entries})
-        depths = sorted({entry["depth"] for entry in entries})
-        shares = {(e["length"], e["depth"]): e["right"] / e["samples"] for e in entries}
+        lengths = sorted({cell.length for cell in entries})
+        depths = sorted({cell.depth for cell in entries})
+        shares = {(cell.length, cell.depth): cell.right / cell.samples for cell in entries}
         grid = [[shares.get((x, y), float("nan")) for x in lengths] for y in depths]
         image = axis.imshow(grid, vmin=0, vmax=1, cmap="RdYlGn", aspect="auto")
         axis.set_xticks(range(len(lengths)), [str(x) for x in lengths])
@@ -54,14 +55,14 @@ def heat_maps(cells: Mapping[str, Sequence[Mapping[str, Any]]], title: str, path
 
 
 def nll_curves(
-    results: Mapping[str, Mapping[str, Any]], pretraining_window: int, title: str, path: Path
+    results: Mapping[str, PerplexityRow], pretraining_window: int, title: str, path: Path
 ) -> None:
     """Write curves of the mean negative log-likelihood by position, one for each model.
 
     Args:
         results: for each model's label, what ``run_perplexity`` returned.
         pretraining_window: drawn as an upright line.
-        title: stands above all.
+        title: above all of it.
         path: the PNG.
     """
     plt = _pyplot()
@@ -80,7 +81,7 @@ def calibration_map(cells: Sequence[CalibrationCell], title: str, path: Path) ->
 
     Args:
         cells: what was measured.
-        title: stands above.
+        title: above it.
         path: the PNG.
     """
     plt = _pyplot()

@@ -8,7 +8,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any
+
+from transformers import PreTrainedTokenizerBase
 
 _SENTENCE_BORDER = re.compile(r"(?<=[.!?:;])\s+(?=[A-Z\"'(])")
 
@@ -35,7 +36,7 @@ class Prose:
     starts: tuple[int, ...]
 
     @classmethod
-    def tokenize(cls, text: str, tokenizer: Any) -> Prose:
+    def tokenize(cls, text: str, tokenizer: PreTrainedTokenizerBase) -> Prose:
         """Return ``text`` as tokens of a transformers tokenizer, without special tokens.
 
         Sentences are tokenized one by one, each with the space or empty line before it, so that
@@ -75,12 +76,12 @@ class Prose:
         return list(self.ids[start : start + length]), [0, *later]
 
 
-def encode(tokenizer: Any, text: str) -> list[int]:
+def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Return the ids of a text without special tokens."""
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def leading_tokens(tokenizer: Any) -> list[int]:
+def leading_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Return the special tokens that the tokenizer puts before a text (none or one, mostly)."""
     with_marks: Sequence[int] = tokenizer("a")["input_ids"]
     bare = encode(tokenizer, "a")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import TypedDict
+
+from transformers import PreTrainedTokenizerBase
 
 from selfextend_rag.evals.access import EvaluatedModel
 from selfextend_rag.evals.metrics import is_exact_match, nll_by_position, perplexity
 from selfextend_rag.evals.prose import Prose
 from selfextend_rag.evals.tasks import LookupTask, lookup_task, passkey_task
+from selfextend_rag.positions import SelfExtend
 
 TASKS: dict[str, Callable[..., LookupTask]] = {"passkey": passkey_task, "lookup": lookup_task}
 MAX_NEW_TOKENS = 24
@@ -21,10 +24,11 @@ class Cell:
 
     Attributes:
         length: tokens of each prompt.
-        depth: where the statement stands, 0 the start and 1 the end of the document.
+        depth: where the statement is, 0 the start and 1 the end of the document.
         right: how many answers were exact.
         samples: how many were asked.
         wrong: up to three wrong answers, as expected and given.
+        settings: of SelfExtend, where the model is extended.
     """
 
     length: int
@@ -32,6 +36,18 @@ class Cell:
     right: int
     samples: int
     wrong: tuple[tuple[str, str], ...]
+    settings: SelfExtend | None = None
+
+
+class PerplexityRow(TypedDict):
+    """What `run_perplexity` measures, as JSON values."""
+
+    length: int
+    samples: int
+    perplexity: float
+    bin_starts: tuple[int, ...]
+    means: tuple[float, ...]
+    settings: dict[str, int] | None
 
 
 def depths(count: int) -> list[float]:
@@ -41,7 +57,7 @@ def depths(count: int) -> list[float]:
 
 def run_lookups(
     model: EvaluatedModel,
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     prose: Prose,
     *,
     task: str,
@@ -77,9 +93,8 @@ def run_lookups(
                 depth=depth,
                 seed=seed + 1000 * place + sample,
             )
-            given = tokenizer.decode(
-                model.generate(question.prompt_ids, MAX_NEW_TOKENS), skip_special_tokens=True
-            )
+            new = model.generate(question.prompt_ids, MAX_NEW_TOKENS)
+            given = str(tokenizer.decode(new, skip_special_tokens=True))
             if not is_exact_match(given, question.answer):
                 wrong.append((question.answer, given))
         cell = Cell(length, depth, samples - len(wrong), samples, tuple(wrong[:3]))
@@ -97,7 +112,7 @@ def run_perplexity(
     length: int,
     samples: int,
     bin_size: int,
-) -> dict[str, Any]:
+) -> PerplexityRow:
     """Return perplexity over runs of prose, and the mean log-likelihood by position.
 
     Args:
@@ -112,9 +127,12 @@ def run_perplexity(
     for sample in range(samples):
         run, _ = prose.run(length - len(head), sample / samples)
         sequences.append(model.token_nll([*head, *run]))
+    by_position = nll_by_position(sequences, bin_size)
     return {
         "length": length,
         "samples": samples,
         "perplexity": perplexity([value for sequence in sequences for value in sequence]),
-        **asdict(nll_by_position(sequences, bin_size)),
+        "bin_starts": by_position.bin_starts,
+        "means": by_position.means,
+        "settings": None,
     }

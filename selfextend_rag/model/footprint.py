@@ -20,7 +20,7 @@ from transformers.cache_utils import CacheLayerMixin
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from selfextend_rag.attention.band import tile_of
+from selfextend_rag.attention.blocked import tile_of
 from selfextend_rag.cache import FullLayer, SelfExtendCache
 from selfextend_rag.errors import UnknownMemoryError, in_short
 from selfextend_rag.model.attention_fn import configs, switch

@@ -266,7 +266,7 @@ def test_two_passes_of_the_flash_attention_for_cuda_are_one_softmax(length, monk
         return flash_of_cuda(*args, **kwargs)
 
     monkeypatch.setattr(torch.ops.aten, "_flash_attention_forward", stand_in)
-    for module in ("partial", "band"):
+    for module in ("partial", "blocked"):
         monkeypatch.setattr(f"selfextend_rag.attention.{module}.cuda_flash_fits", lambda q, v: True)
     out = self_extend_attention(q, k, v, impl="blocked", **options)
     torch.testing.assert_close(out, expected, rtol=0, atol=1e-12)

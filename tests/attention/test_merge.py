@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from selfextend_rag.attention import band, partial
+from selfextend_rag.attention import blocked, partial
 from selfextend_rag.attention.partial import merge
 
 
@@ -36,7 +36,7 @@ def test_parts_join_to_the_softmax_of_all_keys_whatever_the_pieces(
 
 def test_sixteen_bits_and_wide_heads_get_wide_tiles():
     def tile(dim, dtype, length=1000):
-        return band._tile(torch.empty(1, 1, length, dim, dtype=dtype))
+        return blocked._tile(torch.empty(1, 1, length, dim, dtype=dtype))
 
     assert tile(64, torch.bfloat16) == tile(128, torch.float32) == 32
     assert tile(128, torch.bfloat16) == tile(256, torch.float16) == 256

@@ -101,7 +101,7 @@ def test_lookups_come_in_every_wording(tokenizer, prose):
 
 
 def test_a_prompt_without_room_for_its_facts_is_refused(tokenizer, prose):
-    with pytest.raises(ValueError, match="no room"):
+    with pytest.raises(ValueError, match="no space"):
         lookup_task(tokenizer, prose, length=40, depth=0.5, seed=0)
 
 

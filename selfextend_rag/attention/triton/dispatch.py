@@ -95,8 +95,7 @@ def triton_attention(
 
     Args:
         q, k, v, spec: as in `attend`; what `why_not` refuses must not come here.
-        bounds: ``[B, 3]`` int32: for each row the slots where it begins and stops, and where the
-            queries end; without it, rows fill all S slots. Slots past ``stop`` may hold anything.
+        bounds: as in `attend`; slots outside of them may hold anything.
     """
     if torch.compiler.is_compiling():
         rotary = spec.rotary

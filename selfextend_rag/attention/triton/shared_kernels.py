@@ -127,14 +127,7 @@ def capped(scores, scale, cap, PRECISION: tl.constexpr):
 
 @triton.jit
 def softmax_step(
-    acc,
-    total,
-    peak,
-    scores,
-    values,
-    scale,
-    MASKED: tl.constexpr,
-    PRECISION: tl.constexpr,
+    acc, total, peak, scores, values, scale, MASKED: tl.constexpr, PRECISION: tl.constexpr
 ):
     """One tile of the online softmax in base 2; ``scores`` are -inf where masked."""
     # the maximum first: multiply and subtract are then one instruction

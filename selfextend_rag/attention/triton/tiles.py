@@ -41,7 +41,6 @@ Tiles = PrefillTiles | DecodeTiles
 Kind = Literal["prefill", "decode", "question"]
 Key = tuple[Kind, tuple[int, int], int, int]
 INTERPRETED = (0, 0)  # in place of a compute capability
-
 _FEW_ROWS = 16  # the least that tensor cores multiply
 
 _chosen: dict[Key, Tiles] = {}
