@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from selfextend_rag.errors import ConstraintError, SchemaError
 from selfextend_rag.output.schema import schema_text
+from selfextend_rag.output.tools import ToolRequest
 from selfextend_rag.text.calls import ID, ID_PATTERN, CallForm
 from selfextend_rag.text.template import THOUGHT_END
 
@@ -75,10 +76,8 @@ def json_grammar(
 
 def calls_grammar(
     form: CallForm,
-    tools: Mapping[str, Mapping[str, object]],
+    request: ToolRequest,
     *,
-    forced: bool,
-    parallel: bool,
     leading_space: bool = False,
     free_tokens: Collection[int] = (),
     thought: Sequence[str] = (),
@@ -87,9 +86,7 @@ def calls_grammar(
 
     Args:
         form: how they are written.
-        tools: names of tools and the schemas of their arguments.
-        forced: there is no free text.
-        parallel: there may be several calls.
+        request: what may be called; there is free text unless calls are forced.
         leading_space: allow a space before forced calls.
         free_tokens: control tokens that may occur in free text.
         thought: rules of a thought that the prompt has begun; it comes before forced calls. Free
@@ -100,18 +97,18 @@ def calls_grammar(
     """
     rules = [
         f"args_{i}: %json {schema_text(schema, f'the schema of tool {name!r}')}"
-        for i, (name, schema) in enumerate(tools.items())
+        for i, (name, schema) in enumerate(request.callable.items())
     ]
 
     def alternatives(before: str) -> str:
-        texts = [_literals(before + name + form.middle, form.tokens) for name in tools]
+        texts = [_literals(before + name + form.middle, form.tokens) for name in request.callable]
         return " | ".join(f"{text} args_{i}" for i, text in enumerate(texts))
 
     end = _literals(form.tail, form.tokens)
-    if parallel and form.link is not None:
+    if request.parallel and form.link is not None:
         rules.append(f"next: {alternatives(form.link)}")
         end = f"next* {end}"
-    if forced:
+    if request.forced:
         before = '" "? ' if leading_space else ""
         if thought:
             before = "thought "

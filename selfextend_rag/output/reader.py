@@ -74,15 +74,7 @@ def output_format(
         return OutputFormat(grammars.compiled(source, ends))
     form = prompts.call_form.with_tokens(control)
     free = frozenset(control.values()) - {*ends, form.trigger_token}
-    source = calls_grammar(
-        form,
-        request.callable,
-        forced=request.forced,
-        parallel=request.parallel,
-        leading_space=space,
-        free_tokens=free,
-        thought=thought,
-    )
+    source = calls_grammar(form, request, leading_space=space, free_tokens=free, thought=thought)
     at_once = request.forced and not thought
     return OutputFormat(grammars.compiled(source, ends), form, at_once, free)
 

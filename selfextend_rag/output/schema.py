@@ -14,7 +14,7 @@ validator would refuse what the grammar library lets through:
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from llguidance import LLMatcher
 
@@ -31,6 +31,8 @@ _LITERAL = frozenset({"enum", "const", "default", "examples"})
 _NAMED = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
 # Besides these, an object's properties are given in more than one place.
 _SHARED = frozenset({"allOf", "anyOf", "oneOf", "$ref", "$dynamicRef", "if", "then", "else"})
+_CHOICES = frozenset({"anyOf", "oneOf"})
+_JOINING = frozenset({"allOf", "not", "if", "then", "else"})
 _DECIDED = frozenset({"additionalProperties", "unevaluatedProperties", "patternProperties"})
 
 _LARGEST_INTEGER = 2**53 - 1
@@ -69,21 +71,24 @@ def schema_text(schema: Mapping[str, object], whose: str = "the schema") -> str:
         copied: Schema = json.loads(json.dumps(dict(schema), allow_nan=False))
     except (TypeError, ValueError) as error:
         raise SchemaError(f"{whose} must hold JSON values alone: {error}") from error
-    keywords: set[str] = set()
+    obsolete: set[str] = set()
 
-    def noted(inner: Schema) -> Schema:
-        keywords.update(inner)
+    def note(inner: Schema, _: bool) -> Schema:
+        obsolete.update(_OBSOLETE & inner.keys())
         return inner
 
-    _changed(copied, noted)
-    if obsolete := sorted(_OBSOLETE & keywords):
-        raise SchemaError(_refusal(whose, f"keywords of an old draft: {', '.join(obsolete)}"))
-    ready = _changed(closed(copied), _with_real_dates)
-    text, reason = _checked(_changed(ready, _with_bounds))
-    if reason:  # the bounds of numbers may clash with what else is said of them
-        text, reason = _checked(ready)
+    _changed(copied, note)
+    reason = f"keywords of an old draft: {', '.join(sorted(obsolete))}" if obsolete else ""
+    if not reason:
+        ready = _changed(closed(copied), _with_real_dates)
+        text, reason = _checked(_changed(ready, _with_bounds))
+        if reason:  # the bounds of numbers may clash with what else is said of them
+            text, reason = _checked(ready)
     if reason:
-        raise SchemaError(_refusal(whose, reason))
+        raise SchemaError(
+            f"{whose} can't be enforced as it is: {reason[:400]}; leave that out and check the "
+            "answer for it, or say it in other keywords"
+        )
     return text
 
 
@@ -95,13 +100,6 @@ def _checked(schema: Schema) -> tuple[str, str]:
     return text, " ".join(messages[0].split()) if messages else ""
 
 
-def _refusal(whose: str, reason: str) -> str:
-    return (
-        f"{whose} can't be enforced as it is: {reason[:400]}; leave that out and check the "
-        "answer for it, or say it in other keywords"
-    )
-
-
 def closed(schema: Schema) -> Schema:
     """Return a schema whose objects hold the properties they name and no others.
 
@@ -110,45 +108,20 @@ def closed(schema: Schema) -> Schema:
     requires more than it names.
     """
     merged: set[str] = set()
+
+    def close(inner: Schema, alone: bool) -> Schema:
+        reference = inner.get("$ref")
+        if not alone and isinstance(reference, str):
+            merged.add(reference)
+        if alone and _closable(inner):
+            inner["additionalProperties"] = False
+        return inner
+
     while True:  # a definition is open if one that is open refers to it
         before = len(merged)
-        done = _closed(schema, True, merged, "#")
+        done = _changed(schema, close, merged)
         if len(merged) == before:
-            assert isinstance(done, dict)
             return done
-
-
-def _closed(schema: object, may: bool, merged: set[str], place: str) -> object:
-    """Return one schema closed; ``merged`` collects references that must stay open."""
-    if isinstance(schema, list):
-        return [_closed(item, may, merged, f"{place}/{i}") for i, item in enumerate(schema)]
-    if not isinstance(schema, dict):
-        return schema
-    may = may and place not in merged
-    shared = not may or not _alone(schema)
-    reference = schema.get("$ref")
-    if shared and isinstance(reference, str):
-        merged.add(reference)
-    done = {
-        key: _closed_part(key, value, not shared, merged, f"{place}/{key}")
-        for key, value in schema.items()
-    }
-    if may and not shared and _closable(schema):
-        done["additionalProperties"] = False
-    return done
-
-
-def _closed_part(key: str, value: object, alone: bool, merged: set[str], place: str) -> object:
-    if key in _LITERAL:
-        return value
-    if key in _NAMED:
-        if not isinstance(value, dict):
-            return value
-        may = key != "dependentSchemas"
-        return {k: _closed(v, may, merged, f"{place}/{k}") for k, v in value.items()}
-    if key in ("anyOf", "oneOf"):
-        return _closed(value, alone, merged, place)
-    return _closed(value, key not in ("allOf", "not", "if", "then", "else"), merged, place)
 
 
 def _alone(schema: Schema) -> bool:
@@ -170,29 +143,41 @@ def _closable(schema: Schema) -> bool:
     return whole and (not isinstance(least, int) or least <= len(named))
 
 
-def _changed(schema: Schema, change: Callable[[Schema], Schema]) -> Schema:
+def _changed(
+    schema: Schema,
+    change: Callable[[Schema, bool], Schema],
+    merged: Collection[str] = (),
+    place: str = "#",
+    alone: bool = True,
+) -> Schema:
     """Return a schema in which each one, the inner ones first, is what ``change`` returns for it.
 
-    ``change`` gets a copy that it may write to. Literal values, as in ``const``, and names of
-    properties are no schemas.
+    ``change`` gets a copy that it may write to, and whether an object's properties are given there
+    alone; those that ``merged`` refers to are joined with others. Literal values, as in ``const``,
+    and names of properties are no schemas.
     """
+    alone = alone and place not in merged and _alone(schema)
 
-    def part(key: str, value: object) -> object:
-        if key in _LITERAL:
-            return value
-        if key in _NAMED and isinstance(value, dict):
-            return {name: inner(item) for name, item in value.items()}
-        return inner(value)
-
-    def inner(value: object) -> object:
+    def changed(value: object, place: str, alone: bool) -> object:
         if isinstance(value, list):
-            return [inner(item) for item in value]
-        return _changed(value, change) if isinstance(value, dict) else value
+            return [changed(item, f"{place}/{i}", alone) for i, item in enumerate(value)]
+        if not isinstance(value, dict):
+            return value
+        return _changed(value, change, merged, place, alone)
 
-    return change({key: part(key, value) for key, value in schema.items()})
+    parts: Schema = {}
+    for key, value in schema.items():
+        inner = f"{place}/{key}"
+        if key in _NAMED and isinstance(value, dict):
+            may = key != "dependentSchemas"
+            value = {name: changed(item, f"{inner}/{name}", may) for name, item in value.items()}
+        elif key not in _NAMED and key not in _LITERAL:
+            value = changed(value, inner, alone if key in _CHOICES else key not in _JOINING)
+        parts[key] = value
+    return change(parts, alone)
 
 
-def _with_bounds(schema: Schema) -> Schema:
+def _with_bounds(schema: Schema, _: bool) -> Schema:
     """Return one schema with bounds for its numbers, and few decimals.
 
     What the schema itself says of a number stays: its bounds, its ``multipleOf``, its values.
@@ -219,7 +204,7 @@ def _bound(schema: Schema, *names: str) -> float | None:
     return next((v for v in values if isinstance(v, int | float) and not isinstance(v, bool)), None)
 
 
-def _with_real_dates(schema: Schema) -> Schema:
+def _with_real_dates(schema: Schema, _: bool) -> Schema:
     """Return one schema with a pattern besides its format of dates or times."""
     name, others = schema.get("format"), schema.get("allOf", [])
     pattern = _PATTERNS.get(name) if isinstance(name, str) else None
