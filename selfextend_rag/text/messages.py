@@ -213,30 +213,24 @@ def tools_text(tools: Sequence[Mapping[str, object]]) -> str:
     )
 
 
-def calls_as_text(turns: Sequence[Turn]) -> list[Turn]:
-    """Return turns in which calls and the names of results are part of the text."""
-    done = []
+def calls_as_text(turns: Sequence[Turn], *, results_as_user: bool = False) -> list[Turn]:
+    """Return turns in which calls and the names of results are part of the text.
+
+    A template without tools has the results as the user's.
+    """
+    done: list[Turn] = []
     for turn in turns:
-        text = turn.content
-        if turn.role == "tool":
+        role, text = turn.role, turn.content
+        if role == "tool":
             text = f"Result of {turn.name}: {text}" if turn.name else f"Result: {text}"
+            role = "user" if results_as_user else role
         elif turn.calls:
             written = OUR_FORM.written([(call.name, call.arguments) for call in turn.calls])
             text = f"{text}\n{written}" if text else written
-        done.append(Turn(turn.role, text))
-    return done
-
-
-def without_results(turns: Sequence[Turn]) -> list[Turn]:
-    """Return turns of ``calls_as_text`` with results as the user's, for templates without tools."""
-    done: list[Turn] = []
-    for turn in turns:
-        role = "user" if turn.role == "tool" else turn.role
         # Templates may insist that user and assistant alternate.
-        if done and role == done[-1].role == "user":
-            done[-1] = Turn(role, done[-1].content + BREAK + turn.content)
-        else:
-            done.append(Turn(role, turn.content))
+        if results_as_user and done and role == done[-1].role == "user":
+            text = done.pop().content + BREAK + text
+        done.append(Turn(role, text))
     return done
 
 
@@ -246,11 +240,3 @@ def with_system_text(turns: Sequence[Turn], text: str, *, own_message: bool) -> 
     if first.role == "system" or (first.role == "user" and not own_message):
         return [replace(first, content=f"{text}{BREAK}{first.content}"), *rest]
     return [Turn("system" if own_message else "user", text), first, *rest]
-
-
-def with_system_in_user(turns: Sequence[Turn]) -> list[Turn]:
-    """Return turns for a template that writes no system text: it begins the user's message."""
-    first, *rest = turns
-    if not rest or rest[0].role != "user":
-        return [first, *rest]
-    return [replace(rest[0], content=f"{first.content}{BREAK}{rest[0].content}"), *rest[1:]]

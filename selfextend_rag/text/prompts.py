@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
@@ -41,9 +41,7 @@ from selfextend_rag.text.messages import (
     question_turns,
     tools_text,
     turns_of,
-    with_system_in_user,
     with_system_text,
-    without_results,
 )
 from selfextend_rag.text.template import ChatTemplate, plain_conversation, refuse_losses
 
@@ -140,7 +138,7 @@ class PromptBuilder:
             "instruction": self._instruction if self.chat else "",
             "template": self.codec.tokenizer.chat_template if self.chat else "",
             "template_options": self._template.options if self.chat else {},
-            "documents": JoinedDocuments.of(samples).text,
+            "documents": joined_documents(samples)[0],
             "question": list(self.question("Q?").tokens),
         }
 
@@ -154,16 +152,23 @@ class PromptBuilder:
         Raises:
             ValueError: there are none, or the chat template changes what they say.
         """
-        joined = JoinedDocuments.of(documents)
-        if not self.chat:
+        text, starts, stops = joined_documents(documents)
+        place, lost = 0, 0
+        if self.chat:
+            rendered = self._rendered_halves(text, "")[0]
+            place, lost = self._template.place_of_documents(rendered, self._left(text))
+            encoded = self._template.encoded(rendered, ends=ranges)
+        else:
             start = self.codec.start()
             encoded = Encoded(start, [0] * len(start))
-            encoded.append(self.codec.encoded(joined.text + self._border.left, ends=ranges), 0)
-            return joined.prompt(encoded, after="")
-        rendered = self._rendered_halves(joined.text, "")[0]
-        after, trimmed = self._template.before_documents(rendered, self._left(joined.text))
-        encoded = self._template.encoded(rendered, ends=ranges)
-        return joined.prompt(encoded, after, trimmed=trimmed)
+            encoded.append(self.codec.encoded(text + self._border.left, ends=ranges), 0)
+        tokens = tuple(encoded.ids)
+        if encoded.ends is None:
+            return Prompt(tokens)
+        begins = [start + place - lost for start in starts]
+        firsts = [max(begin, place) for begin in begins]
+        stops = [stop + place - lost for stop in stops]
+        return Prompt(tokens, TokenRanges.within(encoded.ends, begins, firsts, stops))
 
     def question(self, question: str, history: Sequence[Message] = ()) -> Prompt:
         """Return what follows ``documents``.
@@ -226,12 +231,13 @@ class PromptBuilder:
             more["tools"] = guarded(tools, guard)
         elif not native:
             if any(turn.calls or turn.role == "tool" for turn in turns):
-                turns = without_results(calls_as_text(turns))
+                turns = calls_as_text(turns, results_as_user=True)
             if tools:
                 own = self._template.takes_system_text
                 turns = with_system_text(turns, tools_text(tools), own_message=own)
-        if turns[0].role == "system" and not self._template.takes_system_text:
-            turns = with_system_in_user(turns)
+        begin = [turn.role for turn in turns[:2]]
+        if begin == ["system", "user"] and not self._template.takes_system_text:
+            turns = with_system_text(turns[1:], turns[0].content, own_message=False)
         written = for_template(turns, arguments_as_text=bool(native and native[1]), guard=guard)
         rendered = self._template.render(written, **more)
         refuse_losses(written, rendered)
@@ -273,8 +279,7 @@ def prompt_state(prompts: PromptBuilder) -> tuple[object, ...]:
     return len(tokenizer), repr(tokenizer.special_tokens_map), template
 
 
-@dataclass(frozen=True, slots=True)
-class _Border:
+class _Border(NamedTuple):
     """Where the blank line before a question belongs, and how to tokenize what follows.
 
     Vocabularies differ in what they join across it: some a full stop and the line ends after it,
@@ -289,67 +294,38 @@ class _Border:
     def measured(cls, codec: TextCodec) -> _Border:
         head, tail = "That is the end.", "Question: Who?\nAnswer:"
         whole = codec.text(head + BREAK + tail)
-        for border in (("", BREAK, ""), (BREAK, "", ""), ("", BREAK, "a"), (BREAK, "", "\n")):
-            left, right, after = border
+        for ways in (("", BREAK, ""), (BREAK, "", ""), ("", BREAK, "a"), (BREAK, "", "\n")):
+            left, right, after = ways
             if codec.text(head + left) + codec.text(right + tail, after=after) == whole:
-                return cls(*border)
+                return cls(*ways)
         return cls("", BREAK, "")
 
 
-@dataclass(frozen=True, slots=True)
-class JoinedDocuments:
-    """Documents as one text.
+def joined_documents(documents: Sequence[Document]) -> tuple[str, list[int], list[int]]:
+    """Return documents as one text, and where in it the text of each one starts and stops.
 
-    Args:
-        text: the text.
-        starts: where in it each document's own text starts.
-        stops: where it stops, white space at its end left out.
+    They are joined by blank lines, each under a heading ``# {title}`` on one line; a document
+    without a title is called by its number, and one whose title has been seen gets a number behind
+    it. A single document has no heading.
+
+    Raises:
+        ValueError: there are no documents.
     """
-
-    text: str
-    starts: tuple[int, ...]
-    stops: tuple[int, ...]
-
-    @classmethod
-    def of(cls, documents: Sequence[Document]) -> JoinedDocuments:
-        """Return documents joined by blank lines, each under a heading of its own.
-
-        The heading is ``# {title}``, on one line; a document without a title is called by its
-        number, and one whose title has been seen gets a number behind it. A single document has
-        no heading.
-
-        Raises:
-            ValueError: there are no documents.
-        """
-        if not documents:
-            raise ValueError("there are no documents; a reading needs at least one")
-        texts = [document.text.rstrip() for document in documents]
-        if len(texts) == 1:
-            return cls(texts[0], (0,), (len(texts[0]),))
-        starts, stops = [], []
-        joined = ""
-        for heading, text in zip(_headings(documents), texts, strict=True):
-            joined += f"{BREAK if joined else ''}# {heading}{BREAK}"
-            starts.append(len(joined))
-            joined += text
-            stops.append(len(joined))
-        return cls(joined, tuple(starts), tuple(stops))
-
-    def prompt(self, encoded: Encoded, after: str, trimmed: int = 0) -> Prompt:
-        """Return tokens with their ranges.
-
-        Args:
-            encoded: the tokens of a text that holds this one.
-            after: what comes before this text in it.
-            trimmed: how many characters of white space this text lost at its beginning there.
-        """
-        tokens = tuple(encoded.ids)
-        if encoded.ends is None:
-            return Prompt(tokens)
-        begins = [start + len(after) - trimmed for start in self.starts]
-        starts = [max(begin, len(after)) for begin in begins]
-        stops = [stop + len(after) - trimmed for stop in self.stops]
-        return Prompt(tokens, TokenRanges.within(encoded.ends, begins, starts, stops))
+    if not documents:
+        raise ValueError("there are no documents; a reading needs at least one")
+    headings = [f"# {heading}{BREAK}" for heading in _headings(documents)]
+    parts: list[str] = []
+    starts: list[int] = []
+    stops: list[int] = []
+    place = 0
+    for heading, document in zip(headings, documents, strict=True):
+        text = document.text.rstrip()
+        before = heading if len(documents) > 1 else ""
+        parts.append(before + text)
+        starts.append(place + len(before))
+        stops.append(starts[-1] + len(text))
+        place = stops[-1] + len(BREAK)
+    return BREAK.join(parts), starts, stops
 
 
 def _headings(documents: Sequence[Document]) -> list[str]:

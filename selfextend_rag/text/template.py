@@ -147,8 +147,8 @@ class ChatTemplate:
             start += len(text)
         return encoded
 
-    def before_documents(self, rendered: str, content: str) -> tuple[str, int]:
-        """Return what a template wrote before documents, and how many characters it left out.
+    def place_of_documents(self, rendered: str, content: str) -> tuple[int, int]:
+        """Return where documents begin that end what a template wrote, and what they lost there.
 
         It may trim a message; the end is at the border, so white space at the beginning can go.
 
@@ -162,7 +162,7 @@ class ChatTemplate:
             ways.sort(key=lambda way: len(written) - len(way) != len(head))
         for way in ways:
             if written.endswith(way):
-                return written[: len(written) - len(way)], len(content) - len(way)
+                return len(written) - len(way), len(content) - len(way)
         raise ValueError(
             'the chat template changes the text of documents; use prompt_form="plain" or another '
             "template, so that the model reads what they say"

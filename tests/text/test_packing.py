@@ -13,7 +13,7 @@ from selfextend_rag.documents import Document
 from selfextend_rag.evidence import TokenRanges
 from selfextend_rag.llm import LongContextLLM, PromptBuilder
 from selfextend_rag.text.codec import TextCodec
-from selfextend_rag.text.prompts import JoinedDocuments, Prompt
+from selfextend_rag.text.prompts import Prompt, joined_documents
 from tests.text.test_prompts import LLAMA_3, regex_tokenizer, sentencepiece_tokenizer
 from tests.tiny import SPECIAL_TOKENS, byte_tokenizer
 
@@ -135,10 +135,12 @@ def test_headings_tell_documents_apart():
         ("A (2)", "five"),
         ("b\nc", "6"),
     ]
-    joined = JoinedDocuments.of([Document.from_text(text, title=title) for title, text in given])
-    headings = [line for line in joined.text.splitlines() if line.startswith("# ")]
+    whole, starts, stops = joined_documents(
+        [Document.from_text(text, title=title) for title, text in given]
+    )
+    headings = [line for line in whole.splitlines() if line.startswith("# ")]
     assert headings == ["# Document 1", "# A", "# A (3)", "# Document 4", "# A (2)", "# b c"]
-    found = [joined.text[a:b] for a, b in zip(joined.starts, joined.stops, strict=True)]
+    found = [whole[start:stop] for start, stop in zip(starts, stops, strict=True)]
     assert found == [text for _, text in given]
 
 
