@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
     options = planner_options(args)
     documents = read_files(args)
     silence_transformers()
-    asked: dict[str, Any] = {"questions": args.questions, "max_new_tokens": args.max_new_tokens}
+    asked: dict[str, Any] = {"question": args.questions, "max_new_tokens": args.max_new_tokens}
     asked["turns"] = args.turns
     with user_mistakes():
         budget = _budget(args, options)
@@ -42,8 +42,12 @@ def run(args: argparse.Namespace) -> int:
 def _budget(args: argparse.Namespace, options: dict[str, Any]) -> ReadingBudget:
     """Return what plans, from a tokenizer and a configuration alone."""
     from selfextend_rag.llm.budget import ReadingBudget
-    from selfextend_rag.llm.loading import load_config, load_tokenizer, stated_max_new_tokens
-    from selfextend_rag.llm.memory import budget_of_source
+    from selfextend_rag.llm.loading import (
+        budget_of_source,
+        load_config,
+        load_tokenizer,
+        stated_max_new_tokens,
+    )
     from selfextend_rag.planning import (
         ContextBudgetPlanner,
         planner_defaults,

@@ -1,11 +1,19 @@
-"""From prompts to answers: what every way of asking goes through."""
+"""From prompts to answers: text while the model's worker generates it, and the answer in the end.
+
+There is one way: a prompt is prepared, then run by `TextRunner`, which passes on text as it comes.
+A `TextStream` is that run as a job of the model's worker; blocking calls wait for its answer.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+import threading
+import weakref
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 from selfextend_rag.cache.store import PrefixStore
 from selfextend_rag.documents import Document
@@ -15,18 +23,84 @@ from selfextend_rag.engine import (
     CachedPrefix,
     Cancelled,
     Engine,
+    FinishReason,
     GenerationSettings,
+    Job,
     ModelWorker,
+    Progress,
+    Reserve,
     Run,
+    Usage,
     worker_of,
 )
-from selfextend_rag.engine.run import Reserve
-from selfextend_rag.evidence import AttentionWatch, TokenRanges, find_evidence
-from selfextend_rag.llm.ledger import Ledger
-from selfextend_rag.llm.stream import Answer, AnswerReason, TextStream
+from selfextend_rag.evidence import AttentionWatch, Evidence, TokenRanges, find_evidence
+from selfextend_rag.llm.budget import Ledger, ReadingBudget
 from selfextend_rag.output.reader import FREE, AnswerReader, OutputFormat
 from selfextend_rag.planning import ContextPlan
-from selfextend_rag.text.prompts import PromptBuilder
+from selfextend_rag.text.messages import ToolCall
+
+AnswerReason = FinishReason | Literal["tool_calls"]
+
+
+class AnswerOptions(TypedDict, total=False):
+    """What every way of asking takes: three options, and the fields of `GenerationSettings`."""
+
+    json_schema: Mapping[str, object] | None
+    progress: Progress | None
+    cancelled: Cancelled
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    top_k: int
+    min_p: float
+    repetition_penalty: float
+    seed: int | None
+    stop: str | Sequence[str]
+    also_stop: str | Sequence[str]
+    stop_token_ids: Sequence[int] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the model said, and what it took.
+
+    Args:
+        text: the answer; the parts of its stream, joined.
+        finish_reason: ``"stop"`` at its own end or a stop text, ``"length"`` when
+            ``max_new_tokens`` were not enough, ``"cancelled"``, or ``"tool_calls"`` when it ends
+            in calls. JSON and calls are whole after ``"stop"`` and ``"tool_calls"`` alone.
+        usage: tokens and seconds.
+        plan: the settings it ran under.
+        tool_calls: the calls it asks for, each one whole and valid for its tool's schema.
+        unfinished_call: the text of a call that was cut off, which is none of ``tool_calls``.
+        evidence: passages of the documents that the model looked at while it answered, those it
+            looked at most first; empty without documents, or if it was not asked for.
+    """
+
+    text: str
+    finish_reason: AnswerReason
+    usage: Usage
+    plan: ContextPlan
+    tool_calls: tuple[ToolCall, ...] = ()
+    unfinished_call: str = ""
+    evidence: tuple[Evidence, ...] = ()
+
+    @property
+    def complete(self) -> bool:
+        """Return whether the answer came to its own end, and was not cut off."""
+        return self.finish_reason in ("stop", "tool_calls")
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the answer as JSON values."""
+        return {
+            "text": self.text,
+            "finish_reason": self.finish_reason,
+            "usage": self.usage.to_dict(),
+            "plan": self.plan.to_dict(),
+            "tool_calls": [call.to_dict() for call in self.tool_calls],
+            "unfinished_call": self.unfinished_call,
+            "evidence": [passage.to_dict() for passage in self.evidence],
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +120,16 @@ class PreparedPrompt:
     plan: ContextPlan
     framed: bool = True
     form: OutputFormat = FREE
+
+    @property
+    def longest(self) -> int:
+        """Return the most tokens that prompt and answer can have."""
+        return len(self.tokens) + self.options.max_new_tokens
+
+    def started(self) -> BatchPrompt:
+        """Return what the engine runs: one answer to it."""
+        grammar = self.form.grammar
+        return BatchPrompt(self.tokens, self.options, None if grammar is None else grammar.start())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,13 +164,14 @@ class TextRunner:
 
     Args:
         engine: the model.
-        prompts: its prompts and their tokens.
+        budget: its prompts, and the plans for them.
         ledger: what memory there is for them.
     """
 
-    def __init__(self, engine: Engine, prompts: PromptBuilder, ledger: Ledger) -> None:
+    def __init__(self, engine: Engine, budget: ReadingBudget, ledger: Ledger) -> None:
         self.engine = engine
-        self.prompts = prompts
+        self.budget = budget
+        self.prompts = budget.prompts
         self.ledger = ledger
 
     @property
@@ -94,7 +179,7 @@ class TextRunner:
         """Return what runs all calls on the model, in their order."""
         return worker_of(self.engine.model)
 
-    def options(self, given: Mapping[str, object], *, framed: bool) -> GenerationSettings:
+    def options(self, given: Mapping[str, Any], *, framed: bool) -> GenerationSettings:
         """Return generation settings, with the model's own end tokens and stop texts by default.
 
         Args:
@@ -106,18 +191,14 @@ class TextRunner:
             TypeError: an option is none of `GenerationSettings`.
             ValueError: an option is out of range.
         """
-        default_stop = self.prompts.answer_stops if framed else ()
-        fields: dict[str, Any] = {"stop": default_stop, **given}
-        also_stop = fields.pop("also_stop", ())
-        options = GenerationSettings(**fields)
-        if also_stop:
-            also = (also_stop,) if isinstance(also_stop, str) else tuple(also_stop)
-            options = replace(options, stop=(*also, *options.stop))
-        if options.stop_token_ids is not None:
-            return options
-        end = self.prompts.codec.tokenizer.eos_token_id
-        ends = dict.fromkeys((*self.engine.end_tokens(), *(() if end is None else (end,))))
-        return replace(options, stop_token_ids=tuple(ends))
+        fields = {"stop": self.prompts.answer_stops if framed else (), **given}
+        texts = fields.pop("also_stop", ()), fields["stop"]
+        fields["stop"] = [text for x in texts for text in ((x,) if isinstance(x, str) else x)]
+        if fields.get("stop_token_ids") is None:
+            end = self.prompts.codec.tokenizer.eos_token_id
+            ends = dict.fromkeys((*self.engine.end_tokens(), *(() if end is None else (end,))))
+            fields["stop_token_ids"] = tuple(ends)
+        return GenerationSettings(**fields)
 
     def stream(
         self, prompt: PreparedPrompt, start: Start, run: Run, cancelled: Cancelled = None
@@ -133,57 +214,42 @@ class TextRunner:
         if start.prefix is not None:
             run = run.shifted(len(start.prefix), len(prompt.tokens))
 
-        def work(is_cancelled: Callable[[], bool]) -> Generator[str, None, Answer]:
-            parts = self._answering([prompt], start, replace(run, cancelled=is_cancelled))
-            while True:
-                try:
-                    _, part = next(parts)
-                except StopIteration as end:
-                    answers: list[Answer] = end.value
-                    return answers[0]
-                yield part
+        def work(put: Callable[[str], None], is_cancelled: Callable[[], bool]) -> Answer:
+            own = replace(run, cancelled=is_cancelled)
+            return self.answers([prompt], start, own, lambda _, part: put(part))[0]
 
         return TextStream(work, self.worker, cancelled)
 
-    def answers(self, prompts: Sequence[PreparedPrompt], start: Start, run: Run) -> list[Answer]:
+    def answers(
+        self,
+        prompts: Sequence[PreparedPrompt],
+        start: Start,
+        run: Run,
+        put: Callable[[int, str], None] = lambda index, part: None,
+    ) -> list[Answer]:
         """Return the answers, in the order of the prompts; in the worker's thread.
+
+        Args:
+            prompts: the prompts.
+            start: where they begin.
+            run: what the caller wants to hear of it.
+            put: called with the index of a prompt and more text of its answer.
 
         Raises:
             ConstraintError: an answer could not be kept to its schema.
         """
-        parts = self._answering(prompts, start, run)
-        while True:
-            try:
-                next(parts)
-            except StopIteration as end:
-                answers: list[Answer] = end.value
-                return answers
-
-    def _answering(
-        self, prompts: Sequence[PreparedPrompt], start: Start, run: Run
-    ) -> Generator[tuple[int, str], None, list[Answer]]:
-        """Yield text of each answer until its tokens end or a stop text does; return all."""
         sources = start.sources
         watch = None if sources is None else AttentionWatch([len(x.tokens) for x in prompts])
-        reserving = start.reserving or self._reserving(prompts, start.prefix)
-        texts = [_Text(self.prompts, prompt) for prompt in prompts]
-        with reserving as reserve:
+        texts = [_Text(self.budget, prompt) for prompt in prompts]
+        chunks = [x.plan.chunk_size for x in prompts if x.plan.chunk_size]
+        with start.reserving or self._reserving(prompts, start.prefix) as reserve:
             answers = self.engine.answers(
-                [
-                    BatchPrompt(
-                        x.tokens,
-                        x.options,
-                        None if x.form.grammar is None else x.form.grammar.start(),
-                    )
-                    for x in prompts
-                ],
+                [prompt.started() for prompt in prompts],
                 prefix=start.prefix,
                 reuse=start.reuse,
                 settings=prompts[0].plan.settings,
                 at_once=start.at_once,
-                chunk_size=min(
-                    (x.plan.chunk_size for x in prompts if x.plan.chunk_size), default=None
-                ),
+                chunk_size=min(chunks, default=None),
                 run=replace(run, reserve=reserve, observer=watch),
             )
             with answers:
@@ -195,31 +261,26 @@ class TextRunner:
                     if text.stopped:
                         answers.stop(index)
                     if part:
-                        yield index, part
+                        put(index, part)
         for index, text in enumerate(texts):
             if rest := text.finish():
-                yield index, rest
-        found = [
-            find_evidence(one.mass, sources.ranges, sources.documents)
-            if sources is not None and one.mass is not None
-            else ()
-            for one in ([] if watch is None else watch.answers)
-        ]
+                put(index, rest)
+        found = [text.answer(answers, index) for index, text in enumerate(texts)]
+        if watch is None or sources is None:
+            return found
         return [
-            replace(text.answer(answers, index), evidence=found[index] if found else ())
-            for index, text in enumerate(texts)
+            replace(answer, evidence=find_evidence(one.mass, sources.ranges, sources.documents))
+            if one.mass is not None
+            else answer
+            for answer, one in zip(found, watch.answers, strict=True)
         ]
 
     def _reserving(
         self, prompts: Sequence[PreparedPrompt], prefix: CachedPrefix | None
     ) -> AbstractContextManager[Reserve]:
-        longest = max(prompts, key=lambda x: len(x.tokens) + x.options.max_new_tokens)
-        plan = replace(
-            longest.plan,
-            turns=1,
-            reserve_tokens=0,
-            max_new_tokens=longest.options.max_new_tokens,
-        )
+        longest = max(prompts, key=lambda prompt: prompt.longest)
+        most = longest.options.max_new_tokens
+        plan = replace(longest.plan, turns=1, reserve_tokens=0, max_new_tokens=most)
         fresh = len(longest.tokens) - (0 if prefix is None else len(prefix))
         return self.ledger.reserving(plan, fresh, reading=prefix is not None)
 
@@ -227,9 +288,9 @@ class TextRunner:
 class _Text:
     """The text of one answer, from its tokens."""
 
-    def __init__(self, prompts: PromptBuilder, prompt: PreparedPrompt) -> None:
+    def __init__(self, budget: ReadingBudget, prompt: PreparedPrompt) -> None:
         self._plan = prompt.plan
-        self._reader = AnswerReader(prompts, prompt.options, prompt.form, prompt.framed)
+        self._reader = AnswerReader(budget.prompts, prompt.options, prompt.form, prompt.framed)
         self._parts: list[str] = []
         self.tokens = 0  # without the one that completes a stop text, which is no part of it
 
@@ -262,3 +323,139 @@ class _Text:
             tool_calls=calls,
             unfinished_call=unfinished,
         )
+
+
+Work = Callable[[Callable[[str], None], Callable[[], bool]], Answer]
+"""Is given what takes text and what says to end early; returns the answer."""
+
+
+class TextStream(Iterator[str], AsyncIterator[str]):
+    """Text as it comes, in parts that never end within a character or a stop text.
+
+    The model's worker generates the answer, whether or not the text is taken. What goes wrong there
+    is raised here, by the next part or by ``answer``. There is no time limit: a long prefill
+    simply takes long. Closing the stream, leaving its ``with`` block or dropping it ends the work
+    between two chunks or tokens, and at once if it has not begun.
+
+    ``async for``, ``await aanswer()``, ``await aclose()`` and ``async with`` do the same while the
+    event loop stays free. A task that is cancelled while it waits here ends the work, as it ends an
+    asynchronous generator.
+
+    Args:
+        work: generates the answer.
+        worker: of the model.
+        cancelled: the caller's own way to end it.
+    """
+
+    def __init__(self, work: Work, worker: ModelWorker, cancelled: Cancelled = None) -> None:
+        self._parts = parts = _Parts()
+        # The job does not refer to the stream, so that a stream nobody holds is noticed.
+        self._job = Job(worker, lambda is_cancelled: parts.collect(work, is_cancelled), cancelled)
+        weakref.finalize(self, self._job.stopped.set).atexit = False
+        self._reported = False
+
+    def __next__(self) -> str:
+        coming = self._parts.take()
+        try:
+            part = self._job.wait_for(coming)
+        except BaseException:
+            coming.cancel()  # the part is left to the next caller
+            raise
+        if part is None:
+            self._raise_once()
+            raise StopIteration
+        return part
+
+    async def __anext__(self) -> str:
+        part = await self._job.await_for(self._parts.take())
+        if part is None:
+            self._raise_once()
+            raise StopAsyncIteration
+        return part
+
+    @property
+    def answer(self) -> Answer:
+        """Return the whole answer, waiting for its end; the text can still be taken.
+
+        Raises:
+            Exception: what ended the work, if it failed.
+        """
+        return self._job.wait_for(self._job.outcome)
+
+    async def aanswer(self) -> Answer:
+        """Return ``answer`` once it is there."""
+        return await self._job.aresult()
+
+    def close(self) -> None:
+        """End the work and wait until the model is free; ``answer`` has what there is."""
+        self._job.close()
+
+    async def aclose(self) -> None:
+        """Do as ``close``; the wait may be cancelled, the end of the work may not."""
+        self._job.stop()
+        await self._job.await_for(self._parts.ended)
+
+    def _raise_once(self) -> None:
+        error = self._job.outcome.exception()
+        if error is not None and not self._reported:
+            self._reported = True
+            raise error
+
+    def __enter__(self) -> TextStream:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> TextStream:
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.aclose()
+
+
+class _Parts:
+    """Text between the worker's thread and those who take it, threads and tasks alike."""
+
+    def __init__(self) -> None:
+        self.ended: Future[None] = Future()
+        self.ended.set_running_or_notify_cancel()  # one that waits can't cancel it for others
+        self._lock = threading.Lock()
+        self._ready: deque[str] = deque()
+        self._waiting: deque[Future[str | None]] = deque()
+
+    def collect(self, work: Work, is_cancelled: Callable[[], bool]) -> Answer:
+        """Take all text of the work and return its answer."""
+        try:
+            return work(self._put, is_cancelled)
+        finally:
+            self._end()
+
+    def take(self) -> Future[str | None]:
+        """Return what will be the next part; None at the end."""
+        coming: Future[str | None] = Future()
+        with self._lock:
+            if self._ready:
+                coming.set_result(self._ready.popleft())
+            elif self.ended.done():
+                coming.set_result(None)
+            else:
+                self._waiting.append(coming)
+        return coming
+
+    def _put(self, part: str) -> None:
+        with self._lock:
+            while self._waiting:
+                coming = self._waiting.popleft()
+                if coming.set_running_or_notify_cancel():
+                    coming.set_result(part)
+                    return
+            self._ready.append(part)
+
+    def _end(self) -> None:
+        with self._lock:
+            self.ended.set_result(None)
+            for coming in self._waiting:
+                if coming.set_running_or_notify_cancel():
+                    coming.set_result(None)
+            self._waiting.clear()

@@ -1,19 +1,82 @@
-"""How much space documents, questions and answers take; needs a tokenizer, and no model."""
+"""What fits: plans for documents, questions and answers, and the memory that their runs share.
+
+`ReadingBudget` needs a tokenizer and no model. A plan is made before its run begins: once the model
+is free for it, and before anything runs, the run reserves its memory in the `Ledger`. Kept prompts
+are evicted for it, and if that is not enough it is refused.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+from types import MappingProxyType
+from typing import TypedDict, Unpack
+from weakref import WeakSet
 
+from transformers import PreTrainedModel
+
+from selfextend_rag.cache import SelfExtendCache
+from selfextend_rag.cache.cache import bytes_by_device, layer_nbytes
+from selfextend_rag.cache.store import PrefixStore
 from selfextend_rag.documents import Document
-from selfextend_rag.errors import ContextBudgetExceeded
-from selfextend_rag.planning import ContextBudgetPlanner, ContextPlan, MemoryBudget
+from selfextend_rag.engine import Reserve
+from selfextend_rag.errors import ContextBudgetExceeded, MemoryBudgetExceeded, UnknownMemoryError
+from selfextend_rag.llm.memory import MemoryLimit, budget_of, memory_of_model
+from selfextend_rag.planning import (
+    ContextBudgetPlanner,
+    ContextPlan,
+    DeviceMemory,
+    MemoryBudget,
+    ModelMemory,
+)
+from selfextend_rag.planning.memory import DeviceEstimate, format_bytes
 from selfextend_rag.text.messages import BREAK
 from selfextend_rag.text.prompts import Prompt, PromptBuilder, prompt_state
 
 _STEP = 1.5
 
 Documents = str | Document | Sequence[str | Document]
+
+Bytes = Mapping[str, int]
+"""Bytes by device."""
+
+
+class Space(TypedDict, total=False):
+    """What to keep free behind documents, in tokens; see ``LongContextLLM.plan``."""
+
+    max_new_tokens: int | None
+    question_reserve: int | None
+    turns: int
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentGroup:
+    """Whole documents that fit one prompt, and how it is read."""
+
+    documents: tuple[Document, ...]
+    plan: ContextPlan
+
+
+class DocumentGroups(list[DocumentGroup]):
+    """Groups of whole documents, and whether there could be fewer.
+
+    Args:
+        groups: the groups.
+        lower_bound: fewer are impossible, by the tokens of each document alone.
+    """
+
+    def __init__(self, groups: Iterable[DocumentGroup], lower_bound: int) -> None:
+        super().__init__(groups)
+        self.lower_bound = lower_bound
+
+    @property
+    def optimal(self) -> bool:
+        """Return whether fewer groups are known to be impossible."""
+        return len(self) == self.lower_bound
 
 
 class ReadingBudget:
@@ -48,76 +111,51 @@ class ReadingBudget:
         self,
         documents: Documents,
         *,
-        questions: Iterable[str] = (),
-        max_new_tokens: int | None = None,
-        question_reserve: int | None = None,
-        turns: int = 1,
+        question: str | Sequence[str] = (),
+        **space: Unpack[Space],
     ) -> ContextPlan:
         """Return how documents would be read; see ``LongContextLLM.plan``."""
-        kept = as_documents(documents)
-        read = len(self.packed(kept).tokens)
-        reserve = self._reserve(questions, question_reserve)
-        return self.plan_tokens(read, max_new_tokens, reserve, turns, kept)
+        return self.packed(as_documents(documents), question, space)[1]
 
-    def packed(self, documents: Sequence[Document]) -> Prompt:
-        """Return documents as tokens; those that were last asked for are not tokenized again."""
+    def packed(
+        self, documents: Sequence[Document], question: str | Sequence[str], space: Space
+    ) -> tuple[Prompt, ContextPlan]:
+        """Return documents as tokens, and how they would be read.
+
+        Those that were last asked for are not tokenized again, until ``forget_packed``.
+        """
         key = tuple(documents), prompt_state(self.prompts)
         last = self._last_packed  # another thread may replace it meanwhile
         if last is None or last[0] != key:
             last = self._last_packed = key, self.prompts.documents(documents)
-        return last[1]
+        answer, reserve, turns = self._space(question, space)
+        plan = partial(
+            self.planner.plan, len(last[1].tokens), answer,
+            reserve_tokens=reserve, turns=turns, memory=self.memory(),
+        )  # fmt: skip
+        try:
+            return last[1], plan()
+        except ContextBudgetExceeded:
+            if len(documents) < 2:
+                raise
+        # raises again, and can now say which documents
+        return last[1], plan(documents=[(name_of(d), self._tokens_of(d)) for d in documents])
 
     def forget_packed(self) -> None:
         """Release the tokens of the documents that ``packed`` was last asked for."""
         self._last_packed = None
 
-    def plan_tokens(
-        self,
-        read: int,
-        max_new_tokens: int | None,
-        question_reserve: int | None,
-        turns: int = 1,
-        documents: Sequence[Document] = (),
-    ) -> ContextPlan:
-        """Return how this many tokens of documents would be read.
-
-        Args:
-            read: tokens of the documents in their prompt.
-            max_new_tokens: tokens to keep free for an answer.
-            question_reserve: tokens to keep free for a question.
-            turns: questions and answers to come, one after another.
-            documents: to be named by size in an error.
-        """
-        answer = self.max_new_tokens if max_new_tokens is None else max_new_tokens
-        reserve = self.question_reserve if question_reserve is None else question_reserve
-        budget = self.memory()
-        try:
-            return self.planner.plan(
-                read, answer, reserve_tokens=reserve, turns=turns, memory=budget
-            )
-        except ContextBudgetExceeded:
-            if len(documents) < 2:
-                raise
-        return self.planner.plan(  # raises again, and can now say which documents
-            read, answer, reserve_tokens=reserve, turns=turns, memory=budget,
-            documents=[(name_of(d), self._tokens_of(d)) for d in documents],
-        )  # fmt: skip
-
     def plan_groups(
         self,
         documents: Documents,
         *,
-        questions: Iterable[str] = (),
-        max_new_tokens: int | None = None,
-        question_reserve: int | None = None,
-        turns: int = 1,
+        question: str | Sequence[str] = (),
+        **space: Unpack[Space],
     ) -> DocumentGroups:
         """Return documents in as few prompts as hold them whole; see ``LongContextLLM``."""
         kept = as_documents(documents)
         sizes = [self._tokens_of(document) for document in kept]
-        answer = self.max_new_tokens if max_new_tokens is None else max_new_tokens
-        reserve = self._reserve(questions, question_reserve)
-        reserve = self.question_reserve if reserve is None else reserve
+        answer, reserve, turns = self._space(question, space)
         budget, bound = self.memory(), None
         while True:
             found = self.planner.plan_groups(
@@ -126,27 +164,29 @@ class ReadingBudget:
             )  # fmt: skip
             # later rounds count what joining adds, which is no reason why fewer are impossible
             bound = found.lower_bound if bound is None else bound
-            crowded = None
             groups = []
             for group, plan in zip(found.groups, found.plans, strict=True):
                 members = tuple(kept[index] for index in group)
                 read = len(self.prompts.documents(members, ranges=False))
                 if read > plan.prompt_tokens:  # joined, they are more tokens than one by one
-                    crowded = group, read - plan.prompt_tokens
+                    for index in group:
+                        sizes[index] += read - plan.prompt_tokens
                     break
                 exact = self.planner.plan(
                     read, answer, reserve_tokens=reserve, turns=turns, memory=budget
                 )
                 groups.append(DocumentGroup(members, exact))
-            if crowded is None:
+            else:
                 return DocumentGroups(groups, bound)
-            for index in crowded[0]:
-                sizes[index] += crowded[1]
 
-    def _reserve(self, questions: Iterable[str], reserve: int | None) -> int | None:
-        if reserve is not None:
-            return reserve
-        return max((len(self.prompts.question(question)) for question in questions), default=None)
+    def _space(self, question: str | Sequence[str], space: Space) -> tuple[int, int, int]:
+        """Return the tokens to keep free for an answer and for a question, and how often."""
+        answer, reserve = space.get("max_new_tokens"), space.get("question_reserve")
+        if reserve is None:
+            questions = [question] if isinstance(question, str) else question
+            lengths = [len(self.prompts.question(each)) for each in questions]
+            reserve = max(lengths, default=self.question_reserve)
+        return self.max_new_tokens if answer is None else answer, reserve, space.get("turns", 1)
 
     def _frame_tokens(self, documents: Sequence[Document]) -> int:
         """Return the tokens of a prompt besides its documents, and one more for their border."""
@@ -172,52 +212,21 @@ class ReadingBudget:
         Raises:
             ContextBudgetExceeded: prompt and answer do not fit.
         """
-        plan = self._settings_for_prompt(prompt_tokens, max_new_tokens)
+        plan = self.planner.plan(prompt_tokens, max_new_tokens)
+        if plan.extended:
+            planned = float(plan.pretraining_window)
+            while planned < plan.total_tokens:
+                planned *= _STEP
+            farthest = max(plan.total_tokens, self.planner.extended_window)
+            reserve = min(int(planned), farthest) - plan.total_tokens
+            # where that does not fit, the prompt itself does, and that is what was asked
+            with suppress(ContextBudgetExceeded):
+                plan = self.planner.plan(prompt_tokens, max_new_tokens, reserve_tokens=reserve)
         budget = self.memory()
         if budget is None:
             return plan
         asked = self.planner.within_memory(replace(plan, reserve_tokens=0), budget)
         return replace(asked, reserve_tokens=plan.reserve_tokens)
-
-    def _settings_for_prompt(self, prompt_tokens: int, max_new_tokens: int) -> ContextPlan:
-        plan = self.planner.plan(prompt_tokens, max_new_tokens)
-        if not plan.extended:
-            return plan
-        planned = float(plan.pretraining_window)
-        while planned < plan.total_tokens:
-            planned *= _STEP
-        farthest = max(plan.total_tokens, self.planner.extended_window)
-        reserve = min(int(planned), farthest) - plan.total_tokens
-        try:
-            return self.planner.plan(prompt_tokens, max_new_tokens, reserve_tokens=reserve)
-        except ContextBudgetExceeded:  # the prompt itself fits, and that is what was asked
-            return plan
-
-
-@dataclass(frozen=True, slots=True)
-class DocumentGroup:
-    """Whole documents that fit one prompt, and how it is read."""
-
-    documents: tuple[Document, ...]
-    plan: ContextPlan
-
-
-class DocumentGroups(list[DocumentGroup]):
-    """Groups of whole documents, and whether there could be fewer.
-
-    Args:
-        groups: the groups.
-        lower_bound: fewer are impossible, by the tokens of each document alone.
-    """
-
-    def __init__(self, groups: Iterable[DocumentGroup], lower_bound: int) -> None:
-        super().__init__(groups)
-        self.lower_bound = lower_bound
-
-    @property
-    def optimal(self) -> bool:
-        """Return whether fewer groups are known to be impossible."""
-        return len(self) == self.lower_bound
 
 
 def name_of(document: Document) -> str:
@@ -233,3 +242,220 @@ def as_documents(documents: Documents) -> list[Document]:
         Document.from_text(document) if isinstance(document, str) else document
         for document in documents
     ]
+
+
+@dataclass(eq=False, slots=True)
+class _Reservation:
+    """What a run needs until it ends, its cache included."""
+
+    cache: SelfExtendCache
+    needed: dict[str, int] = field(default_factory=dict)
+
+    def missing(self) -> Bytes:
+        """Return what has not been allocated yet."""
+        has = bytes_by_device(self.cache)
+        return {name: max(0, n - has.get(name, 0)) for name, n in self.needed.items()}
+
+
+_LOCK = threading.RLock()
+_LEDGERS: WeakSet[Ledger] = WeakSet()  # of this process; what one reserves, the others see
+
+
+class Ledger:
+    """What memory there is for one `LongContextLLM`, besides what this process holds.
+
+    Without a limit, what is free on a device is shared with all models there: what their runs have
+    reserved is not free, and any prompt that is kept there may be evicted. A limit is the model's:
+    all that is held for it counts, by whichever `LongContextLLM`, and nothing of other models does;
+    limits of several models on one device add up.
+
+    Args:
+        model: the model, which runs one thing at a time.
+        kept: the store of kept prompts, if there is one; they can be evicted.
+        limit: bytes for the model; by default what is free now, and what its weights hold.
+        chunk_size: tokens of a prompt to run at once; by default as many as memory allows.
+        kv_bits: that keys and values are kept in; None for the model's precision.
+
+    Raises:
+        UnknownMemoryError: a limit is given, and what the model needs is not known.
+        UnsupportedModelError: ``kv_bits`` would change nothing.
+        ValueError: the limit is out of range.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        kept: PrefixStore | None = None,
+        *,
+        limit: MemoryLimit | None = None,
+        chunk_size: int | None = None,
+        kv_bits: int | None = None,
+    ) -> None:
+        self._model = model
+        self._kept = kept
+        self._limit = limit
+        self._chunk_size = chunk_size
+        self._readings: WeakSet[SelfExtendCache] = WeakSet()
+        self._reserved: list[_Reservation] = []
+        self._memory: ModelMemory | None = None
+        try:
+            self._memory = memory_of_model(model, kv_bits)
+        except UnknownMemoryError:
+            if limit is not None:
+                raise
+        self.budget()  # refuses a limit that is out of range
+        with _LOCK:
+            _LEDGERS.add(self)
+
+    def hold(self, cache: SelfExtendCache) -> None:
+        """Count a reading's cache as held, as long as it lives."""
+        with _LOCK:
+            self._readings.add(cache)
+
+    def budget(self) -> MemoryBudget | None:
+        """Return what there is for a plan, kept prompts evicted; None if that is not known."""
+        if self._memory is None:
+            return None
+        with _LOCK:
+            there = budget_of(self._memory, self._limit, self._chunk_size, loaded=True)
+            if self._limit is not None:
+                caches = [cache for ledger in self._of_model() for cache in ledger._readings]
+                return _changed(there, {}, _sum(map(bytes_by_device, caches)))
+            others = set(_LEDGERS) - set(self._of_model())
+            missing = _sum(run.missing() for ledger in others for run in ledger._reserved)
+            return _changed(there, self._evictable_bytes(), missing)
+
+    @contextmanager
+    def reserving(
+        self,
+        plan: ContextPlan,
+        tokens: int,
+        *,
+        reading: bool = False,
+        more: Bytes = MappingProxyType({}),
+    ) -> Iterator[Reserve]:
+        """Give a run a function that reserves its memory, until the block ends.
+
+        The function takes the cache that the run fills, evicts kept prompts where memory is short,
+        and raises MemoryBudgetExceeded if there is still not enough; nothing has run then.
+
+        Args:
+            plan: of prompt and answer, as many tokens as there will be in the end.
+            tokens: of them that are to be run in chunks.
+            reading: the cache is a reading's, which counts as held.
+            more: bytes that are needed besides, by device.
+        """
+        made: list[_Reservation] = []
+
+        def reserve(cache: SelfExtendCache) -> None:
+            with _LOCK:
+                release()  # of what ran before within the block
+                made.append(self._reservation(plan, tokens, cache, reading, more))
+                self._reserved.extend(made)
+
+        def release() -> None:
+            with _LOCK:
+                while made:
+                    self._reserved.remove(made.pop())
+
+        try:
+            yield reserve
+        finally:
+            release()
+
+    def _reservation(
+        self, plan: ContextPlan, tokens: int, cache: SelfExtendCache, reading: bool, more: Bytes
+    ) -> _Reservation:
+        """Return what a run needs; kept prompts are evicted until there is that much."""
+        reservation = _Reservation(cache)
+        budget = self.budget()
+        if budget is None:
+            return reservation
+        own, kept = bytes_by_device(cache), self._evictable_bytes()
+        grows = max((layer_nbytes(layer) for layer in cache.layers), default=0)
+        # a limit counts readings alone, and what is free is short of any cache in memory
+        counted = own if reading or self._limit is None else {}
+        short: dict[str, int] = {}
+        estimate = budget.estimate(plan, max(1, min(plan.chunk_size or tokens, tokens)))
+        for device in estimate.devices:
+            if device.available_bytes is None:
+                continue
+            name, held = device.name, own.get(device.name, 0)
+            planned = device.kv_cache_bytes + device.grouped_keys_bytes
+            needed = device.workspace_bytes + max(planned, held) + more.get(name, 0)
+            needed += grows if planned > held > 0 else 0  # a buffer with the one it replaces
+            there = device.available_bytes + counted.get(name, 0) - kept.get(name, 0)
+            reservation.needed[name] = needed
+            if needed + device.weights_bytes > there:
+                short[name] = needed + device.weights_bytes - there
+        for name, missing in self._evict(short).items():
+            raise _refusal(plan, next(x for x in estimate.devices if x.name == name), missing)
+        return reservation
+
+    def _evict(self, short: dict[str, int]) -> dict[str, int]:
+        """Evict kept prompts where bytes are short, our own first; return what is still short."""
+        for store in self._evictable():
+            if set(short) & set(store.bytes_by_device()):
+                freed = store.evict(short)
+                left = {name: missing - freed.get(name, 0) for name, missing in short.items()}
+                short = {name: missing for name, missing in left.items() if missing > 0}
+        return short
+
+    def _of_model(self) -> list[Ledger]:
+        return [ledger for ledger in _LEDGERS if ledger._model is self._model]
+
+    def _evictable(self) -> list[PrefixStore]:
+        """Return the stores whose kept prompts may be evicted for this model, our own first."""
+        others = _LEDGERS if self._limit is None else self._of_model()
+        ledgers = [self, *(ledger for ledger in others if ledger is not self)]
+        return [ledger._kept for ledger in ledgers if ledger._kept is not None]
+
+    def _evictable_bytes(self) -> Bytes:
+        return _sum(store.bytes_by_device() for store in self._evictable())
+
+
+def _sum(many: Iterable[Bytes]) -> Bytes:
+    total: Counter[str] = Counter()
+    for sizes in many:
+        total.update(sizes)
+    return total
+
+
+def _changed(budget: MemoryBudget, more: Bytes, less: Bytes) -> MemoryBudget:
+    """Return a budget with so much more, and so much less, on each device."""
+    devices = []
+    for device in budget.devices:
+        available = device.available_bytes + more.get(device.name, 0) - less.get(device.name, 0)
+        within = min(device.total_bytes, max(0, available))
+        devices.append(DeviceMemory(device.name, device.total_bytes, within))
+    return replace(budget, devices=tuple(devices))
+
+
+def _refusal(plan: ContextPlan, device: DeviceEstimate, missing: int) -> MemoryBudgetExceeded:
+    return no_memory(
+        f"{plan.total_tokens} tokens need at most {format_bytes(device.needed_bytes)} on "
+        f"{device.name}, and besides the readings that are held it lacks {format_bytes(missing)} "
+        "of that",
+        plan,
+        replace(device, available_bytes=max(0, device.needed_bytes - missing)),
+        "release other readings",
+        "ask for a shorter answer",
+        "take a smaller model or a device with more memory",
+    )
+
+
+def no_memory(
+    message: str, plan: ContextPlan, device: DeviceEstimate, *remedies: str
+) -> MemoryBudgetExceeded:
+    """Return the refusal of a plan for which a device lacks memory."""
+    return MemoryBudgetExceeded(
+        message,
+        device=device.name,
+        needed_bytes=device.needed_bytes,
+        available_bytes=device.available_bytes or 0,
+        needed=plan.total_tokens,
+        available=0,
+        group_size=plan.group_size,
+        neighbor_window=plan.neighbor_window,
+        remedies=remedies,
+    )

@@ -40,7 +40,7 @@ def sort_options(options: Mapping[str, Any], fields: Iterable[str]) -> dict[str,
 
 
 def open_llm(
-    model: Any, tokenizer: object, loading: Mapping[str, Any], context: Mapping[str, Any]
+    model: Any, tokenizer: Any, loading: Mapping[str, Any], context: Mapping[str, Any]
 ) -> LongContextLLM:
     """Return the model that a user means.
 

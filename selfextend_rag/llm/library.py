@@ -6,7 +6,7 @@ import os
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from selfextend_rag.documents import Document
@@ -19,25 +19,24 @@ from selfextend_rag.errors import (
 )
 from selfextend_rag.llm.budget import Documents, as_documents
 from selfextend_rag.llm.llm import LongContextLLM
-from selfextend_rag.llm.reading import Reading
+from selfextend_rag.llm.reading import History, Reading, question_prompt
 
 BUNDLED = "bundled"
 """The name of the model that comes with the package; write ``./bundled`` for a folder."""
 
-_Key = tuple[str, Mapping[str, Any]]
+_Options = Mapping[str, object]
 
 _lock = threading.Lock()
 # Options are compared, not hashed: they may hold dictionaries, and objects of others.
-_live: list[tuple[_Key, Mapping[str, Any], weakref.ref[LongContextLLM]]] = []
+_live: list[tuple[tuple[str, _Options], _Options, weakref.ref[LongContextLLM]]] = []
 
 _SECONDS_BETWEEN_LOOKS = 0.1
-GIBIBYTE = 2**30
 
 
 def shared_llm(
     source: str | os.PathLike[str],
-    loading: Mapping[str, Any] | None = None,
-    context: Mapping[str, Any] | None = None,
+    loading: _Options | None = None,
+    context: _Options | None = None,
 ) -> LongContextLLM:
     """Return a model by name, whose weights are loaded unless they are there.
 
@@ -49,8 +48,8 @@ def shared_llm(
     Raises:
         ModelLoadError: there is no such model.
     """
-    name = os.fspath(source)
-    wanted, options = (name, dict(loading or {})), dict(context or {})
+    name, options = os.fspath(source), dict[str, Any](context or {})
+    wanted = name, dict[str, Any](loading or {})
     with _lock:  # also while loading, or two threads would load the same weights
         _live[:] = [entry for entry in _live if entry[2]() is not None]
         same = [(had, llm) for key, had, ref in _live if key == wanted and (llm := ref())]
@@ -82,7 +81,7 @@ class KeptReadings:
         ValueError: ``max_bytes`` is negative.
     """
 
-    def __init__(self, llm: LongContextLLM, *, max_bytes: int = 2 * GIBIBYTE) -> None:
+    def __init__(self, llm: LongContextLLM, *, max_bytes: int = 2 << 30) -> None:
         if max_bytes < 0:
             raise ValueError(f"max_bytes must be 0 or a positive number, got {max_bytes}")
         self.llm = llm
@@ -102,7 +101,7 @@ class KeptReadings:
         documents: Documents,
         question: str = "",
         *,
-        history: Sequence[tuple[str, str]] = (),
+        history: History = (),
         max_new_tokens: int | None = None,
         cancelled: Cancelled = None,
         **options: Any,
@@ -128,8 +127,7 @@ class KeptReadings:
         """
         key = tuple(as_documents(documents))
         asked = self._tokens_of(question, history)
-        space = self._space(asked, max_new_tokens)
-        if (reading := self._found(key, space)) is not None:
+        if (reading := self._found(key, asked, max_new_tokens)) is not None:
             return reading
         ends = is_cancelled(cancelled)
         with self._lock:
@@ -138,9 +136,9 @@ class KeptReadings:
             if ends():
                 raise GenerationCancelled(0, 0)
         try:
-            if (reading := self._found(key, space)) is None:
-                more = {**options, "max_new_tokens": max_new_tokens, "cancelled": cancelled}
-                reading = self._read(key, asked, more)
+            if (reading := self._found(key, asked, max_new_tokens)) is None:
+                options |= {"max_new_tokens": max_new_tokens, "cancelled": cancelled}
+                reading = self._read(key, asked, options)
                 self._keep(key, reading)
             return reading
         finally:
@@ -153,8 +151,7 @@ class KeptReadings:
         key = tuple(as_documents(documents))
         cancelled = options.pop("cancelled", None) or threading.Event()
         asked = self._tokens_of(question, options.get("history", ()))
-        space = self._space(asked, options.get("max_new_tokens"))
-        if (reading := self._found(key, space)) is not None:
+        if (reading := self._found(key, asked, options.get("max_new_tokens"))) is not None:
             return reading
         return await in_thread(
             lambda: self.get(key, question, cancelled=cancelled, **options), cancelled
@@ -165,24 +162,15 @@ class KeptReadings:
         with self._lock:
             self._kept.clear()
 
-    def _tokens_of(self, question: str, history: Sequence[tuple[str, str]]) -> int:
+    def _tokens_of(self, question: str, history: History) -> int:
         """Return the tokens of a question after its history; 0 for a blank one."""
-        if not question.strip():
-            return 0
-        said = [
-            {"role": role, "content": text}
-            for pair in history
-            for role, text in zip(("user", "assistant"), pair, strict=True)
-        ]
-        return len(self.llm.prompts.question(question, said))
+        return len(question_prompt(self.llm.prompts, question, history)) if question.strip() else 0
 
-    def _space(self, asked: int, max_new_tokens: int | None) -> int:
-        return asked + (
-            self.llm.budget.max_new_tokens if max_new_tokens is None else max_new_tokens
-        )
-
-    def _found(self, key: tuple[Document, ...], space: int) -> Reading | None:
-        """Return the kept reading, now the last used one, if it has that much space."""
+    def _found(
+        self, key: tuple[Document, ...], asked: int, max_new_tokens: int | None
+    ) -> Reading | None:
+        """Return the kept reading, now the last used one, if it has space for what is asked."""
+        answer = self.llm.budget.max_new_tokens if max_new_tokens is None else max_new_tokens
         with self._lock:
             reading = self._kept.get(key)
             if reading is None:
@@ -192,13 +180,12 @@ class KeptReadings:
             except CacheMismatchError:  # read again by the model and tokenizer as they are now
                 del self._kept[key]
                 return None
-            plan = reading.plan
-            if plan.extended_window - plan.prompt_tokens < space:
+            if reading.plan.extended_window - reading.plan.prompt_tokens < asked + answer:
                 return None
             self._kept.move_to_end(key)
             return reading
 
-    def _read(self, key: Sequence[Document], asked: int, options: dict[str, Any]) -> Reading:
+    def _read(self, key: tuple[Document, ...], asked: int, options: dict[str, Any]) -> Reading:
         usual = self.llm.budget.question_reserve
         generous = usual if asked <= usual else 2 * asked
         try:
@@ -209,22 +196,17 @@ class KeptReadings:
         return self._read_with_space(key, asked, options)
 
     def _read_with_space(
-        self, key: Sequence[Document], reserve: int, options: dict[str, Any]
+        self, key: tuple[Document, ...], reserve: int, options: dict[str, Any]
     ) -> Reading:
         """Read; where memory is short, what was kept goes first, the longest unused before all."""
         while True:
             try:
                 return self.llm.read(key, question_reserve=reserve, **options)
             except MemoryBudgetExceeded:
-                if not self._forget_one():
-                    raise
-
-    def _forget_one(self) -> bool:
-        with self._lock:
-            if self._kept:
-                self._kept.popitem(last=False)
-                return True
-            return False
+                with self._lock:
+                    if not self._kept:
+                        raise
+                    self._kept.popitem(last=False)
 
     def _keep(self, key: tuple[Document, ...], reading: Reading) -> None:
         with self._lock:

@@ -8,22 +8,35 @@ import time
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
-from transformers import PreTrainedModel
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from selfextend_rag.bundled import FOLDER as BUNDLED
 from selfextend_rag.cache.identity import model_state, token_fingerprint
 from selfextend_rag.cache.store import PrefixStore, SpillFolder
 from selfextend_rag.engine import Cancelled, Engine, Job, Progress, Run, in_thread
-from selfextend_rag.llm.answer import PreparedPrompt, Start, TextRunner
-from selfextend_rag.llm.budget import DocumentGroups, Documents, ReadingBudget, as_documents
-from selfextend_rag.llm.ledger import Ledger, MemoryLimit
-from selfextend_rag.llm.loading import load_model, load_tokenizer
-from selfextend_rag.llm.memory import budget_of_model
+from selfextend_rag.llm import saved
+from selfextend_rag.llm.answer import (
+    Answer,
+    AnswerOptions,
+    PreparedPrompt,
+    Start,
+    TextRunner,
+    TextStream,
+)
+from selfextend_rag.llm.budget import (
+    DocumentGroups,
+    Documents,
+    Ledger,
+    ReadingBudget,
+    Space,
+    as_documents,
+)
+from selfextend_rag.llm.loading import DeviceMap, load_model, load_tokenizer
+from selfextend_rag.llm.memory import MemoryLimit
 from selfextend_rag.llm.reading import Reading
-from selfextend_rag.llm.saved import load_saved
-from selfextend_rag.llm.stream import Answer, TextStream
 from selfextend_rag.output.reader import output_format
 from selfextend_rag.output.tools import ToolChoice, Tools, tool_request
 from selfextend_rag.planning import (
@@ -36,6 +49,14 @@ from selfextend_rag.planning.plan import CHUNK_SIZES, Rule
 from selfextend_rag.planning.planner import Extension
 from selfextend_rag.text.messages import Message
 from selfextend_rag.text.prompts import INSTRUCTION, PromptBuilder, PromptForm
+
+
+class PromptOptions(AnswerOptions, total=False):
+    """What ``LongContextLLM.generate`` takes besides the prompt."""
+
+    tools: Tools | None
+    tool_choice: ToolChoice
+    parallel_tool_calls: bool
 
 
 class LongContextLLM:
@@ -85,7 +106,7 @@ class LongContextLLM:
     def __init__(
         self,
         model: PreTrainedModel,
-        tokenizer: Any,
+        tokenizer: PreTrainedTokenizerBase,
         *,
         pretraining_window: int | None = None,
         group_size: int | None = None,
@@ -96,7 +117,7 @@ class LongContextLLM:
         rule: Rule = "empirical",
         prompt_form: PromptForm = "auto",
         instruction: str = INSTRUCTION,
-        template_options: Mapping[str, Any] | None = None,
+        template_options: Mapping[str, object] | None = None,
         chunk_size: int | None = None,
         memory_limit: MemoryLimit | None = None,
         kv_bits: int | None = None,
@@ -124,24 +145,42 @@ class LongContextLLM:
         )
         at_once = CHUNK_SIZES[0] if chunk_size is None else chunk_size
         self.engine = Engine(model, chunk_size=at_once, kv_bits=kv_bits)
-        stated = getattr(model.generation_config, "max_new_tokens", None)
-        self.prefix_cache = _prefix_store(
-            self.engine, self.prompts, prefix_cache_bytes, prefix_cache_dir, prefix_cache_dir_bytes
+        self.prefix_cache = self._prefix_store(
+            prefix_cache_bytes, prefix_cache_dir, prefix_cache_dir_bytes
         )
-        machine = budget_of_model(model, memory_limit, chunk_size, kv_bits)
-        self._ledger = Ledger(model, machine, self.prefix_cache, limited=memory_limit is not None)
-        self.budget = ReadingBudget(self.prompts, self.planner, stated, self._ledger.budget)
-        self._runner = TextRunner(self.engine, self.prompts, self._ledger)
+        ledger = Ledger(
+            model, self.prefix_cache, limit=memory_limit, chunk_size=chunk_size, kv_bits=kv_bits
+        )
+        stated = getattr(model.generation_config, "max_new_tokens", None)
+        self.budget = ReadingBudget(self.prompts, self.planner, stated, ledger.budget)
+        self._ledger = ledger
+        self._runner = TextRunner(self.engine, self.budget, ledger)
+
+    def _prefix_store(
+        self, max_bytes: int, folder: str | os.PathLike[str] | None, folder_bytes: int
+    ) -> PrefixStore | None:
+        """Return where prompts are kept for those to come, or None if nothing is to be kept."""
+        model, tokenizer, kv_bits = self.model, self.tokenizer, self.engine.kv_bits
+        if max_bytes == 0:
+            if folder is not None:
+                raise ValueError("prefix_cache_dir needs a prefix_cache_bytes above 0, got 0")
+            return None
+        spill = None
+        if folder is not None:
+            spill = SpillFolder(
+                Path(folder), folder_bytes, lambda: token_fingerprint(model, tokenizer, kv_bits)
+            )
+        return PrefixStore(max_bytes, spill, state=lambda: model_state(model))
 
     @classmethod
     def from_pretrained(
         cls,
         source: str | os.PathLike[str],
         *,
-        device_map: Any = None,
-        dtype: Any = "auto",
+        device_map: DeviceMap = None,
+        dtype: str | torch.dtype | None = "auto",
         full_attention: bool = False,
-        model_options: Mapping[str, Any] | None = None,
+        model_options: Mapping[str, object] | None = None,
         **options: Any,
     ) -> LongContextLLM:
         """Return a model with its tokenizer, from a hub id or a folder.
@@ -190,41 +229,34 @@ class LongContextLLM:
         documents: Documents,
         *,
         question: str | Sequence[str] = (),
-        max_new_tokens: int | None = None,
-        question_reserve: int | None = None,
-        turns: int = 1,
+        **space: Unpack[Space],
     ) -> ContextPlan:
         """Return how documents would be read; the model does not run.
 
         Args:
             documents: one or several, each a `Document` or a text.
             question: the question to come, or several; by default space is kept for any.
-            max_new_tokens: tokens to keep free for an answer; by default those that the model's
-                generation configuration names, or an eighth of P and at most 256.
-            question_reserve: tokens to keep free for a question and its frame; by default those of
-                the longest ``question``, or an eighth of P, from 16 to 512.
-            turns: questions and answers to keep space for, one after another, as in a conversation.
+            space: any of these, in tokens.
+
+                * ``max_new_tokens``: to keep free for an answer; by default what the model's
+                  generation configuration names, or an eighth of P and at most 256.
+                * ``question_reserve``: to keep free for a question and its frame; by default what
+                  the longest ``question`` takes, or an eighth of P, from 16 to 512.
+                * ``turns``: how many questions and answers to keep space for, one after another,
+                  as in a conversation.
 
         Raises:
             ContextBudgetExceeded: they do not fit.
             MemoryBudgetExceeded: they would, but memory does not hold them.
         """
-        return self.budget.plan(
-            documents,
-            questions=[question] if isinstance(question, str) else question,
-            max_new_tokens=max_new_tokens,
-            question_reserve=question_reserve,
-            turns=turns,
-        )
+        return self.budget.plan(documents, question=question, **space)
 
     def plan_groups(
         self,
         documents: Documents,
         *,
         question: str | Sequence[str] = (),
-        max_new_tokens: int | None = None,
-        question_reserve: int | None = None,
-        turns: int = 1,
+        **space: Unpack[Space],
     ) -> DocumentGroups:
         """Return documents in as few groups as can each be read whole; arguments as for ``plan``.
 
@@ -235,33 +267,23 @@ class LongContextLLM:
         Raises:
             DocumentTooLarge: a document can't be read even by itself; it is named.
         """
-        return self.budget.plan_groups(
-            documents,
-            questions=[question] if isinstance(question, str) else question,
-            max_new_tokens=max_new_tokens,
-            question_reserve=question_reserve,
-            turns=turns,
-        )
+        return self.budget.plan_groups(documents, question=question, **space)
 
     def read(
         self,
         documents: Documents,
         *,
-        max_new_tokens: int | None = None,
-        question_reserve: int | None = None,
-        turns: int = 1,
         progress: Progress | None = None,
         cancelled: Cancelled = None,
+        **space: Unpack[Space],
     ) -> Reading:
         """Read documents once, to be asked as often as wanted.
 
         Args:
             documents: one or several, each a `Document` or a text.
-            max_new_tokens: the longest answer to keep space for; default as for ``plan``.
-            question_reserve: tokens to keep free for each question and its frame.
-            turns: questions and answers to keep space for, one after another.
             progress: called with tokens done and tokens to do, after each chunk.
             cancelled: an event or function that ends the reading between two chunks.
+            space: ``max_new_tokens``, ``question_reserve`` and ``turns``, as for ``plan``.
 
         Raises:
             ContextBudgetExceeded: they do not fit; the model has not run.
@@ -270,16 +292,14 @@ class LongContextLLM:
             GenerationCancelled: it was cancelled.
         """
         kept = as_documents(documents)
-        packed = self.budget.packed(kept)
-        tokens = packed.tokens
-        plan = self.budget.plan_tokens(len(tokens), max_new_tokens, question_reserve, turns, kept)
+        packed, plan = self.budget.packed(kept, (), space)
         self.budget.forget_packed()  # from here on, the reading has them
         started = time.perf_counter()
-        with self._ledger.reserving(plan, len(tokens)) as reserve:
+        with self._ledger.reserving(plan, len(packed.tokens)) as reserve:
             prefix = Job(
                 self._runner.worker,
                 lambda is_cancelled: self.engine.prefill(
-                    tokens,
+                    packed.tokens,
                     settings=plan.settings,
                     capacity=plan.total_tokens,
                     chunk_size=plan.chunk_size,
@@ -291,7 +311,8 @@ class LongContextLLM:
             ).result()
             self._ledger.hold(prefix.cache)
         seconds = time.perf_counter() - started
-        return Reading(self._runner, self.budget, kept, plan, prefix, seconds, packed)
+        read = saved.ReadDocuments(tuple(kept), plan, prefix, seconds, packed)
+        return Reading(self._runner, read)
 
     def load(self, path: str | os.PathLike[str], *, documents: Documents | None = None) -> Reading:
         """Return a reading that ``Reading.save`` wrote; the model reads nothing again.
@@ -309,11 +330,9 @@ class LongContextLLM:
             ReadingFileError: it can't be found or read.
         """
         expected = None if documents is None else as_documents(documents)
-        saved = load_saved(path, self.engine, self.budget, expected)
-        self._ledger.hold(saved.prefix.cache)
-        return Reading(
-            self._runner, self.budget, saved.documents, saved.plan, saved.prefix, saved.seconds
-        )
+        read = saved.load(path, self._runner, expected)
+        self._ledger.hold(read.prefix.cache)
+        return Reading(self._runner, read)
 
     def count_tokens(self, prompt: str | Sequence[Message], *, tools: Tools | None = None) -> int:
         """Return the tokens of a text alone, or of the prompt that messages, and tools, make."""
@@ -322,32 +341,24 @@ class LongContextLLM:
         request = tool_request(tools) if tools else None
         return len(self.prompts.prompt(prompt, () if request is None else request.tools))
 
-    def generate(
-        self,
-        prompt: str | Sequence[Message],
-        *,
-        tools: Tools | None = None,
-        tool_choice: ToolChoice = "auto",
-        parallel_tool_calls: bool = True,
-        json_schema: Mapping[str, Any] | None = None,
-        progress: Progress | None = None,
-        cancelled: Cancelled = None,
-        **options: Any,
-    ) -> Answer:
+    def generate(self, prompt: str | Sequence[Message], **options: Unpack[PromptOptions]) -> Answer:
         """Return the answer to a text or a conversation.
 
         Args:
             prompt: a text, or messages with ``role`` and ``content``, an assistant's ``tool_calls``
                 and messages of role ``tool`` among them, in OpenAI's form.
-            tools: what the model may call, in OpenAI's form; calls are in ``answer.tool_calls``.
-            tool_choice: ``"auto"``, ``"none"``, ``"required"`` (or ``"any"``), or a tool's name.
-            parallel_tool_calls: an answer may have several calls.
-            json_schema: the answer is JSON that is valid for this schema.
-            progress: called after each chunk of the prompt, from another thread.
-            cancelled: ends the answer where it is.
-            options: fields of `GenerationSettings`. In the plain form, of models without a chat
-                template, a conversation's ``stop`` is a line end by default; ``also_stop`` are
-                texts that end the answer besides.
+            options: any of these, and fields of `GenerationSettings`. In the plain form, of models
+                without a chat template, a conversation's ``stop`` is a line end by default;
+                ``also_stop`` are texts that end the answer besides.
+
+                * ``tools``: what the model may call, in OpenAI's form; calls are in
+                  ``answer.tool_calls``.
+                * ``tool_choice``: ``"auto"``, the default, ``"none"``, ``"required"`` (or
+                  ``"any"``), or a tool's name.
+                * ``parallel_tool_calls``: an answer may have several calls; True by default.
+                * ``json_schema``: the answer is JSON that is valid for this schema.
+                * ``progress``: called after each chunk of the prompt, from another thread.
+                * ``cancelled``: ends the answer where it is.
 
         Raises:
             ContextBudgetExceeded: prompt and answer do not fit; the model has not run.
@@ -355,46 +366,27 @@ class LongContextLLM:
             ToolError: tools, choice or messages about tools can't be used as they are.
             ConstraintError: the answer could not be constrained to its grammar.
         """
-        with self.stream(
-            prompt,
-            tools=tools,
-            tool_choice=tool_choice,
-            parallel_tool_calls=parallel_tool_calls,
-            json_schema=json_schema,
-            progress=progress,
-            cancelled=cancelled,
-            **options,
-        ) as stream:
+        with self.stream(prompt, **options) as stream:
             return stream.answer
 
     def stream(
-        self,
-        prompt: str | Sequence[Message],
-        *,
-        tools: Tools | None = None,
-        tool_choice: ToolChoice = "auto",
-        parallel_tool_calls: bool = True,
-        json_schema: Mapping[str, Any] | None = None,
-        progress: Progress | None = None,
-        cancelled: Cancelled = None,
-        **options: Any,
+        self, prompt: str | Sequence[Message], **options: Unpack[PromptOptions]
     ) -> TextStream:
         """Return the answer as a stream of text, while it is generated; see ``generate``."""
-        request = None
-        if tools or tool_choice != "auto":
-            request = tool_request(tools, tool_choice, parallel_tool_calls)
+        schema, cancelled = options.pop("json_schema", None), options.pop("cancelled", None)
+        run = Run(progress=options.pop("progress", None))
+        tools, choice = options.pop("tools", None), options.pop("tool_choice", "auto")
+        parallel, request = options.pop("parallel_tool_calls", True), None
+        if tools or choice != "auto":
+            request = tool_request(tools, choice, parallel)
         framed = not isinstance(prompt, str) or request is not None
-        options_given = {"max_new_tokens": self.budget.max_new_tokens, **options}
-        settings = self._runner.options(options_given, framed=framed)
-        form = output_format(self.prompts, settings, json_schema, request)
+        given = {"max_new_tokens": self.budget.max_new_tokens, **options}
+        settings = self._runner.options(given, framed=framed)
+        form = output_format(self.prompts, settings, schema, request)
         tokens = self.prompts.prompt(prompt, () if request is None else request.tools).tokens
         plan = self.budget.plan_prompt(len(tokens), settings.max_new_tokens)
-        return self._runner.stream(
-            PreparedPrompt(tokens, settings, plan, framed, form),
-            Start(reuse=self.prefix_cache),
-            Run(progress=progress),
-            cancelled,
-        )
+        prepared = PreparedPrompt(tokens, settings, plan, framed, form)
+        return self._runner.stream(prepared, Start(reuse=self.prefix_cache), run, cancelled)
 
     async def aread(self, documents: Documents, **options: Any) -> Reading:
         """Do as ``read`` with the event loop free; ``cancelled`` may be given as an event alone.
@@ -406,37 +398,15 @@ class LongContextLLM:
             lambda: self.read(documents, cancelled=cancelled, **options), cancelled
         )
 
-    async def astream(self, prompt: str | Sequence[Message], **options: Any) -> TextStream:
+    async def astream(
+        self, prompt: str | Sequence[Message], **options: Unpack[PromptOptions]
+    ) -> TextStream:
         """Do as ``stream``; tokenizing a long prompt takes a moment, so that is awaited too."""
         return await in_thread(lambda: self.stream(prompt, **options))
 
-    async def agenerate(self, prompt: str | Sequence[Message], **options: Any) -> Answer:
+    async def agenerate(
+        self, prompt: str | Sequence[Message], **options: Unpack[PromptOptions]
+    ) -> Answer:
         """Do as ``generate`` with the event loop free; a cancelled task ends the answer."""
         async with await self.astream(prompt, **options) as stream:
             return await stream.aanswer()
-
-
-def _prefix_store(
-    engine: Engine,
-    prompts: PromptBuilder,
-    max_bytes: int,
-    folder: str | os.PathLike[str] | None,
-    folder_bytes: int,
-) -> PrefixStore | None:
-    """Return where prompts are kept for those to come, or None if nothing is to be kept.
-
-    Raises:
-        ValueError: a number of bytes is out of range, or a folder is given and no memory.
-    """
-    if max_bytes == 0 and folder is not None:
-        raise ValueError("prefix_cache_dir needs a prefix_cache_bytes above 0, got 0")
-    spill = None
-    if folder is not None:
-        spill = SpillFolder(
-            Path(folder),
-            folder_bytes,
-            lambda: token_fingerprint(engine.model, prompts.codec.tokenizer, engine.kv_bits),
-        )
-    if not max_bytes:
-        return None
-    return PrefixStore(max_bytes, spill, state=lambda: model_state(engine.model))

@@ -1,14 +1,21 @@
-"""Models and tokenizers from a hub id or a folder, with errors of one kind."""
+"""Models and tokenizers from a hub id or a folder: loaded, or only looked at, to plan for them.
+
+What can't be found or read is one kind of error. For a plan nothing is loaded: files are read up to
+the end of their headers, and a model is built on torch's meta device, without memory.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -16,11 +23,17 @@ from transformers import (
     GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
 )
 
-from selfextend_rag.errors import ModelLoadError, in_short
+from selfextend_rag.errors import ModelLoadError, UnknownMemoryError, in_short
 from selfextend_rag.llm.hub import hub_is_reachable, hub_name
+from selfextend_rag.llm.memory import MemoryLimit, budget_of, model_memory, sizes_of
 from selfextend_rag.model import with_full_attention
+from selfextend_rag.planning import MemoryBudget
+
+DeviceMap = str | int | torch.device | Mapping[str, object] | None
+"""A device, the device of each part by the beginning of its name, or a word of accelerate's."""
 
 _LOADING_ERRORS = (
     OSError,
@@ -34,8 +47,12 @@ _LOADING_ERRORS = (
 _SHARED_OPTIONS = frozenset(
     ("cache_dir", "code_revision", "force_download", "local_files_only", "revision", "subfolder")
 ) | {"token", "trust_remote_code"}
+_OF_WEIGHTS = frozenset(
+    ("attn_implementation", "device_map", "dtype", "experts_implementation", "quantization_config")
+) | {"torch_dtype"}  # that a configuration has too, and from_pretrained has to see itself
 
 _TOKENIZER_FILE = re.compile(r"token|vocab|merges|spiece|tekken|.*\.(model|tiktoken)$")
+_LONGEST_HEADER = 100_000_000
 _T = TypeVar("_T")
 
 
@@ -53,33 +70,54 @@ def load_model(
         ModelLoadError: it can't be found or read, or weights of it are missing.
         UnsupportedModelError: its windows can't be switched off.
     """
-    loader: Any = AutoModelForCausalLM
     if full_attention:
-        config = options.get("config") or load_config(source, **options)
-        options = {**options, "config": with_full_attention(config)}
-    model, info = _loaded(
-        source,
-        "model",
-        lambda name, **more: loader.from_pretrained(
+        options = _without_windows(source, options)
+
+    def load(name: str, **more: Any) -> tuple[PreTrainedModel, Mapping[str, Any]]:
+        loader: Any = AutoModelForCausalLM
+        found: tuple[PreTrainedModel, Mapping[str, Any]] = loader.from_pretrained(
             name, output_loading_info=True, **more, **options
-        ),
-        options,
-    )
+        )
+        return found
+
+    model, info = _loaded(source, "model", load, options)
     missing = sorted(info["missing_keys"]) or sorted(str(key) for key in info["mismatched_keys"])
     if missing:
         raise ModelLoadError(
             f"the model {os.fspath(source)} lacks {len(missing)} of its weights, such as "
             f"{missing[0]}; is it a causal language model, and whole?"
         )
-    return model.eval()
+    model.eval()
+    return model
 
 
-def load_tokenizer(source: str | os.PathLike[str], **options: Any) -> Any:
-    """Return the tokenizer of a model; of the options, those that concern all files are used.
+def _without_windows(source: str | os.PathLike[str], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options whose ``config`` has full attention, and what they would have changed in it.
 
-    Raises:
-        ModelLoadError: it can't be found or read.
+    Given with a configuration, from_pretrained would hand such options to the model's constructor.
     """
+    if options.get("config") is not None:
+        return {**options, "config": with_full_attention(options["config"])}
+    # switched off by the options too, a window still says for which distances the model was trained
+    changes = {
+        name: value
+        for name, value in options.items()
+        if name not in _OF_WEIGHTS and (name, value) != ("sliding_window", None)
+    }
+    config, unused = _loaded(
+        source,
+        "configuration",
+        lambda name, **more: AutoConfig.from_pretrained(
+            name, return_unused_kwargs=True, **{**changes, **more}
+        ),
+        options,
+    )
+    kept = {name: options[name] for name in options.keys() & (_OF_WEIGHTS | _SHARED_OPTIONS)}
+    return {**unused, **kept, "config": with_full_attention(config)}
+
+
+def load_tokenizer(source: str | os.PathLike[str], **options: Any) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of a model; options and errors as of `load_config`."""
     return _loaded(
         source,
         "tokenizer",
@@ -92,11 +130,6 @@ def load_config(
     source: str | os.PathLike[str], *, full_attention: bool = False, **options: Any
 ) -> PreTrainedConfig:
     """Return the configuration of a model; of the options, those that concern all files are used.
-
-    Args:
-        source: hub id or folder.
-        full_attention: without sliding windows, see `with_full_attention`.
-        options: as for `load_model`.
 
     Raises:
         ModelLoadError: it can't be found or read.
@@ -111,7 +144,21 @@ def load_config(
     return with_full_attention(config) if full_attention else config
 
 
-def empty_model(source: str | os.PathLike[str], config: PreTrainedConfig, dtype: Any) -> Any:
+def stated_max_new_tokens(source: str | os.PathLike[str], **options: Any) -> int | None:
+    """Return the length of answers that a model's generation configuration names, if it does."""
+    name = os.fspath(source)
+    where: dict[str, Any] = {**_where_to_look(name, options), **_shared(options)}
+    try:
+        config = GenerationConfig.from_pretrained(name, **where)
+    except OSError:  # many models have none
+        return None
+    stated: int | None = config.max_new_tokens
+    return stated
+
+
+def empty_model(
+    source: str | os.PathLike[str], config: PreTrainedConfig, dtype: torch.dtype | None
+) -> PreTrainedModel:
     """Return a model without weights, on torch's meta device: names and shapes alone.
 
     Args:
@@ -124,25 +171,119 @@ def empty_model(source: str | os.PathLike[str], config: PreTrainedConfig, dtype:
     """
     chosen = dtype or getattr(config, "dtype", None) or torch.float32
 
-    def build(_: str, **more: Any) -> Any:
+    def build(_: str, **more: object) -> PreTrainedModel:
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config, dtype=chosen).eval()
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=chosen)
+        model.eval()
+        return model
 
     return _loaded(source, "model", build, {"local_files_only": True})
 
 
-def stated_max_new_tokens(source: str | os.PathLike[str], **options: Any) -> int | None:
-    """Return the length of answers that a model's generation configuration names, if it does."""
-    name = os.fspath(source)
-    where: dict[str, Any] = {**_where_to_look(name, options), **_shared(options)}
+def budget_of_source(
+    source: str | os.PathLike[str],
+    config: PreTrainedConfig,
+    *,
+    device_map: DeviceMap = None,
+    dtype: str = "auto",
+    limit: MemoryLimit | None = None,
+    kv_bits: int | None = None,
+) -> MemoryBudget | None:
+    """Return what memory there is for a model that is not loaded; None if its needs are unknown.
+
+    The sizes of weights come from the headers of the safetensors files in a folder, and otherwise
+    from the model built without weights.
+
+    Args:
+        source: hub id or folder.
+        config: its configuration.
+        device_map: where the weights would go; None for the CPU.
+        dtype: precision that the weights would be loaded in.
+        limit: bytes for it; by default what is free now.
+        kv_bits: that keys and values would be kept in; None for the model's precision.
+
+    Raises:
+        UnknownMemoryError: a limit is given, and what the model needs is not known.
+        UnsupportedModelError: ``kv_bits`` would change nothing.
+        ModelLoadError: no causal language model can be built from the configuration, or
+            ``device_map`` asks for devices that are not there.
+        ValueError: the limit is out of range.
+    """
+    chosen = None if dtype == "auto" else getattr(torch, dtype)
+    empty = empty_model(source, config, chosen)
+    sizes = sizes_in_folder(Path(source)) if chosen is None else {}
+    if sizes:
+        sizes = {**{name: buffer.nbytes for name, buffer in empty.named_buffers()}, **sizes}
     try:
-        config = GenerationConfig.from_pretrained(name, **where)
-    except OSError:  # many models have none
+        placed = _placement(empty, device_map)
+        memory = model_memory(empty, sizes or sizes_of(empty), placed, kv_bits=kv_bits)
+    except UnknownMemoryError:
+        if limit is not None:
+            raise
         return None
-    return config.max_new_tokens
+    return budget_of(memory, limit, None, loaded=False)
 
 
-def _shared(options: dict[str, Any]) -> dict[str, Any]:
+def _placement(model: nn.Module, device_map: DeviceMap) -> Mapping[str, object]:
+    """Return the device of each part of a model, by the beginnings of names.
+
+    Raises:
+        ModelLoadError: the device is not there, or accelerate is needed and missing.
+    """
+    if isinstance(device_map, Mapping):
+        return device_map
+    name = "cpu" if device_map is None else str(device_map)
+    if name not in ("auto", "balanced", "balanced_low_0", "sequential"):
+        if name.startswith("cuda") and not torch.cuda.is_available():
+            raise ModelLoadError(f"can't plan for the device {name}: torch finds no CUDA device")
+        if not _runs_models(name):
+            raise ModelLoadError(
+                f"can't plan for the device {name!r}: torch has none of that name; take cpu, cuda, "
+                "cuda:1, ... or auto"
+            )
+        return {"": name}
+    try:
+        from accelerate import infer_auto_device_map  # type: ignore[import-untyped]  # ships no types
+    except ImportError as error:
+        raise ModelLoadError(
+            f"device_map {name!r} needs accelerate; install selfextend-rag[gpu]"
+        ) from error
+    whole = getattr(model, "_no_split_modules", None) or []
+    found: Mapping[str, object] = infer_auto_device_map(
+        model, no_split_module_classes=list(whole), dtype=model.dtype
+    )
+    return found
+
+
+def _runs_models(name: str) -> bool:
+    try:
+        return torch.device(name).type != "meta"
+    except RuntimeError:
+        return False
+
+
+def sizes_in_folder(folder: Path) -> dict[str, int]:
+    """Return the bytes of each weight in the safetensors files of a folder; empty without any.
+
+    Raises:
+        ModelLoadError: a file's header can't be read.
+    """
+    sizes: dict[str, int] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with path.open("rb") as file:
+                length = int.from_bytes(file.read(8), "little")
+                header = json.loads(file.read(min(length, _LONGEST_HEADER)))
+            for name, tensor in header.items():
+                if name != "__metadata__":
+                    begin, end = tensor["data_offsets"]
+                    sizes[name] = end - begin
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise ModelLoadError(f"can't read the header of {path}: {error!r}") from error
+    return sizes
+
+
+def _shared(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name in _SHARED_OPTIONS}
 
 

@@ -1,185 +1,37 @@
-"""What a model needs in memory, loaded or only known by its configuration, and where.
-
-Weights are never loaded here: files are read up to the end of their headers, and a model that is
-not there is built on torch's meta device, where tensors have shapes and no memory.
-"""
+"""What a model needs in memory, and what the devices have that it is on."""
 
 from __future__ import annotations
 
 import inspect
-import json
-import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+import psutil  # type: ignore[import-untyped]  # ships no types
 import torch
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from selfextend_rag.attention.triton import why_not
 from selfextend_rag.cache.identity import parts_of
-from selfextend_rag.errors import ModelLoadError, UnknownMemoryError, UnsupportedModelError
+from selfextend_rag.errors import UnsupportedModelError
 from selfextend_rag.kv_bits import why_not_rounded
-from selfextend_rag.llm.ledger import (
-    BudgetNow,
-    MemoryLimit,
-    device_memory,
-    device_name,
-    limited_memory,
-)
-from selfextend_rag.llm.loading import empty_model
 from selfextend_rag.model.footprint import layer_shapes, work_shape
-from selfextend_rag.planning import MemoryBudget, ModelMemory
+from selfextend_rag.planning import DeviceMemory, MemoryBudget, ModelMemory
 from selfextend_rag.planning.layers import LayerShape
-from selfextend_rag.planning.memory import DeviceShare
+from selfextend_rag.planning.memory import DeviceShare, parse_bytes
+
+MemoryLimit = int | str | Mapping[int | str, int | str]
+"""Bytes for the model and its work, as a number or ``"8GiB"``; or for each device, as accelerate
+has it: ``{0: "20GiB", "cpu": "60GiB"}``."""
 
 _NUMBER = re.compile(r"\.(\d+)\.")
 _OFFLOADED = ("cpu", "disk")
-_LONGEST_HEADER = 100_000_000
-
-
-def budget_of_model(
-    model: PreTrainedModel,
-    limit: MemoryLimit | None = None,
-    chunk_size: int | None = None,
-    kv_bits: int | None = None,
-) -> BudgetNow:
-    """Return a way to ask what memory there is for a loaded model.
-
-    Args:
-        model: with its weights.
-        limit: bytes for it; by default what is free now, and what its weights hold.
-        chunk_size: tokens of a prompt to run at once; by default as many as memory allows.
-        kv_bits: that keys and values are kept in; None for the model's precision.
-
-    Raises:
-        UnknownMemoryError: a limit is given, and what the model needs is not known.
-        UnsupportedModelError: ``kv_bits`` would change nothing.
-        ValueError: the limit is out of range.
-    """
-    try:
-        memory = memory_of_model(model, kv_bits)
-    except UnknownMemoryError:
-        if limit is not None:
-            raise
-        return lambda: None
-    return _budget_now(memory, limit, chunk_size, loaded=True)
-
-
-def budget_of_source(
-    source: str | os.PathLike[str],
-    config: PreTrainedConfig,
-    *,
-    device_map: Any = None,
-    dtype: str = "auto",
-    limit: MemoryLimit | None = None,
-    kv_bits: int | None = None,
-) -> MemoryBudget | None:
-    """Return what memory there is for a model that is not loaded; None if its needs are unknown.
-
-    The sizes of weights come from the headers of the safetensors files in a folder, and otherwise
-    from the model built without weights.
-
-    Args:
-        source: hub id or folder.
-        config: its configuration.
-        device_map: where the weights would go; None for the CPU.
-        dtype: precision that the weights would be loaded in.
-        limit: bytes for it; by default what is free now.
-        kv_bits: that keys and values would be kept in; None for the model's precision.
-
-    Raises:
-        UnknownMemoryError: a limit is given, and what the model needs is not known.
-        UnsupportedModelError: ``kv_bits`` would change nothing.
-        ModelLoadError: no causal language model can be built from the configuration, or
-            ``device_map`` asks for devices that are not there.
-        ValueError: the limit is out of range.
-    """
-    chosen = None if dtype == "auto" else getattr(torch, dtype)
-    empty = empty_model(source, config, chosen)
-    folder = Path(source)
-    stored = sizes_in_folder(folder) if chosen is None and folder.is_dir() else {}
-    try:
-        memory = model_memory(
-            empty,
-            {**_buffers(empty), **stored} if stored else sizes_of(empty),
-            placement(empty, device_map),
-            kv_bits=kv_bits,
-        )
-    except UnknownMemoryError:
-        if limit is not None:
-            raise
-        return None
-    return _budget_now(memory, limit, None, loaded=False)()
-
-
-def placement(model: nn.Module, device_map: Any) -> Mapping[str, Any]:
-    """Return the device of each part of a model, by the beginnings of names.
-
-    Args:
-        model: with or without weights.
-        device_map: None, a device, a map, or a word of accelerate's, such as ``"auto"``.
-
-    Raises:
-        ModelLoadError: the device is not there, or accelerate is needed and missing.
-    """
-    if isinstance(device_map, Mapping):
-        return device_map
-    name = "cpu" if device_map is None else str(device_map)
-    if name not in ("auto", "balanced", "balanced_low_0", "sequential"):
-        if name.startswith("cuda") and not torch.cuda.is_available():
-            raise ModelLoadError(f"can't plan for the device {name}: torch finds no CUDA device")
-        if not _runs_models(name):
-            raise ModelLoadError(
-                f"can't plan for the device {name!r}: torch has none of that name; take cpu, cuda, "
-                "cuda:1, ... or auto"
-            )
-        return {"": name}
-    try:
-        from accelerate import infer_auto_device_map  # type: ignore[import-untyped]  # ships no types
-    except ImportError as error:
-        raise ModelLoadError(
-            f"device_map {name!r} needs accelerate; install selfextend-rag[gpu]"
-        ) from error
-    whole = getattr(model, "_no_split_modules", None) or []
-    found: Mapping[str, Any] = infer_auto_device_map(
-        model, no_split_module_classes=list(whole), dtype=model.dtype
-    )
-    return found
-
-
-def _runs_models(name: str) -> bool:
-    try:
-        return torch.device(name).type != "meta"
-    except RuntimeError:
-        return False
-
-
-def _buffers(model: nn.Module) -> dict[str, int]:
-    return {name: buffer.nbytes for name, buffer in model.named_buffers()}
-
-
-def _budget_now(
-    memory: ModelMemory, limit: MemoryLimit | None, chunk_size: int | None, *, loaded: bool
-) -> BudgetNow:
-    names = [share.name for share in memory.shares if share.name != "disk"]
-    if limit is not None:
-        fixed = MemoryBudget(memory, limited_memory(limit, names), chunk_size)
-        return lambda: fixed
-    held = {share.name: share.weights_bytes for share in memory.shares} if loaded else {}
-    return lambda: MemoryBudget(memory, device_memory(names, held), chunk_size)
 
 
 def memory_of_model(model: PreTrainedModel, kv_bits: int | None = None) -> ModelMemory:
-    """Return what the memory of a loaded model follows from.
-
-    Raises:
-        UnknownMemoryError: what its layers keep can't be measured.
-        UnsupportedModelError: ``kv_bits`` would change nothing.
-    """
+    """Return what the memory of a loaded model follows from; errors as of `model_memory`."""
     placed = getattr(model, "hf_device_map", None) or {"": str(model.device)}
     return model_memory(model, sizes_of(model), placed, kv_bits=kv_bits)
 
@@ -187,7 +39,7 @@ def memory_of_model(model: PreTrainedModel, kv_bits: int | None = None) -> Model
 def model_memory(
     model: PreTrainedModel,
     sizes: Mapping[str, int],
-    placed: Mapping[str, Any],
+    placed: Mapping[str, object],
     *,
     kv_bits: int | None = None,
 ) -> ModelMemory:
@@ -197,7 +49,7 @@ def model_memory(
         model: with weights or on the meta device.
         sizes: bytes of each of its weights, by name.
         placed: the device of modules, by the beginning of their names, as accelerate has it.
-        kv_bits: that keys and values are kept in; None for that precision.
+        kv_bits: that keys and values are kept in; None for the model's precision.
 
     Raises:
         UnknownMemoryError: what its layers keep can't be measured.
@@ -227,6 +79,27 @@ def model_memory(
     )
 
 
+def budget_of(
+    memory: ModelMemory, limit: MemoryLimit | None, chunk_size: int | None, *, loaded: bool
+) -> MemoryBudget:
+    """Return what memory there is for a model in all.
+
+    Args:
+        memory: what the model needs.
+        limit: bytes for it; by default what is free now, and what its weights hold.
+        chunk_size: tokens of a prompt to run at once; by default as many as memory allows.
+        loaded: its weights are there, and take no more than they do.
+
+    Raises:
+        ValueError: the limit is no number of bytes, or is of a device that the model is not on.
+    """
+    names = [share.name for share in memory.shares if share.name != "disk"]
+    if limit is not None:
+        return MemoryBudget(memory, limited_memory(limit, names), chunk_size)
+    held = {share.name: share.weights_bytes for share in memory.shares} if loaded else {}
+    return MemoryBudget(memory, device_memory(names, held), chunk_size)
+
+
 def _keeps_grouped_keys(name: str, layers: tuple[LayerShape, ...], dtype: torch.dtype) -> bool:
     """Return whether extended layers on a device keep grouped keys: the Triton kernels do not."""
     if not name.startswith("cuda") or not torch.cuda.is_available():
@@ -238,27 +111,6 @@ def _keeps_grouped_keys(name: str, layers: tuple[LayerShape, ...], dtype: torch.
             if why_not(q, q, v, 1.0):
                 return True
     return False
-
-
-def sizes_in_folder(folder: Path) -> dict[str, int]:
-    """Return the bytes of each weight in the safetensors files of a folder; empty without any.
-
-    Raises:
-        ModelLoadError: a file's header can't be read.
-    """
-    sizes: dict[str, int] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        try:
-            with path.open("rb") as file:
-                length = int.from_bytes(file.read(8), "little")
-                header = json.loads(file.read(min(length, _LONGEST_HEADER)))
-            for name, tensor in header.items():
-                if name != "__metadata__":
-                    begin, end = tensor["data_offsets"]
-                    sizes[name] = end - begin
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise ModelLoadError(f"can't read the header of {path}: {error!r}") from error
-    return sizes
 
 
 def sizes_of(model: nn.Module) -> dict[str, int]:
@@ -315,3 +167,107 @@ def _shares(
 def _place_of(name: str, placed: Mapping[str, str], main: str) -> str:
     matching = [m for m in placed if not m or name == m or name.startswith(f"{m}.")]
     return placed[max(matching, key=len)] if matching else main
+
+
+def main_memory(root: Path = Path("/")) -> DeviceMemory:
+    """Return main memory and what of it is free.
+
+    A limit of the control group (a container's, for instance) counts like the machine's own.
+
+    Args:
+        root: where the system's files are.
+    """
+    found = psutil.virtual_memory()
+    total, free = found.total, found.available
+    for limit, used in _control_groups(root):
+        total, free = min(total, limit), min(free, max(0, limit - used))
+    return DeviceMemory("cpu", total, min(free, total))
+
+
+def gpu_memory(index: int) -> DeviceMemory:
+    """Return the memory of a CUDA device; what torch holds and does not use counts as free."""
+    free, total = torch.cuda.mem_get_info(index)
+    idle = torch.cuda.memory_reserved(index) - torch.cuda.memory_allocated(index)
+    return DeviceMemory(f"cuda:{index}", total, min(total, free + idle))
+
+
+def device_memory(names: Iterable[str], held: Mapping[str, int]) -> tuple[DeviceMemory, ...]:
+    """Return what devices have for a model, its weights included.
+
+    Args:
+        names: of devices; those that can't be asked are left out.
+        held: bytes of the model's weights that are there already, by device.
+    """
+    found = []
+    for name in names:
+        memory = main_memory() if name == "cpu" else None
+        if name.startswith("cuda") and torch.cuda.is_available():
+            memory = gpu_memory(int(name.partition(":")[2] or 0))
+        if memory is not None:
+            available = min(memory.total_bytes, memory.available_bytes + held.get(name, 0))
+            found.append(DeviceMemory(name, memory.total_bytes, available))
+    return tuple(found)
+
+
+def limited_memory(limit: MemoryLimit, names: Iterable[str]) -> tuple[DeviceMemory, ...]:
+    """Return devices as a caller limits them; a single limit is for each of them.
+
+    Raises:
+        ValueError: a limit is no number of bytes, or is of a device that the model is not on.
+    """
+    names = list(names)
+    if not isinstance(limit, Mapping):
+        limit = dict.fromkeys(names, limit)
+    limits = {device_name(key): parse_bytes(value) for key, value in limit.items()}
+    unknown = sorted(set(limits) - set(names))
+    if unknown and not set(limits) & set(names):
+        raise ValueError(
+            f"memory_limit names {', '.join(unknown)}, and the model is on {', '.join(names)}"
+        )
+    return tuple(DeviceMemory(n, limits[n], limits[n]) for n in names if n in limits)
+
+
+def device_name(place: object) -> str:
+    """Return the name of a device as it is given in a device map or a limit."""
+    name = str(place)
+    if name.isdigit():
+        return f"cuda:{name}"
+    return "cuda:0" if name == "cuda" else name
+
+
+def _control_groups(root: Path) -> Iterable[tuple[int, int]]:
+    """Yield limit and use of the control groups this process is in, from the innermost out."""
+    base = root / "sys/fs/cgroup"
+    group = Path(_own_group(root, "0::") or "/")
+    for path in (group, *group.parents):
+        found = _limit_and_use(base / path.relative_to("/"), "memory.max", "memory.current")
+        if found:
+            yield found
+    old = base / "memory" / Path(_own_group(root, ":memory:") or "/").relative_to("/")
+    for folder in (old, base / "memory"):
+        found = _limit_and_use(folder, "memory.limit_in_bytes", "memory.usage_in_bytes")
+        if found:
+            yield found
+
+
+def _own_group(root: Path, marker: str) -> str | None:
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return None
+    named = (line.partition(marker)[2] for line in lines if marker in line)
+    return next((path for path in named if path.startswith("/")), None)
+
+
+def _limit_and_use(folder: Path, limit_file: str, use_file: str) -> tuple[int, int] | None:
+    """Return a group's limit and what it uses that can't be dropped; None without a limit."""
+    try:
+        limit = (folder / limit_file).read_text().strip()
+        used = int((folder / use_file).read_text())
+        statistics = (folder / "memory.stat").read_text().split()
+    except (OSError, ValueError):
+        return None
+    if not limit.isdigit():  # "max"
+        return None
+    cached = dict(zip(statistics[::2], statistics[1::2], strict=False)).get("inactive_file", "0")
+    return int(limit), max(0, used - int(cached))

@@ -4,30 +4,41 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from typing import Unpack, cast
 
-from selfextend_rag.cache import persist
 from selfextend_rag.cache.cache import bytes_by_device
-from selfextend_rag.documents import Document
-from selfextend_rag.engine import CachedPrefix, Cancelled, Job, Progress, Run, rows
-from selfextend_rag.errors import GenerationCancelled, SelfExtendError
-from selfextend_rag.llm.answer import PreparedPrompt, Sources, Start, TextRunner
-from selfextend_rag.llm.budget import ReadingBudget
-from selfextend_rag.llm.saved import (
-    attachment_of,
-    check_prompts,
-    reading_fingerprint,
+from selfextend_rag.engine import Job, Run, rows
+from selfextend_rag.errors import CacheMismatchError, GenerationCancelled, SelfExtendError
+from selfextend_rag.llm import saved
+from selfextend_rag.llm.answer import (
+    Answer,
+    AnswerOptions,
+    PreparedPrompt,
+    Sources,
+    Start,
+    TextRunner,
+    TextStream,
 )
-from selfextend_rag.llm.stream import Answer, TextStream
+from selfextend_rag.llm.saved import ReadDocuments
 from selfextend_rag.output.reader import output_format
-from selfextend_rag.planning import ContextPlan
-from selfextend_rag.text.prompts import Prompt, prompt_state
+from selfextend_rag.text.prompts import Prompt, PromptBuilder, prompt_state
 
-BatchQuestion = str | Mapping[str, Any]
+History = Sequence[tuple[str, str]]
+"""Earlier questions, each with its answer, the oldest first."""
+
+BatchQuestion = str | Mapping[str, object]
 """A question, or the arguments that ``Reading.ask`` would take for it, the question among them."""
 
-_OF_THE_BATCH = ("evidence", "progress", "cancelled")  # arguments of ``ask`` that it has once
+_OF_THE_BATCH = frozenset(
+    ("evidence", "progress", "cancelled")
+)  # arguments of ``ask`` that it has once
+
+
+class QuestionOptions(AnswerOptions, total=False):
+    """What ``Reading.ask`` takes besides the question."""
+
+    history: History
+    evidence: bool
 
 
 class Reading:
@@ -42,24 +53,13 @@ class Reading:
         seconds: how long the reading took.
     """
 
-    def __init__(
-        self,
-        runner: TextRunner,
-        budget: ReadingBudget,
-        documents: Sequence[Document],
-        plan: ContextPlan,
-        prefix: CachedPrefix,
-        seconds: float,
-        packed: Prompt | None = None,
-    ) -> None:
-        self.documents = tuple(documents)
-        self.plan = plan
-        self.seconds = seconds
+    def __init__(self, runner: TextRunner, read: ReadDocuments) -> None:
+        self.documents, self.plan, self.seconds = read.documents, read.plan, read.seconds
+        self._read = read
         self._runner = runner
-        self._budget = budget
-        self._prefix = prefix
+        self._prefix = read.prefix
         self._prompt_state = prompt_state(runner.prompts)
-        self._packed = packed  # made when it is first needed, if the documents came without it
+        self._packed = read.packed  # made when it is first needed, if it came without
 
     @property
     def nbytes(self) -> int:
@@ -72,7 +72,7 @@ class Reading:
         Raises:
             CacheMismatchError: the message says what has changed.
         """
-        check_prompts(self._runner.prompts, self._prompt_state)
+        self._check_prompts()
         self._prefix.check_model(self._runner.engine.model)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -90,45 +90,26 @@ class Reading:
                 tokenizer has changed since.
             TypeError: metadata of a document are no JSON values.
         """
-        runner = self._runner
-        check_prompts(self._runner.prompts, self._prompt_state)
-        persist.save(
-            Path(path),
-            runner.engine.snapshot(self._prefix),
-            self._prefix.tokens,
-            self._prefix.settings,
-            fingerprint=reading_fingerprint(
-                runner.engine, runner.prompts, self.plan.pretraining_window
-            ),
-            capacity=self.plan.total_tokens,
-            attachment=attachment_of(self.documents, self.plan, self.seconds),
-        )
+        self._check_prompts()
+        saved.save(path, self._read, self._runner)
 
-    def ask(
-        self,
-        question: str,
-        *,
-        history: Sequence[tuple[str, str]] = (),
-        json_schema: Mapping[str, Any] | None = None,
-        evidence: bool = True,
-        progress: Progress | None = None,
-        cancelled: Cancelled = None,
-        **options: Any,
-    ) -> Answer:
+    def ask(self, question: str, **options: Unpack[QuestionOptions]) -> Answer:
         """Return the answer to a question about the documents.
 
         Args:
             question: the question alone; the prompt around it is made here.
-            history: earlier questions on these documents, each with its answer, the oldest first.
-            json_schema: the answer is JSON that is valid for this schema.
-            evidence: find the passages that the answer rests on, see `Evidence`; takes a few
-                hundredths of the answering time.
-            progress: called after each chunk of the question, from the model's worker thread, which
-                can't be asked anything meanwhile.
-            cancelled: ends the answer where it is, between two chunks or tokens.
-            options: fields of `GenerationSettings`. By default ``max_new_tokens`` are those of the
-                plan, and in the plain form, of models without a chat template, ``stop`` is a line
-                end.
+            options: any of these, and fields of `GenerationSettings`. By default
+                ``max_new_tokens`` are those of the plan, and in the plain form, of models without a
+                chat template, ``stop`` is a line end.
+
+                * ``history``: earlier questions on these documents, each with its answer, the
+                  oldest first.
+                * ``json_schema``: the answer is JSON that is valid for this schema.
+                * ``evidence``: find the passages that the answer rests on, see `Evidence`; True by
+                  default, and takes a few hundredths of the answering time.
+                * ``progress``: called after each chunk of the question, from the model's worker
+                  thread, which can't be asked anything meanwhile.
+                * ``cancelled``: ends the answer where it is, between two chunks or tokens.
 
         Raises:
             ContextBudgetExceeded: question and answer need more space than the plan left.
@@ -136,43 +117,22 @@ class Reading:
             SchemaError: the schema holds what can't be enforced; the model has not run.
             ConstraintError: the answer could not be kept to its schema.
         """
-        with self.stream(
-            question,
-            history=history,
-            json_schema=json_schema,
-            evidence=evidence,
-            progress=progress,
-            cancelled=cancelled,
-            **options,
-        ) as stream:
+        with self.stream(question, **options) as stream:
             return stream.answer
 
-    def stream(
-        self,
-        question: str,
-        *,
-        history: Sequence[tuple[str, str]] = (),
-        json_schema: Mapping[str, Any] | None = None,
-        evidence: bool = True,
-        progress: Progress | None = None,
-        cancelled: Cancelled = None,
-        **options: Any,
-    ) -> TextStream:
+    def stream(self, question: str, **options: Unpack[QuestionOptions]) -> TextStream:
         """Return the answer as text that comes as it is generated; see ``ask``."""
-        prompt = self._prepared(question, history, json_schema, options)
-        return self._runner.stream(prompt, self._start(evidence), Run(progress=progress), cancelled)
+        evidence, cancelled = options.pop("evidence", True), options.pop("cancelled", None)
+        run = Run(progress=options.pop("progress", None))
+        prompt = self._prepared(question, options)
+        return self._runner.stream(prompt, self._start(evidence), run, cancelled)
 
     def ask_batch(
         self,
         questions: Sequence[BatchQuestion],
         *,
-        history: Sequence[tuple[str, str]] = (),
-        json_schema: Mapping[str, Any] | None = None,
-        evidence: bool = False,
         at_once: int = 16,
-        progress: Progress | None = None,
-        cancelled: Cancelled = None,
-        **options: Any,
+        **options: Unpack[QuestionOptions],
     ) -> list[Answer]:
         """Return the answers to several questions, in their order; each is that of ``ask``.
 
@@ -184,16 +144,13 @@ class Reading:
         Args:
             questions: texts; or, for what differs by question, dicts of the arguments of ``ask``:
                 ``{"question": "...", "stop": "."}``. They win over those given here for all.
-            history: earlier questions with their answers, which come before each of these.
-            json_schema: the answers are JSON that is valid for this schema.
-            evidence: find the passages that each answer rests on.
             at_once: the most questions that are answered at a time. Each holds keys for its
                 question and its answer meanwhile, and a window of each sliding layer; where memory
                 has no space for so many, fewer are.
-            progress: called after each chunk of a question, with the tokens read of all questions
-                and how many there are.
-            cancelled: ends all answers where they are; those not begun are empty.
-            options: as for ``ask``. A ``seed`` gives each question the answer that it gives alone.
+            options: as for ``ask``. ``evidence`` is False by default, ``progress`` is given the
+                tokens read of all questions and how many there are, and ``cancelled`` ends all
+                answers where they are; those not begun are empty. A ``seed`` gives each question
+                the answer that it gives alone.
 
         Raises:
             ContextBudgetExceeded: a question and its answer need more space than the plan left;
@@ -205,14 +162,12 @@ class Reading:
         """
         if at_once < 1:
             raise ValueError(f"at_once must be a positive integer, got {at_once}")
-        shared = {"history": history, "json_schema": json_schema, **options}
-        prompts = []
-        for number, arguments in enumerate(_arguments_of(questions, shared), 1):
-            question, said, schema = (
-                arguments.pop(name) for name in ("question", "history", "json_schema")
-            )
+        evidence, cancelled = options.pop("evidence", False), options.pop("cancelled", None)
+        progress, prompts = options.pop("progress", None), []
+        for number, (question, own) in enumerate(_asked(questions), 1):
             try:
-                prompts.append(self._prepared(question, said, schema, arguments))
+                merged = cast(QuestionOptions, {**options, **own})
+                prompts.append(self._prepared(question, merged))
             except (SelfExtendError, TypeError, ValueError) as error:
                 error.add_note(f"It was question {number} of the batch.")
                 raise
@@ -221,9 +176,8 @@ class Reading:
 
         def work(is_cancelled: Callable[[], bool]) -> list[Answer]:
             start = self._start(evidence, self._rows(prompts, at_once, is_cancelled), prompts)
-            return self._runner.answers(
-                prompts, start, Run(progress=progress, cancelled=is_cancelled)
-            )
+            run = Run(progress=progress, cancelled=is_cancelled)
+            return self._runner.answers(prompts, start, run)
 
         return Job(self._runner.worker, work, cancelled).result()
 
@@ -231,7 +185,7 @@ class Reading:
         self, prompts: Sequence[PreparedPrompt], at_once: int, cancelled: Callable[[], bool]
     ) -> int:
         """Return how many of the questions to answer at a time."""
-        most, budget = min(at_once, len(prompts)), self._budget.memory()
+        most, budget = min(at_once, len(prompts)), self._runner.ledger.budget()
         if most > 1 and budget is not None:
             held = bytes_by_device(self._prefix.cache)
             most = budget.most_rows(self.plan, self._own_tokens(prompts), most, held)
@@ -244,30 +198,19 @@ class Reading:
 
     def _own_tokens(self, prompts: Sequence[PreparedPrompt]) -> int:
         """Return the tokens of the longest question and its answer."""
-        longest = max(len(x.tokens) + x.options.max_new_tokens for x in prompts)
-        return longest - len(self._prefix)
+        return max(prompt.longest for prompt in prompts) - len(self._prefix)
 
-    def _prepared(
-        self,
-        question: str,
-        history: Sequence[tuple[str, str]],
-        json_schema: Mapping[str, Any] | None,
-        given: Mapping[str, Any],
-    ) -> PreparedPrompt:
+    def _prepared(self, question: str, options: QuestionOptions) -> PreparedPrompt:
         """Return a question ready to be answered; nothing runs."""
-        check_prompts(self._runner.prompts, self._prompt_state)
-        options = self._runner.options(
-            {"max_new_tokens": self.plan.max_new_tokens, **given}, framed=True
-        )
-        form = output_format(self._runner.prompts, options, json_schema, None)
-        said = [
-            {"role": role, "content": text}
-            for pair in history
-            for role, text in zip(("user", "assistant"), pair, strict=True)
-        ]
-        tokens = (*self._prefix.tokens, *self._runner.prompts.question(question, said).tokens)
-        plan = self._budget.planner.plan_within(self.plan, len(tokens), options.max_new_tokens)
-        return PreparedPrompt(tokens, options, plan, form=form)
+        self._check_prompts()
+        runner, schema = self._runner, options.pop("json_schema", None)
+        history = options.pop("history", ())
+        given = {"max_new_tokens": self.plan.max_new_tokens, **options}
+        settings = runner.options(given, framed=True)
+        form = output_format(runner.prompts, settings, schema, None)
+        tokens = (*self._prefix.tokens, *question_prompt(runner.prompts, question, history).tokens)
+        plan = runner.budget.planner.plan_within(self.plan, len(tokens), settings.max_new_tokens)
+        return PreparedPrompt(tokens, settings, plan, form=form)
 
     def _start(
         self, evidence: bool, at_once: int = 1, prompts: Sequence[PreparedPrompt] = ()
@@ -275,14 +218,15 @@ class Reading:
         sources = self._sources() if evidence else None
         if at_once == 1:
             return Start(prefix=self._prefix, sources=sources)
-        budget, own = self._budget.memory(), self._own_tokens(prompts)
+        ledger, own = self._runner.ledger, self._own_tokens(prompts)
+        budget = ledger.budget()
         more = {} if budget is None else budget.rows_bytes(self.plan, own, at_once)
-        longest = max(len(x.tokens) for x in prompts) - len(self._prefix)
+        longest = max(len(prompt.tokens) for prompt in prompts) - len(self._prefix)
         return Start(
             prefix=self._prefix,
             sources=sources,
             at_once=at_once,
-            reserving=self._runner.ledger.reserving(self.plan, longest, reading=True, more=more),
+            reserving=ledger.reserving(self.plan, longest, reading=True, more=more),
         )
 
     def _sources(self) -> Sources | None:
@@ -294,11 +238,27 @@ class Reading:
             ranges = ranges.within_other(self._packed.tokens, read)
         return None if ranges is None else Sources(self.documents, ranges)
 
+    def _check_prompts(self) -> None:
+        """Refuse tokens that another state of the tokenizer or its template made."""
+        if prompt_state(self._runner.prompts) != self._prompt_state:
+            raise CacheMismatchError(
+                "the tokenizer, its special tokens or its chat template have changed since these "
+                "documents were read; read them again, or put it back"
+            )
 
-def _arguments_of(
-    questions: Sequence[BatchQuestion], shared: Mapping[str, Any]
-) -> list[dict[str, Any]]:
-    """Return for each question the arguments to ask it with; its own win over the shared ones.
+
+def question_prompt(prompts: PromptBuilder, question: str, history: History) -> Prompt:
+    """Return the tokens of a question after those before it and their answers."""
+    said = [
+        {"role": role, "content": text}
+        for pair in history
+        for role, text in zip(("user", "assistant"), pair, strict=True)
+    ]
+    return prompts.question(question, said)
+
+
+def _asked(questions: Sequence[BatchQuestion]) -> list[tuple[str, dict[str, object]]]:
+    """Return each question with the arguments that it has of its own.
 
     Raises:
         TypeError: ``questions`` are one text, or one of them is neither a text nor arguments.
@@ -308,19 +268,18 @@ def _arguments_of(
             f"questions must be a list of questions, got one {type(questions).__name__}; "
             "use ask for a single question"
         )
-    return [_arguments(i, question, shared) for i, question in enumerate(questions, 1)]
-
-
-def _arguments(number: int, question: BatchQuestion, shared: Mapping[str, Any]) -> dict[str, Any]:
-    own = {"question": question} if isinstance(question, str) else question
-    if not isinstance(own, Mapping) or not isinstance(own.get("question"), str):
-        raise TypeError(
-            f"question {number} must be a text, or a dict with the text under 'question', got "
-            f"{question!r}"
-        )
-    for name in _OF_THE_BATCH:
-        if name in own:
+    found = []
+    for number, each in enumerate(questions, 1):
+        own = {"question": each} if isinstance(each, str) else each
+        question = own.get("question") if isinstance(own, Mapping) else None
+        if not isinstance(question, str):
+            raise TypeError(
+                f"question {number} must be a text, or a dict with the text under 'question', got "
+                f"{each!r}"
+            )
+        for name in own.keys() & _OF_THE_BATCH:
             raise TypeError(
                 f"question {number} has {name!r} of its own; pass it once, to the whole batch"
             )
-    return {**shared, **own}
+        found.append((question, {name: own[name] for name in own if name != "question"}))
+    return found

@@ -84,6 +84,27 @@ def test_a_configuration_that_is_given_stays_as_it_is(folder):
     assert config.sliding_window == WINDOW
 
 
+@pytest.mark.parametrize(
+    ("changes", "window"),
+    [
+        ({"sliding_window": None}, WINDOW),
+        ({"sliding_window": 64}, 64),
+        ({"sliding_window": None, "attn_implementation": "eager", "revision": "main"}, WINDOW),
+        ({"rms_norm_eps": 0.25}, WINDOW),
+    ],
+)
+def test_what_else_is_changed_in_the_configuration_is_changed_too(folder, changes, window):
+    """The model's constructor was given it, and raised a TypeError."""
+    llm = LongContextLLM.from_pretrained(folder, full_attention=True, model_options=changes)
+    config = llm.model.config
+    assert config.sliding_window is None
+    assert llm.planner.pretraining_window == config.max_position_embeddings == window
+    assert config.rms_norm_eps == changes.get("rms_norm_eps", 1e-6)
+    if "attn_implementation" in changes:
+        assert config._attn_implementation == "eager"
+    assert llm.generate("Why?", max_new_tokens=4).usage.completion_tokens > 0
+
+
 @pytest.mark.parametrize("form", [ChatSelfExtend, LangChainLLM, LlamaIndexLLM])
 def test_every_class_of_the_integrations_takes_it(folder, form):
     llm = form(model=folder, full_attention=True)

@@ -18,7 +18,7 @@ from selfextend_rag import (
     MemoryBudgetExceeded,
 )
 from selfextend_rag.cache import SelfExtendCache, persist
-from selfextend_rag.llm import ledger, memory
+from selfextend_rag.llm import memory
 from selfextend_rag.llm.library import KeptReadings
 from selfextend_rag.planning import DeviceMemory
 from tests.tiny import byte_tokenizer, tiny_llama
@@ -161,8 +161,7 @@ def test_prompts_that_another_keeps_are_evicted_too(model, needed):
 
 def free_on_cpu(monkeypatch, amount):
     free = DeviceMemory("cpu", amount, amount)
-    monkeypatch.setattr(ledger, "device_memory", lambda names, held: (free,))
-    monkeypatch.setattr(memory, "device_memory", ledger.device_memory)
+    monkeypatch.setattr(memory, "device_memory", lambda names, held: (free,))
 
 
 def test_what_a_run_reserves_is_not_free_for_another_model_meanwhile(model, needed, monkeypatch):
@@ -181,15 +180,17 @@ def test_two_runs_that_begin_at_once_do_not_reserve_the_same_bytes(model, needed
     free_on_cpu(monkeypatch, needed + 1000)
     llms = [make(copy.deepcopy(model), prefix_cache_bytes=0) for _ in range(4)]
     plan = llms[0].plan(LONG)
-    begin, outcomes = threading.Barrier(len(llms)), []
+    begin, end, outcomes = threading.Barrier(len(llms)), threading.Barrier(len(llms)), []
 
     def run(llm):
         begin.wait()
-        try:
-            llm._ledger.reserve(plan, plan.prompt_tokens, SelfExtendCache(model.config))
-            outcomes.append("reserved")
-        except MemoryBudgetExceeded:
-            outcomes.append("refused")
+        with llm._ledger.reserving(plan, plan.prompt_tokens) as reserve:
+            try:
+                reserve(SelfExtendCache(model.config))
+                outcomes.append("reserved")
+            except MemoryBudgetExceeded:
+                outcomes.append("refused")
+            end.wait()
 
     threads = [threading.Thread(target=run, args=(llm,)) for llm in llms]
     for thread in threads:
@@ -197,6 +198,21 @@ def test_two_runs_that_begin_at_once_do_not_reserve_the_same_bytes(model, needed
     for thread in threads:
         thread.join()
     assert sorted(outcomes) == ["refused", "refused", "refused", "reserved"]
+
+
+def test_limits_of_two_models_are_each_their_own(model, needed, monkeypatch):
+    """What both hold is less than they may take together; a third without a limit sees it all."""
+    one, other = (make(copy.deepcopy(model), needed + 1000, prefix_cache_bytes=0) for _ in "ab")
+    readings = [one.read(LONG), other.read(LONG)]
+    assert all(reading.ask(SHORT, **FREE).text for reading in readings)
+    plan = one.plan("x")
+    free_on_cpu(monkeypatch, needed + 1000)
+    third = make(copy.deepcopy(model), prefix_cache_bytes=0)
+    with one._ledger.reserving(plan, plan.prompt_tokens) as reserve:
+        reserve(SelfExtendCache(model.config))
+        with pytest.raises(MemoryBudgetExceeded):
+            third.read(LONG)
+    assert third.read(LONG).ask(SHORT, **FREE).text
 
 
 OPERATIONS = st.lists(

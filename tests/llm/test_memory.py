@@ -9,15 +9,9 @@ import torch
 
 from selfextend_rag import Document, DocumentTooLarge, LongContextLLM, MemoryBudgetExceeded
 from selfextend_rag.errors import UnknownMemoryError
-from selfextend_rag.llm.loading import empty_model
-from selfextend_rag.llm.memory import (
-    budget_of_model,
-    budget_of_source,
-    memory_of_model,
-    model_memory,
-    sizes_in_folder,
-    sizes_of,
-)
+from selfextend_rag.llm.budget import Ledger
+from selfextend_rag.llm.loading import budget_of_source, empty_model, sizes_in_folder
+from selfextend_rag.llm.memory import memory_of_model, model_memory, sizes_of
 from selfextend_rag.planning.memory import format_bytes
 from tests import zoo
 from tests.tiny import byte_tokenizer, tiny_llama
@@ -109,10 +103,10 @@ def test_the_chunks_of_a_reading_are_those_of_its_plan():
 
 def test_what_is_not_known_is_not_planned_unless_a_limit_asks_for_it():
     model = zoo.build("xlstm")
-    assert budget_of_model(model)() is None
+    assert Ledger(model).budget() is None
     assert budget_of_source("tiny", model.config) is None
     with pytest.raises(UnknownMemoryError, match="on a copy without weights"):
-        budget_of_model(model, "1GiB")
+        Ledger(model, limit="1GiB")
     with pytest.raises(UnknownMemoryError, match="on a copy without weights"):
         budget_of_source("tiny", model.config, limit="1GiB")
 

@@ -13,8 +13,8 @@ import time
 import pytest
 
 from selfextend_rag.engine import ModelWorker, Usage
-from selfextend_rag.llm import stream as streams
-from selfextend_rag.llm.stream import Answer
+from selfextend_rag.llm import answer as answers
+from selfextend_rag.llm.answer import Answer
 from selfextend_rag.model import ModelLock
 from selfextend_rag.planning import ContextPlan
 
@@ -22,7 +22,7 @@ ANSWER = Answer("ab", "stop", Usage(1, 0, 2, 0.0, 0.0), ContextPlan(1, 2, 0, 64)
 
 
 def TextStream(work):
-    return streams.TextStream(work, ModelWorker(ModelLock()))
+    return answers.TextStream(work, ModelWorker(ModelLock()))
 
 
 def worker_threads():
@@ -41,9 +41,9 @@ def wait_for_the_end(cancelled):
 def endless(started, ended):
     """Work that goes on until it is cancelled."""
 
-    def work(cancelled):
+    def work(put, cancelled):
         try:
-            yield "a"
+            put("a")
             started.set()
             wait_for_the_end(cancelled)
             return ANSWER
@@ -54,9 +54,9 @@ def endless(started, ended):
 
 
 def test_pieces_then_the_answer():
-    def work(cancelled):
-        yield "a"
-        yield "b"
+    def work(put, cancelled):
+        put("a")
+        put("b")
         return ANSWER
 
     stream = TextStream(work)
@@ -68,8 +68,8 @@ def test_pieces_then_the_answer():
 
 @pytest.mark.parametrize("error", [MemoryError("no room"), SystemExit(3), ValueError("no")])
 def test_an_error_in_the_thread_reaches_the_caller(error):
-    def work(cancelled):
-        yield "a"
+    def work(put, cancelled):
+        put("a")
         raise error
 
     stream = TextStream(work)
@@ -83,7 +83,7 @@ def test_an_error_in_the_thread_reaches_the_caller(error):
 
 
 def test_an_error_before_the_first_piece_reaches_the_caller():
-    def work(cancelled):
+    def work(put, cancelled):
         raise OSError("gone")
 
     with pytest.raises(OSError, match="gone"):
@@ -110,21 +110,15 @@ def test_dropping_the_stream_ends_the_work():
 
 
 def test_the_work_may_close_its_own_stream():
-    def work(cancelled):
-        yield "a"
+    ready = threading.Event()
+
+    def work(put, cancelled):
+        ready.wait(30)
+        put("a")
         stream.close()
         return ANSWER
 
-    ready = threading.Event()
-
-    def start(cancelled):
-        ready.wait(30)
-        return work(cancelled)
-
-    def later(cancelled):
-        return (yield from start(cancelled))
-
-    stream = TextStream(later)
+    stream = TextStream(work)
     ready.set()
     assert stream.answer is ANSWER
 
@@ -135,11 +129,11 @@ def test_a_stream_nobody_closed_does_not_keep_the_program_from_ending():
         import time
 
         from selfextend_rag.engine import ModelWorker
-        from selfextend_rag.llm.stream import TextStream
+        from selfextend_rag.llm.answer import TextStream
         from selfextend_rag.model import ModelLock
 
-        def work(cancelled):
-            yield "a"
+        def work(put, cancelled):
+            put("a")
             while not cancelled():
                 time.sleep(0.001)
             print("stopped", flush=True)
@@ -161,9 +155,9 @@ async def collected(stream):
 
 
 def test_asynchronous_pieces_then_the_answer():
-    def work(cancelled):
-        yield "a"
-        yield "b"
+    def work(put, cancelled):
+        put("a")
+        put("b")
         return ANSWER
 
     async def main():
@@ -179,8 +173,8 @@ def test_asynchronous_pieces_then_the_answer():
 def test_an_error_in_the_thread_reaches_the_task_that_waits(error):
     go_on = threading.Event()
 
-    def work(cancelled):
-        yield "a"
+    def work(put, cancelled):
+        put("a")
         go_on.wait(30)
         raise error
 
@@ -201,10 +195,10 @@ def test_an_error_in_the_thread_reaches_the_task_that_waits(error):
 def test_one_stream_serves_several_loops_one_after_the_other():
     steps = [threading.Event() for _ in range(3)]
 
-    def work(cancelled):
+    def work(put, cancelled):
         for number, step in enumerate(steps):
             step.wait(30)
-            yield str(number)
+            put(str(number))
         return ANSWER
 
     stream = TextStream(work)
@@ -220,9 +214,9 @@ def test_one_stream_serves_several_loops_one_after_the_other():
 def test_a_loop_that_is_gone_does_not_disturb_the_work():
     go_on = threading.Event()
 
-    def work(cancelled):
+    def work(put, cancelled):
         go_on.wait(30)
-        yield "a"
+        put("a")
         return ANSWER
 
     stream = TextStream(work)
@@ -267,9 +261,9 @@ def test_leaving_async_with_ends_the_work():
 
 
 def test_threads_that_take_pieces_beside_a_task_leave_none_out():
-    def work(cancelled):
+    def work(put, cancelled):
         for number in range(400):
-            yield str(number)
+            put(str(number))
             time.sleep(0.0001)
         return ANSWER
 
@@ -286,8 +280,8 @@ def test_two_hundred_waiting_tasks_take_no_threads():
     """Told by which threads are new: counts also fell as threads of earlier tests ended."""
     go_on = threading.Event()
 
-    def work(cancelled):
-        yield "a"
+    def work(put, cancelled):
+        put("a")
         go_on.wait(30)
         return ANSWER
 
