@@ -44,13 +44,13 @@ def test_scores_depend_on_the_difference_of_positions_alone(pairing, offset, sig
 def test_dimensions_outside_the_rotary_part_pass_unchanged():
     layout = RotaryLayout(RATES, offset=4, scale=2.0)
     x = torch.randn(2, 3, 5, 24)
-    turned = layout.rotate(x, torch.arange(5))
-    assert torch.equal(turned[..., :4], x[..., :4])
-    assert torch.equal(turned[..., 20:], x[..., 20:])
-    assert not torch.equal(turned[..., 4:20], x[..., 4:20])
+    rotated = layout.rotate(x, torch.arange(5))
+    assert torch.equal(rotated[..., :4], x[..., :4])
+    assert torch.equal(rotated[..., 20:], x[..., 20:])
+    assert not torch.equal(rotated[..., 4:20], x[..., 4:20])
 
 
-def test_rows_may_stand_at_different_positions():
+def test_rows_may_be_at_different_positions():
     layout = RotaryLayout(RATES)
     x = torch.randn(2, 3, 5, 16)
     positions = torch.stack([torch.arange(5), torch.arange(7, 12)])

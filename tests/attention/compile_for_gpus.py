@@ -43,8 +43,8 @@ def kind_of(kernel: Any, name: str, value: Any) -> str:
     return "fp32"
 
 
-def told(option: str, cubin: bytes) -> str:
-    """What cuobjdump tells of a compiled kernel."""
+def dumped(option: str, cubin: bytes) -> str:
+    """What cuobjdump prints about a compiled kernel."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
@@ -84,12 +84,12 @@ def compiled(kernel: Any, arguments: dict[str, Any], capability: tuple[int, int]
     )
     target = GPUTarget("cuda", 10 * capability[0] + capability[1], 32)
     code = triton.compile(source, target=target, options=options)
-    sass = told("-sass", code.asm["cubin"])
+    sass = dumped("-sass", code.asm["cubin"])
     found = {
         "kernel": kernel.__name__,
         "capability": capability,
         "shared": code.metadata.shared,
-        "stack": int(re.search(r"STACK:(\d+)", told("-res-usage", code.asm["cubin"]))[1]),
+        "stack": int(re.search(r"STACK:(\d+)", dumped("-res-usage", code.asm["cubin"]))[1]),
         "spills_in_loops": spills_in_loops(sass),
         "products": sass.count("HGMMA."),
         "waits": sass.count("WARPGROUP.DEPBAR"),

@@ -10,8 +10,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from selfextend_rag.attention import GroupedKeys, Scoring, blocked, self_extend_attention
-from selfextend_rag.attention.partial import partial_attention
+from selfextend_rag.attention import GroupedKeys, blocked, self_extend_attention
 from selfextend_rag.positions import SelfExtend
 from selfextend_rag.rope import RotaryLayout
 
@@ -181,9 +180,9 @@ def test_inside_the_window_or_without_groups_it_is_causal_attention(group_size):
     rotary = layout(16)
     settings = SelfExtend(group_size, 50 if group_size > 1 else 7)
     out = self_extend_attention(q, k, v, rotary=rotary, settings=settings)
-    turned = [rotary.rotate(x, torch.arange(50)) for x in (q, k)]
+    rotated = [rotary.rotate(x, torch.arange(50)) for x in (q, k)]
     expected = torch.nn.functional.scaled_dot_product_attention(
-        *turned, v, is_causal=True, enable_gqa=True
+        *rotated, v, is_causal=True, enable_gqa=True
     )
     torch.testing.assert_close(out, expected, rtol=0, atol=1e-12)
 
@@ -218,22 +217,13 @@ def test_gradients_take_the_reference_and_blocked_refuses_them():
         self_extend_attention(q, k, v, rotary=layout(8), settings=SelfExtend(2, 4), impl="blocked")
 
 
-@pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("bias", [False, True])
-def test_the_portable_part_equals_the_flash_part(causal, bias, monkeypatch):
-    """What runs on devices without torch's CPU kernel, in several tiles of queries."""
-    monkeypatch.setattr("selfextend_rag.attention.partial._SCORES_AT_ONCE", 4 * 37 * 5)
-    q, k, v = tensors(0, 1, 4, 2, 37, 37, 8, 8)
-    mask = torch.zeros(37, 37, dtype=torch.float64)
-    mask[:, 3:9] = -torch.inf
-    options = {"causal": causal, "bias": mask if bias else None}
-    if causal and bias:
-        return
-    flash = partial_attention(q, k, v, Scoring(scaling=0.3), **options)
-    capped = Scoring(scaling=0.3, softcap=1e9)  # a softcap this large is none
-    tiled = partial_attention(q, k, v, capped, **options)
-    torch.testing.assert_close(tiled[0], flash[0], rtol=0, atol=1e-6)
-    torch.testing.assert_close(tiled[1], flash[1], rtol=0, atol=1e-6)
+def test_sixteen_bits_and_wide_heads_get_wide_tiles():
+    def tile(dim, dtype, length=1000):
+        return blocked._tile(torch.empty(1, 1, length, dim, dtype=dtype))
+
+    assert tile(64, torch.bfloat16) == tile(128, torch.float32) == 32
+    assert tile(128, torch.bfloat16) == tile(256, torch.float16) == 256
+    assert tile(128, torch.bfloat16, 100) == 100
 
 
 def flash_of_cuda(

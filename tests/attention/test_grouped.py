@@ -47,15 +47,15 @@ def test_slots_hold_what_a_fresh_rotation_gives(steps, starts, capacity):
 
 def test_each_key_is_rotated_once_as_neighbor_and_once_as_far_one(monkeypatch):
     k = torch.randn(1, 1, SLOTS, 4)
-    store, turned = GroupedKeys(), []
+    store, rotated = GroupedKeys(), []
     real = RotaryLayout.rotate
 
     def rotate(layout, x, *args, **kwargs):
-        turned.append(x.shape[2])
+        rotated.append(x.shape[2])
         return real(layout, x, *args, **kwargs)
 
     monkeypatch.setattr(RotaryLayout, "rotate", rotate)
     window = METHOD.neighbor_window
     for total in range(20, SLOTS + 1):
         store.reach(k[:, :, :total], total - window, SPEC, neighbors=True, capacity=SLOTS)
-    assert turned == [20 - window, window] + [1, 1] * (SLOTS - 20)
+    assert rotated == [20 - window, window] + [1, 1] * (SLOTS - 20)

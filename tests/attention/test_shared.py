@@ -81,8 +81,8 @@ def test_plain_rows_attend_as_each_alone(shared, lengths, kv_heads, value_dim, s
         return ROTARY.rotate(keys, torch.arange(begin, begin + keys.shape[2]))
 
     latest = torch.tensor([[shared + length - 1] for length in lengths])
-    turned = [(rotated(keys, shared), values) for keys, values in own]
+    own_rotated = [(rotated(keys, shared), values) for keys, values in own]
     out = rows_attention(
-        ROTARY.rotate(q, latest), rotated(k, 0), v, turned, Scoring(scaling=SCALING, **options)
+        ROTARY.rotate(q, latest), rotated(k, 0), v, own_rotated, Scoring(scaling=SCALING, **options)
     )
     torch.testing.assert_close(out, expected, rtol=1e-9, atol=1e-12)

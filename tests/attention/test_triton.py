@@ -259,7 +259,7 @@ def test_the_log_sum_exp_is_that_of_all_scores(tiles, device):
 
 
 @pytest.mark.parametrize("tiles", [PREFILL, DESCRIPTORS, DECODE], ids=lambda t: type(t).__name__)
-def test_what_stands_past_the_end_of_a_static_cache_does_not_matter(tiles, device):
+def test_what_is_past_the_end_of_a_static_cache_does_not_matter(tiles, device):
     """Not even if it is no number: unused slots of a buffer may hold anything."""
     case = Case(40, 8)
     q, k, v = tensors(case, device)

@@ -100,13 +100,13 @@ def test_lookups_come_in_every_wording(tokenizer, prose):
     assert len(forms) == 7
 
 
-def test_a_prompt_without_room_for_its_facts_is_refused(tokenizer, prose):
+def test_a_prompt_without_space_for_its_facts_is_refused(tokenizer, prose):
     with pytest.raises(ValueError, match="no space"):
         lookup_task(tokenizer, prose, length=40, depth=0.5, seed=0)
 
 
 def test_the_prompt_is_what_the_tokenizer_makes_of_its_text(tokenizer, prose):
-    """Pieces are tokenized apart; together they must give the tokens that a user's text gives."""
+    """Parts are tokenized apart; together they must give the tokens that a user's text gives."""
     for seed in range(10):
         task = passkey_task(tokenizer, prose, length=600, depth=0.4, seed=seed)
         text = tokenizer.decode(list(task.prompt_ids), skip_special_tokens=True)

@@ -1,12 +1,12 @@
-"""Two partial attentions are one softmax over the keys of both."""
+"""Partial attentions, and two of them as one softmax over the keys of both."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from selfextend_rag.attention import blocked, partial
-from selfextend_rag.attention.partial import merge
+from selfextend_rag.attention import Scoring, partial
+from selfextend_rag.attention.partial import merge, partial_attention
 
 
 def part(scores, values):
@@ -16,7 +16,7 @@ def part(scores, values):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("at_once", [1, 100, 1 << 17])
 @pytest.mark.parametrize("strided", [False, True])
-def test_parts_join_to_the_softmax_of_all_keys_whatever_the_pieces(
+def test_parts_join_to_the_softmax_of_all_keys_whatever_the_slices(
     dtype, at_once, strided, monkeypatch
 ):
     monkeypatch.setattr(partial, "_MERGED_AT_ONCE", at_once)
@@ -34,10 +34,20 @@ def test_parts_join_to_the_softmax_of_all_keys_whatever_the_pieces(
     assert (got_lse.double() - wanted_lse).abs().max() < max(error, 1e-6)
 
 
-def test_sixteen_bits_and_wide_heads_get_wide_tiles():
-    def tile(dim, dtype, length=1000):
-        return blocked._tile(torch.empty(1, 1, length, dim, dtype=dtype))
-
-    assert tile(64, torch.bfloat16) == tile(128, torch.float32) == 32
-    assert tile(128, torch.bfloat16) == tile(256, torch.float16) == 256
-    assert tile(128, torch.bfloat16, 100) == 100
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+def test_the_portable_part_equals_the_flash_part(causal, bias, monkeypatch):
+    """What runs on devices without torch's CPU kernel, in several tiles of queries."""
+    monkeypatch.setattr("selfextend_rag.attention.partial._SCORES_AT_ONCE", 4 * 37 * 5)
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, heads, 37, 8, dtype=torch.float64) for heads in (4, 2, 2))
+    mask = torch.zeros(37, 37, dtype=torch.float64)
+    mask[:, 3:9] = -torch.inf
+    options = {"causal": causal, "bias": mask if bias else None}
+    if causal and bias:
+        return
+    flash = partial_attention(q, k, v, Scoring(scaling=0.3), **options)
+    capped = Scoring(scaling=0.3, softcap=1e9)  # a softcap this large is none
+    tiled = partial_attention(q, k, v, capped, **options)
+    torch.testing.assert_close(tiled[0], flash[0], rtol=0, atol=1e-6)
+    torch.testing.assert_close(tiled[1], flash[1], rtol=0, atol=1e-6)
