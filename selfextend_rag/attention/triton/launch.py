@@ -167,8 +167,7 @@ def cut_for(length: int, total: int, window: int, units: int, row_bytes: int, bl
 def prefill_attention(call: Call, tiles: PrefillTiles | None = None) -> None:
     """Write the attention of many queries, a few kv heads at a time."""
     prefill = _Prefill(call, tiles)
-    batch, kv_heads, length = len(call.k), call.k.shape[1], call.q.shape[2]
-    cut, units = prefill.cut, batch * kv_heads
+    cut, length, units = prefill.cut, call.q.shape[2], len(call.k) * call.k.shape[1]
     for unit in range(0, units, cut.units):
         here = min(cut.units, units - unit)
         if cut.grouped_rows:
@@ -186,8 +185,7 @@ class _Prefill:
         size, capability = q.element_size(), capability_of(q.device)
         self.call = call
         self.block_dim, self.block_value = _power(q.shape[3]), _power(v.shape[3])
-        wide = max(self.block_dim, self.block_value)
-        self.tiles = tiles or prefill_tiles(capability, wide, size)
+        self.tiles = tiles or prefill_tiles(capability, max(self.block_dim, self.block_value), size)
         batch, kv_heads, total, dim = k.shape
         self.cut = cut_for(
             q.shape[2], total, call.far.nearest, batch * kv_heads, self.block_dim * size,
