@@ -21,9 +21,8 @@ BASE: dict[str, frozenset[str]] = {
     "errors": frozenset(),
     "bundled": frozenset(),
     "positions": frozenset({"errors"}),
-    "kv_bits": frozenset(),
     "documents": frozenset({"errors"}),
-    "planning": frozenset({"errors", "positions", "kv_bits"}),
+    "planning": frozenset({"errors", "positions"}),
 }
 # The order: a room may import every earlier one, and of the rooms above these. A new room has to
 # name its place here.
@@ -35,7 +34,7 @@ def _order() -> dict[str, frozenset[str]]:
     allowed = dict(BASE)
     earlier: set[str] = set()
     for room in (*FROM_TENSORS_UP, *FROM_TEXT_UP):
-        beside: set[str] = {"errors", "positions", "kv_bits"}
+        beside: set[str] = {"errors", "positions"}
         if room in FROM_TEXT_UP:
             beside = set(BASE)
         elif room in ("model", "engine"):  # what layers keep is measured for the planner
@@ -50,7 +49,6 @@ MAY_IMPORT = _order()
 # What a room may not import of others, because its work is defined without it.
 MAY_NOT_USE: dict[str, frozenset[str]] = {
     "positions": frozenset({"torch", "numpy", "transformers", "pathlib", "io"}),
-    "kv_bits": frozenset({"torch", "numpy", "transformers"}),
     "planning": frozenset({"torch", "numpy", "transformers", "safetensors"}),
     "documents": frozenset({"torch", "transformers"}),
     "rope": frozenset({"transformers", "tokenizers"}),

@@ -15,9 +15,8 @@ from transformers.cache_utils import (
 )
 
 from selfextend_rag.cache.layers import FullLayer, GrowingLayer, SlidingLayer
-from selfextend_rag.cache.quantised import QuantisedLayer
+from selfextend_rag.cache.quantised import QuantisedLayer, check_kv_bits, why_not_rounded
 from selfextend_rag.errors import UnsupportedModelError
-from selfextend_rag.kv_bits import check_kv_bits, why_not_rounded
 from selfextend_rag.positions import SelfExtend
 
 
@@ -45,7 +44,8 @@ class SelfExtendCache(DynamicCache):
         kv_bits: int | None = None,
     ) -> None:
         super().__init__(config=config)
-        check_kv_bits(kv_bits)
+        if kv_bits is not None:
+            check_kv_bits(kv_bits)
         self.capacity = capacity
         self.kv_bits = kv_bits
         kinds = [type(layer).__name__ for layer in self.layers]

@@ -6,21 +6,55 @@ at once, in chunks or token by token, and cutting back, copying and saving chang
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from weakref import ref
 
 import torch
 from torch import Tensor
 
 from selfextend_rag.cache.layers import FullLayer
-from selfextend_rag.kv_bits import check_kv_bits, code_bytes, groups_in
 from selfextend_rag.positions import SelfExtend
 
+KV_BITS = (4, 8)
+"""What a key or value can be rounded to."""
+
+_MOST_CHANNELS = {8: 64, 4: 32}  # of a group; a smaller group is finer and takes more scales
+_SCALE_BYTES = 4  # of a group: a step and a lowest value
 _AT_ONCE = {"cpu": 1 << 17}  # numbers that are worked on at a time: they stay in the processor
 _AT_ONCE_ELSEWHERE = 1 << 22
 _UPWARDS = 1 + 2**-7  # what a rounding to bfloat16 can take away, and more
 _SMALLEST = torch.finfo(torch.bfloat16).tiny
 _KINDS = ("keys", "values")
+
+
+def check_kv_bits(bits: int | None) -> None:
+    """Refuse what keys and values can't be rounded to; None is the model's own precision.
+
+    Raises:
+        ValueError: it is neither None nor one of `KV_BITS`.
+    """
+    if bits is not None and (isinstance(bits, bool) or bits not in KV_BITS):
+        raise ValueError(f"kv_bits must be 8, 4 or None (the model's own precision), got {bits!r}")
+
+
+def why_not_rounded(bits: int, kinds: Iterable[str]) -> str:
+    """Return what to say of a model without any layer whose keys can be rounded."""
+    named = ", ".join(sorted(set(kinds))) or "none"
+    return (
+        f"kv_bits={bits} would change nothing: none of the model's layers keeps all tokens "
+        f"(they are {named}); leave kv_bits out"
+    )
+
+
+def groups_in(channels: int, bits: int) -> int:
+    """Return in how many equal groups the channels of a head are rounded."""
+    fewest = -(-channels // _MOST_CHANNELS[bits])
+    return next(n for n in range(fewest, channels + 1) if channels % n == 0)
+
+
+def head_bytes(channels: int, bits: int) -> int:
+    """Return the bytes of one head's key, or value, of one token."""
+    return -(-channels * bits // 8) + _SCALE_BYTES * groups_in(channels, bits)
 
 
 class QuantisedLayer(FullLayer):
@@ -124,7 +158,7 @@ class QuantisedLayer(FullLayer):
         self._change(lambda x: x.repeat_interleave(repeats, 0))
 
     def offload(self) -> None:
-        """Move what is held to main memory."""
+        """Move what it holds to main memory."""
         self._change(lambda x: x.to("cpu"))
 
     def prefetch(self) -> None:
@@ -212,14 +246,14 @@ def _rounded(tokens: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     step = ((highest - lowest) / levels * _UPWARDS).clamp(min=_SMALLEST).bfloat16()
     codes = ((grouped - lowest) / step).round_().clamp_(0, levels).to(torch.uint8).flatten(-2)
     if bits == 4:
-        half = code_bytes(channels, bits)
+        half = -(-channels // 2)
         high = torch.nn.functional.pad(codes[..., half:], (0, 2 * half - channels))
         codes = codes[..., :half] | (high << 4)
     return codes, torch.cat([step, lowest], dim=-1).flatten(-2)
 
 
 def _restore(codes: Tensor, scales: Tensor, bits: int, into: Tensor) -> None:
-    """Write the numbers that codes and scales stand for to ``[B, Hkv, T, D]``."""
+    """Write the numbers of codes and scales to ``[B, Hkv, T, D]``."""
     pairs = scales.float().unflatten(-1, (-1, 2))
     exact = into if into.dtype == torch.float32 else torch.empty_like(into, dtype=torch.float32)
     if bits == 4:

@@ -15,12 +15,11 @@ from transformers import PreTrainedModel
 
 from selfextend_rag.attention.triton import why_not
 from selfextend_rag.cache.identity import parts_of
+from selfextend_rag.cache.quantised import why_not_rounded
 from selfextend_rag.errors import UnsupportedModelError
-from selfextend_rag.kv_bits import why_not_rounded
 from selfextend_rag.model.footprint import layer_shapes, work_shape
 from selfextend_rag.planning import DeviceMemory, MemoryBudget, ModelMemory
-from selfextend_rag.planning.layers import LayerShape
-from selfextend_rag.planning.memory import DeviceShare, parse_bytes
+from selfextend_rag.planning.memory import DeviceShare, LayerShape, parse_bytes
 
 MemoryLimit = int | str | Mapping[int | str, int | str]
 """Bytes for the model and its work, as a number or ``"8GiB"``; or for each device, as accelerate
@@ -56,7 +55,7 @@ def model_memory(
         UnsupportedModelError: ``kv_bits`` would change nothing.
     """
     layers = layer_shapes(model)
-    if kv_bits is not None and not any(layer.can_be_rounded for layer in layers):
+    if kv_bits is not None and not any(layer.rounded_bytes for layer in layers):
         raise UnsupportedModelError(why_not_rounded(kv_bits, (layer.kind for layer in layers)))
     places = {name: device_name(place) for name, place in placed.items()}
     shares = tuple(
@@ -74,7 +73,6 @@ def model_memory(
             last_logits="logits_to_keep" in inspect.signature(model.forward).parameters,
         ),
         shares,
-        rewinds=not any(layer.states for layer in layers),
         kv_bits=kv_bits,
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from selfextend_rag.cache import persist
@@ -105,9 +105,8 @@ def _fitted(
     Raises:
         MemoryBudgetExceeded: memory does not hold it.
     """
-    settings = {} if header.settings is None else asdict(header.settings)
     later, window = header.capacity - header.tokens, runner.budget.planner.pretraining_window
-    plan = ContextPlan(header.tokens, later, 0, window, **settings)
+    plan = ContextPlan(header.tokens, later, 0, window, header.settings)
     memory = runner.ledger.budget()
     fitted = plan if memory is None else memory.fitted(plan)
     if fitted.fits_memory or fitted.memory is None:

@@ -22,10 +22,11 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from selfextend_rag.attention.blocked import tile_of
 from selfextend_rag.cache import FullLayer, SelfExtendCache
+from selfextend_rag.cache.quantised import KV_BITS, head_bytes
 from selfextend_rag.errors import UnknownMemoryError, in_short
 from selfextend_rag.model.attention_fn import configs, switch
 from selfextend_rag.model.verify import FAILURES
-from selfextend_rag.planning.layers import LayerKind, LayerShape, States, WorkShape
+from selfextend_rag.planning.memory import LayerKind, LayerShape, States, WorkShape
 
 _NAME = "measured_shapes"
 _RECORDER = "_shape_recorder"
@@ -150,6 +151,7 @@ def _shape(
         attended_dims = (attended[1][3], attended[2][3])
     window = getattr(layer, "sliding_window", None)
     kind: LayerKind = "growing" if isinstance(layer, FullLayer) else "appended"
+    bits = KV_BITS if kind == "growing" else ()
     return LayerShape(
         "sliding" if window else kind,
         heads * dim,
@@ -160,8 +162,8 @@ def _shape(
         attended_size=query_heads * sum(attended_dims),
         query_size=query_heads * attended_dims[0],
         head_size=attended_dims[0],
-        kept_heads=heads,
         expanded=expanded,
+        rounded_bytes={x: heads * (head_bytes(dim, x) + head_bytes(value_dim, x)) for x in bits},
     )
 
 

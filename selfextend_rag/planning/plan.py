@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
-from selfextend_rag.planning.layers import Forward, LayerShape, rounded_bytes, workspace_bytes
 from selfextend_rag.planning.memory import (
     DeviceMemory,
-    DeviceShare,
+    Forward,
     MemoryEstimate,
     ModelMemory,
+    workspace_bytes,
 )
 from selfextend_rag.positions import SelfExtend
 
@@ -22,6 +22,10 @@ Rule = Literal["empirical", "exact"]
 CHUNK_SIZES = (2048, 1024, 512, 256, 128, 64)
 """Tokens of a prompt to run at once, as far as memory allows; below 64, only time is lost."""
 
+_FIGURES = (
+    "prompt_tokens", "max_new_tokens", "reserve_tokens", "pretraining_window", "group_size",
+    "neighbor_window", "turns", "rule", "chunk_size",
+)  # fmt: skip
 _LOGITS = 2 * 4  # bytes for each word of the vocabulary: this step's logits and the last one's
 
 
@@ -34,23 +38,21 @@ class ContextPlan:
         max_new_tokens: tokens kept free for the answer.
         reserve_tokens: tokens kept free for what is added to the prompt later, such as questions.
         pretraining_window: P, tokens the model was trained to see.
-        group_size: G; 1 when attention runs plain.
-        neighbor_window: W; None when attention runs plain.
+        settings: to extend the model with; None when attention runs plain.
         turns: questions, each with its answer, that fit one after another.
         rule: what the group size was chosen by; None when attention runs plain.
         chunk_size: tokens of the prompt to run at once; None if memory was not looked at.
         memory: what is needed at most; None if it was not looked at, or is not known.
 
     Raises:
-        ValueError: a figure is out of range, or plain attention is given a group size.
+        ValueError: a figure is out of range.
     """
 
     prompt_tokens: int
     max_new_tokens: int
     reserve_tokens: int
     pretraining_window: int
-    group_size: int = 1
-    neighbor_window: int | None = None
+    settings: SelfExtend | None = None
     turns: int = 1
     rule: Rule | None = None
     chunk_size: int | None = None
@@ -64,15 +66,18 @@ class ContextPlan:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be a positive integer, got {value}")
-        if self.neighbor_window is None and self.group_size != 1:
-            raise ValueError(
-                f"group_size {self.group_size} needs a neighbor_window; "
-                "plain attention has group_size 1"
-            )
-        if self.neighbor_window is not None:
-            SelfExtend(self.group_size, self.neighbor_window).extended_window(
-                self.pretraining_window
-            )
+        if self.settings is not None:
+            self.settings.extended_window(self.pretraining_window)
+
+    @property
+    def group_size(self) -> int:
+        """Return G; 1 when attention runs plain."""
+        return 1 if self.settings is None else self.settings.group_size
+
+    @property
+    def neighbor_window(self) -> int | None:
+        """Return W; None when attention runs plain."""
+        return None if self.settings is None else self.settings.neighbor_window
 
     @property
     def total_tokens(self) -> int:
@@ -80,24 +85,20 @@ class ContextPlan:
         return self.prompt_tokens + self.turns * (self.reserve_tokens + self.max_new_tokens)
 
     @property
-    def extended(self) -> bool:
-        """Return whether attention runs by SelfExtend."""
-        return self.neighbor_window is not None
+    def later_tokens(self) -> int:
+        """Return the tokens to come after the prompt: questions and answers."""
+        return self.total_tokens - self.prompt_tokens
 
     @property
-    def settings(self) -> SelfExtend | None:
-        """Return the settings to extend the model with, or None for plain attention."""
-        if self.neighbor_window is None:
-            return None
-        return SelfExtend(self.group_size, self.neighbor_window)
+    def extended(self) -> bool:
+        """Return whether attention runs by SelfExtend."""
+        return self.settings is not None
 
     @property
     def extended_window(self) -> int:
         """Return the longest sequence these settings allow, prompt and answer together."""
-        settings = self.settings
-        if settings is None:
-            return self.pretraining_window
-        return settings.extended_window(self.pretraining_window)
+        window = self.pretraining_window
+        return window if self.settings is None else self.settings.extended_window(window)
 
     @property
     def free_tokens(self) -> int:
@@ -120,7 +121,7 @@ class ContextPlan:
 
     def _verdict(self) -> str:
         window = self.pretraining_window
-        if self.extended:
+        if self.settings is not None:
             why = {
                 None: "",
                 "exact": " No position goes beyond that window.",
@@ -138,26 +139,24 @@ class ContextPlan:
             )
         return f"They fit the {window} the model was trained on: attention runs plain."
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return the plan as JSON values, with the figures that follow from its fields."""
-        derived = ("total_tokens", "extended", "extended_window")
+        figures = (*_FIGURES, "total_tokens", "extended", "extended_window")
         memory = None if self.memory is None else self.memory.to_dict()
-        return {
-            **asdict(replace(self, memory=None)),
-            **{name: getattr(self, name) for name in derived},
-            "memory": memory,
-        }
+        return {**{name: getattr(self, name) for name in figures}, "memory": memory}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ContextPlan:
         """Return the plan that ``to_dict`` wrote; derived figures are computed again."""
-        fields = {name: values[name] for name in cls.__dataclass_fields__}
-        memory = fields.pop("memory")
-        return cls(**fields, memory=None if memory is None else MemoryEstimate.from_dict(memory))
+        fields = {name: values[name] for name in _FIGURES}
+        group, window = fields.pop("group_size"), fields.pop("neighbor_window")
+        settings = None if window is None else SelfExtend(group, window)
+        memory = values["memory"] and MemoryEstimate.from_dict(values["memory"])
+        return cls(**fields, settings=settings, memory=memory)
 
 
 def added_up(plan: ContextPlan) -> str:
-    """Return what the tokens of a plan are for, as a sum in words."""
+    """Return what the tokens of a plan are for, as a sum that can be read."""
     parts = [f"{plan.prompt_tokens} tokens of prompt"]
     times = f"{plan.turns} times " if plan.turns > 1 else ""
     if plan.reserve_tokens:
@@ -191,11 +190,7 @@ class MemoryBudget:
     def estimate(self, plan: ContextPlan, chunk_size: int) -> MemoryEstimate:
         """Return what a plan needs at most, read in chunks of this size."""
         return self.model.estimate(
-            plan.prompt_tokens,
-            plan.total_tokens - plan.prompt_tokens,
-            plan.settings,
-            chunk_size,
-            {device.name: device for device in self.devices},
+            plan.prompt_tokens, plan.later_tokens, plan.settings, chunk_size, self.devices
         )
 
     def fitted(self, plan: ContextPlan) -> ContextPlan:
@@ -216,13 +211,12 @@ class MemoryBudget:
             plan: one that memory does not hold.
             settle: returns a plan of fewer tokens under the settings that it would get.
         """
-        later = plan.total_tokens - plan.prompt_tokens
         low, high = -1, plan.prompt_tokens
         while high - low > 1:
             middle = (low + high) // 2
             shorter = self.fitted(settle(replace(plan, prompt_tokens=middle)))
             low, high = (middle, high) if shorter.fits_memory else (low, middle)
-        return -1 if low < 0 else low + later
+        return -1 if low < 0 else low + plan.later_tokens
 
     def most_rows(
         self,
@@ -248,10 +242,8 @@ class MemoryBudget:
             if all(
                 device.available_bytes is None
                 # a reading that was never asked may not have made its grouped keys yet
-                or device.needed_bytes
-                - min(held.get(device.name, 0), device.kv_cache_bytes + device.grouped_keys_bytes)
-                + more[device.name]
-                <= device.available_bytes
+                or device.needed_bytes - min(held.get(device.name, 0), device.cache_bytes)
+                <= device.available_bytes - more[device.name]
                 for device in devices
             ):
                 return rows
@@ -265,35 +257,29 @@ class MemoryBudget:
             own_tokens: of the longest question and its answer.
             rows: questions at a time.
         """
-        return {
-            share.name: _rows_bytes(self.model, share, plan, own_tokens, rows)
-            for share in self.model.shares
-        }
-
-
-def _rows_bytes(
-    model: ModelMemory, share: DeviceShare, plan: ContextPlan, own_tokens: int, rows: int
-) -> int:
-    layers = tuple(model.layers[index] for index in share.layers)
-    if not layers:
-        return 0
-    kept = sum(_row_bytes(layer, own_tokens, model) for layer in layers)
-    in_full = replace(model, kv_bits=None)  # as keys come, and as those of a row are restored
-    appended = max(_row_bytes(layer, own_tokens, in_full) for layer in layers)
-    appended *= 1 if model.kv_bits is None else 2
-    total = plan.total_tokens
-    chunk = max(1, min(plan.chunk_size or 1, total))
-    alone, together = (
-        workspace_bytes(layers, model.work, Forward(tokens, total, plan.settings, model.itemsize))
-        for tokens in (chunk, max(chunk, rows))
-    )
-    # one more for the space behind the shared keys, where each row's are put while it attends
-    return (rows + 1) * kept + rows * model.work.vocabulary * _LOGITS + appended + together - alone
-
-
-def _row_bytes(layer: LayerShape, own_tokens: int, model: ModelMemory) -> int:
-    """Bytes of a row's own keys and values in a layer, with the window of a sliding one."""
-    slots = own_tokens if layer.window is None else own_tokens + layer.window
-    if model.kv_bits is not None and layer.can_be_rounded:
-        return rounded_bytes(layer, model.kv_bits, slots)
-    return slots * layer.size * model.itemsize
+        model, total = self.model, plan.total_tokens
+        chunk = max(1, min(plan.chunk_size or 1, total))
+        found = {}
+        for share in model.shares:
+            layers = [model.layers[index] for index in share.layers]
+            # a row's own keys and values, with the window of a sliding layer: as they are kept, and
+            # in full, as they come and as those of a row are restored
+            kept, full = (
+                [
+                    (own_tokens + (x.window or 0)) * x.token_bytes(model.itemsize, bits)
+                    for x in layers
+                ]
+                for bits in (model.kv_bits, None)
+            )
+            appended = max(full, default=0) * (1 if model.kv_bits is None else 2)
+            alone, together = (
+                workspace_bytes(
+                    layers, model.work, Forward(tokens, total, plan.settings, model.itemsize)
+                )
+                for tokens in (chunk, max(chunk, rows))
+            )
+            # one more: the space behind the shared keys, where each row's are put while it attends
+            held = (rows + 1) * sum(kept) + appended
+            logits = rows * model.work.vocabulary * _LOGITS if layers else 0
+            found[share.name] = held + logits + together - alone
+        return found

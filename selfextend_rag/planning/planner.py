@@ -8,7 +8,7 @@ trained, so a sequence of N tokens should keep ``W + (N - W) / G <= rho * P``.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Literal
 
@@ -170,7 +170,7 @@ class ContextBudgetPlanner:
         for index, size in enumerate(document_tokens):
             if size > capacity:
                 name = names[index] if names else f"number {index + 1}"
-                raise too_large(name, index, size, frame_tokens, figures, capacity)
+                raise too_large((name, size), index, frame_tokens, figures, capacity)
         packing = pack(document_tokens, capacity)
         plans = tuple(
             self.plan(
@@ -183,7 +183,7 @@ class ContextBudgetPlanner:
 
     def _longest_prompt(self, figures: ContextPlan, memory: MemoryBudget | None) -> int:
         """Return the longest prompt that fits, up to the one in ``figures``."""
-        later = figures.total_tokens - figures.prompt_tokens
+        later = figures.later_tokens
         most = min(figures.prompt_tokens, self.extended_window - later)
         plan = self._settled(replace(figures, prompt_tokens=max(0, most)))
         if memory is None or most <= 0 or plan is None:
@@ -250,10 +250,10 @@ class ContextBudgetPlanner:
         """Return a plan with the mildest settings that reach so far; None if there are none."""
         fits = plain.total_tokens <= self.pretraining_window
         if self.extension == "never" or (fits and self.extension == "auto"):
-            return replace(plain, group_size=1, neighbor_window=None, rule=None)
+            return replace(plain, settings=None, rule=None)
         for settings in self._candidates():
             if plain.total_tokens <= self.limit(settings):
-                return replace(plain, **asdict(settings), rule=self._rule)
+                return replace(plain, settings=settings, rule=self._rule)
         return None
 
     def _best(self) -> tuple[SelfExtend | None, int]:

@@ -11,7 +11,6 @@ from selfextend_rag.errors import (
     DocumentTooLarge,
     MemoryBudgetExceeded,
 )
-from selfextend_rag.kv_bits import KV_BITS
 from selfextend_rag.planning.memory import format_bytes
 from selfextend_rag.planning.plan import ContextPlan, MemoryBudget, added_up
 from selfextend_rag.positions import SelfExtend
@@ -40,7 +39,7 @@ def window_refusal(
     """
     group = best.group_size if best else 1
     excess = plan.total_tokens - available
-    remedies = [*_fewer_documents(documents, excess)]
+    remedies = [_fewer_documents(documents, excess)]
     if sufficient_group_size is not None:
         coarser = sufficient_group_size / group
         remedies.append(
@@ -81,16 +80,14 @@ def memory_refusal(
     excess = plan.total_tokens - available
     remedies: list[str] = []
     if available >= 0:
-        remedies += _fewer_documents(documents, excess)
-        remedies += _smaller_answer(plan, excess)
-    remedies.extend(_smaller_chunks(plan, memory))
-    remedies.extend(_fewer_bits(plan, memory))
+        remedies += [_fewer_documents(documents, excess), *_smaller_answer(plan, excess)]
+    remedies += [*_smaller_chunks(plan, memory), *_fewer_bits(plan, memory)]
     remedies.append("take a smaller model or a device with more memory")
     return MemoryBudgetExceeded(
         f"{added_up(plan)} = {plan.total_tokens} tokens need at most "
         f"{format_bytes(short.needed_bytes)} on {short.name} "
         f"({format_bytes(short.weights_bytes)} of weights, "
-        f"{format_bytes(short.kv_cache_bytes + short.grouped_keys_bytes)} of keys and values, "
+        f"{format_bytes(short.cache_bytes)} of keys and values, "
         f"{format_bytes(short.workspace_bytes)} to work in), and it has "
         f"{format_bytes(short.available_bytes)} for them",
         device=short.name,
@@ -105,26 +102,25 @@ def memory_refusal(
 
 
 def too_large(
-    name: str, index: int, size: int, frame: int, figures: ContextPlan, capacity: int
+    document: NamedSize, index: int, frame: int, figures: ContextPlan, capacity: int
 ) -> DocumentTooLarge:
     """Return the error for a document that fits no prompt by itself.
 
     Args:
-        name: of the document.
+        document: its name and tokens.
         index: its place among the documents.
-        size: its tokens.
         frame: tokens of a prompt besides its documents.
         figures: what is kept for questions and answers.
         capacity: tokens of documents that a prompt holds.
     """
-    later = figures.total_tokens - figures.prompt_tokens + frame
+    (name, size), later, held = document, figures.later_tokens + frame, max(0, capacity)
     return DocumentTooLarge(
         f'the document "{name}" of {size} tokens fits no prompt by itself: it holds '
-        f"{max(0, capacity)} besides {later} for questions, answers and their frame",
+        f"{held} besides {later} for questions, answers and their frame",
         document=name,
         index=index,
         needed=size + later,
-        available=max(0, capacity) + later,
+        available=held + later,
         remedies=(
             "leave it out",
             "reserve fewer tokens for questions and answers",
@@ -150,16 +146,15 @@ def to_drop(documents: Sequence[NamedSize], excess: int) -> list[NamedSize]:
     return dropped
 
 
-def _fewer_documents(documents: Sequence[NamedSize], excess: int) -> Iterator[str]:
+def _fewer_documents(documents: Sequence[NamedSize], excess: int) -> str:
     dropped = to_drop(documents, excess) if len(documents) > 1 else []
     if not dropped or len(dropped) == len(documents):
-        yield f"drop {excess} tokens"
-        return
+        return f"drop {excess} tokens"
     named = [f'"{name}" ({size} tokens)' for name, size in dropped[:_NAMED_AT_MOST]]
     more = len(dropped) - len(named)
     rest = f" and {more} more" if more else ""
     one = "document" if len(dropped) == 1 else "documents"
-    yield f"drop the {one} {', '.join(named)}{rest}"
+    return f"drop the {one} {', '.join(named)}{rest}"
 
 
 def _smaller_answer(plan: ContextPlan, excess: int) -> Iterator[str]:
@@ -172,20 +167,21 @@ def _smaller_chunks(plan: ContextPlan, memory: MemoryBudget) -> Iterator[str]:
     """A chunk size that the caller fixed may be what is too much."""
     if memory.chunk_size is not None:
         free = replace(memory, chunk_size=None).fitted(plan)
-        if free.memory is not None and free.memory.fits:
+        if free.fits_memory:
             yield f"read {free.chunk_size} tokens at a time instead of {memory.chunk_size}"
 
 
 def _fewer_bits(plan: ContextPlan, memory: MemoryBudget) -> Iterator[str]:
     """The mildest rounding of keys and values with which memory would hold the plan."""
-    now, chunk_size = memory.model.kv_bits, plan.chunk_size
+    model = memory.model
     assert plan.memory is not None
-    assert chunk_size is not None
-    for bits in sorted(KV_BITS, reverse=True):
-        if now is not None and bits >= now:
+    assert plan.chunk_size is not None
+    offered = {bits for layer in model.layers for bits in layer.rounded_bytes}
+    for bits in sorted(offered, reverse=True):
+        if model.kv_bits is not None and bits >= model.kv_bits:
             continue
-        rounded = replace(memory, model=replace(memory.model, kv_bits=bits))
-        needed = rounded.estimate(plan, chunk_size)
+        rounded = replace(memory, model=replace(model, kv_bits=bits))
+        needed = rounded.estimate(plan, plan.chunk_size)
         if needed.fits:
             yield (
                 f"keep keys and values in {bits} bits by kv_bits={bits} (at most "

@@ -13,7 +13,7 @@ from selfextend_rag.errors import UnknownMemoryError, UnsupportedModelError
 from selfextend_rag.llm.memory import memory_of_model
 from selfextend_rag.model import support
 from selfextend_rag.model.footprint import layer_shapes
-from selfextend_rag.planning.layers import CacheFill, layer_bytes
+from selfextend_rag.planning.memory import Forward, layer_bytes
 from tests import zoo
 
 METHOD = SelfExtend(4, 16)
@@ -61,19 +61,20 @@ def measured_and_predicted(model, settings, kv_bits=None):
     engine = Engine(model, chunk_size=CHUNK, kv_bits=kv_bits)
     tokens = zoo.tokens(PROMPT)[0].tolist()
     prefix = engine.prefill(tokens, settings=settings, capacity=CAPACITY)
-    read = CacheFill(PROMPT, CAPACITY, PROMPT % CHUNK, 0, settings, kv_bits)
-    asked = CacheFill(PROMPT + LATER, CAPACITY, 1, LATER, settings, kv_bits)
-    found = [(prefix.cache.nbytes, predicted(shapes, read, dtype))]
+    size = dtype.itemsize
+    read = Forward(PROMPT % CHUNK, PROMPT, settings, size, kv_bits, 0, CAPACITY)
+    asked = Forward(1, PROMPT + LATER, settings, size, kv_bits, LATER, CAPACITY)
+    found = [(prefix.cache.nbytes, predicted(shapes, read))]
     switched = extended(model, settings) if settings else contextlib.nullcontext()
     with prefix.borrowed() as cache, switched:
         engine.forward([(5, 6, 7)], cache)
         engine.forward([(8,)], cache)
-        found.append((cache.nbytes, predicted(shapes, asked, dtype)))
+        found.append((cache.nbytes, predicted(shapes, asked)))
     return found
 
 
-def predicted(shapes, fill, dtype):
-    return sum(sum(layer_bytes(shape, fill, dtype.itemsize)) for shape in shapes)
+def predicted(shapes, run):
+    return sum(sum(layer_bytes(shape, run)) for shape in shapes)
 
 
 def can_be_tried(name):
@@ -83,7 +84,7 @@ def can_be_tried(name):
 
 def rounds(model):
     """Return whether a model keeps the keys of any layer in few bits."""
-    return any(shape.can_be_rounded for shape in layer_shapes(model))
+    return any(shape.rounded_bytes for shape in layer_shapes(model))
 
 
 @pytest.mark.parametrize(

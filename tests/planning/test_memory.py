@@ -11,22 +11,26 @@ from hypothesis import strategies as st
 
 from selfextend_rag.errors import ContextBudgetExceeded, MemoryBudgetExceeded
 from selfextend_rag.planning import ContextBudgetPlanner, ContextPlan
-from selfextend_rag.planning.layers import (
-    CacheFill,
-    Forward,
-    LayerShape,
-    WorkShape,
-    layer_bytes,
-    workspace_bytes,
-)
 from selfextend_rag.planning.memory import (
     DeviceMemory,
     DeviceShare,
+    Forward,
+    LayerShape,
     ModelMemory,
+    States,
+    WorkShape,
     format_bytes,
+    layer_bytes,
     parse_bytes,
+    workspace_bytes,
 )
 from selfextend_rag.planning.plan import CHUNK_SIZES, MemoryBudget
+
+
+def rounded(heads, channels):
+    """Bytes of a token's key and value, with a scale of 4 bytes for each 64 or 32 channels."""
+    groups = {8: -(-channels // 64), 4: -(-channels // 32)}
+    return {bits: 2 * heads * (channels * bits // 8 + 4 * n) for bits, n in groups.items()}
 
 
 @st.composite
@@ -43,8 +47,10 @@ def models(draw):
         window = draw(st.integers(2, 200)) if kind == "sliding" else None
         layers.append(
             LayerShape(
-                kind, kept * head, kept * head, window, kept_heads=kept, extended=kind != "sliding",
+                kind, kept * head, kept * head, window, extended=kind != "sliding",
+                states=draw(st.sampled_from([None, None, None, States(8, 24, 4096)])),
                 attended_size=2 * heads * head, query_size=heads * head, head_size=head,
+                rounded_bytes=rounded(kept, head) if kind == "growing" else {},
             )
         )  # fmt: skip
     count = len(layers)
@@ -62,7 +68,6 @@ def models(draw):
         draw(st.sampled_from([2, 4])),
         work,
         shares,
-        draw(st.booleans()),
         kv_bits=draw(st.sampled_from([None, 8, 4])),
     )
 
@@ -72,12 +77,13 @@ def needed_by_hand(model, plan, chunk, device):
     share = next(share for share in model.shares if share.name == device)
     total = plan.total_tokens
     chunk = max(1, min(chunk, total))
-    fill = CacheFill(total, total, chunk, total - plan.prompt_tokens, plan.settings, model.kv_bits)
+    later = total - plan.prompt_tokens
+    run = Forward(chunk, total, plan.settings, model.itemsize, model.kv_bits, later)
     layers = [model.layers[index] for index in share.layers]
-    cache = sum(sum(layer_bytes(layer, fill, model.itemsize)) for layer in layers)
-    run = Forward(chunk, total, plan.settings, model.itemsize, model.kv_bits)
-    work = workspace_bytes(tuple(layers), model.work, run)
-    return share.weights_bytes + (1 if model.rewinds else 2) * cache + work
+    cache = sum(sum(layer_bytes(layer, run)) for layer in layers)
+    work = workspace_bytes(layers, model.work, run)
+    has_states = any(layer.states is not None for layer in model.layers)
+    return share.weights_bytes + (2 if has_states else 1) * cache + work
 
 
 windows = st.integers(32, 256)
@@ -142,20 +148,21 @@ def test_what_the_error_calls_available_does_fit(model, P, prompt, amount):
         pass
 
 
-def llama_like(layers=4, weights=10**6, rewinds=True, kv_bits=None):
+def llama_like(layers=4, weights=10**6, states=None, kv_bits=None):
     shape = LayerShape(
         "growing",
         64,
         64,
+        states=states,
         extended=True,
         attended_size=512,
         query_size=256,
         head_size=32,
-        kept_heads=2,
+        rounded_bytes=rounded(2, 32),
     )
     work = WorkShape(256, 704, 2048)
     share = DeviceShare("cpu", weights, tuple(range(layers)))
-    return ModelMemory((shape,) * layers, 2, work, (share,), rewinds, kv_bits)
+    return ModelMemory((shape,) * layers, 2, work, (share,), kv_bits)
 
 
 def limited(amount, chunk_size=None, **options):
@@ -225,7 +232,7 @@ def test_the_mildest_rounding_that_helps_is_named_with_its_figure_and_does_help(
 
 def test_a_plan_says_which_layers_are_not_rounded():
     full = llama_like(3, kv_bits=4)
-    window = LayerShape("sliding", 64, 64, 100, kept_heads=2, query_size=256, head_size=32)
+    window = LayerShape("sliding", 64, 64, 100, query_size=256, head_size=32)
     model = replace(full, layers=(*full.layers[:2], window))
     plan = ContextBudgetPlanner(512).plan(3000, 50, memory=MemoryBudget(model))
     words = plan.explain()
@@ -253,13 +260,13 @@ def test_a_chunk_size_of_the_caller_is_kept_and_a_smaller_one_proposed():
         planner.plan(3000, 50, memory=limited(needed(None, 4, chunk=128), 2048))
 
 
-def test_models_that_can_not_wind_back_need_their_cache_twice():
-    def cache(rewinds):
-        budget = limited(10**9, rewinds=rewinds)
+def test_models_that_can_not_be_rolled_back_need_their_cache_twice():
+    def cache(states):
+        budget = limited(10**9, states=states)
         return ContextBudgetPlanner(512).plan(3000, 50, memory=budget).memory
 
-    assert cache(False).kv_cache_bytes == 2 * cache(True).kv_cache_bytes
-    assert cache(False).grouped_keys_bytes == 2 * cache(True).grouped_keys_bytes
+    assert cache(States(0, 0, 0)).kv_cache_bytes == 2 * cache(None).kv_cache_bytes
+    assert cache(States(0, 0, 0)).grouped_keys_bytes == 2 * cache(None).grouped_keys_bytes
 
 
 def test_grouped_keys_are_half_as_much_again_and_plain_attention_has_none():

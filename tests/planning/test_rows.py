@@ -24,8 +24,7 @@ def asked(tokens, count):
 
 
 def plan_of(prompt, settings, chunk):
-    group, window = (settings.group_size, settings.neighbor_window) if settings else (1, None)
-    return ContextPlan(prompt, ANSWER, QUESTION, 4096, group, window, chunk_size=chunk)
+    return ContextPlan(prompt, ANSWER, QUESTION, 4096, settings, chunk_size=chunk)
 
 
 @pytest.mark.parametrize("settings", [None, SelfExtend(4, 64)], ids=["plain", "extended"])

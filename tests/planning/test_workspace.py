@@ -62,13 +62,12 @@ def memory_of(model, kv_bits=None):
         itemsize,
         work_shape(model.config, shapes, itemsize=itemsize),
         (DeviceShare("cpu", 0, tuple(range(len(shapes)))),),
-        rewinds=not any(shape.states for shape in shapes),
         kv_bits=kv_bits,
     )
 
 
 def peak_and_bound(model, prompt, chunk, settings, later=20, kv_bits=None):
-    """Bytes that reading and then asking takes at most, beside the weights: measured and stated."""
+    """Bytes that reading and then asking takes at most without weights: measured and stated."""
     vocabulary = model.config.get_text_config(decoder=True).vocab_size
     tokens = torch.randint(4, vocabulary, (prompt,)).tolist()
     engine = Engine(model, chunk_size=chunk, kv_bits=kv_bits)
