@@ -232,9 +232,7 @@ class DeviceMemory:
 
     Args:
         name: such as ``"cpu"`` or ``"cuda:0"``.
-        total_bytes: all of it.
-        available_bytes: what the model may take in all: its weights, loaded or not, its cache and
-            its work.
+        available_bytes: for the model in all: weights, loaded or not, cache and work.
     """
 
     name: str
@@ -375,22 +373,13 @@ class MemoryEstimate:
 
 @dataclass(frozen=True, slots=True)
 class ModelMemory:
-    """What the memory of a model follows from.
-
-    Args:
-        layers: what each layer keeps.
-        itemsize: bytes of a number in the model's precision.
-        work: sizes that its workspace depends on.
-        shares: what each device has to do with it.
-        kv_bits: that keys and values are kept in, by the layers that keep all tokens; None for the
-            model's precision.
-    """
+    """What the memory of a model follows from."""
 
     layers: tuple[LayerShape, ...]
-    itemsize: int
+    itemsize: int  # bytes of a number in the model's precision
     work: WorkShape
     shares: tuple[DeviceShare, ...]
-    kv_bits: int | None = None
+    kv_bits: int | None = None  # of layers that keep all tokens; None for the model's precision
 
     def estimate(
         self,
@@ -400,15 +389,7 @@ class ModelMemory:
         chunk_size: int,
         devices: Sequence[DeviceMemory] = (),
     ) -> MemoryEstimate:
-        """Return what reading a prompt and then running later tokens needs at most.
-
-        Args:
-            prompt_tokens: tokens that are read in chunks.
-            later_tokens: tokens that come after them: questions and answers.
-            settings: of SelfExtend; None for plain attention.
-            chunk_size: tokens to run at once.
-            devices: what there is.
-        """
+        """Return what reading a prompt in chunks and then running later tokens needs at most."""
         total = prompt_tokens + later_tokens
         tokens = max(1, min(chunk_size, total))
         run = Forward(tokens, total, settings, self.itemsize, self.kv_bits, later_tokens)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal
@@ -204,20 +204,6 @@ class MemoryBudget:
                 break
         return replace(plan, chunk_size=chunk_size, memory=memory)
 
-    def most_tokens(self, plan: ContextPlan, settle: Callable[[ContextPlan], ContextPlan]) -> int:
-        """Return the most tokens, prompt and all, that memory holds; -1 if not even an empty one.
-
-        Args:
-            plan: one that memory does not hold.
-            settle: returns a plan of fewer tokens under the settings that it would get.
-        """
-        low, high = -1, plan.prompt_tokens
-        while high - low > 1:
-            middle = (low + high) // 2
-            shorter = self.fitted(settle(replace(plan, prompt_tokens=middle)))
-            low, high = (middle, high) if shorter.fits_memory else (low, middle)
-        return -1 if low < 0 else low + plan.later_tokens
-
     def most_rows(
         self,
         plan: ContextPlan,
@@ -227,7 +213,7 @@ class MemoryBudget:
     ) -> int:
         """Return how many questions can be answered at a time, from 1 to ``most``.
 
-        One question is what the plan itself has memory for, so 1 needs nothing more.
+        One question is what the plan of the documents has memory for, so 1 needs nothing more.
 
         Args:
             plan: of the documents that the questions share.
@@ -250,13 +236,7 @@ class MemoryBudget:
         return 1
 
     def rows_bytes(self, plan: ContextPlan, own_tokens: int, rows: int) -> dict[str, int]:
-        """Return what so many questions at a time need at most beyond the plan, by device.
-
-        Args:
-            plan: of the documents that the questions share.
-            own_tokens: of the longest question and its answer.
-            rows: questions at a time.
-        """
+        """Return what so many questions at a time need at most beyond the plan, by device."""
         model, total = self.model, plan.total_tokens
         chunk = max(1, min(plan.chunk_size or 1, total))
         found = {}

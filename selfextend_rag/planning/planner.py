@@ -15,12 +15,7 @@ from typing import Literal
 from selfextend_rag.errors import ContextBudgetExceeded
 from selfextend_rag.planning.packing import Packing, pack
 from selfextend_rag.planning.plan import ContextPlan, MemoryBudget, Rule
-from selfextend_rag.planning.refusals import (
-    NamedSize,
-    memory_refusal,
-    too_large,
-    window_refusal,
-)
+from selfextend_rag.planning.refusals import NamedSize, memory_refusal, too_large, window_refusal
 from selfextend_rag.positions import SelfExtend
 
 Extension = Literal["auto", "always", "never"]
@@ -67,10 +62,9 @@ class ContextBudgetPlanner:
     neighbor_share: Fraction | float = NEIGHBOR_SHARE
 
     def __post_init__(self) -> None:
-        if self.pretraining_window < 8:
-            raise ValueError(
-                f"pretraining_window must be at least 8, got {self.pretraining_window}"
-            )
+        window = self.pretraining_window
+        if window < 8:
+            raise ValueError(f"pretraining_window must be at least 8, got {window}")
         for name in ("trained_fraction", "neighbor_share"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in (0, 1], got {getattr(self, name)}")
@@ -83,12 +77,12 @@ class ContextBudgetPlanner:
         if self.rule not in ("empirical", "exact"):
             raise ValueError(f'rule must be "empirical" or "exact", got {self.rule!r}')
         if self.neighbor_window is not None:  # refuses what is out of range, naming it
-            SelfExtend(1, self.neighbor_window).extended_window(self.pretraining_window)
+            SelfExtend(1, self.neighbor_window).extended_window(window)
         largest = self._default_neighbor_window()
-        if self.group_size is not None and not 1 <= self.group_size <= largest:
+        group = self.group_size
+        if group is not None and not 1 <= group <= largest:
             raise ValueError(
-                f"group_size must be from 1 to the neighbor window of {largest}, "
-                f"got {self.group_size}"
+                f"group_size must be from 1 to the neighbor window of {largest}, got {group}"
             )
 
     def plan(
@@ -117,9 +111,13 @@ class ContextBudgetPlanner:
             MemoryBudgetExceeded: settings would, but memory does not hold it.
             ValueError: a number of tokens is negative.
         """
-        plain = ContextPlan(
-            prompt_tokens, max_new_tokens, reserve_tokens, self.pretraining_window, turns=turns
-        )
+        window = self.pretraining_window
+        plain = ContextPlan(prompt_tokens, max_new_tokens, reserve_tokens, window, turns=turns)
+        return self._planned(plain, memory, documents)
+
+    def _planned(
+        self, plain: ContextPlan, memory: MemoryBudget | None, documents: Sequence[NamedSize] = ()
+    ) -> ContextPlan:
         plan = self._settled(plain)
         if plan is None:
             best, available = self._best()
@@ -138,8 +136,20 @@ class ContextBudgetPlanner:
         fitted = memory.fitted(plan)
         if fitted.fits_memory:
             return fitted
-        available = memory.most_tokens(plan, lambda shorter: self._settled(shorter) or shorter)
-        raise memory_refusal(fitted, memory, available, documents)
+        raise memory_refusal(fitted, memory, self._most_tokens(plan, memory), documents)
+
+    def _most_tokens(self, plan: ContextPlan, memory: MemoryBudget) -> int:
+        """Return the most tokens, prompt and all, that memory holds of a plan that it does not.
+
+        -1 if it does not even hold an empty prompt.
+        """
+        low, high = -1, plan.prompt_tokens
+        while high - low > 1:
+            middle = (low + high) // 2
+            shorter = replace(plan, prompt_tokens=middle)
+            fits = memory.fitted(self._settled(shorter) or shorter).fits_memory
+            low, high = (middle, high) if fits else (low, middle)
+        return -1 if low < 0 else low + plan.later_tokens
 
     def plan_groups(
         self,
@@ -162,35 +172,26 @@ class ContextBudgetPlanner:
         Raises:
             DocumentTooLarge: a document fits no prompt by itself; it is named.
         """
-        figures = ContextPlan(
-            frame_tokens + sum(document_tokens), max_new_tokens, reserve_tokens,
-            self.pretraining_window, turns=turns,
-        )  # fmt: skip
+        total, window = frame_tokens + sum(document_tokens), self.pretraining_window
+        figures = ContextPlan(total, max_new_tokens, reserve_tokens, window, turns=turns)
         capacity = self._longest_prompt(figures, memory) - frame_tokens
         for index, size in enumerate(document_tokens):
             if size > capacity:
                 name = names[index] if names else f"number {index + 1}"
                 raise too_large((name, size), index, frame_tokens, figures, capacity)
         packing = pack(document_tokens, capacity)
-        plans = tuple(
-            self.plan(
-                frame_tokens + sum(document_tokens[i] for i in group), max_new_tokens,
-                reserve_tokens=reserve_tokens, turns=turns, memory=memory,
-            )
-            for group in packing.groups
-        )  # fmt: skip
-        return replace(packing, plans=plans)
+        prompts = [frame_tokens + sum(document_tokens[i] for i in x) for x in packing.groups]
+        plans = [self._planned(replace(figures, prompt_tokens=n), memory) for n in prompts]
+        return replace(packing, plans=tuple(plans))
 
     def _longest_prompt(self, figures: ContextPlan, memory: MemoryBudget | None) -> int:
         """Return the longest prompt that fits, up to the one in ``figures``."""
         later = figures.later_tokens
         most = min(figures.prompt_tokens, self.extended_window - later)
         plan = self._settled(replace(figures, prompt_tokens=max(0, most)))
-        if memory is None or most <= 0 or plan is None:
+        if memory is None or most <= 0 or plan is None or memory.fitted(plan).fits_memory:
             return most
-        if memory.fitted(plan).fits_memory:
-            return most
-        return memory.most_tokens(plan, lambda shorter: self._settled(shorter) or shorter) - later
+        return self._most_tokens(plan, memory) - later
 
     def plan_within(
         self, earlier: ContextPlan, prompt_tokens: int, max_new_tokens: int
@@ -259,15 +260,12 @@ class ContextBudgetPlanner:
     def _best(self) -> tuple[SelfExtend | None, int]:
         """Return the settings that reach farthest, None for plain attention, and how far."""
         best = max(self._candidates(), key=self.limit, default=None)
-        window = self.limit(best) if best else 0
-        plain = self.pretraining_window
-        if self.extension == "never" or (self.extension == "auto" and window < plain):
+        reach, plain = self.limit(best) if best else 0, self.pretraining_window
+        if self.extension == "never" or (self.extension == "auto" and reach < plain):
             return None, plain
-        return best, window
+        return best, reach
 
-    def _candidates(
-        self, least: int = 1, max_group_size: int | None = None
-    ) -> Iterator[SelfExtend]:
+    def _candidates(self, least: int = 1) -> Iterator[SelfExtend]:
         """Yield the settings that may be used, mildest first."""
         widest, fixed = self._default_neighbor_window(), self.neighbor_window is not None
         if self.group_size is not None:
@@ -275,7 +273,7 @@ class ContextBudgetPlanner:
             yield SelfExtend(group, widest if fixed else widest // group * group)
             return
         first = 1 if self.extension == "always" else 2
-        last = min(max_group_size or self.max_group_size, widest)
+        last = min(self.max_group_size, widest)
         for group in range(max(first, least), last + 1):
             if not fixed or widest % group == 0:
                 yield SelfExtend(group, widest // group * group)
@@ -286,11 +284,11 @@ class ContextBudgetPlanner:
 
     def _sufficient_group_size(self, needed: int) -> int | None:
         """Return the smallest group size beyond the allowed ones that would do, if there is one."""
-        free = replace(self, group_size=None, max_group_size=64, extension="auto")
-        least = needed // self.pretraining_window  # G * P tokens are more than G reaches
-        for settings in free._candidates(least, self.pretraining_window):
+        window = self.pretraining_window
+        free = replace(self, group_size=None, max_group_size=window, extension="auto")
+        for settings in free._candidates(least=needed // window):  # G reaches less than G * P
             if self.rule == "empirical" and needed > free._empirical_limit(settings):
-                continue
+                continue  # most of them, and cheap to say
             if needed <= free.limit(settings):
                 return settings.group_size
         return None

@@ -25,7 +25,7 @@ import os
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypedDict
 
 from selfextend_rag.errors import SelfExtendError, UnknownPretrainingWindow
 
@@ -43,32 +43,40 @@ class CalibrationError(SelfExtendError):
     """A stored calibration that can't be read, or one that measured no usable settings."""
 
 
-def pretraining_window_of(config: Any) -> int:
-    """Return P, in tokens, for a model configuration.
+class Config(Protocol):
+    """The part of a transformers configuration that tells models apart."""
 
-    Args:
-        config: any object with the attributes of a transformers configuration.
+    def to_dict(self) -> dict[str, Any]:
+        """Return its values."""
+
+
+class Shares(TypedDict, total=False):
+    """Options of a planner that a calibration measures."""
+
+    trained_fraction: Fraction | float
+    neighbor_share: float
+
+
+def pretraining_window_of(config: object) -> int:
+    """Return P, in tokens, for a model configuration of transformers, or an object like one.
 
     Raises:
         UnknownPretrainingWindow: the configuration does not say.
     """
-    text = _text_part(config)
-    window = _rotary_window(text)
-    sliding = _sliding_window_of_all_layers(text)
-    return window if sliding is None else min(window, sliding)
-
-
-def _text_part(config: Any) -> Any:
     for name in _TEXT_PART_NAMES:
         part = getattr(config, name, None)
         if part is not None and not isinstance(part, Mapping):
-            return _text_part(part)
-    return config
+            return pretraining_window_of(part)
+    window = _rotary_window(config)
+    sliding = _sliding_window_of_all_layers(config)
+    return window if sliding is None else min(window, sliding)
 
 
-def _rotary_window(config: Any) -> int:
+def _rotary_window(config: object) -> int:
     stated = next((w for w in (_positive(config, name) for name in _WINDOW_NAMES) if w), None)
-    rotary = _rotary_parameters(config)
+    rotary = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    if isinstance(rotary.get("full_attention"), Mapping):  # by type of layer
+        rotary = rotary["full_attention"]
     original = rotary.get("original_max_position_embeddings")
     kind = rotary.get("rope_type", rotary.get("type"))
     if kind == "longrope" and original:
@@ -83,14 +91,7 @@ def _rotary_window(config: Any) -> int:
     return stated
 
 
-def _rotary_parameters(config: Any) -> Mapping[str, Any]:
-    """Return the rotary parameters of the full-attention layers; empty when there are none."""
-    found = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
-    per_layer_type = found.get("full_attention")
-    return per_layer_type if isinstance(per_layer_type, Mapping) else found
-
-
-def _sliding_window_of_all_layers(config: Any) -> int | None:
+def _sliding_window_of_all_layers(config: object) -> int | None:
     """Return the widest sliding window if every attention layer has one, else None."""
     windows = [_positive(config, name) for name in ("sliding_window", "attention_chunk_size")]
     widest = max((window for window in windows if window), default=None)
@@ -101,12 +102,21 @@ def _sliding_window_of_all_layers(config: Any) -> int | None:
     return widest if getattr(config, "use_sliding_window", True) else None
 
 
-def _positive(config: Any, name: str) -> int | None:
+def _positive(config: object, name: str) -> int | None:
     value = getattr(config, name, None)
     return value if isinstance(value, int) and value > 0 else None
 
 
-def calibration_path(config: Any) -> Path:
+def user_folder(name: str) -> Path:
+    """Return the folder of what is kept from run to run; it may not exist.
+
+    ``$SELFEXTEND_RAG_HOME/<name>``, by default in ``~/.cache/selfextend-rag``.
+    """
+    home = os.environ.get("SELFEXTEND_RAG_HOME") or "~/.cache/selfextend-rag"
+    return Path(home).expanduser() / name
+
+
+def calibration_path(config: Config) -> Path:
     """Return where the calibration of a model is kept, whether or not there is one.
 
     Args:
@@ -120,15 +130,6 @@ def calibration_path(config: Any) -> Path:
     return user_folder("calibration") / f"{digest}.json"
 
 
-def user_folder(name: str) -> Path:
-    """Return the folder of what is kept from run to run; it may not exist.
-
-    ``$SELFEXTEND_RAG_HOME/<name>``, by default in ``~/.cache/selfextend-rag``.
-    """
-    home = os.environ.get("SELFEXTEND_RAG_HOME") or "~/.cache/selfextend-rag"
-    return Path(home).expanduser() / name
-
-
 def stored_calibration(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the values of a stored calibration.
 
@@ -136,7 +137,7 @@ def stored_calibration(path: str | os.PathLike[str]) -> dict[str, Any]:
         CalibrationError: there is none, or it can't be read.
     """
     try:
-        values = json.loads(Path(path).read_text("utf-8"))
+        values: dict[str, Any] = json.loads(Path(path).read_text("utf-8"))
         if values["format"] != CALIBRATION_FORMAT:
             raise CalibrationError(
                 f"a calibration of format {values['format']}, expected {CALIBRATION_FORMAT}; "
@@ -147,16 +148,15 @@ def stored_calibration(path: str | os.PathLike[str]) -> dict[str, Any]:
                 f"neighbor_share {values['neighbor_share']} and trained_fraction "
                 f"{values['trained_fraction']} must be in order within (0, 1]"
             )
+        return values
     except (OSError, ValueError, KeyError, TypeError, CalibrationError) as error:
         reason = f"not a calibration: {error}" if isinstance(error, KeyError | TypeError) else error
         raise CalibrationError(f"can't use the calibration {os.fspath(path)}: {reason}") from error
-    found: dict[str, Any] = values
-    return found
 
 
 def planner_defaults(
-    config: Any, pretraining_window: int, trained_fraction: Fraction | float | None = None
-) -> dict[str, Any]:
+    config: Config, pretraining_window: int, trained_fraction: Fraction | float | None = None
+) -> Shares:
     """Return the share options of a planner: as given, else as calibrated, else none.
 
     Args:
@@ -173,4 +173,5 @@ def planner_defaults(
     found = stored_calibration(path) if path.exists() else {}
     if found.get("pretraining_window") != pretraining_window:
         return {}
-    return {name: found[name] for name in ("trained_fraction", "neighbor_share")}
+    trained, share = found["trained_fraction"], found["neighbor_share"]
+    return {"trained_fraction": trained, "neighbor_share": share}

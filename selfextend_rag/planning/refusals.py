@@ -6,11 +6,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from selfextend_rag.errors import (
-    ContextBudgetExceeded,
-    DocumentTooLarge,
-    MemoryBudgetExceeded,
-)
+from selfextend_rag.errors import ContextBudgetExceeded, DocumentTooLarge, MemoryBudgetExceeded
 from selfextend_rag.planning.memory import format_bytes
 from selfextend_rag.planning.plan import ContextPlan, MemoryBudget, added_up
 from selfextend_rag.positions import SelfExtend
@@ -28,14 +24,10 @@ def window_refusal(
     sufficient_group_size: int | None,
     documents: Sequence[NamedSize],
 ) -> ContextBudgetExceeded:
-    """Return the error for a plan that exceeds the window.
+    """Return the error for a plan, with plain attention, that exceeds every window.
 
-    Args:
-        plan: what was asked for, with plain attention.
-        best: the settings that reach farthest.
-        available: how far they reach, in tokens.
-        sufficient_group_size: the smallest group size that would do if it were allowed.
-        documents: what may be left out.
+    The ``best`` settings reach ``available`` tokens; the sufficient group size would do if it were
+    allowed.
     """
     group = best.group_size if best else 1
     excess = plan.total_tokens - available
@@ -61,18 +53,11 @@ def window_refusal(
 
 
 def memory_refusal(
-    plan: ContextPlan,
-    memory: MemoryBudget,
-    available: int,
-    documents: Sequence[NamedSize],
+    plan: ContextPlan, memory: MemoryBudget, available: int, documents: Sequence[NamedSize]
 ) -> MemoryBudgetExceeded:
-    """Return the error for a plan that memory does not hold.
+    """Return the error for a plan, with its estimate, that memory does not hold.
 
-    Args:
-        plan: with the estimate of its memory.
-        memory: the model and what there is for it.
-        available: the most tokens that memory holds; -1 if it does not hold an empty prompt.
-        documents: what may be left out.
+    ``available`` are the most tokens that it holds; -1 if it does not hold an empty prompt.
     """
     assert plan.memory is not None
     short = next(device for device in plan.memory.devices if not device.fits)
@@ -106,12 +91,8 @@ def too_large(
 ) -> DocumentTooLarge:
     """Return the error for a document that fits no prompt by itself.
 
-    Args:
-        document: its name and tokens.
-        index: its place among the documents.
-        frame: tokens of a prompt besides its documents.
-        figures: what is kept for questions and answers.
-        capacity: tokens of documents that a prompt holds.
+    A prompt holds ``capacity`` tokens of documents besides its ``frame`` and what ``figures`` keep
+    for questions and answers.
     """
     (name, size), later, held = document, figures.later_tokens + frame, max(0, capacity)
     return DocumentTooLarge(
