@@ -26,7 +26,6 @@ LEFT = {
     "selfextend_rag/cache": 21,
     "selfextend_rag/engine": 1,
     "selfextend_rag/llm": 14,
-    "selfextend_rag/planning": 48,
 }
 # Documents, and the words of the texts that the bundled model was trained on.
 NOT_OURS = (

@@ -56,12 +56,11 @@ NO_CACHE |= {"roformer", "xlm-roberta", "xlm-roberta-xl", "xmod"}
 
 def measured_and_predicted(model, settings, kv_bits=None):
     """Bytes after a prefill in chunks, and after some more tokens; each measured and predicted."""
-    dtype = model.dtype
     shapes = layer_shapes(model)
     engine = Engine(model, chunk_size=CHUNK, kv_bits=kv_bits)
     tokens = zoo.tokens(PROMPT)[0].tolist()
     prefix = engine.prefill(tokens, settings=settings, capacity=CAPACITY)
-    size = dtype.itemsize
+    size = model.dtype.itemsize
     read = Forward(PROMPT % CHUNK, PROMPT, settings, size, kv_bits, 0, CAPACITY)
     asked = Forward(1, PROMPT + LATER, settings, size, kv_bits, LATER, CAPACITY)
     found = [(prefix.cache.nbytes, predicted(shapes, read))]
