@@ -1,160 +1,87 @@
 """A local model reads whole documents, its context window stretched by SelfExtend.
 
-Importing this package does nothing: no patch, no download, and no module beyond this one until a
-name is used.
+Importing it does nothing: no patch, no download, and no further module until a name is used.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from selfextend_rag.documents import Document, DocumentError, word_relevance
-    from selfextend_rag.engine import Engine, GenerationSettings, Usage, answer_options
-    from selfextend_rag.errors import (
-        CacheMismatchError,
-        ConstraintError,
-        ContextBudgetExceeded,
-        CorruptReadingError,
-        DocumentTooLarge,
-        GenerationCancelled,
-        MemoryBudgetExceeded,
-        ModelLoadError,
-        ReadingFileError,
-        SchemaError,
-        SelfExtendError,
-        ToolError,
-        UnknownMemoryError,
-        UnknownPretrainingWindow,
-        UnsupportedModelError,
-    )
-    from selfextend_rag.evidence import Evidence
-    from selfextend_rag.llm import (
-        Answer,
-        KeptReadings,
-        LongContextLLM,
-        Reading,
-        TextStream,
-        ToolCall,
-        fit_or_rank,
-        open_llm,
-        question_and_history,
-        schema_request,
-        shared_llm,
-        sort_options,
-    )
-    from selfextend_rag.model import extend, extended, restore, support
-    from selfextend_rag.planning import (
-        ContextBudgetPlanner,
-        ContextPlan,
-        DeviceMemory,
-        MemoryEstimate,
-        pretraining_window_of,
-    )
-    from selfextend_rag.positions import SelfExtend
+if TYPE_CHECKING:  # the table below in the terms of type checkers; a test compares them
+    from selfextend_rag.documents import Document as Document
+    from selfextend_rag.documents import DocumentError as DocumentError
+    from selfextend_rag.documents import word_relevance as word_relevance
+    from selfextend_rag.engine import Engine as Engine
+    from selfextend_rag.engine import GenerationSettings as GenerationSettings
+    from selfextend_rag.engine import Usage as Usage
+    from selfextend_rag.engine import answer_options as answer_options
+    from selfextend_rag.errors import CacheMismatchError as CacheMismatchError
+    from selfextend_rag.errors import ConstraintError as ConstraintError
+    from selfextend_rag.errors import ContextBudgetExceeded as ContextBudgetExceeded
+    from selfextend_rag.errors import CorruptReadingError as CorruptReadingError
+    from selfextend_rag.errors import DocumentTooLarge as DocumentTooLarge
+    from selfextend_rag.errors import GenerationCancelled as GenerationCancelled
+    from selfextend_rag.errors import MemoryBudgetExceeded as MemoryBudgetExceeded
+    from selfextend_rag.errors import ModelLoadError as ModelLoadError
+    from selfextend_rag.errors import ReadingFileError as ReadingFileError
+    from selfextend_rag.errors import SchemaError as SchemaError
+    from selfextend_rag.errors import SelfExtendError as SelfExtendError
+    from selfextend_rag.errors import ToolError as ToolError
+    from selfextend_rag.errors import UnknownMemoryError as UnknownMemoryError
+    from selfextend_rag.errors import UnknownPretrainingWindow as UnknownPretrainingWindow
+    from selfextend_rag.errors import UnsupportedModelError as UnsupportedModelError
+    from selfextend_rag.evidence import Evidence as Evidence
+    from selfextend_rag.llm import Answer as Answer
+    from selfextend_rag.llm import KeptReadings as KeptReadings
+    from selfextend_rag.llm import LongContextLLM as LongContextLLM
+    from selfextend_rag.llm import Reading as Reading
+    from selfextend_rag.llm import TextStream as TextStream
+    from selfextend_rag.llm import ToolCall as ToolCall
+    from selfextend_rag.llm import fit_or_rank as fit_or_rank
+    from selfextend_rag.llm import open_llm as open_llm
+    from selfextend_rag.llm import question_and_history as question_and_history
+    from selfextend_rag.llm import schema_request as schema_request
+    from selfextend_rag.llm import shared_llm as shared_llm
+    from selfextend_rag.llm import sort_options as sort_options
+    from selfextend_rag.model import extend as extend
+    from selfextend_rag.model import extended as extended
+    from selfextend_rag.model import restore as restore
+    from selfextend_rag.model import support as support
+    from selfextend_rag.planning import ContextBudgetPlanner as ContextBudgetPlanner
+    from selfextend_rag.planning import ContextPlan as ContextPlan
+    from selfextend_rag.planning import DeviceMemory as DeviceMemory
+    from selfextend_rag.planning import MemoryEstimate as MemoryEstimate
+    from selfextend_rag.planning import pretraining_window_of as pretraining_window_of
+    from selfextend_rag.positions import SelfExtend as SelfExtend
+else:
+    _NAMES = {
+        "documents": "Document DocumentError word_relevance",
+        "engine": "Engine GenerationSettings Usage answer_options",
+        "errors": (
+            "CacheMismatchError ConstraintError ContextBudgetExceeded CorruptReadingError "
+            "DocumentTooLarge GenerationCancelled MemoryBudgetExceeded ModelLoadError "
+            "ReadingFileError SchemaError SelfExtendError ToolError UnknownMemoryError "
+            "UnknownPretrainingWindow UnsupportedModelError"
+        ),
+        "evidence": "Evidence",
+        "llm": (
+            "Answer KeptReadings LongContextLLM Reading TextStream ToolCall fit_or_rank open_llm "
+            "question_and_history schema_request shared_llm sort_options"
+        ),
+        "model": "extend extended restore support",
+        "planning": (
+            "ContextBudgetPlanner ContextPlan DeviceMemory MemoryEstimate pretraining_window_of"
+        ),
+        "positions": "SelfExtend",
+    }
+    _HOMES = {name: home for home, names in _NAMES.items() for name in names.split()}
+    __all__ = sorted(_HOMES)
 
-_NAMES = {
-    "documents": ("Document", "DocumentError", "word_relevance"),
-    "engine": ("Engine", "GenerationSettings", "Usage", "answer_options"),
-    "errors": (
-        "CacheMismatchError",
-        "ConstraintError",
-        "ContextBudgetExceeded",
-        "CorruptReadingError",
-        "DocumentTooLarge",
-        "GenerationCancelled",
-        "MemoryBudgetExceeded",
-        "ModelLoadError",
-        "ReadingFileError",
-        "SchemaError",
-        "SelfExtendError",
-        "ToolError",
-        "UnknownMemoryError",
-        "UnknownPretrainingWindow",
-        "UnsupportedModelError",
-    ),
-    "evidence": ("Evidence",),
-    "llm": (
-        "Answer",
-        "KeptReadings",
-        "LongContextLLM",
-        "Reading",
-        "TextStream",
-        "ToolCall",
-        "fit_or_rank",
-        "open_llm",
-        "question_and_history",
-        "schema_request",
-        "shared_llm",
-        "sort_options",
-    ),
-    "model": ("extend", "extended", "restore", "support"),
-    "planning": (
-        "ContextBudgetPlanner",
-        "ContextPlan",
-        "DeviceMemory",
-        "MemoryEstimate",
-        "pretraining_window_of",
-    ),
-    "positions": ("SelfExtend",),
-}
-_HOMES = {name: home for home, names in _NAMES.items() for name in names}
+    def __getattr__(name: str) -> object:
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
 
-__all__ = [
-    "Answer",
-    "CacheMismatchError",
-    "ConstraintError",
-    "ContextBudgetExceeded",
-    "ContextBudgetPlanner",
-    "ContextPlan",
-    "CorruptReadingError",
-    "DeviceMemory",
-    "Document",
-    "DocumentError",
-    "DocumentTooLarge",
-    "Engine",
-    "Evidence",
-    "GenerationCancelled",
-    "GenerationSettings",
-    "KeptReadings",
-    "LongContextLLM",
-    "MemoryBudgetExceeded",
-    "MemoryEstimate",
-    "ModelLoadError",
-    "Reading",
-    "ReadingFileError",
-    "SchemaError",
-    "SelfExtend",
-    "SelfExtendError",
-    "TextStream",
-    "ToolCall",
-    "ToolError",
-    "UnknownMemoryError",
-    "UnknownPretrainingWindow",
-    "UnsupportedModelError",
-    "Usage",
-    "answer_options",
-    "extend",
-    "extended",
-    "fit_or_rank",
-    "open_llm",
-    "pretraining_window_of",
-    "question_and_history",
-    "restore",
-    "schema_request",
-    "shared_llm",
-    "sort_options",
-    "support",
-    "word_relevance",
-]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    def __dir__() -> list[str]:
+        return sorted([*globals(), *__all__])

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
-
-_LONGEST = 300  # characters of others' messages; some list all they know
+from typing import TypedDict, Unpack
 
 
 class SelfExtendError(Exception):
@@ -59,12 +57,10 @@ class ConstraintError(SelfExtendError, RuntimeError):
 class GenerationCancelled(SelfExtendError):
     """Work was cancelled before there was anything to hand back (during a prefill).
 
-    A cancellation between tokens of an answer is no error: the answer ends with
-    ``finish_reason="cancelled"``.
+    Between tokens of an answer it is no error: that ends with ``finish_reason="cancelled"``.
 
     Args:
-        done: tokens read before the cancellation was seen.
-        total: tokens that were to be read.
+        done, total: tokens read before the cancellation was seen, and to be read in all.
     """
 
     def __init__(self, done: int, total: int) -> None:
@@ -74,6 +70,14 @@ class GenerationCancelled(SelfExtendError):
 
     def __reduce__(self) -> tuple[type, tuple[int, int]]:
         return type(self), (self.done, self.total)
+
+
+class BudgetFigures(TypedDict, total=False):  # what `ContextBudgetExceeded` takes by name
+    needed: int
+    available: int
+    group_size: int | None
+    neighbor_window: int | None
+    remedies: Sequence[str]
 
 
 class ContextBudgetExceeded(SelfExtendError):
@@ -122,7 +126,6 @@ class MemoryBudgetExceeded(ContextBudgetExceeded):
     """A plan that memory can't hold; raised before the model does any work.
 
     Args:
-        message: one sentence with the figures.
         device: the name of a device that lacks memory.
         needed_bytes: what is needed of it, at most.
         available_bytes: what it has.
@@ -130,7 +133,13 @@ class MemoryBudgetExceeded(ContextBudgetExceeded):
     """
 
     def __init__(
-        self, message: str, *, device: str, needed_bytes: int, available_bytes: int, **figures: Any
+        self,
+        message: str,
+        *,
+        device: str,
+        needed_bytes: int,
+        available_bytes: int,
+        **figures: Unpack[BudgetFigures],
     ) -> None:
         super().__init__(message, **figures)
         self.device = device
@@ -142,13 +151,14 @@ class DocumentTooLarge(ContextBudgetExceeded):
     """A document that fits no prompt by itself, so that no grouping helps.
 
     Args:
-        message: one sentence with the figures.
         document: its name.
         index: its place among the documents.
         figures: those of `ContextBudgetExceeded`.
     """
 
-    def __init__(self, message: str, *, document: str, index: int, **figures: Any) -> None:
+    def __init__(
+        self, message: str, *, document: str, index: int, **figures: Unpack[BudgetFigures]
+    ) -> None:
         super().__init__(message, **figures)
         self.document = document
         self.index = index
@@ -157,4 +167,5 @@ class DocumentTooLarge(ContextBudgetExceeded):
 def in_short(error: BaseException) -> str:
     """Return what another library's error says, in one line of a bearable length."""
     reason = " ".join(str(error).split()) or type(error).__name__
-    return reason if len(reason) <= _LONGEST else f"{reason[:_LONGEST]} ..."
+    longest = 300  # characters; some list all they know
+    return reason if len(reason) <= longest else f"{reason[:longest]} ..."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import itertools
 import os
 import shutil
@@ -128,6 +129,20 @@ def test_the_source_archive_builds_the_same_wheel(wheel, tmp_path):
         assert {(i.filename, i.CRC) for i in first.infolist()} == {
             (i.filename, i.CRC) for i in second.infolist()
         }
+
+
+def test_type_checkers_see_the_names_that_are_found_at_run_time():
+    tree = ast.parse((ROOT / "selfextend_rag" / "__init__.py").read_text("utf-8"))
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    assert ast.unparse(block.test) == "TYPE_CHECKING"
+    seen = {(line.module, x.name, x.asname) for line in block.body for x in line.names}
+    homes = {(f"selfextend_rag.{home}", x, x) for x, home in selfextend_rag._HOMES.items()}
+    assert seen == homes
+    for name in selfextend_rag.__all__:
+        assert getattr(selfextend_rag, name).__name__ == name
+    assert set(selfextend_rag.__all__) <= set(dir(selfextend_rag))
+    with pytest.raises(AttributeError, match="has no attribute 'LongContextLMM'"):
+        selfextend_rag.LongContextLMM  # noqa: B018
 
 
 def test_the_installed_packages_import_nothing_optional_and_change_nothing(installed):

@@ -1,5 +1,6 @@
-"""The command ``selfextend-rag``. Importing it loads nothing heavier than argparse."""
+"""The command ``selfextend-rag``. Importing it loads nothing heavier than typer."""
 
-from selfextend_rag.cli.main import main
+from selfextend_rag.cli import ask, evaluate, plan  # each adds its commands to the program
+from selfextend_rag.cli.app import main
 
-__all__ = ["main"]
+__all__ = ["ask", "evaluate", "main", "plan"]

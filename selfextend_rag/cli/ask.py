@@ -1,160 +1,173 @@
-"""``selfextend-rag ask``: read documents once, answer questions about them."""
+"""``selfextend-rag ask`` and ``read``: documents are read once, and asked now or later."""
 
-from __future__ import annotations
-
-import argparse
+import os
 import textwrap
 import time
-from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from selfextend_rag.cli.console import Console
-from selfextend_rag.cli.options import (
-    BadOption,
-    load_llm,
-    model_name,
-    planner_options,
-    read_files,
-    user_mistakes,
-)
-from selfextend_rag.documents import Document
-from selfextend_rag.planning import ContextPlan
+from typer import Argument, Option
 
+from selfextend_rag.cli.app import app
+from selfextend_rag.cli.options import FILES, BadOption, ReadingOptions, Values, user_mistakes
+
+if TYPE_CHECKING:
+    from selfextend_rag.llm import Answer, Reading
+
+_OF_DOCUMENT = ("title", "source", "id", "metadata")
+_OF_ANSWER = ("text", "finish_reason", "usage", "evidence")
 _QUOTE = 160  # characters of a passage that are shown
+_answer = partial(Option, rich_help_panel="Answer")
 
 
-def run(args: argparse.Namespace) -> int:
-    """Read, or load what was read, ask, and write the answers; return the exit code."""
-    console = Console(quiet=args.json)
-    if not args.files and args.reading is None:
-        raise BadOption("there is nothing to ask about; name files, or a reading by --reading")
-    options = planner_options(args)
-    documents = read_files(args)
-    with user_mistakes():
-        answering = _generation_options(args)
-        llm = load_llm(args, options)
-        if args.reading is None:
-            plan = llm.plan(documents, question=args.questions, max_new_tokens=args.max_new_tokens)
-            console.say(f"{plan.explain()}\n")
-            reading = _read(console, llm, documents, plan)
-        else:
+@app.command()
+@dataclass(kw_only=True)
+class Ask(ReadingOptions):
+    """Read documents and answer questions about them."""
+
+    files: list[str] = Argument([], metavar="FILE", help=FILES)
+    reading: str | None = Option(
+        None, help="what `read` saved; files, if named, have to be the ones that were read"
+    )
+    questions: list[str] = Option(
+        ..., "-q", "--question", help="a question; several are asked of the same reading"
+    )
+    temperature: float = _answer(0.0, help="0 takes the likeliest token each time")
+    no_evidence: bool = _answer(
+        False, "--no-evidence", help="look for no passages; answer several questions at once"
+    )
+    seed: int | None = _answer(None, help="makes sampling repeatable")
+
+    def run(self) -> int:
+        """Read, or load what was read, ask, and write the answers; return the exit code."""
+        if not self.files and self.reading is None:
+            raise BadOption("there is nothing to ask about; name files, or a reading by --reading")
+        with user_mistakes():
+            options = self._generation_options()
+            llm, documents = self.open(self.questions)
             begin = time.perf_counter()
-            reading = llm.load(args.reading, documents=documents or None)
-            loaded = time.perf_counter() - begin
-            console.say(f"{reading.plan.explain()}\n")
-    if args.max_new_tokens is not None:
-        answering["max_new_tokens"] = args.max_new_tokens
-    answers = _answers(console, args, reading, answering)
-    if args.json:
-        console.write_json(_report(args, reading, answers))
+            if self.reading is None:
+                reading = self.read(llm, documents, {"question": self.questions})
+            else:
+                reading = llm.load(self.reading, documents=documents or None)
+                loaded = time.perf_counter() - begin
+                self.say(f"{reading.plan.explain()}\n")
+        answers = self._answers(reading, options)
+        tokens, seconds = reading.plan.prompt_tokens, reading.seconds
+        if self.json:
+            self.write_result(self._report(reading, answers), "")
+        elif self.reading is None:
+            rate = f"{tokens / seconds:.0f} a second"
+            self.say(f"\nRead {tokens} tokens in {seconds:.1f} s ({rate}).")
+        else:
+            read_in = f"they had been read in {seconds:.1f} s"
+            self.say(f"\nLoaded {tokens} tokens in {loaded:.2f} s; {read_in}.")
         return 0
-    tokens = reading.plan.prompt_tokens
-    if args.reading is None:
-        console.say(
-            f"\nRead {tokens} tokens in {reading.seconds:.1f} s "
-            f"({tokens / reading.seconds:.0f} a second)."
-        )
-    else:
-        console.say(
-            f"\nLoaded {tokens} tokens in {loaded:.2f} s; "
-            f"they had been read in {reading.seconds:.1f} s."
-        )
-    return 0
+
+    def _generation_options(self) -> Values:
+        from selfextend_rag.engine import GenerationSettings
+
+        options: Values = {"temperature": self.temperature, "seed": self.seed}
+        if self.max_new_tokens is not None:
+            options["max_new_tokens"] = self.max_new_tokens
+        GenerationSettings(**options)  # refuses what is out of range before anything is loaded
+        return options
+
+    def _answers(self, reading: "Reading", options: Values) -> "list[Answer]":
+        """Ask all questions and write the answers, unless all is to be JSON."""
+        if len(self.questions) == 1 or not self.no_evidence:
+            return [self._answer(reading, question, options) for question in self.questions]
+        with self.progress("questions") as progress:
+            answers = reading.ask_batch(self.questions, progress=progress, **options)
+        for question, answer in zip(self.questions, answers, strict=True):
+            self._write(f"Q: {question}\nA: {answer.text}\n\n")
+            self._remark(reading, answer)
+        return answers
+
+    def _answer(self, reading: "Reading", question: str, options: Values) -> "Answer":
+        """Ask one question and write the answer as it comes."""
+        several = len(self.questions) > 1
+        self._write(f"Q: {question}\nA: " if several else "")
+        with reading.stream(question, evidence=not self.no_evidence, **options) as stream:
+            for text in stream:
+                self._write(text)
+            answer = stream.answer
+        self._write("\n\n" if several else "\n")
+        self._remark(reading, answer)
+        return answer
+
+    def _write(self, text: str) -> None:
+        if not self.json:
+            self.write(text)
+
+    def _remark(self, reading: "Reading", answer: "Answer") -> None:
+        """Say that an answer was cut off, and the lines of the documents that it rests on."""
+        if answer.finish_reason == "length":
+            tokens = answer.usage.completion_tokens
+            self.say(f"(cut off after {tokens} tokens; --max-new-tokens allows more)")
+        documents = {document.id: document for document in reading.documents}
+        for passage in answer.evidence:
+            document = documents[passage.document_id]
+            line = document.text.count("\n", 0, passage.start) + 1
+            quote = textwrap.shorten(passage.text, _QUOTE, placeholder=" ...")
+            where = document.source or passage.title or passage.document_id
+            self.say(f'  {where}, line {line} ({passage.score:.0%}): "{quote}"')
+
+    def _report(self, reading: "Reading", answers: "list[Answer]") -> dict[str, object]:
+        answered = [
+            {"question": question, **{name: answer.to_dict()[name] for name in _OF_ANSWER}}
+            for question, answer in zip(self.questions, answers, strict=True)
+        ]
+        return {
+            "model": self.model,
+            "reading": self.reading,
+            "documents": [
+                {name: getattr(x, name) for name in _OF_DOCUMENT} for x in reading.documents
+            ],
+            "plan": reading.plan.to_dict(),
+            "read_seconds": reading.seconds,
+            "answers": answered,
+        }
 
 
-def _read(console: Console, llm: Any, documents: Sequence[Document], plan: ContextPlan) -> Any:
-    with console.progress("reading") as progress:
-        return llm.read(
-            documents,
-            max_new_tokens=plan.max_new_tokens,
-            question_reserve=plan.reserve_tokens,
-            progress=progress,
-        )
+@app.command()
+@dataclass(kw_only=True)
+class Read(ReadingOptions):
+    """Read documents and save the reading."""
 
+    output: str = Option(..., "-o", "--output", help="file to save it in, for ask --reading")
+    question_reserve: int | None = Option(
+        None, help="tokens to keep free for each question; an eighth of the window by default"
+    )
 
-def _report(args: argparse.Namespace, reading: Any, answers: list[dict[str, Any]]) -> Any:
-    return {
-        "model": model_name(args),
-        "reading": args.reading,
-        "documents": [
-            {"title": d.title, "source": d.source, "id": d.id, "metadata": d.metadata}
-            for d in reading.documents
-        ],
-        "plan": reading.plan.to_dict(),
-        "read_seconds": reading.seconds,
-        "answers": answers,
-    }
+    def run(self) -> int:
+        """Read, save, and say what was done; return the exit code."""
+        self._check_output()  # before the reading, which may take long
+        with user_mistakes():
+            llm, documents = self.open()
+            reading = self.read(llm, documents, {"question_reserve": self.question_reserve})
+        reading.save(self.output)
+        size, seconds = os.path.getsize(self.output), reading.seconds
+        report = {
+            "model": self.model,
+            "reading": self.output,
+            "bytes": size,
+            "plan": reading.plan.to_dict(),
+            "read_seconds": seconds,
+        }
+        figures = f"{reading.plan.prompt_tokens} tokens, {size / 2**20:.1f} MiB"
+        self.write_result(report, f"{self.output}: {figures}, read in {seconds:.1f} s")
+        return 0
 
-
-def _generation_options(args: argparse.Namespace) -> dict[str, Any]:
-    from selfextend_rag.engine import GenerationSettings
-
-    options = {"temperature": args.temperature, "seed": args.seed}
-    GenerationSettings(**options)  # refuses what is out of range before anything is loaded
-    return options
-
-
-def _answers(
-    console: Console, args: argparse.Namespace, reading: Any, options: dict[str, Any]
-) -> list[dict[str, Any]]:
-    """Ask all questions, write the answers unless all is to be JSON, and return them as such."""
-    questions = args.questions
-    if len(questions) == 1 or args.evidence:
-        return [_answer(console, args, reading, question, options) for question in questions]
-    with console.progress("questions") as progress:
-        answers = reading.ask_batch(questions, progress=progress, **options)
-    for question, answer in zip(questions, answers, strict=True):
-        if not args.json:
-            console.write(f"Q: {question}\nA: {answer.text}\n\n")
-        _remark(console, reading, answer)
-    return [_as_values(*pair) for pair in zip(questions, answers, strict=True)]
-
-
-def _answer(
-    console: Console,
-    args: argparse.Namespace,
-    reading: Any,
-    question: str,
-    options: dict[str, Any],
-) -> dict[str, Any]:
-    """Ask one question and write the answer as it comes."""
-    several = len(args.questions) > 1
-    if several and not args.json:
-        console.write(f"Q: {question}\nA: ")
-    with reading.stream(question, evidence=args.evidence, **options) as stream:
-        for piece in stream:
-            if not args.json:
-                console.write(piece)
-        answer = stream.answer
-    if not args.json:
-        console.write("\n\n" if several else "\n")
-    _remark(console, reading, answer)
-    return _as_values(question, answer)
-
-
-def _remark(console: Console, reading: Any, answer: Any) -> None:
-    if answer.finish_reason == "length":
-        console.say(
-            f"(cut off after {answer.usage.completion_tokens} tokens; --max-new-tokens allows more)"
-        )
-    for passage in answer.evidence:
-        console.say(_as_line(passage, reading.documents))
-
-
-def _as_values(question: str, answer: Any) -> dict[str, Any]:
-    return {
-        "question": question,
-        "text": answer.text,
-        "finish_reason": answer.finish_reason,
-        "usage": answer.usage.to_dict(),
-        "evidence": [passage.to_dict() for passage in answer.evidence],
-    }
-
-
-def _as_line(passage: Any, documents: Sequence[Any]) -> str:
-    """Return where a passage is, its share of the attention, and its beginning."""
-    document = next(one for one in documents if one.id == passage.document_id)
-    line = document.text.count("\n", 0, passage.start) + 1
-    quote = textwrap.shorten(passage.text, _QUOTE, placeholder=" ...")
-    where = document.source or passage.title or passage.document_id
-    return f'  {where}, line {line} ({passage.score:.0%}): "{quote}"'
+    def _check_output(self) -> None:
+        folder = Path(self.output).parent
+        if not self.output:
+            raise BadOption("-o is empty; it takes the name of a file")
+        if not folder.is_dir():
+            raise BadOption(f"there is no folder {folder} to save in; make it, or name another")
+        if Path(self.output).is_dir():
+            raise BadOption(f"{self.output} is a folder; -o takes the name of a file")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise BadOption(f"nothing can be written in the folder {folder}; name another")

@@ -1,33 +1,103 @@
-"""``selfextend-rag eval``: passes on to the evaluation."""
+"""``selfextend-rag calibrate`` and ``eval``: how good a model is, by length and settings."""
 
-from __future__ import annotations
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-import argparse
-import logging
-import sys
+from typer import Argument, Option
 
-from selfextend_rag.cli.console import silence_transformers
-from selfextend_rag.cli.options import BadOption, user_mistakes
+from selfextend_rag.cli.app import PROGRAM, Command, app, print_error, silence_transformers
+from selfextend_rag.cli.options import BadOption, DocumentOptions, user_mistakes
+
+if TYPE_CHECKING:
+    from selfextend_rag.evals.calibration import Calibrator
+    from selfextend_rag.llm import LongContextLLM
+
+NOTHING_GOOD = 1
 
 
-def run(args: argparse.Namespace) -> int:
-    """Evaluate, with its results as lines on standard output; return the exit code."""
-    silence_transformers()
-    from selfextend_rag.evals import cli
+@app.command()
+@dataclass(kw_only=True)
+class Calibrate(DocumentOptions):
+    """Measure how much of its window to use.
 
-    logger = logging.getLogger("selfextend_rag.evals")
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    level = logger.level
-    logger.setLevel(logging.INFO)
-    logger.addHandler(handler)
-    try:
+    Look for pass keys and measure perplexity beyond the model's window under a small grid of
+    settings, and keep what was found where plans for this model look for it. Exit code 1 when no
+    setting was as good as the model is inside its window.
+    """
+
+    files: list[str] = Argument(
+        [], metavar="FILE", help="text to measure on; King James Bible by default"
+    )
+    length: int | None = Option(None, help="tokens of a prompt; 4 windows by default")
+    depths: int = Option(5, help="places of the pass key")
+    samples: int = Option(2, help="texts for each")
+    seed: int = Option(0)
+    output: Path | None = Option(None, help="where to store it instead")
+    plot: Path | None = Option(None, help="PNG to draw the map in")
+
+    def run(self) -> int:
+        """Measure, write the map, store it; return the exit code."""
+        text = "\n\n".join(document.text for document in self.documents())
         with user_mistakes():
-            return cli.run(args)
-    except BrokenPipeError:
-        raise
-    except OSError as error:  # a model or a file that is not there
-        raise BadOption(str(error)) from error
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
+            llm = self.load({})
+            calibrator = self._calibrator(llm, text)
+            window, length = calibrator.window, calibrator.length
+            prompts = self.samples * (self.depths + 1)
+            self.say(
+                f"{len(calibrator.grid)} settings, {prompts} texts of {length} tokens each. In the "
+                f"window of {window}, by plain attention, first:"
+            )
+            inside, cells = calibrator.run(lambda cell: self.say(cell.explain()))
+        from selfextend_rag.evals.calibration import chosen, store
+        from selfextend_rag.planning import CalibrationError, calibration_path
+
+        if self.plot:
+            from selfextend_rag.evals.plots import calibration_map
+
+            calibration_map(cells, self.model, self.plot)
+        path = self.output or calibration_path(llm.model.config)
+        try:
+            calibration = chosen(self.model, window, length, inside, cells)
+            store(calibration, path)
+        except CalibrationError as error:
+            print_error(str(error))
+            return NOTHING_GOOD
+        except OSError as error:
+            reason = f"can't store the calibration in {path}: {error.strerror}"
+            raise BadOption(f"{reason}; name another file with --output") from error
+        report = {"stored": str(path), "calibration": calibration.to_dict()}
+        self.write_result(report, f"\n{calibration.explain()}\nStored in {path}")
+        return 0
+
+    def _calibrator(self, llm: "LongContextLLM", text: str) -> "Calibrator":
+        from selfextend_rag.evals.calibration import Calibrator
+        from selfextend_rag.evals.prose import Prose, king_james
+
+        window = llm.planner.pretraining_window
+        return Calibrator(
+            llm.engine,
+            llm.tokenizer,
+            Prose.tokenize(text or king_james(), llm.tokenizer),
+            window=window,
+            length=4 * window if self.length is None else self.length,
+            depth_count=self.depths,
+            samples=self.samples,
+            seed=self.seed,
+        )
+
+
+@app.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@dataclass(kw_only=True)
+class Eval(Command):
+    """Measure lookups by length and depth."""
+
+    arguments: list[str] = Argument([])
+
+    def run(self) -> int:
+        """Evaluate, with its results as lines on standard output; return the exit code."""
+        silence_transformers()
+        from selfextend_rag.evals import cli  # heavy, and so are its options
+
+        with user_mistakes():
+            return cli.run(cli.parser(f"{PROGRAM} eval").parse_args(self.arguments), self.write)

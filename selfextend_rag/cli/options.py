@@ -1,22 +1,39 @@
-"""From arguments to what the package takes; an option out of range is the user's mistake."""
+"""The options that commands share, and what they mean to the package.
 
-from __future__ import annotations
+A command is a dataclass: typer takes its fields for options and makes one of what was typed, and
+the program runs it. Annotations are evaluated where they are written (no ``annotations`` from
+``__future__``), since commands in other modules inherit them.
+"""
 
-import argparse
-from collections.abc import Iterator
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
+
+from typer import Argument, Option
 
 from selfextend_rag.bundled import FOLDER
-from selfextend_rag.cli.console import silence_transformers
-from selfextend_rag.documents import Document
+from selfextend_rag.cli.app import Command, put, silence_transformers
 from selfextend_rag.errors import SelfExtendError
+
+if TYPE_CHECKING:
+    from selfextend_rag.documents import Document
+    from selfextend_rag.llm import LongContextLLM, Reading
 
 BUNDLED = "bundled"
 """The name of the model that comes with the package; write ``./bundled`` for a folder."""
 
+Values = dict[str, Any]  # arguments by name
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+Rule = Literal["empirical", "exact"]
+FILES = "text, Markdown, HTML or PDF; - is standard input"
+
 _STANDARD_INPUT = "/dev/stdin"
+_budget = partial(Option, rich_help_panel="Budget")
 
 
 class BadOption(SelfExtendError):
@@ -25,83 +42,153 @@ class BadOption(SelfExtendError):
 
 @contextmanager
 def user_mistakes() -> Iterator[None]:
-    """Turn ValueError, raised by checks of what the user gave, into `BadOption`."""
+    """Turn errors from checks of what the user gave into `BadOption`."""
     try:
         yield
     except SelfExtendError:
         raise
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise BadOption(str(error)) from error
 
 
-def read_files(args: argparse.Namespace) -> list[Document]:
-    """Return the documents in the files.
+@dataclass(kw_only=True)
+class ModelOptions(Command):
+    """A model by name, and the form of the result."""
 
-    Raises:
-        DocumentError: one of them can't be read whole.
-        BadOption: there is no such encoding.
-    """
-    if args.encoding is not None:
+    model: str = Argument(..., metavar="MODEL", help='hub id or folder, or "bundled"')
+    full_attention: bool = Option(
+        False, "--full-attention", help="switch off the sliding windows, if every layer has one"
+    )
+    json: bool = Option(False, "--json", help="write one JSON object and no more")
+
+    @property
+    def source(self) -> str | Path:
+        """The hub id or folder of the model."""
+        return FOLDER if self.model == BUNDLED else self.model
+
+    def say(self, text: str) -> None:
+        """Write a remark, unless all is to be one JSON object."""
+        if not self.json and sys.stderr is not None:
+            put(sys.stderr, f"{text}\n")
+
+    def write_result(self, report: Mapping[str, object], text: str) -> None:
+        """Write the report as JSON where that was asked for, and otherwise the text."""
+        self.write((json.dumps(report, ensure_ascii=False, indent=2) if self.json else text) + "\n")
+
+
+@dataclass(kw_only=True)
+class DocumentOptions(ModelOptions):
+    """Files, and how the model that is to read them is loaded."""
+
+    files: list[str] = Argument(..., metavar="FILE", help=FILES)
+    encoding: str | None = Option(None, help="encoding of the files; found out by default")
+    pretraining_window: int | None = Option(
+        None, help="tokens the model was trained to see; what its configuration says by default"
+    )
+    device: str = Option("cpu", help='where the model runs; "cuda" and "auto" need accelerate')
+    dtype: DType = Option("auto", help="precision of the weights; auto is as they are stored")
+
+    @property
+    def device_map(self) -> str | None:
+        """The device as transformers takes it; None is the CPU, which needs no accelerate."""
+        return None if self.device == "cpu" else self.device
+
+    def documents(self) -> "list[Document]":
+        """Return the documents in the files."""
+        from selfextend_rag.documents import Document
+
         try:
-            "".encode(args.encoding)
+            "".encode("utf-8" if self.encoding is None else self.encoding)
         except (LookupError, ValueError) as error:
             raise BadOption(f"{error}; --encoding takes names such as utf-8 or cp1252") from error
-    paths = [_STANDARD_INPUT if path == "-" else path for path in args.files]
-    if paths.count(_STANDARD_INPUT) > 1:
-        raise BadOption("standard input can be read once; name - once")
-    return [Document.from_file(path, encoding=args.encoding) for path in paths]
+        paths = [_STANDARD_INPUT if path == "-" else path for path in self.files]
+        if paths.count(_STANDARD_INPUT) > 1:
+            raise BadOption("standard input can be read once; name - once")
+        return [Document.from_file(path, encoding=self.encoding) for path in paths]
+
+    def load(self, options: Values) -> "LongContextLLM":
+        """Return the model, with further options of `LongContextLLM`."""
+        silence_transformers()
+        from selfextend_rag.llm import LongContextLLM
+
+        return LongContextLLM.from_pretrained(
+            self.source,
+            device_map=self.device_map,
+            dtype=self.dtype,
+            full_attention=self.full_attention,
+            pretraining_window=self.pretraining_window,
+            **options,
+        )
 
 
-def planner_options(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the options of `ContextBudgetPlanner` but for the pretraining window."""
-    if args.plain and (args.group_size or args.neighbor_window):
-        raise BadOption("--plain goes without --group-size and --neighbor-window")
-    if args.max_new_tokens is not None and args.max_new_tokens < 1:
-        raise BadOption(f"--max-new-tokens must be positive, got {args.max_new_tokens}")
-    if any(not question.strip() for question in getattr(args, "questions", ())):
-        raise BadOption("a question is empty")
-    return {
-        "group_size": args.group_size,
-        "neighbor_window": args.neighbor_window,
-        "max_group_size": args.max_group_size,
-        "extension": "never" if args.plain else "auto",
-        "rule": args.rule,
-    }
+@dataclass(kw_only=True)
+class ReadingOptions(DocumentOptions):
+    """How documents are to be read: a model, which is the bundled one by default, and a budget."""
 
+    model: str = Option(BUNDLED, help="hub id or folder")
+    max_new_tokens: int | None = _budget(None, help="the longest answer to keep space for")
+    group_size: int | None = _budget(
+        None, help="positions that share one; the smallest sufficient by default"
+    )
+    neighbor_window: int | None = _budget(
+        None, help="latest tokens at exact distance; a quarter of the model's window by default"
+    )
+    max_group_size: int = _budget(64, help="the largest group size to choose")
+    rule: Rule = _budget("empirical", help="use the well-trained part of the window, or all of it")
+    memory_limit: list[str] = _budget(
+        [],
+        metavar="[D=]SIZE",
+        help="what the model may take in all, such as 8GiB, or cuda:0=20GiB for one device; what "
+        "is free by default",
+    )
+    kv_bits: Literal[8, 4] | None = _budget(
+        None, help="keep keys and values in so many bits; in the model's own precision by default"
+    )
+    plain: bool = _budget(
+        False, "--plain", help="never extend; past its window a model makes no sense"
+    )
 
-def memory_limit(args: argparse.Namespace) -> str | dict[int | str, str] | None:
-    """Return the limit of memory, for all devices or for each; None if none was given."""
-    given: list[str] = args.memory_limit
-    if not any("=" in limit for limit in given):
-        if len(given) > 1:
-            raise BadOption("--memory-limit is given twice; name the devices, such as cpu=8GiB")
-        return given[0] if given else None
-    pairs = [limit.partition("=") for limit in given]
-    if not all(device and size for device, _, size in pairs):
-        raise BadOption("--memory-limit must name a device each time, such as cpu=8GiB, or never")
-    return {device: size for device, _, size in pairs}
+    def planner_options(self, questions: Sequence[str] = ()) -> Values:
+        """Return the options of `ContextBudgetPlanner` but for the pretraining window."""
+        if self.plain and (self.group_size or self.neighbor_window):
+            raise BadOption("--plain goes without --group-size and --neighbor-window")
+        if self.max_new_tokens is not None and self.max_new_tokens < 1:
+            raise BadOption(f"--max-new-tokens must be positive, got {self.max_new_tokens}")
+        if not all(map(str.strip, questions)):
+            raise BadOption("a question is empty")
+        names = ("group_size", "neighbor_window", "max_group_size", "rule")
+        chosen = {name: getattr(self, name) for name in names}
+        return {**chosen, "extension": "never" if self.plain else "auto"}
 
+    def memory_limits(self) -> str | dict[int | str, str] | None:
+        """Return the limit of memory, for all devices or for each; None if none was given."""
+        given = self.memory_limit
+        if not any("=" in limit for limit in given):
+            if len(given) > 1:
+                raise BadOption("--memory-limit is given twice; name the devices, such as cpu=8GiB")
+            return given[0] if given else None
+        pairs = [limit.partition("=") for limit in given]
+        if not all(device and size for device, _, size in pairs):
+            raise BadOption(
+                "--memory-limit must name a device each time, such as cpu=8GiB, or never"
+            )
+        return {device: size for device, _, size in pairs}
 
-def load_llm(args: argparse.Namespace, options: dict[str, Any]) -> Any:
-    """Return the model that was asked for, with these options of `LongContextLLM`."""
-    silence_transformers()
-    from selfextend_rag.llm import LongContextLLM
+    def open(self, questions: Sequence[str] = ()) -> "tuple[LongContextLLM, list[Document]]":
+        """Return the model, which plans by these options and within its memory, and documents."""
+        options: Values = {**self.planner_options(questions), "kv_bits": self.kv_bits}
+        options["memory_limit"] = self.memory_limits()
+        documents = self.documents()
+        return self.load(options), documents
 
-    options = {**options, "pretraining_window": args.pretraining_window, "dtype": args.dtype}
-    options["device_map"] = None if args.device == "cpu" else args.device
-    options["memory_limit"] = memory_limit(args)
-    options["kv_bits"] = args.kv_bits
-    options["full_attention"] = args.full_attention
-    return LongContextLLM.from_pretrained(model_source(args.model), **options)
-
-
-def model_source(name: str | None) -> str | Path:
-    """Return the hub id or folder of a model; the bundled one has a name, and is the default."""
-    if name is None or name == BUNDLED:
-        return FOLDER
-    return name
-
-
-def model_name(args: argparse.Namespace) -> str:
-    """Return what to call the model."""
-    return BUNDLED if args.model is None else str(args.model)
+    def read(self, llm: "LongContextLLM", documents: "list[Document]", asked: Values) -> "Reading":
+        """Say how documents are read, and read them; ``asked`` is for `LongContextLLM.plan`."""
+        plan = llm.plan(documents, max_new_tokens=self.max_new_tokens, **asked)
+        self.say(f"{plan.explain()}\n")
+        with self.progress("reading") as progress:
+            return llm.read(
+                documents,
+                max_new_tokens=plan.max_new_tokens,
+                question_reserve=plan.reserve_tokens,
+                progress=progress,
+            )

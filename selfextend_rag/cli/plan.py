@@ -1,92 +1,111 @@
-"""``selfextend-rag plan``: how documents would be read, from a tokenizer and a configuration."""
+"""``selfextend-rag plan`` and ``support``: what would be done with documents, and with a model."""
 
-from __future__ import annotations
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import argparse
-from typing import TYPE_CHECKING, Any
+from typer import Option
 
-from selfextend_rag.cli.console import Console, silence_transformers
-from selfextend_rag.cli.options import (
-    memory_limit,
-    model_name,
-    model_source,
-    planner_options,
-    read_files,
-    user_mistakes,
-)
+from selfextend_rag.cli.app import app, silence_transformers
+from selfextend_rag.cli.options import ModelOptions, ReadingOptions, Values, user_mistakes
 
 if TYPE_CHECKING:
     from selfextend_rag.llm.budget import DocumentGroups, ReadingBudget
 
-
-def run(args: argparse.Namespace) -> int:
-    """Write the plan; return the exit code."""
-    options = planner_options(args)
-    documents = read_files(args)
-    silence_transformers()
-    asked: dict[str, Any] = {"question": args.questions, "max_new_tokens": args.max_new_tokens}
-    asked["turns"] = args.turns
-    with user_mistakes():
-        budget = _budget(args, options)
-        if args.groups:
-            return _write_groups(args, budget.plan_groups(documents, **asked))
-        plan = budget.plan(documents, **asked)
-    console = Console()
-    if args.json:
-        console.write_json({"model": model_name(args), "plan": plan.to_dict()})
-    else:
-        console.write(f"{plan.explain()}\n")
-    return 0
+NOT_SUPPORTED = 1
 
 
-def _budget(args: argparse.Namespace, options: dict[str, Any]) -> ReadingBudget:
-    """Return what plans, from a tokenizer and a configuration alone."""
-    from selfextend_rag.llm.budget import ReadingBudget
-    from selfextend_rag.llm.loading import (
-        budget_of_source,
-        load_config,
-        load_tokenizer,
-        stated_max_new_tokens,
+@app.command()
+@dataclass(kw_only=True)
+class Plan(ReadingOptions):
+    """Say how documents would be read; runs no model."""
+
+    questions: list[str] = Option(
+        [], "-q", "--question", help="a question to come; by default space is kept for any"
     )
-    from selfextend_rag.planning import (
-        ContextBudgetPlanner,
-        planner_defaults,
-        pretraining_window_of,
-    )
-    from selfextend_rag.text.prompts import PromptBuilder
+    turns: int = Option(1, help="questions and answers to keep space for, one after another")
+    groups: bool = Option(False, "--groups", help="plan as few prompts as hold the files whole")
 
-    source = model_source(args.model)
-    tokenizer = load_tokenizer(source)
-    config = load_config(source, full_attention=args.full_attention)
-    window = args.pretraining_window
-    if window is None:
-        window = pretraining_window_of(config)
-    memory = budget_of_source(
-        source,
-        config,
-        device_map=None if args.device == "cpu" else args.device,
-        dtype=args.dtype,
-        limit=memory_limit(args),
-        kv_bits=args.kv_bits,
-    )
-    return ReadingBudget(
-        PromptBuilder(tokenizer),
-        ContextBudgetPlanner(window, **planner_defaults(config, window), **options),
-        stated_max_new_tokens(source),
-        lambda: memory,
-    )
+    def run(self) -> int:
+        """Write the plan; return the exit code."""
+        planner_options = self.planner_options(self.questions)
+        documents = self.documents()
+        silence_transformers()
+        asked: Values = {"question": self.questions, "turns": self.turns}
+        asked["max_new_tokens"] = self.max_new_tokens
+        with user_mistakes():
+            budget = self._budget(planner_options)
+            if self.groups:
+                report, text = _of_groups(budget.plan_groups(documents, **asked))
+            else:
+                plan = budget.plan(documents, **asked)
+                report, text = {"plan": plan.to_dict()}, plan.explain()
+        self.write_result({"model": self.model, **report}, text)
+        return 0
+
+    def _budget(self, planner_options: Values) -> "ReadingBudget":
+        """Return what plans, from a tokenizer and a configuration alone."""
+        from selfextend_rag import planning
+        from selfextend_rag.llm import loading
+        from selfextend_rag.llm.budget import ReadingBudget
+        from selfextend_rag.text.prompts import PromptBuilder
+
+        tokenizer = loading.load_tokenizer(self.source)
+        config = loading.load_config(self.source, full_attention=self.full_attention)
+        window = self.pretraining_window
+        if window is None:
+            window = planning.pretraining_window_of(config)
+        memory = loading.budget_of_source(
+            self.source,
+            config,
+            device_map=self.device_map,
+            dtype=self.dtype,
+            limit=self.memory_limits(),
+            kv_bits=self.kv_bits,
+        )
+        defaults = planning.planner_defaults(config, window)
+        return ReadingBudget(
+            PromptBuilder(tokenizer),
+            planning.ContextBudgetPlanner(window, **defaults, **planner_options),
+            loading.stated_max_new_tokens(self.source),
+            lambda: memory,
+        )
 
 
-def _write_groups(args: argparse.Namespace, groups: DocumentGroups) -> int:
+def _of_groups(groups: "DocumentGroups") -> tuple[dict[str, object], str]:
+    """Return the plans of groups as JSON values and as text."""
     from selfextend_rag.llm.budget import name_of
 
-    console = Console()
-    rows = [([name_of(x) for x in group.documents], group.plan) for group in groups]
-    if args.json:
-        values = [{"documents": names, "plan": plan.to_dict()} for names, plan in rows]
-        bound = {"lower_bound": groups.lower_bound, "optimal": groups.optimal}
-        console.write_json({"model": model_name(args), "groups": values, **bound})
-        return 0
-    for number, (names, plan) in enumerate(rows, 1):
-        console.write(f"{number} of {len(rows)}: {', '.join(names)}\n{plan.explain()}\n")
-    return 0
+    rows = [(list(map(name_of, group.documents)), group.plan) for group in groups]
+    report = {
+        "groups": [{"documents": names, "plan": plan.to_dict()} for names, plan in rows],
+        "lower_bound": groups.lower_bound,
+        "optimal": groups.optimal,
+    }
+    texts = [
+        f"{number} of {len(rows)}: {', '.join(names)}\n{plan.explain()}"
+        for number, (names, plan) in enumerate(rows, 1)
+    ]
+    return report, "\n".join(texts)
+
+
+@app.command()
+@dataclass(kw_only=True)
+class Support(ModelOptions):
+    """Say which layers of a model are extended.
+
+    Exit code 0 when the model can be extended, 1 when it can't. By default its configuration
+    alone is judged, by a narrow copy with random weights.
+    """
+
+    weights: bool = Option(False, "--weights", help="load the model and judge itself")
+
+    def run(self) -> int:
+        """Write the report; return the exit code."""
+        silence_transformers()
+        from selfextend_rag.llm.loading import load_config, load_model
+        from selfextend_rag.model import support
+
+        load = load_model if self.weights else load_config
+        report = support(load(self.source, full_attention=self.full_attention))
+        self.write_result(report.to_dict(), str(report))
+        return 0 if report.supported else NOT_SUPPORTED

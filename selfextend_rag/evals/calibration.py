@@ -59,6 +59,15 @@ class CalibrationCell:
     perplexity: float
     good: bool
 
+    def explain(self) -> str:
+        """Return in one line what was measured; a group size of 1 is plain attention."""
+        plain = self.group_size == 1
+        what = "plain" if plain else f"G {self.group_size:3}, W {self.neighbor_window:5}"
+        return (
+            f"{what:15} {self.fraction:4.0%} of the window used: {self.right} of {self.asked} pass "
+            f"keys, perplexity {self.perplexity:.2f}"
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
@@ -152,8 +161,8 @@ class Calibrator:
         seed: moves keys and texts.
 
     Raises:
-        ValueError: the prose is too short, the length is inside the window, or a count is not
-            positive.
+        ValueError: the prose is too short, the length is inside the window or out of reach, or a
+            count is not positive.
     """
 
     def __init__(
@@ -180,6 +189,9 @@ class Calibrator:
             )
         self.engine, self.tokenizer, self.prose = engine, tokenizer, prose
         self.window, self.length = window, length
+        self.grid = grid(window, length)
+        if not self.grid:
+            raise ValueError(f"no settings reach {length} tokens with a window of {window}")
         self.depths = depths(depth_count)
         self.samples, self.seed = samples, seed
         self.head = leading_tokens(tokenizer)
@@ -191,7 +203,7 @@ class Calibrator:
     ) -> tuple[CalibrationCell, list[CalibrationCell]]:
         """Return the cell inside the window, by plain attention, and the cells of the grid."""
         measured = []
-        for settings in (None, *grid(self.window, self.length)):
+        for settings in (None, *self.grid):
             measured.append(self.cell(settings))
             if progress is not None:
                 progress(measured[-1])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import platform
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
@@ -32,11 +32,10 @@ from selfextend_rag.evals.runner import (
 from selfextend_rag.planning import ContextBudgetPlanner, pretraining_window_of
 from selfextend_rag.positions import SelfExtend
 
-log = logging.getLogger(__name__)
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the evaluation's arguments to a parser."""
+def parser(program: str) -> argparse.ArgumentParser:
+    """Return the parser of the evaluation's arguments."""
+    parser = argparse.ArgumentParser(prog=program, description=(__doc__ or "").partition(": ")[2])
     parser.add_argument("task", choices=(*TASKS, "perplexity"), help="what to measure")
     parser.add_argument("--model", help="hub id or folder; the bundled model by default")
     parser.add_argument(
@@ -63,10 +62,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="torch device")
     parser.add_argument("--out", type=Path, help="folder for results.json and the picture")
     parser.add_argument("--no-plot", action="store_true", help="write no picture")
+    return parser
 
 
-def run(args: argparse.Namespace) -> int:
-    """Measure, print a line for each result, write files if asked; return the exit code."""
+def run(args: argparse.Namespace, write: Callable[[str], object]) -> int:
+    """Measure, write a line for each result, and files if asked; return the exit code."""
     _check(args)
     model, tokenizer = load(args.model, args.device)
     window = pretraining_window_of(model.config)
@@ -84,14 +84,14 @@ def run(args: argparse.Namespace) -> int:
     if args.task == "perplexity":
         head = leading_tokens(tokenizer)
         rows = {
-            label: _perplexities(args, label, models, prose, head)
+            label: _perplexities(args, label, models, prose, head, write)
             for label, models in adapters.items()
         }
         results, longest = rows, {label: found[-1] for label, found in rows.items()}
         draw = partial(nll_curves, longest, window, title)
     else:
         cells = {
-            label: _lookups(args, label, models, prose, tokenizer)
+            label: _lookups(args, label, models, prose, tokenizer, write)
             for label, models in adapters.items()
         }
         results = {label: [asdict(cell) for cell in found] for label, found in cells.items()}
@@ -163,13 +163,14 @@ def _lookups(
     adapters: Adapters,
     prose: Prose,
     tokenizer: PreTrainedTokenizerBase,
+    write: Callable[[str], object],
 ) -> list[Cell]:
     cells: list[Cell] = []
     for length, adapter in adapters:
 
         def show(cell: Cell, settings: SelfExtend | None = adapter.settings) -> None:
             place = f"{label} length {cell.length} depth {cell.depth:.2f}"
-            log.info("%s right %d of %d %s", place, cell.right, cell.samples, settings or "")
+            write(f"{place} right {cell.right} of {cell.samples} {settings or ''}\n")
 
         found = run_lookups(
             adapter,
@@ -192,6 +193,7 @@ def _perplexities(
     adapters: Adapters,
     prose: Prose,
     head: Sequence[int],
+    write: Callable[[str], object],
 ) -> list[PerplexityRow]:
     found = []
     for length, adapter in adapters:
@@ -199,7 +201,7 @@ def _perplexities(
             adapter, prose, head=head, length=length, samples=args.samples, bin_size=args.bin_size
         )
         row["settings"] = asdict(adapter.settings) if adapter.settings else None
-        log.info("%s length %d perplexity %.3f", label, length, row["perplexity"])
+        write(f"{label} length {length} perplexity {row['perplexity']:.3f}\n")
         found.append(row)
     return found
 
@@ -226,9 +228,4 @@ def _report(
 
 def main(argv: list[str] | None = None) -> int:
     """Run ``python -m selfextend_rag.evals``."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    parser = argparse.ArgumentParser(
-        prog="python -m selfextend_rag.evals", description=(__doc__ or "").splitlines()[0]
-    )
-    add_arguments(parser)
-    return run(parser.parse_args(argv))
+    return run(parser("python -m selfextend_rag.evals").parse_args(argv), sys.stderr.write)

@@ -1,58 +1,40 @@
-"""Whether the model hub can be reached, found out in seconds."""
+"""Whether the model hub answers, found out in seconds."""
 
 from __future__ import annotations
 
-import socket
 import threading
 import time
 from contextlib import suppress
-from urllib.parse import urlsplit
-from urllib.request import getproxies
+from functools import lru_cache
 
-from huggingface_hub import constants
+from huggingface_hub import HfApi, constants
+from huggingface_hub.errors import HfHubHTTPError
 
 _SECONDS_TO_ANSWER = 3.0
-_SECONDS_TO_BELIEVE = 60.0
-
-_lock = threading.Lock()
-_found: dict[str, tuple[float, bool]] = {}  # a hub; when it was looked for, and whether it answered
+_SECONDS_TO_BELIEVE = 60
 
 
-def hub_name() -> str:
-    """Return the host of the hub that models are downloaded from."""
-    return urlsplit(constants.ENDPOINT).hostname or constants.ENDPOINT
+def hub_answers(name: str) -> bool:
+    """Return whether the hub has anything to say about a model, be it that it has none.
 
-
-def hub_is_reachable() -> bool:
-    """Return whether the hub, or the proxy on the way to it, takes a connection now.
-
-    Libraries try again and again for a minute where there is no network, also for what they have
-    on disk. False too where the environment says to stay offline (``HF_HUB_OFFLINE``).
+    Libraries retry for a minute where there is no network, also for what they have on disk. False
+    too where the environment says to stay offline (``HF_HUB_OFFLINE``).
     """
-    if constants.is_offline_mode():
-        return False
-    address = urlsplit(constants.ENDPOINT)
-    proxy = getproxies().get(address.scheme)
-    if proxy:
-        address = urlsplit(proxy if "//" in proxy else f"//{proxy}")
-    with _lock:
-        when, reachable = _found.get(address.netloc, (0.0, False))
-        if not when or time.monotonic() - when > _SECONDS_TO_BELIEVE:
-            port = address.port or (80 if address.scheme == "http" else 443)
-            reachable = _connects(address.hostname or "", port)
-            _found[address.netloc] = time.monotonic(), reachable
-        return reachable
+    return _answers(constants.ENDPOINT, name, int(time.monotonic() // _SECONDS_TO_BELIEVE))
 
 
-def _connects(host: str, port: int) -> bool:
-    reached = threading.Event()
+@lru_cache(maxsize=64)
+def _answers(endpoint: str, name: str, minute: int) -> bool:
+    answered = threading.Event()
 
-    def connect() -> None:
-        with suppress(OSError), socket.create_connection((host, port), _SECONDS_TO_ANSWER):
-            reached.set()
+    def ask() -> None:
+        with suppress(Exception):  # whatever the HTTP library of huggingface_hub raises
+            with suppress(HfHubHTTPError, ValueError):  # refused there, or here for its name
+                HfApi(endpoint).model_info(name, timeout=_SECONDS_TO_ANSWER)
+            answered.set()
 
-    # A thread, because looking up a name takes as long as it likes.
-    trying = threading.Thread(target=connect, daemon=True)
-    trying.start()
-    trying.join(_SECONDS_TO_ANSWER)
-    return reached.is_set()
+    # In a thread, because looking up the name of a host takes as long as it likes.
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(_SECONDS_TO_ANSWER)
+    return answered.is_set()

@@ -12,8 +12,10 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import torch
+from huggingface_hub import constants
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
@@ -27,7 +29,7 @@ from transformers import (
 )
 
 from selfextend_rag.errors import ModelLoadError, UnknownMemoryError, in_short
-from selfextend_rag.llm.hub import hub_is_reachable, hub_name
+from selfextend_rag.llm.hub import hub_answers
 from selfextend_rag.llm.memory import MemoryLimit, budget_of, model_memory, sizes_of
 from selfextend_rag.model import with_full_attention
 from selfextend_rag.planning import MemoryBudget
@@ -303,8 +305,9 @@ def _loaded(
     except _LOADING_ERRORS as error:
         reason = _missing_in(name, what) or in_short(error)
         if where:
+            host = urlsplit(constants.ENDPOINT).hostname
             reason = (
-                f"there is no folder of that name, {hub_name()} can't be reached, and what was "
+                f"there is no folder of that name, {host} can't be reached, and what was "
                 "downloaded before does not hold it"
             )
         raise ModelLoadError(f"can't load the {what} {name}: {reason}") from error
@@ -335,7 +338,7 @@ def _missing_in(folder: str, what: str) -> str:
 
 def _where_to_look(name: str, options: Mapping[str, Any]) -> dict[str, bool]:
     """Return what keeps libraries from asking a hub that does not answer, which takes minutes."""
-    if os.path.isdir(name) or options.get("local_files_only") or hub_is_reachable():
+    if os.path.isdir(name) or options.get("local_files_only") or hub_answers(name):
         return {}
     return {"local_files_only": True}
 

@@ -36,10 +36,7 @@ def run(capsys):
     """Run the command line; return its exit code, standard output and standard error."""
 
     def call(*arguments):
-        try:
-            code = main([str(argument) for argument in arguments])
-        except SystemExit as end:  # argparse
-            code = end.code
+        code = main([str(argument) for argument in arguments])
         return (code, *capsys.readouterr())
 
     return call

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from selfextend_rag.cli.app import Command
 from selfextend_rag.documents import Document
 from selfextend_rag.llm import LongContextLLM, Reading
 from selfextend_rag.planning import ContextPlan
@@ -165,12 +166,10 @@ def test_ctrl_c_while_reading_is_exit_code_130_without_a_traceback(
 
 @pytest.mark.usefixtures("_interruptible")
 def test_ctrl_c_while_answering_ends_the_answer(run, model_folder, short, monkeypatch):
-    from selfextend_rag.cli import console
-
     def write(self, text):
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(console.Console, "write", write)
+    monkeypatch.setattr(Command, "write", write)
     code, out, err = run("ask", short, "-q", "?", "--model", model_folder)
     assert (code, out) == (130, "")
     assert err.endswith("interrupted\n")
@@ -188,6 +187,7 @@ def test_warnings_are_one_line_each(run, tmp_path, model_folder):
 
 def test_progress_is_shown_on_a_terminal_alone(run, model_folder, long, monkeypatch):
     assert "reading" not in run("ask", long, "-q", "?", "--model", model_folder)[2]
+    monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     assert "reading" in run("ask", long, "-q", "?", "--model", model_folder)[2]
 
@@ -196,11 +196,11 @@ def test_eval_is_passed_on_with_its_own_arguments(run, monkeypatch):
     from selfextend_rag.evals import cli
 
     seen = []
-    monkeypatch.setattr(cli, "run", lambda args: seen.append(args) or 0)
+    monkeypatch.setattr(cli, "run", lambda args, write: seen.append(args) or 0)
     assert run("eval", "passkey", "--lengths", 64)[0] == 0
     assert (seen[0].task, seen[0].lengths) == ("passkey", [64])
 
-    def fail(args):
+    def fail(args, write):
         raise OSError("no such model")
 
     monkeypatch.setattr(cli, "run", fail)
@@ -217,7 +217,7 @@ def test_help_and_version_load_nothing_heavy():
                 main(arguments)
             except SystemExit as end:
                 assert end.code == 0
-        heavy = {"torch", "transformers", "numpy", "tqdm", "pypdf", "bs4"} & set(sys.modules)
+        heavy = {"torch", "transformers", "numpy", "rich", "pypdf", "bs4"} & set(sys.modules)
         assert not heavy, heavy
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True, timeout=60,

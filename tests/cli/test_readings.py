@@ -17,10 +17,7 @@ def run(capsys, model_folder):
     """Run the command line on the tiny model; return exit code and the two outputs."""
 
     def call(*arguments, model=model_folder):
-        try:
-            code = main([*map(str, arguments), *(["--model", model] if model else [])])
-        except SystemExit as end:  # argparse
-            code = end.code
+        code = main([*map(str, arguments), *(["--model", model] if model else [])])
         return (code, *capsys.readouterr())
 
     return call

@@ -88,7 +88,7 @@ def test_a_model_that_can_not_be_extended_is_bad_input_for_a_long_document(run, 
 def test_missing_arguments_are_exit_code_2_with_the_usage(run, arguments):
     code, out, err = run(*arguments)
     assert (code, out) == (2, "")
-    assert "usage: selfextend-rag" in err
+    assert "Usage: selfextend-rag" in err
 
 
 def test_a_model_that_is_no_decoder_is_one_short_line(run, tmp_path):

@@ -1,6 +1,5 @@
 """The runner and the command line, on models whose answers are known beforehand."""
 
-import argparse
 import json
 import math
 
@@ -10,7 +9,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from selfextend_rag.bundled import FOLDER
 from selfextend_rag.evals import HuggingFaceModel, Prose, king_james, run_lookups, run_perplexity
-from selfextend_rag.evals.cli import add_arguments, main, settings_for
+from selfextend_rag.evals.cli import main, parser, settings_for
 from selfextend_rag.evals.runner import MAX_NEW_TOKENS, depths
 from selfextend_rag.planning import ContextBudgetPlanner
 from selfextend_rag.positions import SelfExtend
@@ -110,9 +109,7 @@ def test_generation_stops_before_the_end_token(tiny):
 
 
 def arguments(*options):
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    return parser.parse_args(["passkey", *options])
+    return parser("evals").parse_args(["passkey", *options])
 
 
 @pytest.mark.parametrize("length", [513, 1024, 5000, 8192])
