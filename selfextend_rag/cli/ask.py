@@ -28,12 +28,8 @@ class Ask(ReadingOptions):
     """Read documents and answer questions about them."""
 
     files: list[str] = Argument([], metavar="FILE", help=FILES)
-    reading: str | None = Option(
-        None, help="what `read` saved; files, if named, have to be the ones that were read"
-    )
-    questions: list[str] = Option(
-        ..., "-q", "--question", help="a question; several are asked of the same reading"
-    )
+    reading: str | None = Option(None, help="saved by `read`; files, if named, must be its own")
+    questions: list[str] = Option(..., "-q", "--question", help="to be asked; give one or several")
     temperature: float = _answer(0.0, help="0 takes the likeliest token each time")
     no_evidence: bool = _answer(
         False, "--no-evidence", help="look for no passages; answer several questions at once"
@@ -138,9 +134,7 @@ class Read(ReadingOptions):
     """Read documents and save the reading."""
 
     output: str = Option(..., "-o", "--output", help="file to save it in, for ask --reading")
-    question_reserve: int | None = Option(
-        None, help="tokens to keep free for each question; an eighth of the window by default"
-    )
+    question_reserve: int | None = Option(None, help="tokens for each question; P/8 by default")
 
     def run(self) -> int:
         """Read, save, and say what was done; return the exit code."""

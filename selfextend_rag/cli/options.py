@@ -127,9 +127,7 @@ class ReadingOptions(DocumentOptions):
 
     model: str = Option(BUNDLED, help="hub id or folder")
     max_new_tokens: int | None = _budget(None, help="the longest answer to keep space for")
-    group_size: int | None = _budget(
-        None, help="positions that share one; the smallest sufficient by default"
-    )
+    group_size: int | None = _budget(None, help="positions that share one; found if not given")
     neighbor_window: int | None = _budget(
         None, help="latest tokens at exact distance; a quarter of the model's window by default"
     )
@@ -141,12 +139,8 @@ class ReadingOptions(DocumentOptions):
         help="what the model may take in all, such as 8GiB, or cuda:0=20GiB for one device; what "
         "is free by default",
     )
-    kv_bits: Literal[8, 4] | None = _budget(
-        None, help="keep keys and values in so many bits; in the model's own precision by default"
-    )
-    plain: bool = _budget(
-        False, "--plain", help="never extend; past its window a model makes no sense"
-    )
+    kv_bits: Literal[8, 4] | None = _budget(None, help="keep keys and values in so many bits")
+    plain: bool = _budget(False, "--plain", help="never extend; nonsense past the window")
 
     def planner_options(self, questions: Sequence[str] = ()) -> Values:
         """Return the options of `ContextBudgetPlanner` but for the pretraining window."""

@@ -19,9 +19,7 @@ NOT_SUPPORTED = 1
 class Plan(ReadingOptions):
     """Say how documents would be read; runs no model."""
 
-    questions: list[str] = Option(
-        [], "-q", "--question", help="a question to come; by default space is kept for any"
-    )
+    questions: list[str] = Option([], "-q", "--question", help="to come; any if none is given")
     turns: int = Option(1, help="questions and answers to keep space for, one after another")
     groups: bool = Option(False, "--groups", help="plan as few prompts as hold the files whole")
 
