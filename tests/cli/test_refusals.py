@@ -91,6 +91,14 @@ def test_missing_arguments_are_exit_code_2_with_the_usage(run, arguments):
     assert "Usage: selfextend-rag" in err
 
 
+def test_a_wrong_use_has_a_frame_on_a_terminal_alone(run, monkeypatch):
+    assert "╭" not in run("plan")[2]
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    code, out, err = run("plan")
+    assert (code, out) == (2, "")
+    assert "╭" in err
+
+
 def test_a_model_that_is_no_decoder_is_one_short_line(run, tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "t5"}')
     code, _, err = run("support", tmp_path)
@@ -108,6 +116,15 @@ def test_an_output_that_can_not_be_written_is_one_line_and_exit_code_74(model_fo
     assert done.stderr == (
         "selfextend-rag: error: can't write the output: No space left on device\n"
     )
+
+
+def test_an_output_that_nobody_reads_ends_the_program_without_a_word(model_folder, short):
+    command = [sys.executable, "-m", "selfextend_rag", "plan", short, "--model", model_folder]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_a_closed_output_is_one_line_and_exit_code_74(run, model_folder, short, monkeypatch):
