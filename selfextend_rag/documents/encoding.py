@@ -45,14 +45,6 @@ class Content(NamedTuple):
     metadata: dict[str, object]
 
 
-class Decoded(NamedTuple):
-    """Text, the encoding that it was in, and what said so."""
-
-    text: str
-    encoding: str
-    encoding_from: str
-
-
 def normalize_newlines(text: str) -> str:
     """Return the text with every line end, ``\\r\\n`` or ``\\r``, made ``\\n``."""
     return text.replace("\r\n", "\n").replace("\r", "\n")
@@ -60,8 +52,8 @@ def normalize_newlines(text: str) -> str:
 
 def decode(
     data: bytes, name: str, *, given: str | None = None, declared: str | None = None
-) -> Decoded:
-    """Return the text of these bytes.
+) -> Content:
+    """Return the text of these bytes, the encoding they were in, and what said so.
 
     In this order: an encoding that the caller gave, a byte order mark, UTF-16 without a mark,
     UTF-8, an encoding that the file itself declares, and a guess.
@@ -77,21 +69,32 @@ def decode(
     """
     text: str | None
     if given is not None:
-        return Decoded(_decode_given(data, name, given), given, "given")
+        return _content(_decode_given(data, name, given), given, "given")
     for mark, encoding in _BYTE_ORDER_MARKS:
         if data.startswith(mark):
             marked = _decode_marked(data[len(mark) :], name, encoding)
-            return _checked(Decoded(marked, encoding, "byte order mark"), name)
+            return _checked(name, marked, encoding, "byte order mark")
     if b"\0" in data:
         return _decode_unmarked_utf16(data, name)
     if b"\x1b$" in data and (text := _try(data, "iso2022_jp")) is not None:
-        return Decoded(text, "iso2022_jp", "content")
+        return _content(text, "iso2022_jp", "content")
     if (text := _try(data, "utf-8")) is not None:
-        return _checked(Decoded(text, "utf-8", "content"), name)
+        return _checked(name, text, "utf-8", "content")
     if declared and (text := _try(data, declared)) is not None:
-        return _checked(Decoded(text, declared.lower(), "declaration"), name)
+        return _checked(name, text, declared.lower(), "declaration")
     _refuse_damaged_utf8(data, name)
     return _guess(data, name)
+
+
+def _content(text: str, encoding: str, encoding_from: str) -> Content:
+    return Content(text, "", {"encoding": encoding, "encoding_from": encoding_from})
+
+
+def _checked(name: str, text: str, encoding: str, encoding_from: str) -> Content:
+    controls = len(_CONTROL.findall(text))
+    if "\0" in text or controls > _CONTROL_SHARE * len(text):
+        raise _binary(name, f"{controls} of its {len(text)} characters are control codes")
+    return _content(text, encoding, encoding_from)
 
 
 def _decode_given(data: bytes, name: str, encoding: str) -> str:
@@ -117,7 +120,7 @@ def _decode_marked(data: bytes, name: str, encoding: str) -> str:
         ) from error
 
 
-def _decode_unmarked_utf16(data: bytes, name: str) -> Decoded:
+def _decode_unmarked_utf16(data: bytes, name: str) -> Content:
     # Text has zero bytes only as the upper halves of UTF-16 code units, so all on one side.
     even, odd = data[::2], data[1::2]
     for encoding, lower, upper in (("utf-16-le", even, odd), ("utf-16-be", odd, even)):
@@ -125,7 +128,7 @@ def _decode_unmarked_utf16(data: bytes, name: str) -> Decoded:
             continue
         text = _try(data, encoding)
         if text is not None and all(unicodedata.category(c) not in ("Cn", "Co") for c in text):
-            return _checked(Decoded(text, encoding, "content"), name)
+            return _checked(name, text, encoding, "content")
     raise _binary(name, "it holds zero bytes")
 
 
@@ -150,18 +153,18 @@ def _refuse_damaged_utf8(data: bytes, name: str) -> None:
     )
 
 
-def _guess(data: bytes, name: str) -> Decoded:
+def _guess(data: bytes, name: str) -> Content:
     if len(_CONTROL.findall(data.decode("latin-1"))) > _CONTROL_SHARE * len(data):
         raise _binary(name, "many of its bytes are control codes")
     western = _try(data, "cp1252")
     encoding = _best_candidate(data)
     if encoding is not None and (text := _try(data, encoding)) not in (None, western):
-        return _checked(Decoded(text, encoding, "guess"), name)
+        return _checked(name, text, encoding, "guess")
     mostly_ascii = sum(byte > 0x7F for byte in data) <= 0.1 * len(data)
     if western is None or (encoding is None and not mostly_ascii):
         raise _binary(name, "it is in no encoding that could be recognised")
     encoding = "cp1252" if _CP1252_ONLY.search(data) else "latin-1"
-    return _checked(Decoded(western, encoding, "guess"), name)
+    return _checked(name, western, encoding, "guess")
 
 
 def _best_candidate(data: bytes) -> str | None:
@@ -173,13 +176,6 @@ def _best_candidate(data: bytes) -> str | None:
     western = next((match for match in matches if match.encoding == "cp1252"), best)
     as_good = western.chaos <= best.chaos + 0.02 and western.coherence >= best.coherence - 0.03
     return western.encoding if as_good else best.encoding
-
-
-def _checked(decoded: Decoded, name: str) -> Decoded:
-    controls = len(_CONTROL.findall(decoded.text))
-    if "\0" in decoded.text or controls > _CONTROL_SHARE * len(decoded.text):
-        raise _binary(name, f"{controls} of its {len(decoded.text)} characters are control codes")
-    return decoded
 
 
 def _binary(name: str, finding: str) -> DocumentError:

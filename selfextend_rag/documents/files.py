@@ -125,22 +125,21 @@ def _read_text(data: bytes, name: str, encoding: str | None) -> tuple[str, Conte
     named = _EXTENSIONS.get(Path(name).suffix.lower())
     may_declare = named == "html" or data.lstrip()[:1] == b"<"
     declared = declared_encoding(data) if may_declare else None
-    decoded = decode(data, name, given=encoding, declared=declared)
-    if decoded.encoding_from == "guess":
+    content = decode(data, name, given=encoding, declared=declared)
+    if content.metadata["encoding_from"] == "guess":
         logger.warning(
             "%s is not UTF-8 and was read as %s, which is a guess; pass encoding= to choose",
-            *(name, decoded.encoding),
+            *(name, content.metadata["encoding"]),
         )
-    text = normalize_newlines(decoded.text)
+    text = normalize_newlines(content.text)
     if not text.strip():
         raise DocumentError(f"{name} holds only white space; leave it out, or give the full file")
-    how = {"encoding": decoded.encoding, "encoding_from": decoded.encoding_from}
     if _HTML_START.match(text) or (named == "html" and _TAG.search(text)):
         page = read_html(text, name)
-        return "html", page._replace(metadata={**how, **page.metadata})
+        return "html", page._replace(metadata={**content.metadata, **page.metadata})
     if named == "markdown":
-        return "markdown", Content(text, _markdown_title(text), {**how})
-    return "text", Content(text, "", {**how})
+        return "markdown", content._replace(title=_markdown_title(text))
+    return "text", content
 
 
 def _markdown_title(text: str) -> str:

@@ -166,12 +166,10 @@ class _Writer:
     def _item_prefix(self) -> str:
         if not self._lists:
             return "- "
-        indent = "  " * (len(self._lists) - 1)
         number = self._lists[-1]
-        if number is None:
-            return f"{indent}- "
-        self._lists[-1] = number + 1
-        return f"{indent}{number}. "
+        if number is not None:
+            self._lists[-1] = number + 1
+        return "  " * (len(self._lists) - 1) + ("- " if number is None else f"{number}. ")
 
     def _start_cell(self, cell: Tag) -> None:
         row = cell.find_parent("tr") or cell

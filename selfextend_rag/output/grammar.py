@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -29,10 +27,7 @@ from selfextend_rag.text.template import THOUGHT_END
 def thought_rules(end_token: int | None, free_tokens: Collection[int] = ()) -> list[str]:
     """Return the rules of ``thought``: any text, its end, and a little white space.
 
-    Args:
-        end_token: the token of ``THOUGHT_END``, where the vocabulary has one that is no text to a
-            grammar.
-        free_tokens: other control tokens, which may come in a thought.
+    The end is a control token if the vocabulary has one for it; the free ones may come before it.
     """
     before = _optional("THOUGHT", free_tokens)
     text = [r"THOUGHT: /(.|\n)*/", r"THOUGHT_SPACE: /[ \n]{0,2}/"]
@@ -61,7 +56,7 @@ def json_grammar(
     Args:
         schema: a JSON schema.
         leading_space: allow a space before the JSON, as where an answer begins after a colon.
-        thought: rules of a thought that the prompt has begun; it comes before the JSON.
+        thought: rules of a thought that the prompt has begun.
 
     Raises:
         SchemaError: it is no JSON schema, or holds what can't be enforced or be satisfied.
@@ -89,8 +84,7 @@ def calls_grammar(
         request: what may be called; there is free text unless calls are forced.
         leading_space: allow a space before forced calls.
         free_tokens: control tokens that may occur in free text.
-        thought: rules of a thought that the prompt has begun; it comes before forced calls. Free
-            text may hold a thought anyway.
+        thought: rules of a thought that the prompt has begun; free text may hold one anyway.
 
     Raises:
         SchemaError: a schema holds what can't be enforced; the message names the tool.
@@ -242,18 +236,10 @@ class Grammars:
         return Grammar(matcher, ends)
 
     def control_tokens(self, ends: tuple[int, ...]) -> dict[str, int]:
-        """Return the tokens that are no text to a grammar, with their ids.
-
-        Args:
-            ends: tokens that end an answer.
-        """
-        vocabulary = self._vocabulary(ends)
+        """Return the tokens that are no text to a grammar, with their ids."""
+        is_special = self._vocabulary(ends).is_special_token
         added = self._tokenizer.added_tokens_decoder
-        return {
-            token.content: index
-            for index, token in added.items()
-            if vocabulary.is_special_token(index)
-        }
+        return {token.content: index for index, token in added.items() if is_special(index)}
 
     def _vocabulary(self, ends: tuple[int, ...]) -> LLTokenizer:
         # A changed number of tokens means that some were added.
@@ -271,7 +257,7 @@ def _vocabulary_of(
             "with a tokenizer.json"
         )
     known = 1 + max(size - 1, max(tokenizer.added_tokens_decoder, default=0))
-    # An end beyond the tokenizer's own tokens is let in by `GrammarConstraint`.
+    # An end beyond the tokenizer's own tokens is let in by `Grammar.mask`.
     within = [end for end in ends if end < known]
     if not within:
         raise SchemaError(
@@ -287,11 +273,7 @@ def _vocabulary_of(
         ) from error
 
 
-_known: WeakKeyDictionary[PreTrainedTokenizerBase, Grammars] = WeakKeyDictionary()
-_known_lock = threading.Lock()
-
-
+@lru_cache(8)
 def grammars_of(tokenizer: PreTrainedTokenizerBase) -> Grammars:
     """Return the grammars of this tokenizer, shared by all that use it."""
-    with _known_lock:
-        return _known.setdefault(tokenizer, Grammars(tokenizer))
+    return Grammars(tokenizer)

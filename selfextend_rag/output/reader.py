@@ -127,13 +127,8 @@ class AnswerReader:
     """Reads an answer as its tokens come: its text, and the calls of tools that end it.
 
     Stop texts count in the text before calls alone, and not in JSON, which its grammar ends. A
-    thought before JSON is not shown, so that the text is the JSON.
-
-    Args:
-        prompts: whose tokens they are.
-        settings: the stop texts.
-        form: what the answer must be.
-        framed: the answer follows a colon, in the plain form.
+    thought before JSON is not shown, so that the text is the JSON. Framed, an answer follows a
+    colon in the plain form.
     """
 
     def __init__(

@@ -51,20 +51,17 @@ def tool_request(
         ToolError: a tool or the choice is not of a form that can be used; the message says which.
     """
     tools = tuple(tools or ())
-    schemas: dict[str, Mapping[str, object]] = {}
-    twice = set()
-    for tool in tools:
-        name, schema = _name_and_schema(tool)
-        twice |= {name} & schemas.keys()
-        schemas[name] = schema
-    if twice:
-        raise ToolError(f"each tool needs a name of its own; {', '.join(sorted(twice))} came twice")
+    checked = [_name_and_schema(tool) for tool in tools]
+    schemas = dict(checked)
+    names = [name for name, _ in checked]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ToolError(f"each tool needs a name of its own; {', '.join(twice)} came twice")
     wanted = _wanted(choice)
     if wanted == "none" or (not tools and wanted == "auto"):
         return None
+    if not tools and wanted == "required":
+        raise ToolError('tool_choice="required" needs tools; pass tools or leave it out')
     if wanted in ("auto", "required"):
-        if not tools:
-            raise ToolError('tool_choice="required" needs tools; pass tools or leave it out')
         return ToolRequest(tools, schemas, wanted == "required", parallel)
     if wanted not in schemas:
         raise ToolError(
@@ -122,8 +119,7 @@ def read_calls(form: CallForm, text: str) -> tuple[tuple[ToolCall, ...], str]:
     Nothing should follow: it is the beginning of a call that was cut off.
     """
     found: list[ToolCall] = []
-    place = len(text) - len(text.lstrip())
-    whole = place
+    place = whole = len(text) - len(text.lstrip())
     before: str | None = form.head
     while before is not None:
         named = _pattern(before, r"([^\"\s\\]+?)", form.middle).match(text, place)
@@ -137,7 +133,9 @@ def read_calls(form: CallForm, text: str) -> tuple[tuple[ToolCall, ...], str]:
         ended = _pattern(form.tail).match(text, place)
         if not (linked or ended) or not isinstance(arguments, dict):
             break
-        found.append(ToolCall(_new_id(), named[1], arguments))
+        letters = string.ascii_letters + string.digits
+        call_id = "".join(secrets.choice(letters) for _ in range(_ID_LENGTH))
+        found.append(ToolCall(call_id, named[1], arguments))
         whole = ended.end() if ended else place
         before = form.link if linked else None
     return tuple(found), text[whole:].strip()
@@ -150,8 +148,3 @@ def _pattern(*parts: str) -> re.Pattern[str]:
         for part in parts
     )
     return re.compile("".join(written))
-
-
-def _new_id() -> str:
-    letters = string.ascii_letters + string.digits
-    return "".join(secrets.choice(letters) for _ in range(_ID_LENGTH))
