@@ -19,7 +19,7 @@ from selfextend_rag.errors import (
 )
 from selfextend_rag.llm.budget import Documents, as_documents
 from selfextend_rag.llm.llm import LongContextLLM
-from selfextend_rag.llm.reading import History, Reading, question_prompt
+from selfextend_rag.llm.reading import History, Reading
 
 BUNDLED = "bundled"
 """The name of the model that comes with the package; write ``./bundled`` for a folder."""
@@ -164,7 +164,7 @@ class KeptReadings:
 
     def _tokens_of(self, question: str, history: History) -> int:
         """Return the tokens of a question after its history; 0 for a blank one."""
-        return len(question_prompt(self.llm.prompts, question, history)) if question.strip() else 0
+        return len(self.llm.prompts.question(question, history)) if question.strip() else 0
 
     def _found(
         self, key: tuple[Document, ...], asked: int, max_new_tokens: int | None

@@ -21,7 +21,7 @@ from selfextend_rag.llm.answer import (
 )
 from selfextend_rag.llm.saved import ReadDocuments
 from selfextend_rag.output.reader import output_format
-from selfextend_rag.text.prompts import Prompt, PromptBuilder, prompt_state
+from selfextend_rag.text.prompts import prompt_state
 
 History = Sequence[tuple[str, str]]
 """Earlier questions, each with its answer, the oldest first."""
@@ -208,7 +208,7 @@ class Reading:
         given = {"max_new_tokens": self.plan.max_new_tokens, **options}
         settings = runner.options(given, framed=True)
         form = output_format(runner.prompts, settings, schema, None)
-        tokens = (*self._prefix.tokens, *question_prompt(runner.prompts, question, history).tokens)
+        tokens = (*self._prefix.tokens, *runner.prompts.question(question, history).tokens)
         plan = runner.budget.planner.plan_within(self.plan, len(tokens), settings.max_new_tokens)
         return PreparedPrompt(tokens, settings, plan, form=form)
 
@@ -245,16 +245,6 @@ class Reading:
                 "the tokenizer, its special tokens or its chat template have changed since these "
                 "documents were read; read them again, or put it back"
             )
-
-
-def question_prompt(prompts: PromptBuilder, question: str, history: History) -> Prompt:
-    """Return the tokens of a question after those before it and their answers."""
-    said = [
-        {"role": role, "content": text}
-        for pair in history
-        for role, text in zip(("user", "assistant"), pair, strict=True)
-    ]
-    return prompts.question(question, said)
 
 
 def _asked(questions: Sequence[BatchQuestion]) -> list[tuple[str, dict[str, object]]]:

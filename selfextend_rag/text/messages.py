@@ -115,16 +115,17 @@ def _past_call(call: object) -> ToolCall:
     return ToolCall(str(given.get("id") or ""), name, dict(arguments))
 
 
-def question_turns(messages: Sequence[Message]) -> list[Turn]:
-    """Return questions and answers about documents in strict alternation, a question first.
+def question_and_history(messages: Sequence[Message]) -> tuple[str, list[tuple[str, str]]]:
+    """Return a conversation on documents as ``Reading.ask`` takes it: its question and history.
 
     Messages of one role in a row become one; an answer without a question before it follows an
     empty one.
 
     Raises:
-        ValueError: a message is neither the user's nor an answer in text.
+        ValueError: the last message is not the user's, or one is no question and no answer in text.
     """
-    turns: list[Turn] = []
+    roles: list[str] = []
+    said: list[str] = []
     for turn in turns_of(messages):
         if turn.role not in _AGAIN or turn.calls:
             raise ValueError(
@@ -132,30 +133,19 @@ def question_turns(messages: Sequence[Message]) -> list[Turn]:
                 f"{turn.role!r}{' with calls of tools' if turn.calls else ''}; leave system "
                 "messages, calls of tools and their results out"
             )
-        if turns and turns[-1].role == turn.role:
-            joined = turns[-1].content + _AGAIN[turn.role] + turn.content
-            turns[-1] = replace(turns[-1], content=joined)
+        if roles and roles[-1] == turn.role:
+            said[-1] += _AGAIN[turn.role] + turn.content
             continue
-        if not turns and turn.role == "assistant":
-            turns.append(Turn("user", ""))
-        turns.append(turn)
-    return turns
-
-
-def question_and_history(messages: Sequence[Message]) -> tuple[str, list[tuple[str, str]]]:
-    """Return a conversation on documents as ``Reading.ask`` takes it: its question and history.
-
-    Raises:
-        ValueError: the last message is not the user's, or one is no question and no answer.
-    """
-    turns = question_turns(messages)
-    if not turns or turns[-1].role != "user":
+        if not roles and turn.role == "assistant":
+            roles, said = ["user"], [""]
+        roles.append(turn.role)
+        said.append(turn.content)
+    if not roles or roles[-1] != "user":
         raise ValueError(
             "a conversation about documents has a question of the user at its end, got "
-            f"{', '.join(turn.role for turn in turns) or 'nothing'}"
+            f"{', '.join(roles) or 'nothing'}"
         )
-    *said, question = [turn.content for turn in turns]
-    return question, list(zip(said[::2], said[1::2], strict=True))
+    return said[-1], list(zip(said[:-1:2], said[1::2], strict=True))
 
 
 def for_template(

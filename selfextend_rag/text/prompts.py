@@ -38,7 +38,6 @@ from selfextend_rag.text.messages import (
     calls_as_text,
     for_template,
     guarded,
-    question_turns,
     tools_text,
     turns_of,
     with_system_text,
@@ -170,21 +169,22 @@ class PromptBuilder:
         stops = [stop + place - lost for stop in stops]
         return Prompt(tokens, TokenRanges.within(encoded.ends, begins, firsts, stops))
 
-    def question(self, question: str, history: Sequence[Message] = ()) -> Prompt:
+    def question(self, question: str, history: Sequence[tuple[str, str]] = ()) -> Prompt:
         """Return what follows ``documents``.
 
         Args:
             question: what is asked.
-            history: earlier questions and answers on the same documents, as messages of roles
-                user and assistant; the first question shares its message with the documents.
+            history: earlier questions on the same documents, each with its answer; the first
+                question shares its message with the documents.
 
         Raises:
-            ValueError: the question is blank, or the history holds anything else, or the chat
-                template does not write it.
+            ValueError: the question is blank, or the chat template does not write the history.
         """
         if not question.strip():
             raise ValueError("the question is empty")
-        turns = question_turns([*history, {"role": "user", "content": question}])
+        said = [(("user", asked), ("assistant", answer)) for asked, answer in history]
+        turns = [Turn(role, text) for pair in said for role, text in pair]
+        turns.append(Turn("user", question))
         after = self._border.after
         if self.chat:
             rendered = self._rendered_halves("", turns[0].content, turns[1:])[1]

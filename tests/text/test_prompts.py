@@ -12,7 +12,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import PreTrainedTokenizerFast
 
 from selfextend_rag.documents import Document
-from selfextend_rag.llm import LongContextLLM, PromptBuilder
+from selfextend_rag.llm import LongContextLLM, PromptBuilder, question_and_history
 from selfextend_rag.text.codec import TextCodec
 from tests.tiny import CHAT_TEMPLATE, SPECIAL_TOKENS, byte_tokenizer
 
@@ -308,6 +308,7 @@ def test_a_template_that_loses_a_message_is_refused(template, said):
         PromptBuilder(tokenizer).prompt(messages)
 
 
+WHY = {"role": "user", "content": "Why?"}
 ASKED = [
     {"role": "user", "content": "What <eos> colour?"},
     {"role": "assistant", "content": [{"type": "text", "text": "Blue <|end|>."}]},
@@ -324,7 +325,7 @@ def test_a_question_may_come_after_others(chat):
     """What was read stays as it is, and earlier texts open and end no message."""
     tokenizer = byte_tokenizer(chat=chat)
     prompts = PromptBuilder(tokenizer, instruction="Be brief.")
-    asked = prompts.question("Why?", ASKED).tokens
+    asked = prompts.question(*question_and_history([*ASKED, WHY])).tokens
     assert prompts.question("Why?", []).tokens == prompts.question("Why?").tokens
     if not chat:
         assert shown(tokenizer, asked) == (
@@ -349,7 +350,9 @@ def test_a_conversation_on_documents_is_tokenized_as_the_whole_would_be(tokenize
     tokenizer.chat_template = TURNS if chat else None
     prompts = PromptBuilder(tokenizer, instruction="")
     history = [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "Blue."}]
-    tokens = joined(prompts.documents(ONE), prompts.question("Why?", history))
+    tokens = joined(
+        prompts.documents(ONE), prompts.question(*question_and_history([*history, WHY]))
+    )
     first = "The sky is blue.\n\nQuestion: What?"
     if chat:
         first = [
@@ -368,7 +371,8 @@ def test_a_conversation_on_documents_is_tokenized_as_the_whole_would_be(tokenize
 def test_an_answer_may_come_before_every_question():
     """A greeting, as chat windows begin with."""
     prompts = PromptBuilder(byte_tokenizer())
-    asked = prompts.question("Why?", [{"role": "assistant", "content": "Hello!"}]).tokens
+    greeting = {"role": "assistant", "content": "Hello!"}
+    asked = prompts.question(*question_and_history([greeting, WHY])).tokens
     assert prompts.codec.decode(asked) == (
         "\n\nQuestion: \nAnswer: Hello!\n\nQuestion: Why?\nAnswer:"
     )
@@ -395,4 +399,4 @@ def test_a_history_that_can_not_be_written_is_refused(template, message, said):
     tokenizer = byte_tokenizer(chat=True)
     tokenizer.chat_template = template
     with pytest.raises(ValueError, match=re.escape(said)):
-        PromptBuilder(tokenizer).question("Why?", [message, ASKED[1]])
+        PromptBuilder(tokenizer).question(*question_and_history([message, ASKED[1], WHY]))
