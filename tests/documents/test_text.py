@@ -119,11 +119,10 @@ def test_a_guessed_encoding_is_said_aloud_and_can_be_overruled(tmp_path, caplog)
 
 @given(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1))
 def test_every_utf8_text_comes_back_unchanged(text):
-    assert decode(text.encode("utf-8"), "a.txt") == (
-        text.removeprefix("\ufeff"),
-        "utf-8",
-        "byte order mark" if text.startswith("\ufeff") else "content",
-    )
+    content = decode(text.encode("utf-8"), "a.txt")
+    found = "byte order mark" if text.startswith("\ufeff") else "content"
+    assert content.text == text.removeprefix("\ufeff")
+    assert content.metadata == {"encoding": "utf-8", "encoding_from": found}
 
 
 @given(st.binary(max_size=200))
