@@ -130,7 +130,7 @@ class _Scores:
                 continue  # no pair is that far apart
             all_pairs = self.earliest - end + 1 >= band.nearest
             keys = self.k[:, begin:end]
-            if all_pairs and self.kept is not None:
+            if all_pairs and self.kept is not None and band is self.bands[-1][0]:
                 keys = self.kept[:, begin:end]
             elif self.rotary is not None:
                 keys = self.rotary.rotate(keys[None], band.key_position(at))[0]

@@ -1,27 +1,46 @@
-"""One causal language model on token ids: prefill in chunks, and answers."""
+"""One causal language model on token ids: prefixes, which are read once, and answers."""
 
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Sequence
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.cache_utils import Cache
 
-from selfextend_rag.cache import SelfExtendCache
+from selfextend_rag.cache import Row, SelfExtendCache
 from selfextend_rag.cache.identity import model_state
 from selfextend_rag.cache.persist import Snapshot, snapshot
 from selfextend_rag.cache.rewind import start_recording
+from selfextend_rag.cache.rows import rows_unsupported_reason
 from selfextend_rag.cache.store import PrefixStore
-from selfextend_rag.engine.decode import Answers, BatchPrompt, Generation, OneByOne, Together
-from selfextend_rag.engine.prefix import CachedPrefix
-from selfextend_rag.engine.run import Cancelled, Observer, Progress, Reserve, Run, is_cancelled
+from selfextend_rag.engine.decode import Answers, BatchPrompt, Generation, OneByOne, Together, step
+from selfextend_rag.engine.run import (
+    CachedPrefix,
+    Cancelled,
+    Observer,
+    Progress,
+    Reserve,
+    Run,
+    check_mode,
+    feed,
+    is_cancelled,
+)
 from selfextend_rag.engine.sampling import GenerationSettings, TokenConstraint
-from selfextend_rag.errors import GenerationCancelled, UnsupportedModelError
+from selfextend_rag.errors import GenerationCancelled
 from selfextend_rag.model import lock_of, refuse_chunks, switched
+from selfextend_rag.model.verify import FAILURES, disagreement, failure, never
 from selfextend_rag.positions import SelfExtend
+
+log = logging.getLogger(__name__)
+
+_SHARED = 4  # of the few tokens that are tried; the rows continue them with 2 and 4
+_SETTINGS = SelfExtend(group_size=2, neighbor_window=4)  # under which few tokens are extended
+
+_reasons: WeakKeyDictionary[PreTrainedModel, dict[bool, str]] = WeakKeyDictionary()
 
 
 class Engine:
@@ -45,15 +64,11 @@ class Engine:
     ) -> None:
         if chunk_size < 1:
             raise ValueError(f"chunk_size must be a positive integer, got {chunk_size}")
+        check_mode(model)
+        SelfExtendCache(model.config, 0, kv_bits)  # refuses bits that it can't keep keys in
         self.model = model
-        self._check_mode()
         self.chunk_size = chunk_size
         self.kv_bits = kv_bits
-        self.lock = lock_of(model)
-        self.new_cache(0)  # refuses bits that it can't keep keys in
-        # asks a model for the last token's logits alone, where it can be asked
-        accepted = inspect.signature(model.forward).parameters
-        self._last_logits = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
 
     def prefill(
         self,
@@ -74,28 +89,26 @@ class Engine:
             capacity: tokens to allocate space for at once: these and those to follow.
             chunk_size: tokens to run at once; those of the engine by default.
             progress: called after each chunk.
-            cancelled: ends the work between two chunks.
+            cancelled: looked at between chunks.
             reserve: called before anything runs; what it raises ends the call.
 
         Raises:
             GenerationCancelled: cancelled before the last chunk was read.
             UnsupportedModelError: the model can't be extended, or can't continue from a cache.
         """
-        tokens = _checked(tokens)
-        run = Run(progress=progress, cancelled=is_cancelled(cancelled), reserve=reserve)
-        if run.cancelled():
-            raise GenerationCancelled(0, len(tokens))
-        with self.lock.hold(run.cancelled) as held:
-            if not held:
+        model, tokens = self.model, _checked(tokens)
+        run = Run(progress=progress, cancelled=is_cancelled(cancelled))
+        with lock_of(model).hold(run.cancelled) as held:
+            if not held or run.cancelled():
                 raise GenerationCancelled(0, len(tokens))
             instead = "give document and question to generate, as one prompt"
-            refuse_chunks(self.model, settings, instead, run.cancelled)
-            cache = self.new_cache(max(capacity, len(tokens)))
-            if run.reserve is not None:
-                run.reserve(cache)
-            with switched(self.model, settings, run.cancelled):
-                self.feed(tokens, 0, cache, run, chunk_size)
-                state = model_state(self.model)
+            refuse_chunks(model, settings, instead, run.cancelled)
+            cache = SelfExtendCache(model.config, max(capacity, len(tokens)), self.kv_bits)
+            if reserve is not None:
+                reserve(cache)
+            with switched(model, settings, run.cancelled):
+                feed(model, tokens, 0, cache, run, chunk_size or self.chunk_size)
+                state = model_state(model)
         start_recording(cache)  # sliding layers keep what they need to be cut back
         return CachedPrefix(tokens, settings, cache, state)
 
@@ -106,7 +119,7 @@ class Engine:
             CacheMismatchError: its layers are of a kind that can't be saved, or the model's weights
                 have changed since.
         """
-        with self.lock.hold(lambda: False):
+        with lock_of(self.model).hold(never):
             prefix.check_model(self.model)
             return snapshot(prefix.cache)
 
@@ -144,21 +157,19 @@ class Engine:
             observer: watches the model's attention.
 
         Raises:
-            CacheMismatchError: the prompt does not begin with the prefix or ends with it, or other
-                settings of SelfExtend are asked for than those of the prefix; when the first token
-                is asked for, also if the model's weights or adapters have changed since it was
-                read.
-            UnsupportedModelError: then, if the prompt is to be read in chunks and the model can't
-                continue from a cache.
+            CacheMismatchError: the prompt does not continue the prefix, or other settings are asked
+                for than its own; at the first token, if the model has changed since it was read.
+            UnsupportedModelError: at the first token, if the prompt is to be read in chunks and the
+                model can't continue from a cache.
         """
         prompt = BatchPrompt(_checked(tokens), options or GenerationSettings(), constraint)
         run = Run(progress=progress, cancelled=is_cancelled(cancelled), observer=observer)
         if prefix is not None:
             run = run.shifted(len(prefix), len(tokens))
-        return Generation(
-            self.answers([prompt], prefix=prefix, reuse=reuse, settings=settings,
-                         chunk_size=chunk_size, run=run)
-        )  # fmt: skip
+        answers = self.answers(
+            [prompt], prefix=prefix, reuse=reuse, settings=settings, chunk_size=chunk_size, run=run
+        )
+        return Generation(answers)
 
     def answers(
         self,
@@ -175,8 +186,8 @@ class Engine:
 
         Args:
             prompts: with a prefix, each begins with it and continues.
-            at_once: the most answers to decode together; more than one needs a prefix, and a model
-                for which `selfextend_rag.engine.rows.unsupported_reason` is empty.
+            at_once: the most answers to decode together; more than one needs a prefix, and no
+                `rows_unsupported_reason`.
             run: what the caller wants to hear of it; progress counts the tokens of all prompts
                 behind the prefix.
 
@@ -188,102 +199,88 @@ class Engine:
             raise ValueError(f"at_once must be a positive integer, got {at_once}")
         if prefix is not None:
             for prompt in prompts:
-                settings = prefix.settings_for(prompt.tokens, settings)
-        if at_once == 1 or prefix is None:
-            keys = OneByOne(self, run, settings, chunk_size, prefix, reuse)
-            return Answers(self, prompts, keys, run, at_once=1)
-        return Answers(self, prompts, Together(self, run, chunk_size, prefix), run, at_once=at_once)
+                prefix.check_prompt(prompt.tokens, settings)
+            settings = prefix.settings
+        chunk_size = chunk_size or self.chunk_size
+        keys: OneByOne | Together
+        if at_once > 1 and prefix is not None:
+            keys = Together(self.model, run, settings, chunk_size, prefix)
+        else:
+            at_once, reuse = 1, reuse if prefix is None else None
+            keys = OneByOne(self.model, run, settings, chunk_size, prefix, self.kv_bits, reuse)
+        return Answers(prompts, keys, at_once=at_once)
 
-    def end_tokens(self) -> tuple[int, ...]:
-        """Return the tokens that the model's generation configuration names as its end."""
-        named = getattr(self.model.generation_config, "eos_token_id", None)
-        if named is None:
-            return ()
-        return tuple(named) if isinstance(named, list | tuple) else (int(named),)
+    def rows_unsupported_reason(self, prefix: CachedPrefix, cancelled: Cancelled = None) -> str:
+        """Return why the model can't make several answers at a time; empty if it can.
 
-    def new_cache(self, capacity: int) -> SelfExtendCache:
-        """Return an empty cache with space for so many tokens."""
-        return SelfExtendCache(self.model.config, capacity, self.kv_bits)
-
-    def blank_cache(self) -> SelfExtendCache:
-        """Return the cache of one token, which shows how this model keeps its keys."""
-        cache = self.new_cache(1)
-        self.forward([(0,)], cache)
-        return cache
-
-    def feed(
-        self,
-        tokens: tuple[int, ...],
-        cached: int,
-        cache: Cache,
-        run: Run,
-        chunk_size: int | None = None,
-    ) -> Tensor:
-        """Run tokens in chunks after those cached, and return the last one's logits ``[1, V]``.
-
-        For callers that hold the model's lock and have set it up.
+        What can be seen is looked at first: layers with a recurrent state and chunked attention
+        can't. Then two short rows run together and each alone, and the logits have to agree. That
+        is done once for a model, plain and extended.
 
         Raises:
-            GenerationCancelled: cancelled before the last chunk was read.
-            UnsupportedModelError: the model keeps no keys in the cache.
+            GenerationCancelled: cancelled before it was known.
         """
-        total, step = cached + len(tokens), chunk_size or self.chunk_size
-        for start in range(0, len(tokens), step):
-            if run.cancelled():
-                raise GenerationCancelled(cached + start, total)
-            chunk = tokens[start : start + step]
-            logits = self.forward([chunk], cache)
-            done = cached + start + len(chunk)
-            if cache.get_seq_length() != done:
-                raise UnsupportedModelError(
-                    f"{type(self.model).__name__} does not keep its keys in the cache it is given "
-                    f"({cache.get_seq_length()} of {done} tokens arrived)"
-                )
-            if run.progress is not None:
-                run.progress(done, total)
-        return logits
-
-    @torch.inference_mode()
-    def forward(
-        self,
-        rows: Sequence[Sequence[int]],
-        cache: Cache,
-        positions: Sequence[Sequence[int]] | None = None,
-    ) -> Tensor:
-        """Run the next tokens of B rows and return the logits of their last ones, ``[B, V]``.
-
-        For callers that hold the model's lock and have set it up.
-
-        Args:
-            rows: of one length.
-            cache: what comes before them.
-            positions: of the tokens; counted by the model when not given.
-
-        Raises:
-            ValueError: the model is in training mode by now.
-        """
-        self._check_mode()
-        device = next(self.model.get_input_embeddings().parameters()).device
-        # Offloaded weights are on no device; accelerate's hooks then move what they are given.
-        device = torch.device("cpu") if device.type == "meta" else device
-        options: dict[str, object] = dict(self._last_logits)
-        if positions is not None:
-            options["position_ids"] = torch.tensor(positions, device=device)
-        output = self.model(
-            input_ids=torch.tensor(rows, device=device),
-            past_key_values=cache,
-            use_cache=True,
-            **options,
-        )
-        logits: Tensor = output.logits
-        return logits[:, -1]
-
-    def _check_mode(self) -> None:
-        if self.model.training:  # its dropout would be heard in keys and answers
-            raise ValueError("the model is in training mode; call model.eval() first")
+        model, run = self.model, Run(cancelled=is_cancelled(cancelled))
+        seen = rows_unsupported_reason(prefix.cache) or _configured(model)
+        if seen:
+            return seen
+        with lock_of(model).hold(run.cancelled) as held:
+            if not held:
+                raise GenerationCancelled(0, 0)
+            found = _reasons.setdefault(model, {})
+            extended = prefix.settings is not None
+            if extended not in found:
+                settings = _SETTINGS if extended else None
+                found[extended] = _measured(model, prefix.tokens, settings, run)
+                if found[extended]:
+                    name = type(model).__name__
+                    log.info("%s answers one question at a time: %s", name, found[extended])
+            return found[extended]
 
 
 def _checked(tokens: Sequence[int]) -> tuple[int, ...]:
     if not tokens:
         raise ValueError("there are no tokens to run; a prompt needs at least one")
     return tuple(tokens)
+
+
+def _configured(model: PreTrainedModel) -> str:
+    if "position_ids" not in inspect.signature(model.forward).parameters:
+        return "the model takes no position_ids"
+    config = model.config.get_text_config(decoder=True)
+    kinds = set(getattr(config, "layer_types", None) or ())
+    others = kinds - {"full_attention", "sliding_attention"}
+    if getattr(config, "attention_chunk_size", None) is not None:
+        others.add("chunked_attention")
+    return f"the model has layers of {', '.join(sorted(others))}" if others else ""
+
+
+def _measured(
+    model: PreTrainedModel, tokens: tuple[int, ...], settings: SelfExtend | None, run: Run
+) -> str:
+    few = (tokens[:10] * 10)[:10]
+    try:
+        with switched(model, settings):
+            alone, together = _both_ways(model, few, settings, run)
+    except FAILURES as error:
+        return failure(error)
+    return disagreement(alone, together, model.dtype)
+
+
+def _both_ways(
+    model: PreTrainedModel, tokens: tuple[int, ...], settings: SelfExtend | None, run: Run
+) -> tuple[Tensor, Tensor]:
+    """Return the logits ``[2, V]`` after two rows that share their first tokens."""
+    shared, tails = tokens[:_SHARED], (tokens[_SHARED : _SHARED + 2], tokens[_SHARED + 2 :])
+    cache = SelfExtendCache(model.config, capacity=len(tokens))
+    feed(model, shared, 0, cache, run, _SHARED)
+    start_recording(cache)
+    prefix = CachedPrefix(shared, settings, cache)
+    rows, alone = [], []
+    for tail in tails:
+        with prefix.borrowed() as cache:
+            feed(model, tail[:-1], _SHARED, cache, run, len(tail))
+            rows.append(Row(cache, _SHARED, len(tail)))
+            alone.append(feed(model, tail[-1:], _SHARED + len(tail) - 1, cache, run, 1))
+    together = step(model, rows, [tail[-1] for tail in tails], prefix)
+    return torch.cat(alone).double().cpu(), together.double().cpu()

@@ -1,17 +1,27 @@
-"""What a run carries from its caller down to the model, and what an answer cost in the end."""
+"""One run of a model: what its caller wants of it, where it starts, its forwards, and its cost."""
 
 from __future__ import annotations
 
+import copy
+import inspect
 import threading
-import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from typing import Literal, Protocol
+from weakref import WeakKeyDictionary
 
+import torch
+from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.cache_utils import Cache
 
 from selfextend_rag.cache import SelfExtendCache
+from selfextend_rag.cache.identity import model_state
+from selfextend_rag.cache.rewind import can_rewind, rewind
+from selfextend_rag.errors import CacheMismatchError, GenerationCancelled, UnsupportedModelError
+from selfextend_rag.model.verify import never
+from selfextend_rag.positions import SelfExtend
 
 Progress = Callable[[int, int], None]
 """Called with the tokens read so far and the tokens to read, after each chunk."""
@@ -22,29 +32,31 @@ Cancelled = threading.Event | Callable[[], bool] | None
 Reserve = Callable[[SelfExtendCache], None]
 """Called with the cache that will grow, before anything runs; raises where memory lacks space."""
 
+FinishReason = Literal["stop", "length", "cancelled"]
+"""How an answer ended: the model or a stop text ended it, it was full, or it was cancelled."""
+
 
 class Observer(Protocol):
     """Watches the model's attention while it makes the answers of a run, counted from 0."""
 
     def watching(self, model: PreTrainedModel) -> AbstractContextManager[object]:
         """Watch within the block; the model is set up, and stays what it is."""
-        ...
 
     def running(self, answers: Sequence[int]) -> None:
         """Note whose tokens come next: those of one answer, or one token of each of several."""
-        ...
 
     def is_due(self, answer: int) -> bool:
         """Return whether so much has been noted of an answer that it should be weighed now."""
-        ...
 
     def weigh(self, answer: int, *, ended: bool) -> None:
         """Weigh what was noted of an answer; the cache holds all of its tokens at this moment."""
-        ...
 
 
-def _never() -> bool:
-    return False
+def is_cancelled(cancelled: Cancelled) -> Callable[[], bool]:
+    """Return a function that says whether to stop."""
+    if cancelled is None:
+        return never
+    return cancelled.is_set if isinstance(cancelled, threading.Event) else cancelled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +71,7 @@ class Run:
     """
 
     progress: Progress | None = None
-    cancelled: Callable[[], bool] = _never
+    cancelled: Callable[[], bool] = never
     reserve: Reserve | None = None
     observer: Observer | None = None
 
@@ -71,15 +83,156 @@ class Run:
         return replace(self, progress=lambda done, _: report(done + by, total))
 
 
-def is_cancelled(cancelled: Cancelled) -> Callable[[], bool]:
-    """Return a way to ask whether to stop, whichever form it was given in."""
-    if cancelled is None:
-        return _never
-    return cancelled.is_set if isinstance(cancelled, threading.Event) else cancelled
+@dataclass(frozen=True, slots=True, eq=False)
+class CachedPrefix:
+    """The first tokens of prompts to come, and the cache that holds them.
+
+    It belongs to the model that read it and to the settings it was read under.
+
+    Args:
+        tokens: the token ids that were read.
+        settings: SelfExtend's, which they were read under; None for plain attention.
+        cache: their keys and values.
+        state: of the model when it read them, see `model_state`; None is not looked at.
+    """
+
+    tokens: tuple[int, ...]
+    settings: SelfExtend | None
+    cache: SelfExtendCache = field(repr=False)
+    state: Hashable = field(default=None, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def check_model(self, model: PreTrainedModel) -> None:
+        """Refuse a model that is not as it was when it read the tokens.
+
+        Raises:
+            CacheMismatchError: its weights, adapters or rotary frequencies have changed.
+        """
+        if self.state is not None and self.state != model_state(model):
+            raise CacheMismatchError(
+                f"the weights or rotary frequencies of {type(model).__name__}, or its adapters, "
+                f"have changed since it read these {len(self)} tokens; read them again, or put "
+                "them back"
+            )
+
+    def check_prompt(self, tokens: tuple[int, ...], settings: SelfExtend | None) -> None:
+        """Refuse a prompt that does not continue this prefix under its settings, or under any.
+
+        Raises:
+            CacheMismatchError: the message says why.
+        """
+        if settings not in (None, self.settings):
+            raise CacheMismatchError(
+                f"the cached tokens were read under {self.settings}, not under {settings}; "
+                "read them again"
+            )
+        if tokens[: len(self)] != self.tokens:
+            raise CacheMismatchError(
+                f"the prompt of {len(tokens)} tokens does not begin with the {len(self)} cached "
+                "ones"
+            )
+        if len(tokens) == len(self):
+            raise CacheMismatchError(
+                f"all {len(tokens)} tokens of the prompt are cached; the last must be run, for its "
+                "logits, so leave it out of the prefix"
+            )
+
+    @contextmanager
+    def borrowed(self) -> Iterator[SelfExtendCache]:
+        """Yield the cache, to be appended to within the block; then it is cut back.
+
+        Layers with a recurrent state can't be cut back, so a copy is yielded where there are any.
+        """
+        if not can_rewind(self.cache):
+            yield copy.deepcopy(self.cache)
+            return
+        try:
+            yield self.cache
+        finally:
+            rewind(self.cache, len(self.tokens))
 
 
-FinishReason = Literal["stop", "length", "cancelled"]
-"""How an answer ended: the model or a stop text ended it, it was full, or it was cancelled."""
+def feed(
+    model: PreTrainedModel,
+    tokens: tuple[int, ...],
+    cached: int,
+    cache: Cache,
+    run: Run,
+    chunk_size: int,
+) -> Tensor:
+    """Run tokens in chunks after those cached, and return the last one's logits ``[1, V]``.
+
+    For callers that hold the model's lock and have set it up, as `forward` is.
+
+    Raises:
+        GenerationCancelled: cancelled before the last chunk was read.
+        UnsupportedModelError: the model keeps no keys in the cache.
+    """
+    total = cached + len(tokens)
+    for start in range(0, len(tokens), chunk_size):
+        if run.cancelled():
+            raise GenerationCancelled(cached + start, total)
+        chunk = tokens[start : start + chunk_size]
+        logits = forward(model, [chunk], cache)
+        done = cached + start + len(chunk)
+        if cache.get_seq_length() != done:
+            raise UnsupportedModelError(
+                f"{type(model).__name__} does not keep its keys in the cache it is given "
+                f"({cache.get_seq_length()} of {done} tokens arrived)"
+            )
+        if run.progress is not None:
+            run.progress(done, total)
+    return logits
+
+
+@torch.inference_mode()
+def forward(
+    model: PreTrainedModel,
+    rows: Sequence[Sequence[int]],
+    cache: Cache,
+    positions: Sequence[Sequence[int]] | None = None,
+) -> Tensor:
+    """Run the next tokens of B rows, of one length, and return the last ones' logits ``[B, V]``.
+
+    Where no positions are given, the model counts them, behind the tokens that are cached.
+
+    Raises:
+        ValueError: the model is in training mode.
+    """
+    check_mode(model)
+    device = next(model.get_input_embeddings().parameters()).device
+    # Offloaded weights are on no device; accelerate's hooks then move what they are given.
+    device = torch.device("cpu") if device.type == "meta" else device
+    options: dict[str, object] = dict(_last_logits(model))
+    if positions is not None:
+        options["position_ids"] = torch.tensor(positions, device=device)
+    output = model(
+        input_ids=torch.tensor(rows, device=device),
+        past_key_values=cache,
+        use_cache=True,
+        **options,
+    )
+    logits: Tensor = output.logits
+    return logits[:, -1]
+
+
+def check_mode(model: PreTrainedModel) -> None:
+    """Refuse a model in training mode, whose dropout would be heard in keys and answers."""
+    if model.training:
+        raise ValueError("the model is in training mode; call model.eval() first")
+
+
+_asked: WeakKeyDictionary[PreTrainedModel, dict[str, int]] = WeakKeyDictionary()
+
+
+def _last_logits(model: PreTrainedModel) -> dict[str, int]:
+    """Return what asks a model for the last token's logits alone, where it can be asked."""
+    if model not in _asked:
+        accepted = inspect.signature(model.forward).parameters
+        _asked[model] = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
+    return _asked[model]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,56 +267,5 @@ class Usage:
 
     def to_dict(self) -> dict[str, int | float]:
         """Return the figures as JSON values, the derived ones too."""
-        derived = {
-            "total_tokens": self.total_tokens,
-            "tokens_per_second": self.tokens_per_second,
-        }
-        return {**asdict(self), **derived}
-
-
-class Tally:
-    """What a running answer has come to."""
-
-    def __init__(self, prompt_tokens: int, cached_tokens: int) -> None:
-        self.finish_reason: FinishReason | None = None
-        self.cached_tokens = cached_tokens
-        self.tokens: list[int] = []
-        self._prompt_tokens = prompt_tokens
-        self._started: float | None = None
-        self._first: float | None = None
-        self._latest: float | None = None
-
-    def start(self) -> None:
-        """Start the clock, if it has not started."""
-        self._started = self._started or time.perf_counter()
-
-    def tick(self) -> None:
-        """Note that a token has been picked."""
-        self._latest = time.perf_counter()
-        self._first = self._first or self._latest
-
-    def finish(self, reason: FinishReason) -> None:
-        """Stop the clock and note how the answer ended."""
-        self._latest = self._latest or time.perf_counter()
-        self.finish_reason = reason
-
-    def usage(self) -> Usage:
-        """Return what the answer cost so far."""
-        return Usage(
-            prompt_tokens=self._prompt_tokens,
-            cached_tokens=self.cached_tokens,
-            completion_tokens=len(self.tokens),
-            prefill_seconds=self._prefill_seconds(),
-            decode_seconds=self._decode_seconds(),
-        )
-
-    def _prefill_seconds(self) -> float:
-        """Return the time to the first token; so far, or to the end, when there was none."""
-        if self._started is None:
-            return 0.0
-        return (self._first or self._latest or time.perf_counter()) - self._started
-
-    def _decode_seconds(self) -> float:
-        if self._first is None or self._latest is None:
-            return 0.0
-        return self._latest - self._first
+        speed = self.tokens_per_second
+        return {**asdict(self), "total_tokens": self.total_tokens, "tokens_per_second": speed}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Protocol, cast
 
 import torch
@@ -61,43 +62,27 @@ class GenerationSettings:
         object.__setattr__(self, "stop", stop)
         if self.stop_token_ids is not None:
             object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
-        self._check_numbers()
-        if not all(isinstance(text, str) and text for text in stop):
-            raise ValueError(f"stop must hold non-empty strings, got {stop!r}")
-
-    def _check_numbers(self) -> None:
-        in_range = {
-            "max_new_tokens": _is_integer(self.max_new_tokens) and self.max_new_tokens >= 1,
-            "temperature": 0 <= self.temperature < float("inf"),
-            "top_p": 0 < self.top_p <= 1,
-            "top_k": _is_integer(self.top_k) and self.top_k >= 0,
-            "min_p": 0 <= self.min_p <= 1,
-            "repetition_penalty": 0 < self.repetition_penalty < float("inf"),
-            "seed": self.seed is None
-            or (_is_integer(self.seed) and -(1 << 63) <= self.seed < 1 << 64),
-            "stop_token_ids": _all_integers(self.stop_token_ids or ()),
+        texts = all(isinstance(text, str) and text for text in stop)
+        seeds = self.seed is None or (_is_integer(self.seed) and -(1 << 63) <= self.seed < 1 << 64)
+        ids = all(map(_is_integer, self.stop_token_ids or ()))
+        rules = {
+            "max_new_tokens": (_is_integer(self.max_new_tokens, 1), "a positive integer"),
+            "temperature": (0 <= self.temperature < inf, "0 or a positive number"),
+            "top_p": (0 < self.top_p <= 1, "in (0, 1]"),
+            "top_k": (_is_integer(self.top_k, 0), "an integer of at least 0"),
+            "min_p": (0 <= self.min_p <= 1, "in [0, 1]"),
+            "repetition_penalty": (0 < self.repetition_penalty < inf, "a positive number"),
+            "seed": (seeds, "an integer of at most 64 bits or None"),
+            "stop": (texts, "non-empty strings"),
+            "stop_token_ids": (ids, "integers"),
         }
-        expected = {
-            "max_new_tokens": "a positive integer",
-            "temperature": "0 or a positive number",
-            "top_p": "in (0, 1]",
-            "top_k": "an integer of at least 0",
-            "min_p": "in [0, 1]",
-            "repetition_penalty": "a positive number",
-            "seed": "an integer of at most 64 bits or None",
-            "stop_token_ids": "integers",
-        }
-        for name, right in in_range.items():
+        for name, (right, expected) in rules.items():
             if not right:
-                raise ValueError(f"{name} must be {expected[name]}, got {getattr(self, name)!r}")
+                raise ValueError(f"{name} must be {expected}, got {getattr(self, name)!r}")
 
 
-def _is_integer(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _all_integers(values: Iterable[object]) -> bool:
-    return all(_is_integer(value) for value in values)
+def _is_integer(value: object, least: float = -inf) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def answer_options(*given: Mapping[str, Any], others: Iterable[str] = ()) -> dict[str, Any]:
@@ -140,27 +125,17 @@ class TokenConstraint(Protocol):
         Raises:
             SelfExtendError: no token may come next, or the constraint can't continue.
         """
-        ...
 
     def accept(self, token: int) -> None:
         """Note that this token, one of those that ``mask`` left, has come next."""
-        ...
 
     @property
     def finished(self) -> bool:
         """Return whether the answer is whole, so that no token but an end could come next."""
-        ...
 
 
 class Sampler:
-    """Picks the tokens of one answer.
-
-    Args:
-        options: what to pick by, among the tokens that the constraint leaves.
-        prompt: the prompt's tokens, for the repetition penalty.
-        device: where the logits will be.
-        constraint: what restricts the tokens; it is given each one that is picked.
-    """
+    """Picks the tokens of one answer to a prompt, among those that the constraint leaves."""
 
     def __init__(
         self,
@@ -175,10 +150,8 @@ class Sampler:
         self._penalised = options.repetition_penalty != 1
         self._seen = set(prompt) if self._penalised else set()
         self._generator = torch.Generator(device)
-        if options.seed is None:
-            self._generator.seed()
-        else:
-            self._generator.manual_seed(options.seed)
+        seed = self._generator.seed() if options.seed is None else options.seed
+        self._generator.manual_seed(seed)
 
     @torch.inference_mode()
     def pick(self, logits: Tensor) -> int:
@@ -192,8 +165,7 @@ class Sampler:
         if self._greedy:
             token = int(scores.argmax(dim=-1))
         else:
-            probabilities = scores.softmax(dim=-1)
-            token = int(torch.multinomial(probabilities, 1, generator=self._generator))
+            token = int(torch.multinomial(scores.softmax(dim=-1), 1, generator=self._generator))
         if self._constraint is not None:
             self._constraint.accept(token)
         if self._penalised:

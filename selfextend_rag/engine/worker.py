@@ -7,22 +7,22 @@ wait for the outcome of a job in their own thread or event loop.
 from __future__ import annotations
 
 import asyncio
-import atexit
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, wait
-from functools import cache
-from typing import Any, Generic, TypeVar
-from weakref import WeakKeyDictionary, WeakSet
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from torch import nn
 
 from selfextend_rag.engine.run import Cancelled, is_cancelled
 from selfextend_rag.model import ModelLock, lock_of
+from selfextend_rag.model.verify import never
 
 T = TypeVar("T")
 _V = TypeVar("_V")
+_SomeJob: TypeAlias = "Job[Any]"
 
 _SECONDS_BETWEEN_LOOKS = 0.1
 
@@ -46,23 +46,19 @@ class Job(Generic[T]):
         self.outcome.set_running_or_notify_cancel()  # one that waits can't cancel it for others
         self.stopped = threading.Event()
         self._worker = worker
+        self._guard = threading.Lock()
         self._work: Callable[[Callable[[], bool]], T] | None = work
         self._asked = is_cancelled(cancelled)
-        self._foreign = cancelled is not None
-        self._begun = False
         worker.submit(self)
 
-    def is_cancelled(self) -> bool:
-        """Return whether the work is to end."""
-        return self.stopped.is_set() or self._asked()
-
     def run(self) -> None:
-        """Do the work, in this thread."""
-        self._begun = True
-        work, self._work = self._work, None
-        assert work is not None
+        """Do the work, unless another thread has begun it."""
+        with self._guard:
+            work, self._work = self._work, None
+        if work is None:
+            return
         try:
-            outcome = work(self.is_cancelled)
+            outcome = work(lambda: self.stopped.is_set() or self._asked())
         except BaseException as error:  # noqa: BLE001 - raised in the thread that waits
             self.outcome.set_exception(error)
         else:
@@ -71,8 +67,7 @@ class Job(Generic[T]):
     def stop(self) -> None:
         """End the work between two chunks or tokens; at once if it has not begun."""
         self.stopped.set()
-        if self._worker.withdraw(self):
-            self.run()  # the model does not run: it is cancelled
+        self.run()  # the model does not run: it is cancelled
 
     def close(self) -> None:
         """Stop, and wait until the model is free of it."""
@@ -81,16 +76,12 @@ class Job(Generic[T]):
             wait([self.outcome])
 
     def result(self) -> T:
-        """Return what the work returned, or raise what it raised; see ``wait_for``."""
+        """Wait, and return what the work returned, or raise what it raised; see ``wait_for``."""
         try:
             return self.wait_for(self.outcome)
         except BaseException:
             self.stop()  # of no effect if it has ended
             raise
-
-    async def aresult(self) -> T:
-        """Do as ``result`` with the event loop free; a cancelled task stops the work."""
-        return await self.await_for(self.outcome)
 
     def wait_for(self, future: Future[_V]) -> _V:
         """Return what a future brings that this job completes.
@@ -98,77 +89,58 @@ class Job(Generic[T]):
         Raises:
             RuntimeError: the job can't run before this thread continues.
         """
-        while True:
-            if not future.done():
-                self._worker.refuse_wait()
-            try:
-                # The caller's event or function can't wake this thread while the job is queued.
-                return future.result(self._patience())
-            except TimeoutError:
-                if future.done():
-                    raise
-                self._withdraw_if_cancelled()
+        if not future.done():
+            self._worker.refuse_wait()
+        while self._is_looked_at() and wait([future], _SECONDS_BETWEEN_LOOKS).not_done:
+            self._look()
+        return future.result()
 
     async def await_for(self, future: Future[_V]) -> _V:
         """Do as ``wait_for`` with the event loop free; a cancelled task stops the work."""
         wrapped = asyncio.wrap_future(future)
         try:
-            while (patience := self._patience()) is not None:
-                if (await asyncio.wait({wrapped}, timeout=patience))[0]:
+            while self._is_looked_at():
+                if (await asyncio.wait({wrapped}, timeout=_SECONDS_BETWEEN_LOOKS))[0]:
                     break
-                self._withdraw_if_cancelled()
+                self._look()
             return await wrapped
         except asyncio.CancelledError:
             self.stop()
             raise
 
-    def _patience(self) -> float | None:
-        return None if self._begun or not self._foreign else _SECONDS_BETWEEN_LOOKS
+    def _is_looked_at(self) -> bool:
+        """Return whether its caller may still withdraw it, by what can't wake a thread."""
+        return self._work is not None and self._asked is not never
 
-    def _withdraw_if_cancelled(self) -> None:
-        if not self._begun and self._asked():
+    def _look(self) -> None:
+        if self._is_looked_at() and self._asked():
             self.stop()
 
 
 class ModelWorker:
-    """Runs jobs on one model in the order in which they came.
-
-    Args:
-        lock: the model's; a thread that holds it can't wait for a job.
-    """
+    """Runs jobs on one model, whose lock is given, in the order in which they came."""
 
     def __init__(self, lock: ModelLock) -> None:
         self._lock = lock
         self._guard = threading.Lock()
-        self._queue: deque[Job[Any]] = deque()
-        self._current: Job[Any] | None = None
-        self._thread: threading.Thread | None = None
+        self._jobs: deque[_SomeJob] = deque()  # the first one runs
+        self._threads: list[threading.Thread] = []  # one, while there are jobs
+        weakref.finalize(self, _stop_at_exit, self._jobs, self._threads)
 
     def submit(self, job: Job[T]) -> None:
         """Put a job at the end of the queue."""
-        _stop_all_at_exit()
         with self._guard:
-            self._queue.append(job)
-            if self._thread is None:
+            self._jobs.append(job)
+            if not self._threads:
                 # A daemon, or work that nobody waits for would keep the program from ending; at
                 # exit it is stopped instead, because torch must not be torn down under it.
-                self._thread = threading.Thread(
-                    target=self._run, name="selfextend-rag", daemon=True
-                )
-                _busy.add(self)
-                self._thread.start()
-
-    def withdraw(self, job: Job[T]) -> bool:
-        """Take a job out of the queue; False if it is not there, because it has begun."""
-        with self._guard:
-            if job not in self._queue:
-                return False
-            self._queue.remove(job)
-            return True
+                thread = threading.Thread(None, self._run, "selfextend-rag", daemon=True)
+                self._threads.append(thread)
+                thread.start()
 
     def is_current(self) -> bool:
         """Return whether this is the worker's thread."""
-        return threading.current_thread() is self._thread
+        return threading.current_thread() in self._threads
 
     def refuse_wait(self) -> None:
         """Refuse to wait for a job that can't run before this thread continues.
@@ -183,33 +155,26 @@ class ModelWorker:
                 "this one has ended"
             )
 
-    def stop(self) -> None:
-        """End all work, at once or between two chunks or tokens, and wait for the thread."""
-        with self._guard:
-            thread, queued, current = self._thread, list(self._queue), self._current
-            self._queue.clear()
-        for job in queued:
-            job.stopped.set()
-        if current is not None:
-            current.stopped.set()
-        if thread is not None and thread is not threading.current_thread():
-            thread.join()
-
     def _run(self) -> None:
         while True:
+            self._jobs[0].run()
             with self._guard:
-                if not self._queue:
-                    self._thread = self._current = None
-                    _busy.discard(self)
+                self._jobs.popleft()
+                if not self._jobs:
+                    self._threads.clear()
                     return
-                job = self._current = self._queue.popleft()
-            job.run()
-            del job
 
 
-_workers: WeakKeyDictionary[nn.Module, ModelWorker] = WeakKeyDictionary()
+def _stop_at_exit(jobs: deque[_SomeJob], threads: list[threading.Thread]) -> None:
+    """End a worker's jobs, at once or between two chunks or tokens, and wait for its thread."""
+    for job in tuple(jobs):
+        job.stopped.set()
+    for thread in tuple(threads):
+        thread.join()
+
+
+_workers: weakref.WeakKeyDictionary[nn.Module, ModelWorker] = weakref.WeakKeyDictionary()
 _workers_guard = threading.Lock()
-_busy: WeakSet[ModelWorker] = WeakSet()
 
 
 def worker_of(model: nn.Module) -> ModelWorker:
@@ -220,37 +185,18 @@ def worker_of(model: nn.Module) -> ModelWorker:
         return _workers[model]
 
 
-@cache
-def _stop_all_at_exit() -> None:
-    def stop_all() -> None:
-        for worker in tuple(_busy):
-            worker.stop()
-
-    atexit.register(stop_all)
-
-
 async def in_thread(work: Callable[[], T], cancelled: threading.Event | None = None) -> T:
     """Run work that waits for a model in a thread of its own, with the event loop free.
 
-    Not in the loop's pool: it may take minutes, and a few such calls would fill the pool.
-
-    Args:
-        work: what to do; what it raises is raised here.
-        cancelled: set when the task that waits is cancelled; the thread is not waited for then.
+    Not in the loop's pool: it may take minutes, and a few such calls would fill the pool. When the
+    task that waits is cancelled, ``cancelled`` is set, and the thread is not waited for.
     """
-    outcome: Future[T] = Future()
-    outcome.set_running_or_notify_cancel()
-
-    def run() -> None:
-        try:
-            outcome.set_result(work())
-        except BaseException as error:  # noqa: BLE001 - raised in the task that waits
-            outcome.set_exception(error)
-
-    threading.Thread(target=run, name="selfextend-rag-call").start()
+    thread = ThreadPoolExecutor(1, "selfextend-rag-call")
     try:
-        return await asyncio.wrap_future(outcome)
+        return await asyncio.wrap_future(thread.submit(work))
     except asyncio.CancelledError:
         if cancelled is not None:
             cancelled.set()
         raise
+    finally:
+        thread.shutdown(wait=False)

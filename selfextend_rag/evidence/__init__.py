@@ -1,7 +1,6 @@
 """Where in the documents an answer comes from, by the model's own attention."""
 
-from selfextend_rag.evidence.ranges import TokenRanges
-from selfextend_rag.evidence.spans import Evidence, find_evidence
+from selfextend_rag.evidence.spans import Evidence, TokenRanges, find_evidence
 from selfextend_rag.evidence.watch import AttentionWatch
 
 __all__ = ["AttentionWatch", "Evidence", "TokenRanges", "find_evidence"]

@@ -1,23 +1,18 @@
-"""From the weight of each token to the passages of documents that an answer rests on."""
+"""Which part of which document each token came from, and the passages that an answer rests on."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from selfextend_rag.documents import Document
-from selfextend_rag.evidence.ranges import TokenRanges
 
-WINDOW = 12
-"""Tokens that are looked at together."""
-TOP = 3
-"""The most passages that are returned."""
-
+WINDOW = 12  # tokens that are looked at together
+TOP = 3  # the most passages that are returned
 _SINKS = 2  # tokens at the start of a prompt, which draw attention whatever they are
 _CORE = 0.9  # share of a window's weight that its core has
 _LEAST = 0.1  # share of the best passage's weight below which no passage is worth showing
@@ -25,6 +20,76 @@ _REACH = 240  # characters within which a sentence's border is looked for
 
 _SENTENCE_END = re.compile(r"[.!?]+[\"'\u2019\u201d)\]]*(?=\s|$)|[\u3002\uff01\uff1f]+|(?=\n\s*\n)")
 _SPACE = re.compile(r"\s+")
+
+Integers = NDArray[np.int64]
+Weights = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TokenRanges:
+    """For each token of a prompt's beginning, a document and a range of its characters.
+
+    Within a document each token begins where the one before it ends. A token that holds only the
+    rest of a character has an empty range at that character's end.
+
+    Args:
+        document: which document, counted from 0; -1 for titles, separators and the template.
+        start: first character in the document's text.
+        end: the character after the last.
+    """
+
+    document: Integers
+    start: Integers
+    end: Integers
+
+    def __len__(self) -> int:
+        return len(self.document)
+
+    def within_other(self, tokens: Sequence[int], others: Sequence[int]) -> TokenRanges | None:
+        """Return these ranges, of ``tokens``, for others, such as of a template with another date.
+
+        Returns:
+            None if they differ elsewhere than before the first document.
+        """
+        held = np.flatnonzero(self.document >= 0)
+        kept = len(tokens) - (int(held[0]) if len(held) else 0)
+        if kept > len(others) or tuple(tokens[-kept:]) != tuple(others[-kept:]):
+            return None
+        shift = len(others) - kept
+        parts = ((-1, self.document), (0, self.start), (0, self.end))
+        return TokenRanges(*(np.append(np.full(shift, x), mine[-kept:]) for x, mine in parts))
+
+    @classmethod
+    def within(
+        cls, ends: list[int], begins: list[int], starts: list[int], stops: list[int]
+    ) -> TokenRanges | None:
+        """Return ranges from where tokens end in a text that holds documents, in order.
+
+        Args:
+            ends: the character before which each token ends; it begins where the last one ended.
+            begins: where in the text each document's character 0 is, or would be.
+            starts: the first character of each document that the text has.
+            stops: the character after its last.
+
+        Returns:
+            None if one token holds parts of two documents, which can't be separated.
+        """
+        last = np.asarray(ends, dtype=np.int64)
+        first = np.concatenate([np.zeros(1, np.int64), last[:-1]]) if len(last) else last
+        begin, start, stop = (np.asarray(x, dtype=np.int64) for x in (begins, starts, stops))
+        # An empty range is the rest of a character that a token before it began.
+        looked_up = np.where(first == last, first - 1, first)
+        found = np.searchsorted(stop, looked_up, side="right")
+        known = np.minimum(found, len(stop) - 1)
+        inside = (found < len(stop)) & (start[known] < last)
+        following = np.append(start[1:], np.iinfo(np.int64).max)
+        if bool((inside & (following[known] < last)).any()):
+            return None
+        return cls(
+            np.where(inside, known, -1),
+            np.where(inside, np.maximum(first, start[known]) - begin[known], 0),
+            np.where(inside, np.minimum(last, stop[known]) - begin[known], 0),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +114,7 @@ class Evidence:
     text: str
     title: str
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return the passage as JSON values."""
         return asdict(self)
 
@@ -63,7 +128,7 @@ class _Span:
 
 
 def find_evidence(
-    mass: NDArray[np.floating[Any]],
+    mass: Weights,
     ranges: TokenRanges,
     documents: Sequence[Document],
     *,
@@ -79,7 +144,7 @@ def find_evidence(
     Args:
         mass: the weight of each token of the prompt; tokens past ``ranges`` do not count.
         ranges: what the prompt's tokens hold of the documents.
-        documents: the documents.
+        documents: in the order that the ranges count them in.
         top: how many passages to return at most; those with less than a tenth of the heaviest
             one's weight are left out.
         window: tokens to look at together.
@@ -103,25 +168,21 @@ def find_evidence(
         spans.append(span)
     spans.sort(key=lambda s: (-s.score, s.document, s.start))
     least = max(_LEAST * spans[0].score, 1e-12) if spans else 0.0
-    return tuple(_evidence(s, documents) for s in spans if s.score >= least)
+    return tuple(_evidence(s, documents[s.document]) for s in spans if s.score >= least)
 
 
 class _Windows:
     """All windows of tokens within one document."""
 
-    def __init__(
-        self, weights: NDArray[np.floating[Any]], document: NDArray[np.int64], width: int
-    ) -> None:
-        self.weights = weights
-        self.starts, self.ends = [], []
+    def __init__(self, weights: Weights, document: Integers, width: int) -> None:
+        self.weights, starts, ends = weights, [], []
         borders = np.flatnonzero(np.diff(document)) + 1
         for first, last in zip([0, *borders], [*borders, len(document)], strict=True):
             if len(document) and document[first] >= 0:
                 begins = np.arange(first, max(first, last - width) + 1)
-                self.starts.append(begins)
-                self.ends.append(np.minimum(begins + width, last))
-        self.start = np.concatenate(self.starts)
-        self.end = np.concatenate(self.ends)
+                starts.append(begins)
+                ends.append(np.minimum(begins + width, last))
+        self.start, self.end = np.concatenate(starts), np.concatenate(ends)
         sums = np.concatenate([[0.0], np.cumsum(weights)])
         self.sums = sums[self.end] - sums[self.start]
 
@@ -165,8 +226,8 @@ def _left(text: str, start: int) -> int:
     """Return where the sentence around ``start`` begins, or its word."""
     reach = max(0, start - _REACH)
     # One character more is looked at: a point within a number ends no sentence.
-    found = (sentence.end() for sentence in _SENTENCE_END.finditer(text, reach, start + 1))
-    ends = [end for end in found if end <= start]
+    found = _SENTENCE_END.finditer(text, reach, start + 1)
+    ends = [sentence.end() for sentence in found if sentence.end() <= start]
     if ends or reach == 0:
         border = ends[-1] if ends else 0
     else:
@@ -206,7 +267,6 @@ def _inside(span: _Span, ranges: TokenRanges) -> slice:
     return slice(int(tokens[0]), int(tokens[-1]) + 1)
 
 
-def _evidence(span: _Span, documents: Sequence[Document]) -> Evidence:
-    document = documents[span.document]
+def _evidence(span: _Span, document: Document) -> Evidence:
     text = document.text[span.start : span.end]
     return Evidence(document.id, span.start, span.end, span.score, text, document.title)

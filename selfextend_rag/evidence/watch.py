@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,12 +24,9 @@ _SPARE = 16  # of the latest queries, which may prove to be no part of the answe
 class AttentionWatch:
     """The attention of a run's answers, as an `Observer` of the engine.
 
-    Each position that counts is noted with its answer, whether the model runs one answer or a token
-    of each of several.
-
     Args:
-        prompt_tokens: tokens of each whole prompt.
-        every_layer: count all layers.
+        prompt_tokens: how many tokens each whole prompt has.
+        every_layer: count all layers, not the middle half alone.
     """
 
     def __init__(self, prompt_tokens: Sequence[int], *, every_layer: bool = False) -> None:
@@ -65,11 +62,10 @@ class AttentionWatch:
 
     def _begin_forward(self, model: nn.Module, args: object, kwargs: dict[str, Any]) -> None:
         cache = kwargs["past_key_values"]
+        ends = [cache.get_seq_length() + kwargs["input_ids"].shape[1]]
         self._by_rows = isinstance(cache, RowsCache)
         if isinstance(cache, RowsCache):
             ends = [position + 1 for position in cache.positions]
-        else:
-            ends = [cache.get_seq_length() + kwargs["input_ids"].shape[1]]
         for answer, end in zip(self._running, ends, strict=False):
             answer.begin_forward(end)
 
@@ -126,39 +122,34 @@ class AnswerWatch:
 
     def see(self, call: AttentionCall) -> None:
         """Note a call of the answer's alone."""
+        if not self._complete:
+            self._layers.setdefault(call.module, _WatchedLayer())
         layer = self._layers.get(call.module)
-        if layer is None:
-            if self._complete:
-                return
-            layer = self._layers[call.module] = _WatchedLayer()
-        if self._end >= self._prompt:
+        if layer is not None and self._end >= self._prompt:
             layer.see(call, self._end, self._forwards)
 
     @property
     def is_due(self) -> bool:
         """Return whether so many queries are kept that they should be weighed."""
-        return any(layer.kept >= _AT_ONCE + _SPARE for layer in self._layers.values())
+        return any(len(x.queries) >= _AT_ONCE + _SPARE for x in self._layers.values())
 
     @torch.inference_mode()
     def weigh(self, names: Mapping[nn.Module, str], *, ended: bool) -> None:
         """Weigh many queries, or all that count once the answer has ended."""
         if not ended:
             for layer in self._layers.values():
-                layer.weigh_first(_AT_ONCE)
-            return
-        if not self.answer_tokens:
+                layer.weigh(_AT_ONCE)
+        if not ended or not self.answer_tokens:
             return
         self._leave_out()
-        total: NDArray[np.float64] | None = None
         for module, layer in self._layers.items():
-            layer.weigh(self.answer_tokens)
+            layer.weigh(self.answer_tokens - layer.weighed)
             if layer.reason:
                 self.skipped[names.get(module, type(module).__name__)] = layer.reason
                 continue
-            total = np.zeros(self._end) if total is None else total
+            self.mass = np.zeros(self._end) if self.mass is None else self.mass
             for first, found in layer.masses:
-                total[first : first + len(found)] += found.double().cpu().numpy()
-        self.mass = total
+                self.mass[first : first + len(found)] += found.double().cpu().numpy()
         self.forget()
 
     def forget(self) -> None:
@@ -171,9 +162,15 @@ class AnswerWatch:
         if self._complete or self._every_layer:
             return
         self._complete = True
-        modules = list(self._layers)
-        for module in (*modules[: len(modules) // 4], *modules[len(modules) - len(modules) // 4 :]):
-            del self._layers[module]
+        layers, edge = list(self._layers.items()), len(self._layers) // 4
+        self._layers = dict(layers[edge : len(layers) - edge])
+
+
+class _Query(NamedTuple):
+    position: int
+    vector: Tensor  # [H, 1, D]
+    start: int  # the first position that it sees
+    bias: Tensor | None  # [S], added to its scores
 
 
 class _WatchedLayer:
@@ -185,89 +182,58 @@ class _WatchedLayer:
 
     def __init__(self) -> None:
         self.reason = ""
+        self.queries: list[_Query] = []
+        self.weighed = 0  # queries
         self.masses: list[tuple[int, Tensor]] = []  # position of the first key, [S]
-        self._end = 0  # position after the latest token
-        self._forward = 0
-        self._queries: list[tuple[int, Tensor, int, Tensor | None]] = []
-        self._taken = 0  # queries that have been weighed
+        self._end = self._forward = 0  # position after the latest token, and its forward
         self._keys: list[Tensor] = []
         self._layer: FullLayer | None = None  # has the keys, where it is known
         self._drops = False
         self._scoring: Scoring | None = None
         self._grouped_keys: GroupedKeys | None = None
 
-    @property
-    def kept(self) -> int:
-        """Return how many queries are kept."""
-        return len(self._queries)
-
     def see(self, call: AttentionCall, end: int, forward: int) -> None:
-        """Note a call's last query.
-
-        Args:
-            call: the call.
-            end: the position after that query's.
-            forward: a number of the model's forward in which it happens.
-        """
+        """Note a call's last query, the one before position ``end``, in a forward of the model."""
         self.reason = self.reason or _unsupported_reason(call)
         if not self.reason and forward == self._forward:
             self.reason = "attends more than once for a token"
-        if self.reason:
-            self._forget()
-            return
-        first = self._end == 0
-        self._end, self._forward = end, forward
+        layer = call.layer if isinstance(call.layer, FullLayer) else None
         window = None if call.is_extended else call.arguments.get("sliding_window")
         # Of a row behind others' shared keys the call has the newest key alone.
         total = end if self._layer is not None else call.key.shape[2]
-        if first:
+        if self._end == 0:
             self._drops = total < end or window is not None
-        if total > end:
+        if not self.reason and total > end:
             self.reason = f"has {total} keys for {end} tokens"
-            return
-        if self._drops and self._keys:
-            self._keys.append(call.key[:, :, -1:].clone())
-        elif total == end or self._drops:
-            self._take_keys(call)
-        else:
+        if not self.reason and total < end and not self._drops:
             self.reason = f"keeps {total} of {end} keys, and does not say which"
+        if self.reason:
+            self.queries, self._keys, self._layer = [], [], None
             return
+        self._end, self._forward = end, forward
+        if not self._drops:
+            self._layer, self._keys = layer, [call.key] if layer is None else []
+        elif self._keys:
+            self._keys.append(call.key[:, :, -1:].clone())
+        else:
+            self._keys = [call.key if layer is None else call.key.clone()]
         start = max(end - total, 0 if window is None else end - int(window))
-        row = _row(call.mask, total)
         # The query of a prefill is a part of many: a copy releases the others.
         query = call.query[0, :, -1:].clone()
-        self._queries.append((end - 1, query, start, row))
+        self.queries.append(_Query(end - 1, query, start, _bias_of(call.mask, total)))
         self._scoring = call.scoring
-        self._grouped_keys = call.layer.grouped_keys if isinstance(call.layer, FullLayer) else None
+        self._grouped_keys = None if layer is None else layer.grouped_keys
 
-    def _take_keys(self, call: AttentionCall) -> None:
-        layer = call.layer if isinstance(call.layer, FullLayer) else None
-        if self._drops:
-            self._keys = [call.key if layer is None else call.key.clone()]
-        elif layer is None:
-            self._keys = [call.key]
-        else:
-            self._layer = layer
-
-    def weigh(self, answer_tokens: int) -> None:
-        """Weigh the queries that are left, up to as many as the answer has tokens."""
-        self.weigh_first(max(1, answer_tokens) - self._taken)
-        self._forget()
-
-    def _forget(self) -> None:
-        self._queries, self._keys, self._layer = [], [], None
-
-    def weigh_first(self, count: int) -> None:
+    def weigh(self, count: int) -> None:
         """Weigh so many of the queries, the earliest first."""
-        batch, self._queries = self._queries[:count], self._queries[count:]
+        batch, self.queries = self.queries[:count], self.queries[count:]
         if not batch or self._scoring is None:
             return
-        self._taken += len(batch)
+        self.weighed += len(batch)
         keys = self._all_keys()
         first = self._end - keys.shape[2]
-        positions, queries, starts, rows = zip(*batch, strict=True)
-        on = keys.device
-        last = positions[-1] + 1 - first
+        positions, queries, starts, biases = zip(*batch, strict=True)
+        last, on = positions[-1] + 1 - first, keys.device
         scores = attention_mass(
             torch.cat(queries, dim=1),
             keys[0] if isinstance(self._scoring, AttentionSpec) else keys[0, :, :last],
@@ -275,20 +241,21 @@ class _WatchedLayer:
             positions=torch.tensor(positions, device=on),
             first_key=first,
             starts=torch.tensor(starts, device=on) if self._drops else None,
-            bias=_bias(rows, [p + 1 - first for p in positions], last),
+            bias=_biases(biases, [p + 1 - first for p in positions], last),
             grouped_keys=self._grouped_keys,
         )
         self.masses.append((first, scores.sum(0)))
         if self._drops and len(self._keys) > 1:
-            begin = min((start for _, _, start, _ in self._queries), default=self._end)
+            begin = min((query.start for query in self.queries), default=self._end)
             self._keys = [keys[:, :, min(begin - first, keys.shape[2] - 1) :]]
 
     def _all_keys(self) -> Tensor:
-        if isinstance(self._layer, QuantisedLayer):
-            return self._layer.restored_keys()
-        if self._layer is not None and self._layer.keys is not None:
-            return self._layer.keys
-        return torch.cat(self._keys, dim=2) if len(self._keys) > 1 else self._keys[0]
+        layer, keys = self._layer, self._keys
+        if isinstance(layer, QuantisedLayer):
+            return layer.restored_keys()
+        if layer is not None and layer.keys is not None:
+            return layer.keys
+        return torch.cat(keys, dim=2) if len(keys) > 1 else keys[0]
 
 
 def _unsupported_reason(call: AttentionCall) -> str:
@@ -303,23 +270,22 @@ def _unsupported_reason(call: AttentionCall) -> str:
     return ""
 
 
-def _row(mask: Tensor | None, total: int) -> Tensor | None:
+def _bias_of(mask: Tensor | None, total: int) -> Tensor | None:
     """Return what a mask adds to the scores of the last query, ``[S]``; None for nothing."""
     if mask is None:
         return None
-    row = mask[0] if mask.ndim == 2 else mask[0, 0, -1]
-    row = row[:total]
+    row = (mask[0] if mask.ndim == 2 else mask[0, 0, -1])[:total]
     if row.dtype == torch.bool:
         row = torch.zeros(row.shape, device=row.device).masked_fill_(~row, -torch.inf)
     return row.clone() if bool(row.any()) else None
 
 
-def _bias(rows: tuple[Tensor | None, ...], ends: list[int], total: int) -> Tensor | None:
+def _biases(rows: Sequence[Tensor | None], ends: list[int], total: int) -> Tensor | None:
     """Return the rows, each of which ends at its query, in order over all keys."""
-    given = next((row for row in rows if row is not None), None)
-    if given is None:
+    given = [row for row in rows if row is not None]
+    if not given:
         return None
-    bias = given.new_zeros((len(rows), total))
+    bias = given[0].new_zeros((len(rows), total))
     for place, row, end in zip(bias, rows, ends, strict=True):
         if row is not None:
             place[max(0, end - len(row)) : end] = row[max(0, len(row) - end) :]

@@ -31,6 +31,7 @@ from selfextend_rag.engine import (
     Reserve,
     Run,
     Usage,
+    end_tokens,
     worker_of,
 )
 from selfextend_rag.evidence import AttentionWatch, Evidence, TokenRanges, find_evidence
@@ -196,7 +197,7 @@ class TextRunner:
         fields["stop"] = [text for x in texts for text in ((x,) if isinstance(x, str) else x)]
         if fields.get("stop_token_ids") is None:
             end = self.prompts.codec.tokenizer.eos_token_id
-            ends = dict.fromkeys((*self.engine.end_tokens(), *(() if end is None else (end,))))
+            ends = dict.fromkeys((*end_tokens(self.engine.model), *(() if end is None else (end,))))
             fields["stop_token_ids"] = tuple(ends)
         return GenerationSettings(**fields)
 
@@ -259,7 +260,7 @@ class TextRunner:
                     if watch is not None:
                         watch.answers[index].answer_tokens = text.tokens
                     if text.stopped:
-                        answers.stop(index)
+                        answers[index].end()
                     if part:
                         put(index, part)
         for index, text in enumerate(texts):
@@ -312,13 +313,13 @@ class _Text:
 
     def answer(self, answers: Answers, index: int) -> Answer:
         """Return the whole answer, once it has ended."""
-        reason: AnswerReason | None = "stop" if self.stopped else answers.finish_reason(index)
+        reason: AnswerReason | None = "stop" if self.stopped else answers[index].finish_reason
         assert reason is not None
         calls, unfinished = self._reader.calls()
         return Answer(
             text="".join(self._parts),
             finish_reason="tool_calls" if calls and reason == "stop" else reason,
-            usage=answers.usage(index),
+            usage=answers[index].usage,
             plan=self._plan,
             tool_calls=calls,
             unfinished_call=unfinished,
@@ -384,7 +385,7 @@ class TextStream(Iterator[str], AsyncIterator[str]):
 
     async def aanswer(self) -> Answer:
         """Return ``answer`` once it is there."""
-        return await self._job.aresult()
+        return await self._job.await_for(self._job.outcome)
 
     def close(self) -> None:
         """End the work and wait until the model is free; ``answer`` has what there is."""

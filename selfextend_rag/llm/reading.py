@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Unpack, cast
 
 from selfextend_rag.cache.cache import bytes_by_device
-from selfextend_rag.engine import Job, Run, rows
+from selfextend_rag.engine import Job, Run
 from selfextend_rag.errors import CacheMismatchError, GenerationCancelled, SelfExtendError
 from selfextend_rag.llm import saved
 from selfextend_rag.llm.answer import (
@@ -190,7 +190,7 @@ class Reading:
             held = bytes_by_device(self._prefix.cache)
             most = budget.most_rows(self.plan, self._own_tokens(prompts), most, held)
         try:
-            if most > 1 and rows.unsupported_reason(self._runner.engine, self._prefix, cancelled):
+            if most > 1 and self._runner.engine.rows_unsupported_reason(self._prefix, cancelled):
                 return 1
         except GenerationCancelled:
             return 1  # the answers say it

@@ -18,8 +18,7 @@ from safetensors import safe_open
 
 from selfextend_rag.cache import SelfExtendCache, persist
 from selfextend_rag.cache.persist import snapshot
-from selfextend_rag.engine import Engine, GenerationSettings
-from selfextend_rag.engine.prefix import CachedPrefix
+from selfextend_rag.engine import CachedPrefix, Engine, GenerationSettings
 from selfextend_rag.errors import CacheMismatchError, CorruptReadingError, ReadingFileError
 from selfextend_rag.positions import SelfExtend
 from tests import zoo

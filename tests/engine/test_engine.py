@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, Gemma3TextConfig, Lfm2Config
 
 from selfextend_rag.engine import Engine, GenerationSettings
 from selfextend_rag.errors import CacheMismatchError, GenerationCancelled
+from selfextend_rag.evidence import AttentionWatch
 from selfextend_rag.model import current_settings, extend, extended, is_extended
 from selfextend_rag.positions import SelfExtend
 from tests.tiny import tiny_llama
@@ -124,6 +125,22 @@ def test_a_forward_that_fails_midway_leaves_the_prefix_usable(model):
     with pytest.raises(MemoryError):
         list(engine.generate(PROMPT, greedy(), prefix=prefix))
     hook.remove()
+    assert list(engine.generate(PROMPT, greedy(), prefix=prefix)) == fresh
+
+
+def test_an_observer_that_fails_leaves_the_prefix_usable(model):
+    """What it had been asked about stayed in the cache, behind the prefix."""
+    engine = Engine(model)
+    prefix = engine.prefill(PROMPT[:50], settings=SelfExtend(4, 16))
+    fresh = list(engine.generate(PROMPT, greedy(), prefix=prefix))
+
+    class Failing(AttentionWatch):
+        def weigh(self, answer, *, ended):
+            raise MemoryError("no space for the weights")
+
+    with pytest.raises(MemoryError):
+        list(engine.generate(PROMPT, greedy(), prefix=prefix, observer=Failing([len(PROMPT)])))
+    assert prefix.cache.get_seq_length() == 50
     assert list(engine.generate(PROMPT, greedy(), prefix=prefix)) == fresh
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfextend_rag.documents import Document
-from selfextend_rag.evidence import Evidence, TokenRanges, find_evidence
+from selfextend_rag.evidence import Evidence, find_evidence
 from selfextend_rag.llm import PromptBuilder
 from tests.tiny import byte_tokenizer
 
@@ -170,11 +170,6 @@ def test_passages_are_apart_within_their_documents_and_in_order(docs, seed, peak
         taken |= characters
     if bool((packed.ranges.document[2:] >= 0).any()):
         assert passages
-
-
-def test_a_range_is_asked_for_by_token():
-    ranges = TokenRanges(np.array([-1, 0]), np.array([0, 2]), np.array([0, 4]))
-    assert (ranges.of(0), ranges.of(1), len(ranges)) == (None, (0, 2, 4), 2)
 
 
 def test_evidence_is_json():

@@ -94,6 +94,13 @@ def test_chunks_and_reused_prefixes_weigh_the_same(tiny, extension, chunk, read)
 
 
 @WAYS
+def test_the_only_query_of_a_short_answer_sees_its_neighbors_as_they_are(tiny, extension):
+    """The block of keys that ends at it was taken from the grouped ones, which end before."""
+    tokens, watch = answer(Engine(tiny), PROMPT, extension, new=1)
+    assert_close(watch.mass, expected(tiny, PROMPT, tokens, extension), 1e-6)
+
+
+@WAYS
 def test_a_long_answer_is_weighed_in_batches(tiny, extension, monkeypatch):
     monkeypatch.setattr("selfextend_rag.evidence.watch._AT_ONCE", 5)
     monkeypatch.setattr("selfextend_rag.evidence.watch._SPARE", 3)

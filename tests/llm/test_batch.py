@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, DeepseekV2Config, Gemma3TextConfig, Lfm2Config
 
-from selfextend_rag.engine import decode, rows
+from selfextend_rag.engine import decode
 from selfextend_rag.engine.sampling import Sampler
 from selfextend_rag.errors import ConstraintError, ContextBudgetExceeded
 from selfextend_rag.llm import KeptReadings, LongContextLLM
@@ -154,7 +154,7 @@ def test_a_sliding_model_from_disk_answers_batches_alike(tmp_path):
     loaded = llm.load(tmp_path / "reading.kv")
     for one in (reading, loaded):
         assert same(one.ask_batch(QUESTIONS, **FREE), alone)
-        assert rows.unsupported_reason(llm.engine, one._prefix) == ""
+        assert llm.engine.rows_unsupported_reason(one._prefix) == ""
 
 
 def test_a_reading_that_was_evicted_and_is_made_again_answers_batches_alike(llm):
@@ -176,9 +176,9 @@ def sizes(monkeypatch):
     """How many rows each step of a batch has."""
     seen, real = [], decode.step
 
-    def step(engine, rows, tokens, prefix):
+    def step(model, rows, tokens, prefix):
         seen.append(len(rows))
-        return real(engine, rows, tokens, prefix)
+        return real(model, rows, tokens, prefix)
 
     monkeypatch.setattr(decode, "step", step)
     return seen

@@ -9,6 +9,7 @@ import torch
 
 from selfextend_rag import SelfExtend, extended
 from selfextend_rag.engine import Engine
+from selfextend_rag.engine.run import forward
 from selfextend_rag.errors import UnknownMemoryError, UnsupportedModelError
 from selfextend_rag.llm.memory import memory_of_model
 from selfextend_rag.model import support
@@ -66,8 +67,8 @@ def measured_and_predicted(model, settings, kv_bits=None):
     found = [(prefix.cache.nbytes, predicted(shapes, read))]
     switched = extended(model, settings) if settings else contextlib.nullcontext()
     with prefix.borrowed() as cache, switched:
-        engine.forward([(5, 6, 7)], cache)
-        engine.forward([(8,)], cache)
+        forward(engine.model, [(5, 6, 7)], cache)
+        forward(engine.model, [(8,)], cache)
         found.append((cache.nbytes, predicted(shapes, asked)))
     return found
 

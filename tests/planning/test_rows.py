@@ -7,7 +7,8 @@ import torch
 
 from selfextend_rag import SelfExtend
 from selfextend_rag.cache import Row
-from selfextend_rag.engine import BatchPrompt, Engine, GenerationSettings, Run, rows
+from selfextend_rag.engine import BatchPrompt, Engine, GenerationSettings, Run
+from selfextend_rag.engine.run import feed
 from selfextend_rag.planning import ContextPlan, DeviceMemory, MemoryBudget
 from tests import zoo
 from tests.planning.test_workspace import memory_of, peak_bytes
@@ -38,7 +39,7 @@ def test_no_batch_needs_more_than_the_bound(family, bits, chunk, settings):
     engine = Engine(zoo.build(family), chunk_size=chunk, kv_bits=bits)
     tokens = torch.randint(4, 90, (200,)).tolist()
     few = engine.prefill(tokens[:8], settings=settings)
-    assert rows.unsupported_reason(engine, few) == ""  # the model has been measured, once for all
+    assert engine.rows_unsupported_reason(few) == ""  # the model has been measured, once for all
     plan, memory = plan_of(len(tokens), settings, chunk), memory_of(engine.model, bits)
     prompts = asked(tokens, 17)
 
@@ -59,7 +60,7 @@ def test_the_bound_is_not_loose(family, bits):
     tokens = torch.randint(4, 90, (300,)).tolist()
     prefix = engine.prefill(tokens, capacity=400)
     with prefix.borrowed() as cache:
-        engine.feed(tuple(tokens[:QUESTION]), len(prefix), cache, Run())
+        feed(engine.model, tuple(tokens[:QUESTION]), len(prefix), cache, Run(), QUESTION)
         row = Row(cache, len(prefix), QUESTION + ANSWER)
     memory, plan = memory_of(engine.model, bits), plan_of(300, None, 64)
     sixteen = MemoryBudget(memory).rows_bytes(plan, QUESTION + ANSWER, 16)["cpu"]

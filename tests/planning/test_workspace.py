@@ -12,6 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from selfextend_rag import SelfExtend, extended
 from selfextend_rag.engine import Engine
+from selfextend_rag.engine.run import forward
 from selfextend_rag.model import support
 from selfextend_rag.model.footprint import layer_shapes, work_shape
 from selfextend_rag.planning.memory import DeviceShare, ModelMemory
@@ -77,9 +78,9 @@ def peak_and_bound(model, prompt, chunk, settings, later=20, kv_bits=None):
         prefix = engine.prefill(tokens, settings=settings, capacity=prompt + later)
         switched = extended(model, settings) if settings else contextlib.nullcontext()
         with prefix.borrowed() as cache, switched:
-            engine.forward([tokens[: later // 2]], cache)
+            forward(model, [tokens[: later // 2]], cache)
             for token in tokens[: later // 2]:
-                engine.forward([(token,)], cache)
+                forward(model, [(token,)], cache)
 
     bound = memory_of(model, kv_bits).estimate(prompt, later, settings, chunk).needed_bytes
     return peak_bytes(run), bound

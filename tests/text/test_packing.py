@@ -73,8 +73,9 @@ documents = st.lists(
 
 def slices(packed, number):
     """The ranges of one document, in the order of its tokens."""
-    found = (packed.ranges.of(token) for token in range(len(packed.tokens)))
-    return [(start, end) for document, start, end in filter(None, found) if document == number]
+    ranges = packed.ranges
+    found = zip(ranges.document.tolist(), ranges.start.tolist(), ranges.end.tolist(), strict=True)
+    return [(start, end) for document, start, end in found if document == number]
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
