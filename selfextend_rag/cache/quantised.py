@@ -7,6 +7,7 @@ at once, in chunks or token by token, and cutting back, copying and saving chang
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Literal
 from weakref import ref
 
 import torch
@@ -28,11 +29,7 @@ _KINDS = ("keys", "values")
 
 
 def check_kv_bits(bits: int | None) -> None:
-    """Refuse what keys and values can't be rounded to; None is the model's own precision.
-
-    Raises:
-        ValueError: it is neither None nor one of `KV_BITS`.
-    """
+    """Raise a ValueError for neither None, the model's own precision, nor one of `KV_BITS`."""
     if bits is not None and (isinstance(bits, bool) or bits not in KV_BITS):
         raise ValueError(f"kv_bits must be 8, 4 or None (the model's own precision), got {bits!r}")
 
@@ -97,30 +94,24 @@ class QuantisedLayer(FullLayer):
                 there = slice(begin + some.start, begin + some.stop)
                 codes[:, :, there], scales[:, :, there] = _rounded(new[:, :, some], self.bits)
         self._length = end
-        keys = self.restored_keys()
+        keys = self.restored("keys")
         self._handed_out = ref(keys)
-        return keys, self.restored_values()
+        return keys, self.restored("values")
 
     def handed_out(self, keys: Tensor) -> bool:
         """Return whether this very tensor is what the latest `update` returned as keys."""
         return self._handed_out is not None and self._handed_out() is keys
 
-    def restored_keys(self, capacity: int = 0) -> Tensor:
-        """Return all keys, ``[B, Hkv, S, D]``, as attention sees them, as a new tensor.
+    def restored(self, kind: Literal["keys", "values"], capacity: int = 0) -> Tensor:
+        """Return all keys or values, ``[B, Hkv, S, D]``, as attention sees them, as a new tensor.
 
         Args:
+            kind: which of them.
             capacity: tokens of the tensor, where there are to be more than S; those are not set.
 
         Raises:
             ValueError: the layer is empty.
         """
-        return self._restored("keys", capacity)
-
-    def restored_values(self, capacity: int = 0) -> Tensor:
-        """Return all values, ``[B, Hkv, S, Dv]``, as `restored_keys` does the keys."""
-        return self._restored("values", capacity)
-
-    def _restored(self, kind: str, capacity: int) -> Tensor:
         if not self._buffers:
             raise ValueError("the layer holds no keys yet")
         codes, scales = self._buffers[f"{kind}.codes"], self._buffers[f"{kind}.scales"]

@@ -157,10 +157,10 @@ class RowsLayer(CacheLayerMixin):
         """Return the shared keys and values and, behind them, those of a row, as views."""
         if self._restored is None:
             most = self.get_seq_length()
-            self._restored = shared.restored_keys(most), shared.restored_values(most)
+            self._restored = shared.restored("keys", most), shared.restored("values", most)
         keys, values = (x[:, :, : self._before + own.get_seq_length()] for x in self._restored)
-        keys[:, :, self._before :] = own.restored_keys()
-        values[:, :, self._before :] = own.restored_values()
+        keys[:, :, self._before :] = own.restored("keys")
+        values[:, :, self._before :] = own.restored("values")
         return keys, values
 
     def get_seq_length(self) -> int:

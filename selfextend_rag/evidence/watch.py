@@ -252,7 +252,7 @@ class _WatchedLayer:
     def _all_keys(self) -> Tensor:
         layer, keys = self._layer, self._keys
         if isinstance(layer, QuantisedLayer):
-            return layer.restored_keys()
+            return layer.restored("keys")
         if layer is not None and layer.keys is not None:
             return layer.keys
         return torch.cat(keys, dim=2) if len(keys) > 1 else keys[0]

@@ -46,7 +46,7 @@ class CalibrationError(SelfExtendError):
 class Config(Protocol):
     """The part of a transformers configuration that tells models apart."""
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return its values."""
 
 
@@ -130,14 +130,14 @@ def calibration_path(config: Config) -> Path:
     return user_folder("calibration") / f"{digest}.json"
 
 
-def stored_calibration(path: str | os.PathLike[str]) -> dict[str, Any]:
+def stored_calibration(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     """Return the values of a stored calibration.
 
     Raises:
         CalibrationError: there is none, or it can't be read.
     """
     try:
-        values: dict[str, Any] = json.loads(Path(path).read_text("utf-8"))
+        values = json.loads(Path(path).read_text("utf-8"))
         if values["format"] != CALIBRATION_FORMAT:
             raise CalibrationError(
                 f"a calibration of format {values['format']}, expected {CALIBRATION_FORMAT}; "
@@ -148,10 +148,10 @@ def stored_calibration(path: str | os.PathLike[str]) -> dict[str, Any]:
                 f"neighbor_share {values['neighbor_share']} and trained_fraction "
                 f"{values['trained_fraction']} must be in order within (0, 1]"
             )
-        return values
     except (OSError, ValueError, KeyError, TypeError, CalibrationError) as error:
         reason = f"not a calibration: {error}" if isinstance(error, KeyError | TypeError) else error
         raise CalibrationError(f"can't use the calibration {os.fspath(path)}: {reason}") from error
+    return dict(values)
 
 
 def planner_defaults(

@@ -106,7 +106,7 @@ def test_rows_are_reordered_repeated_and_selected(bits):
     layer.reorder_cache(torch.tensor([2, 0, 1]))
     layer.batch_repeat_interleave(2)
     layer.batch_select_indices(torch.tensor([0, 3, 5]))
-    assert torch.equal(layer.restored_keys(), before[[2, 0, 1]])
+    assert torch.equal(layer.restored("keys"), before[[2, 0, 1]])
     more, _ = layer.update(x[:, :, :3], x[:, :, :3])
     assert more.shape[2] == 153
 
@@ -216,7 +216,7 @@ def test_rows_that_share_rounded_tokens_see_what_each_would_see_alone(bits):
         together = RowsCache(shared, rows)
         for _ in range(4):
             for index, layer in enumerate(together.layers):
-                heads, channels = shared.layers[index].restored_keys().shape[1::2]
+                heads, channels = shared.layers[index].restored("keys").shape[1::2]
                 keys, values = torch.randn(2, 2, heads, 1, channels)
                 layer.update(keys, values)
                 for i, cache in enumerate(alone):
