@@ -7,12 +7,7 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedConfig
-from transformers.cache_utils import (
-    Cache,
-    DynamicCache,
-    DynamicLayer,
-    DynamicSlidingWindowLayer,
-)
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from selfextend_rag.cache.layers import FullLayer, GrowingLayer, SlidingLayer
 from selfextend_rag.cache.quantised import QuantisedLayer, check_kv_bits, why_not_rounded
@@ -100,7 +95,7 @@ def expect(cache: Cache, settings: SelfExtend) -> None:
     for layer in getattr(cache, "layers", ()):
         if isinstance(layer, FullLayer):
             layer.expect(settings)
-    new = cache.layer_class_to_replicate
+    new = getattr(cache, "layer_class_to_replicate", None)
     if new is GrowingLayer or isinstance(new, partial):  # ours, of layers that are yet to be made
         vars(cache)["layer_class_to_replicate"] = partial(new, expected=settings)
 

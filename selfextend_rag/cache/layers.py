@@ -43,10 +43,7 @@ class FullLayer(DynamicLayer):
     def emptied(self, length: int, filled_under: SelfExtend | None, capacity: int) -> FullLayer:
         """Return a layer of the same shapes, whose ``length`` tokens are to be written.
 
-        Args:
-            length: tokens; the ``tensors`` of the new layer are views of so many.
-            filled_under: the settings under which they came.
-            capacity: tokens to allocate.
+        Its ``tensors`` are views of so many tokens, with space for ``capacity``.
         """
 
     @abstractmethod
@@ -66,18 +63,17 @@ class FullLayer(DynamicLayer):
         """Note that the next tokens come from an extended model; a plain one never says so."""
         self._expected = settings
 
-    def start_of(self, length: int, capacity: int) -> FullLayer:
-        """Return a copy of the first ``length`` tokens, with space for ``capacity``."""
-        new = self.emptied(length, self.filled_under, capacity)
+    def part(self, begin: int, end: int, capacity: int) -> FullLayer:
+        """Return a copy of the tokens from ``begin`` to ``end``, with space for ``capacity``."""
+        new = self.emptied(max(0, end - begin), self.filled_under, capacity)
         mine = self.tensors()
         for name, place in new.tensors().items():
-            place.copy_(mine[name][:, :, : place.shape[2]])
+            place.copy_(mine[name][:, :, begin:end])
         return new
 
     def reset(self) -> None:
         """Drop everything, the buffers too."""
-        self.filled_under = None
-        self.keys = self.values = None
+        self.filled_under = self.keys = self.values = None
         self.is_initialized = False
 
     def _enough(self, end: int, allocated: int) -> int:
@@ -86,11 +82,7 @@ class FullLayer(DynamicLayer):
         return max(end, wanted, FIRST_CAPACITY)
 
     def _begin_update(self, length: int, new_keys: Tensor) -> None:
-        """Note the settings of what comes after ``length`` tokens; others than theirs are refused.
-
-        Raises:
-            CacheMismatchError: the cached tokens came plain, or under other settings.
-        """
+        """Note whose tokens come after ``length`` others; refuse to mix settings."""
         if not self.is_initialized:
             self.dtype, self.device = new_keys.dtype, new_keys.device
             self.is_initialized = True
@@ -186,16 +178,13 @@ class GrowingLayer(FullLayer):
         self, new_keys: Tensor, new_values: Tensor, length: int, end: int
     ) -> tuple[Tensor, Tensor]:
         """Buffers that hold the first ``length`` tokens and have space for ``end``."""
-        buffers, allocated = self._buffers, 0
-        held = self.keys
-        if buffers and held is not None and held.data_ptr() != buffers[0].data_ptr():
-            buffers = None  # rows were rearranged, moved or replaced since the last update
-        if buffers is None:
-            self.grouped_keys.clear()
-        else:
+        buffers, held, allocated = self._buffers, self.keys, 0
+        if buffers and (held is None or held.data_ptr() == buffers[0].data_ptr()):
             allocated = buffers[0].shape[2]
             if end <= allocated and len(buffers[0]) == len(new_keys):
                 return buffers
+        else:  # rows were rearranged, moved or replaced since the last update
+            self.grouped_keys.clear()
         self.capacity = self._enough(end, allocated)
         return (
             _grown(self.keys, new_keys, length, self.capacity),

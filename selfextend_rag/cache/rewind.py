@@ -92,7 +92,7 @@ def copied(cache: SelfExtendCache, length: int, capacity: int) -> SelfExtendCach
     new.layers = []
     for layer in cache.layers:
         if isinstance(layer, FullLayer):
-            new.layers.append(layer.start_of(length, capacity))
+            new.layers.append(layer.part(0, length, capacity))
         else:
             new.layers.append(copy.deepcopy(layer))
             _cut(new.layers[-1], length)

@@ -57,10 +57,8 @@ def rows_unsupported_reason(cache: Cache) -> str:
 
 def _own(layer: FullLayer | SlidingLayer, shared: int, capacity: int) -> FullLayer | SlidingLayer:
     if isinstance(layer, FullLayer):
-        new = layer.emptied(max(0, layer.get_seq_length() - shared), None, capacity)
-        mine = layer.tensors()
-        for name, place in new.tensors().items():
-            place.copy_(mine[name][:, :, shared:])
+        new = layer.part(shared, layer.get_seq_length(), capacity)
+        new.filled_under = None  # a row takes what comes; it is attended to behind the shared ones
         return new
     own = copy.copy(layer)
     if own.is_initialized:
@@ -76,12 +74,8 @@ def _own(layer: FullLayer | SlidingLayer, shared: int, capacity: int) -> FullLay
 class RowsLayer(CacheLayerMixin):
     """One layer of a `RowsCache`; the keys that `update` returns are the new ones alone.
 
-    Attributes:
-        shared: the layer that holds the shared tokens; None where each row has all it sees.
-        unattended: keys have come that nobody has asked for.
-
     Args:
-        shared: see above.
+        shared: the layer that holds the shared tokens; None where each row has all it sees.
         rows: what each row has of its own.
     """
 
@@ -90,7 +84,7 @@ class RowsLayer(CacheLayerMixin):
         self.is_sliding = shared is None
         self.is_initialized = True
         self.shared = shared
-        self.unattended = False
+        self.unattended = False  # keys have come that nobody has asked for
         self._before = 0 if shared is None else shared.get_seq_length()
         self._rows = rows
         self._new_keys: Tensor | None = None
@@ -189,25 +183,17 @@ class RowsCache(Cache):
     """
 
     def __init__(self, shared: SelfExtendCache, rows: Sequence[Row]) -> None:
+        own = zip(*(row.layers for row in rows), strict=True)
+        pairs = zip(shared.layers, own, strict=True)
         super().__init__(
-            layers=[
-                RowsLayer(
-                    layer if isinstance(layer, FullLayer) else None,
-                    [row.layers[i] for row in rows],
-                )
-                for i, layer in enumerate(shared.layers)
-            ]
+            layers=[RowsLayer(x if isinstance(x, FullLayer) else None, each) for x, each in pairs]
         )
         self.positions = [row.length for row in rows]
         for name, noted in vars(shared).items():  # under which settings it was filled, above all
             vars(self).setdefault(name, noted)
 
     def check_attended(self) -> None:
-        """Check that attention has looked at the rows of every layer that got keys.
-
-        Raises:
-            UnsupportedModelError: it took the new keys for all there are.
-        """
+        """Raise an UnsupportedModelError if attention took new keys for all there are."""
         for i, layer in enumerate(self.layers):
             if isinstance(layer, RowsLayer) and layer.unattended:
                 raise UnsupportedModelError(

@@ -1,6 +1,5 @@
 """Extend a transformers model, restore it, and say what can be extended."""
 
-from selfextend_rag.cache.identity import rotary_state
 from selfextend_rag.model.extension import (
     ModelLock,
     by_rows,
@@ -17,12 +16,11 @@ from selfextend_rag.model.extension import (
 )
 from selfextend_rag.model.hooks import AttentionCall
 from selfextend_rag.model.observe import observed
-from selfextend_rag.model.report import LayerReport, SupportReport
+from selfextend_rag.model.report import SupportReport
 from selfextend_rag.model.tiny import with_full_attention
 
 __all__ = [
     "AttentionCall",
-    "LayerReport",
     "ModelLock",
     "SupportReport",
     "by_rows",
@@ -35,7 +33,6 @@ __all__ = [
     "observed",
     "refuse_chunks",
     "restore",
-    "rotary_state",
     "support",
     "switched",
     "with_full_attention",

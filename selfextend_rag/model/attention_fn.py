@@ -226,10 +226,7 @@ def _bounds(
 
 def _up_to(mask: Tensor, length: int) -> Tensor:
     """As transformers does: what the mask does not mention is masked."""
-    mask = mask[:, :length]
-    if mask.shape[1] < length:
-        mask = torch.nn.functional.pad(mask, (0, length - mask.shape[1]))
-    return mask
+    return torch.nn.functional.pad(mask, (0, length - mask.shape[1]))
 
 
 def previous_attention(

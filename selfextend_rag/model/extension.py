@@ -19,27 +19,17 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from selfextend_rag.attention import Impl
 from selfextend_rag.cache.identity import rotary_state
 from selfextend_rag.errors import UnsupportedModelError
+from selfextend_rag.model import verify
 from selfextend_rag.model.attention_fn import (
     implementation_name,
     implementations,
     switch,
     switch_back,
 )
-from selfextend_rag.model.hooks import ConsecutivePositions, Extension, RawPositions, extension_of
+from selfextend_rag.model.hooks import Extension, extension_of
 from selfextend_rag.model.report import SupportReport, recall, remember
 from selfextend_rag.model.tiny import tiny_copy
-from selfextend_rag.model.verify import (
-    TOKENS,
-    Cancelled,
-    Inspection,
-    Runner,
-    evaluating,
-    inspect_model,
-    measured_continuation,
-    never,
-    recalled,
-    whole_logits,
-)
+from selfextend_rag.model.verify import Cancelled, Inspection, never
 from selfextend_rag.positions import SelfExtend
 
 _SECONDS_BETWEEN_LOOKS = 0.1
@@ -65,14 +55,12 @@ class ModelLock:
             RuntimeError: this thread holds it already.
         """
         self.refuse_holder()
-        if not self._lock.acquire(blocking=False):
-            # The caller's event or function can't wake this thread, so it is looked at.
-            while not cancelled():
-                if self._lock.acquire(timeout=_SECONDS_BETWEEN_LOOKS):
-                    break
-            else:
-                yield False
-                return
+        held = self._lock.acquire(blocking=False)
+        while not held and not cancelled():  # which can't wake this thread, so it is looked at
+            held = self._lock.acquire(timeout=_SECONDS_BETWEEN_LOOKS)
+        if not held:
+            yield False
+            return
         with self._held():
             yield True
 
@@ -87,11 +75,7 @@ class ModelLock:
             yield
 
     def refuse_holder(self) -> None:
-        """Refuse a thread that holds the lock, and would wait for itself.
-
-        Raises:
-            RuntimeError: it does.
-        """
+        """Raise a RuntimeError in a thread that holds the lock, and would wait for itself."""
         if self._holder == threading.get_ident():
             raise RuntimeError(
                 "this thread has an unfinished generation on the same model, or is in a callback "
@@ -120,18 +104,12 @@ def lock_of(model: nn.Module) -> ModelLock:
 
 @dataclass
 class _Measured:
-    """What was found on one model.
-
-    Attributes:
-        inspection: made at the rotary frequencies of ``rotary``: a model may be given others.
-        continuation: why it can't continue from a cache with several tokens; None if not measured.
-        stock: the last logits of the plain model's sample tokens.
-    """
+    """What was found on one model."""
 
     inspection: Inspection | None = None
-    rotary: object = None
-    continuation: str | None = None
-    stock: Tensor | None = None
+    rotary: object = None  # the frequencies at which that was made; a model may be given others
+    continuation: str | None = None  # why it can't continue from a cache with several tokens
+    stock: Tensor | None = None  # the plain model's last logits of the sample tokens
 
 
 _measured: WeakKeyDictionary[nn.Module, _Measured] = WeakKeyDictionary()
@@ -154,12 +132,6 @@ def extend(model: PreTrainedModel, settings: SelfExtend, *, impl: Impl = "auto")
         TypeError: the model or the settings are of another type.
         UnsupportedModelError: the model can't be reproduced exactly; it is left as it was.
     """
-    _check(model, settings)
-    with lock_of(model).visit():
-        _extend(model, settings, impl)
-
-
-def _check(model: object, settings: object) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(f"expected a model of transformers, got {type(model).__name__}")
     if not isinstance(settings, SelfExtend):
@@ -167,6 +139,8 @@ def _check(model: object, settings: object) -> None:
             "expected settings such as SelfExtend(group_size=8, neighbor_window=1024), got "
             f"{settings!r}"
         )
+    with lock_of(model).visit():
+        _extend(model, settings, impl)
 
 
 def restore(model: PreTrainedModel) -> None:
@@ -231,7 +205,6 @@ def attached(model: nn.Module) -> Iterator[Extension]:
         return
     extension = Extension(None)
     extension.attach(model, {})
-    extension.hook(model, extension.enter_forward)
     try:
         yield extension
     finally:
@@ -272,37 +245,29 @@ def continuation_reason(
 ) -> str:
     """Return why prompts can't be read in chunks; empty if they can.
 
-    For the holder of the model's lock. Measured once for a model, by four short forwards, or along
-    with whether it can be extended.
-
-    Args:
-        model: plain or extended.
-        settings: those that it is to run with next; None for plain attention.
-        cancelled: looked at between the forwards.
+    For the holder of the model's lock, with the settings that it is to run under next. Measured
+    once for a model, by four short forwards, or along with whether it can be extended.
 
     Raises:
-        GenerationCancelled: it was cancelled before the last of them.
+        GenerationCancelled: it was ``cancelled``, which is looked at between the forwards.
         UnsupportedModelError: the model can't be extended.
     """
     if settings is not None and not is_extended(model):
         _supported(model, cancelled)
     known = _measured.setdefault(model, _Measured())
     if known.continuation is None:
-        with switched(model, None), evaluating(model):
-            known.continuation, known.stock = measured_continuation(Runner(model, cancelled))
+        with switched(model, None), verify.evaluating(model):
+            known.continuation, known.stock = verify.measured_continuation(
+                verify.Runner(model, cancelled)
+            )
     return known.continuation
 
 
 def refuse_chunks(
     model: PreTrainedModel, settings: SelfExtend | None, instead: str, cancelled: Cancelled = never
 ) -> None:
-    """Refuse to read in chunks with a model that can't; see `continuation_reason`.
-
-    Args:
-        instead: what to do.
-
-    Raises:
-        UnsupportedModelError: it can't.
+    """Raise an UnsupportedModelError that says what to do ``instead`` of reading in chunks, if a
+    model can't; see `continuation_reason`.
     """
     reason = continuation_reason(model, settings, cancelled)
     if reason:
@@ -316,7 +281,7 @@ def stock_logits(model: PreTrainedModel) -> Tensor:
     """Return the last logits ``[V]`` of a plain model's sample tokens; at most one forward."""
     known = _measured.setdefault(model, _Measured())
     if known.stock is None:
-        known.stock = whole_logits(Runner(model))
+        known.stock = verify.whole_logits(verify.Runner(model))
     return known.stock
 
 
@@ -344,10 +309,8 @@ def _apply(
     extension = Extension(settings, impl)
     extension.previous = switch(inspection.configs, implementation_name)
     extension.attach(model, inspection.rotary)
-    for module in inspection.rotary:
-        extension.hook(module, RawPositions(extension, module))
-    for module in (model, *inspection.position_owners):
-        extension.hook(module, ConsecutivePositions(extension))
+    for module in inspection.position_owners:
+        extension.hook(module, extension.enter_forward)
 
 
 def _restore(model: nn.Module) -> None:
@@ -375,8 +338,8 @@ def _is_current(model: nn.Module) -> bool:
 def _inspect(model: PreTrainedModel, cancelled: Cancelled = never) -> Inspection:
     known = _measured.setdefault(model, _Measured())
     if known.inspection is None or not _is_current(model):
-        with switched(model, None), evaluating(model):  # a copy of an extended model is one
-            found = _inspected(model, Runner(model, cancelled))
+        with switched(model, None), verify.evaluating(model):  # a copy of an extended model is one
+            found = _inspected(model, verify.Runner(model, cancelled))
             known.inspection, known.rotary = found, rotary_state(model)
             if found.continuation is not None:
                 known.continuation = found.continuation
@@ -384,12 +347,12 @@ def _inspect(model: PreTrainedModel, cancelled: Cancelled = never) -> Inspection
     return known.inspection
 
 
-def _inspected(model: PreTrainedModel, run: Runner) -> Inspection:
+def _inspected(model: PreTrainedModel, run: verify.Runner) -> Inspection:
     """Return what is known of models like this one, once checked on it, or measure everything."""
     known = recall(model)
-    found = None if known is None else recalled(run, *known)
+    found = None if known is None else verify.recalled(run, *known)
     if found is None:
-        found = inspect_model(run, partial(_temporarily, model))
+        found = verify.inspect_model(run, partial(_temporarily, model))
         if found.report.supported:
             remember(model, found.report, found.continuation or "")
     return found
@@ -397,7 +360,7 @@ def _inspected(model: PreTrainedModel, run: Runner) -> Inspection:
 
 @contextmanager
 def _temporarily(model: PreTrainedModel, inspection: Inspection) -> Iterator[None]:
-    _apply(model, inspection, SelfExtend(1, TOKENS // 2), "auto")
+    _apply(model, inspection, SelfExtend(1, verify.TOKENS // 2), "auto")
     try:
         yield
     finally:

@@ -25,11 +25,12 @@ from selfextend_rag.cache import FullLayer, SelfExtendCache
 from selfextend_rag.cache.quantised import KV_BITS, head_bytes
 from selfextend_rag.errors import UnknownMemoryError, in_short
 from selfextend_rag.model.attention_fn import configs, switch
+from selfextend_rag.model.extension import attached
+from selfextend_rag.model.hooks import AttentionCall, binding_of
 from selfextend_rag.model.verify import FAILURES
 from selfextend_rag.planning.memory import LayerKind, LayerShape, States, WorkShape
 
 _NAME = "measured_shapes"
-_RECORDER = "_shape_recorder"
 _TOKENS = 4
 
 
@@ -66,9 +67,10 @@ def _measured(model: PreTrainedModel) -> tuple[LayerShape, ...]:
     ALL_MASK_ATTENTION_FUNCTIONS.register(_NAME, ALL_MASK_ATTENTION_FUNCTIONS["eager"])
     cache = _RecordedCache(model.config)
     switch(configs(model), lambda _: _NAME)
-    for module in model.modules():
-        module.__dict__[_RECORDER] = cache
-    model(input_ids=torch.zeros(1, _TOKENS, dtype=torch.long, device="meta"), past_key_values=cache)
+    ids = torch.zeros(1, _TOKENS, dtype=torch.long, device="meta")
+    with attached(model) as extension:
+        extension.observer = cache.note
+        model(input_ids=ids, past_key_values=cache)
     for layer in cache.layers:
         if not type(layer).__module__.startswith((CacheLayerMixin.__module__, "selfextend_rag.")):
             raise TypeError(f"its cache has layers of its own, of type {type(layer).__name__}")
@@ -85,12 +87,12 @@ class _RecordedCache(SelfExtendCache):
     """A cache that knows which of its layers attention is called for.
 
     Attributes:
-        attended: shapes of query, key and value in the first call after a layer was filled.
+        attended: the first call after a layer was filled, by the layer's index.
     """
 
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__(config)
-        self.attended: dict[int, tuple[torch.Size, torch.Size, torch.Size]] = {}
+        self.attended: dict[int, AttentionCall] = {}
         self._filled = -1
 
     def update(
@@ -100,15 +102,15 @@ class _RecordedCache(SelfExtendCache):
         self._filled = layer_idx
         return super().update(key_states, value_states, layer_idx, *args, **kwargs)
 
-    def note(self, query: Tensor, key: Tensor, value: Tensor) -> None:
+    def note(self, call: AttentionCall) -> None:
         """Note what attention sees of the layer that was filled last."""
-        self.attended.setdefault(self._filled, (query.shape, key.shape, value.shape))
+        self.attended.setdefault(self._filled, call)
 
 
 def _noted_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: object, **kwargs: object
 ) -> tuple[Tensor, None]:
-    module.__dict__[_RECORDER].note(query, key, value)
+    binding_of(module).call(module, query, key, value, None, {})
     batch, heads, length, _ = query.shape
     return query.new_empty(batch, length, heads, value.shape[-1]), None
 
@@ -117,8 +119,8 @@ class _AllOnes(TorchFunctionMode):
     """Where a model looks at the numbers in tensors that have none, it finds ones."""
 
     def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
+        self, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> object:
         try:
             return func(*args, **(kwargs or {}))
         except RuntimeError:
@@ -133,7 +135,7 @@ def _ones(x: object) -> object:
 
 
 def _shape(
-    layer: Any, attended: tuple[torch.Size, ...] | None, rotary: bool, config: PreTrainedConfig
+    layer: object, call: AttentionCall | None, rotary: bool, config: PreTrainedConfig
 ) -> LayerShape:
     states = _states(layer, config)
     keys: Tensor | None = getattr(layer, "keys", None)
@@ -141,14 +143,14 @@ def _shape(
     if keys is None or values is None or keys.ndim != 4:
         return LayerShape("none", states=states)
     heads, dim, value_dim = keys.shape[1], keys.shape[3], values.shape[3]
-    expanded = attended is not None and attended[1][1::2] != keys.shape[1::2]
-    if attended is None:  # it calls no registered attention function
+    expanded = call is not None and call.key.shape[1::2] != keys.shape[1::2]
+    if call is None:  # it calls no registered attention function
         of_config = first_number(config, "num_attention_heads", "n_head", "n_heads")
         query_heads = max(heads, of_config or 1)
         attended_dims = (dim, value_dim)
     else:
-        query_heads = attended[0][1]
-        attended_dims = (attended[1][3], attended[2][3])
+        query_heads = call.query.shape[1]
+        attended_dims = (call.key.shape[3], call.value.shape[3])
     window = getattr(layer, "sliding_window", None)
     kind: LayerKind = "growing" if isinstance(layer, FullLayer) else "appended"
     bits = KV_BITS if kind == "growing" else ()
@@ -167,7 +169,7 @@ def _shape(
     )
 
 
-def _states(layer: Any, config: PreTrainedConfig) -> States | None:
+def _states(layer: object, config: PreTrainedConfig) -> States | None:
     """Return the states of a layer; convolutions ``[B, C, K]``, recurrent ``[B, H, D, N]``."""
     convolution = _tensors(layer, "conv_states")
     recurrent = _tensors(layer, "recurrent_states")
@@ -187,7 +189,7 @@ def _states(layer: Any, config: PreTrainedConfig) -> States | None:
     )
 
 
-def _tensors(layer: Any, name: str) -> list[Tensor]:
+def _tensors(layer: object, name: str) -> list[Tensor]:
     found = getattr(layer, name, None) or {}
     return [x for x in found.values() if isinstance(x, Tensor)]
 
@@ -206,9 +208,8 @@ def work_shape(
         config: the model's.
         layers: their shapes.
         itemsize: bytes of a number in the precision it runs in.
-        on_cpu: whether the model runs on a CPU, where SelfExtend has a fused kernel for all scores
-            but soft-capped ones.
-        last_logits: whether the model can be asked for the last token's logits alone.
+        on_cpu: the model runs on a CPU, with a fused kernel for all but soft-capped scores.
+        last_logits: the model can be asked for the last token's logits alone.
     """
     text = config.get_text_config(decoder=True)
     softcap = bool(getattr(text, "attn_logit_softcapping", None))

@@ -1,13 +1,11 @@
-"""What a model carries while it is extended: its `Extension`, and two kinds of pre-hooks.
-
-All are plain objects, which copies of the model take along as copies of their own.
-"""
+"""What a model carries while it is extended: one `Extension`, whose methods are its pre-hooks."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple, TypeGuard
 from weakref import ref
@@ -25,8 +23,7 @@ from selfextend_rag.errors import CacheMismatchError
 from selfextend_rag.positions import SelfExtend
 from selfextend_rag.rope import RotaryLayout
 
-_BINDING = "_self_extend"
-_FILLED_UNDER = "_self_extend_filled_under"
+_NAME = "_self_extend"  # of the attribute: of modules their Binding, of caches their settings
 
 Args = tuple[object, ...]
 Kwargs = dict[str, Any]
@@ -35,10 +32,9 @@ Kwargs = dict[str, Any]
 class Extension:
     """How a model is extended, and the cache of the forward under way.
 
+    A plain model has one without settings while it is observed or run by rows.
+
     Attributes:
-        settings: None for a plain model, which has an extension while it is observed or run by
-            rows.
-        impl: attention implementation.
         observer: is given each call of the attention function.
         previous: the configurations that were switched, and their implementations before.
         handles: the pre-hooks.
@@ -60,7 +56,11 @@ class Extension:
         plain = Binding(self)
         for module in model.modules():
             layout = rotary.get(module)
-            module.__dict__[_BINDING] = plain if layout is None else Binding(self, layout)
+            module.__dict__[_NAME] = plain if layout is None else Binding(self, layout)
+        for module in rotary:
+            given = argument_index(module), _implementation_of(module)
+            self.hook(module, partial(self.enter_attention, *given))
+        self.hook(model, self.enter_forward)
 
     def hook(self, module: nn.Module, function: Callable[..., object]) -> None:
         """Register a pre-hook, which `detach` removes."""
@@ -69,33 +69,56 @@ class Extension:
     def detach(self, model: nn.Module) -> None:
         """Remove what `attach` left, and the hooks."""
         for module in model.modules():
-            module.__dict__.pop(_BINDING, None)
+            module.__dict__.pop(_NAME, None)
         for handle in self.handles:
             handle.remove()
 
     def enter_forward(self, module: nn.Module, args: Args, kwargs: Kwargs) -> None:
-        """Note the cache of a forward, before it begins; a pre-hook.
+        """Note the cache of a forward before it begins; refuse what an extension would not follow.
 
-        Raises:
-            CacheMismatchError: it holds tokens that came under other settings.
+        An extended layer counts positions by the attention mask; ids that do not count the unmasked
+        tokens of each row one by one would be ignored, and the answer would silently be that of
+        other positions. A cache of any kind belongs to the settings it was filled under.
         """
         cache = _cache_among(args, kwargs)
-        if cache is not None and self.settings is not None:
-            filled_under = getattr(cache, _FILLED_UNDER, None)
-            if filled_under != self.settings:
-                self._refuse_tokens(cache, filled_under)
-        self.note_cache(cache)
+        if self.settings is None:
+            self._note(cache)
+            return
+        before = getattr(cache, _NAME, None)
+        if cache is not None and before != self.settings:
+            tokens = cache.get_seq_length()
+            if isinstance(tokens, Tensor) and host_waits_are_forbidden(tokens.device):
+                torch._assert_async(tokens == 0, mismatch("some", before, self.settings))
+            elif int(tokens) > 0:
+                raise CacheMismatchError(mismatch(int(tokens), before, self.settings))
+        self._note(cache)
+        _check_positions(kwargs)
 
-    def note_cache(self, cache: Cache | None) -> None:
-        """Note the cache of the forward under way, and on it whose tokens it is about to get."""
+    def enter_attention(
+        self, index: int | None, name: str, module: nn.Module, args: Args, kwargs: Kwargs
+    ) -> tuple[Args, Kwargs]:
+        """Hand an attention module the identity for its rotation: keys reach the cache raw.
+
+        ``index`` is the place of ``position_embeddings`` among the positional arguments, and
+        ``name`` the attention implementation without which the module would have no positions. A
+        cache that the model made by itself in this forward is first seen here.
+        """
+        current = _implementation_of(module)
+        if current != name:
+            raise RuntimeError(
+                f"the attention implementation of an extended model was switched to {current!r}; "
+                "call selfextend_rag.restore(model) first"
+            )
+        cache = _cache_among(args, kwargs)
+        if cache is not None and (self._cache is None or self._cache() is not cache):
+            self._note(cache)
+        return unrotated_arguments(index, args, kwargs)
+
+    def _note(self, cache: Cache | None) -> None:
         self._cache = None if cache is None else ref(cache)
         if cache is not None and self.settings is not None:
-            setattr(cache, _FILLED_UNDER, self.settings)
+            setattr(cache, _NAME, self.settings)
             expect(cache, self.settings)
-
-    def is_noted(self, cache: Cache) -> bool:
-        """Return whether this is the cache of the forward under way."""
-        return self._cache is not None and self._cache() is cache
 
     def layer_of(self, module: nn.Module, keys: Tensor) -> FullLayer | RowsLayer | None:
         """Return the cache layer that handed these very keys out, if it is one of ours."""
@@ -108,24 +131,12 @@ class Extension:
                 return layer
         return None
 
-    def _refuse_tokens(self, cache: Cache, filled_under: SelfExtend | None) -> None:
-        tokens = cache.get_seq_length()
-        if isinstance(tokens, Tensor) and host_waits_are_forbidden(tokens.device):
-            torch._assert_async(tokens == 0, mismatch("some", filled_under, self.settings))
-        elif int(tokens) > 0:
-            raise CacheMismatchError(mismatch(int(tokens), filled_under, self.settings))
-
 
 class Binding(NamedTuple):
-    """How one module takes part in the extension of its model.
-
-    Args:
-        extension: the model's.
-        rotary: layout of an attention module that is extended; None for other modules.
-    """
+    """How one module takes part in the extension of its model."""
 
     extension: Extension
-    rotary: RotaryLayout | None = None
+    rotary: RotaryLayout | None = None  # of an attention module that is extended
 
     def call(
         self,
@@ -137,24 +148,22 @@ class Binding(NamedTuple):
         arguments: Kwargs,
     ) -> AttentionCall:
         """Return a call of an attention function, after the observer has been notified of it."""
-        extension = self.extension
-        scaling = arguments.get("scaling")
-        scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-        scoring = Scoring(
-            scaling=scaling, softcap=arguments.get("softcap"), sinks=arguments.get("s_aux")
-        )
-        if self.rotary is not None and extension.settings is not None:
-            scoring = AttentionSpec(
-                scaling=scaling, softcap=scoring.softcap, sinks=scoring.sinks,
-                rotary=self.rotary, bands=extension.settings.bands,
-            )  # fmt: skip
+        extension, scaling = self.extension, arguments.get("scaling")
+        given: Kwargs = {
+            "scaling": query.shape[-1] ** -0.5 if scaling is None else scaling,
+            "softcap": arguments.get("softcap"),
+            "sinks": arguments.get("s_aux"),
+        }
+        if self.rotary is None or extension.settings is None:
+            scoring = Scoring(**given)
+        else:
+            scoring = AttentionSpec(**given, rotary=self.rotary, bands=extension.settings.bands)
         layer = extension.layer_of(module, key)
-        call = AttentionCall(
-            module, query, key, value, mask, scoring, arguments, layer, extension.impl
-        )
+        more = (scoring, arguments, layer, extension.impl)
         if extension.observer is not None:
-            extension.observer(call.with_visible_mask())
-        return call
+            seen = mask_of(mask[:, 0, 0], key.shape[2])[:, None, None] if is_bounds(mask) else mask
+            extension.observer(AttentionCall(module, query, key, value, seen, *more))
+        return AttentionCall(module, query, key, value, mask, *more)
 
 
 _PLAIN = Binding(Extension(None))
@@ -162,7 +171,7 @@ _PLAIN = Binding(Extension(None))
 
 def binding_of(module: nn.Module) -> Binding:
     """Return the binding of a module; that of a plain one where its model has no extension."""
-    binding: Binding = module.__dict__.get(_BINDING, _PLAIN)
+    binding: Binding = module.__dict__.get(_NAME, _PLAIN)
     return binding
 
 
@@ -174,42 +183,24 @@ def extension_of(model: nn.Module) -> Extension | None:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AttentionCall:
-    """What an attention function was asked, for the observer of a model.
-
-    Args:
-        module: the attention module.
-        query: ``[B, H, T, D]``; not rotated in an extended layer.
-        key: ``[B, Hkv, S, D]``, all that the layer sees; rotated as the query is.
-        value: ``[B, Hkv, S, Dv]``.
-        mask: as transformers made it; that of an extended layer is its padding, bool.
-        scoring: how the layer scores a key; of an extended layer an `AttentionSpec`.
-        arguments: the others, by name, such as ``scaling`` and ``sliding_window``.
-        layer: the cache layer that handed the keys over, where it is one of ours that keeps all of
-            them. Of several rows it is their `RowsLayer`, and ``key`` is the newest of each.
-        impl: attention implementation of an extended layer.
-    """
+    """What an attention function was asked; the observer of a model is given each."""
 
     module: nn.Module
-    query: Tensor
-    key: Tensor
-    value: Tensor
-    mask: Tensor | None
-    scoring: Scoring
-    arguments: Kwargs
+    query: Tensor  # [B, H, T, D]; not rotated in an extended layer
+    key: Tensor  # [B, Hkv, S, D], all that the layer sees; rotated as the query is
+    value: Tensor  # [B, Hkv, S, Dv]
+    mask: Tensor | None  # as transformers made it; of an extended layer its padding, bool
+    scoring: Scoring  # of an extended layer an `AttentionSpec`
+    arguments: Kwargs  # the others, by name, such as ``scaling`` and ``sliding_window``
+    # The cache layer that handed the keys over, where it is one of ours that keeps all of them. Of
+    # several rows it is their `RowsLayer`, and ``key`` is the newest of each.
     layer: FullLayer | RowsLayer | None
-    impl: Impl
+    impl: Impl  # of an extended layer
 
     @property
     def is_extended(self) -> bool:
         """Whether the layer is extended."""
         return isinstance(self.scoring, AttentionSpec)
-
-    def with_visible_mask(self) -> AttentionCall:
-        """Return the same with a mask of the keys in place of the bounds of each row."""
-        if not is_bounds(self.mask):
-            return self
-        mask = mask_of(self.mask[:, 0, 0], self.key.shape[2])
-        return replace(self, mask=mask[:, None, None])
 
 
 def is_bounds(mask: object) -> TypeGuard[Tensor]:
@@ -217,39 +208,9 @@ def is_bounds(mask: object) -> TypeGuard[Tensor]:
     return isinstance(mask, Tensor) and mask.dtype == torch.int32 and mask.shape[1:] == (1, 1, 3)
 
 
-class RawPositions:
-    """Hands an attention module the identity for its rotation, so that keys reach the cache raw.
-
-    A cache that the model made by itself in this forward is first seen here.
-
-    Args:
-        extension: the model's.
-        module: an attention module, which without its present implementation would have no
-            positions.
-    """
-
-    def __init__(self, extension: Extension, module: nn.Module) -> None:
-        self.extension = extension
-        self.index = argument_index(module)
-        self.name = _implementation_of(module)
-
-    def __call__(self, module: nn.Module, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs]:
-        current = _implementation_of(module)
-        if current != self.name:
-            raise RuntimeError(
-                f"the attention implementation of an extended model was switched to {current!r}; "
-                "call selfextend_rag.restore(model) first"
-            )
-        cache = _cache_among(args, kwargs)
-        if cache is not None and not self.extension.is_noted(cache):
-            self.extension.note_cache(cache)
-        return unrotated_arguments(self.index, args, kwargs)
-
-
-def _implementation_of(module: nn.Module) -> str | None:
+def _implementation_of(module: nn.Module) -> str:
     config: Any = module.config
-    name: str | None = config._attn_implementation
-    return name
+    return str(config._attn_implementation)
 
 
 def argument_index(module: nn.Module) -> int | None:
@@ -282,53 +243,44 @@ def _identity(embeddings: object) -> object:
     raise TypeError(f"position embeddings of an unknown form: {type(embeddings).__name__}")
 
 
-class ConsecutivePositions:
-    """Refuses position ids and caches that an extended model would not follow.
-
-    An extended layer counts positions by the attention mask; ids that do not count the unmasked
-    tokens of each row one by one would be ignored, and the answer would silently be that of other
-    positions. A cache of any kind belongs to the settings that it was filled under, or to none.
-
-    Args:
-        extension: the model's.
-    """
-
-    def __init__(self, extension: Extension) -> None:
-        self.extension = extension
-
-    def __call__(self, module: nn.Module, args: Args, kwargs: Kwargs) -> None:
-        self.extension.enter_forward(module, args, kwargs)
-        cache, positions = kwargs.get("past_key_values"), kwargs.get("position_ids")
-        if positions is None:
-            _refuse_holes(kwargs.get("attention_mask"))
-        if not isinstance(positions, Tensor) or positions.ndim not in (2, 3):
-            return
-        if positions.ndim == 3:
-            _refuse(
-                (positions != positions[:1]).any(),
-                "multimodal position ids (rows that differ between the axes) can't be extended",
-            )
-            positions = positions[0]
-        if isinstance(cache, RowsCache):
-            _refuse_other_positions(positions, cache)
-            return
-        past = cache.get_seq_length() if cache is not None else 0
-        if isinstance(past, Tensor):  # of a static cache; it grows in place
-            past = past.to(positions.device, copy=True)
-        counted, seen = _counted(positions, past, _padding(kwargs.get("attention_mask")))
-        offset = torch.where(seen, positions - counted, 0)
-        # a row may begin anywhere, as long as it continues from there
-        first = seen.int().argmax(-1, keepdim=True)
-        begun = torch.where(seen, offset - offset.gather(-1, first), 0)
-        if isinstance(past, Tensor):
-            offset = torch.where(past == 0, begun, offset)
-        elif past == 0:
-            offset = begun
+def _check_positions(kwargs: Kwargs) -> None:
+    """Refuse position ids that do not count the unmasked tokens of each row one by one."""
+    cache, positions = kwargs.get("past_key_values"), kwargs.get("position_ids")
+    if positions is None:
+        _refuse_holes(kwargs.get("attention_mask"))
+    if not isinstance(positions, Tensor) or positions.ndim not in (2, 3):
+        return
+    if positions.ndim == 3:
         _refuse(
-            offset.any(),
-            "position_ids of an extended model must count the unmasked tokens of each row one "
-            "by one; leave them out, or restore the model first",
+            (positions != positions[:1]).any(),
+            "multimodal position ids (rows that differ between the axes) can't be extended",
         )
+        positions = positions[0]
+    if isinstance(cache, RowsCache):
+        given = positions.flatten().tolist()
+        if given != cache.positions:
+            raise ValueError(
+                f"the next tokens of the rows are at {cache.positions}, and position_ids say "
+                f"{given}"
+            )
+        return
+    past = cache.get_seq_length() if cache is not None else 0
+    if isinstance(past, Tensor):  # of a static cache; it grows in place
+        past = past.to(positions.device, copy=True)
+    counted, seen = _counted(positions, past, _padding(kwargs.get("attention_mask")))
+    offset = torch.where(seen, positions - counted, 0)
+    # a row may begin anywhere, as long as it continues from there
+    first = seen.int().argmax(-1, keepdim=True)
+    begun = torch.where(seen, offset - offset.gather(-1, first), 0)
+    if isinstance(past, Tensor):
+        offset = torch.where(past == 0, begun, offset)
+    elif past == 0:
+        offset = begun
+    _refuse(
+        offset.any(),
+        "position_ids of an extended model must count the unmasked tokens of each row one "
+        "by one; leave them out, or restore the model first",
+    )
 
 
 def _padding(mask: object) -> Tensor | None:
@@ -341,15 +293,6 @@ def _padding(mask: object) -> Tensor | None:
     if mask.ndim == 4 and mask.dtype == torch.int32:
         return mask[:, 0, 0]
     return mask if mask.ndim == 2 else None
-
-
-def _refuse_other_positions(positions: Tensor, cache: RowsCache) -> None:
-    """Refuse positions ``[B, 1]`` that are not those of each row's next token."""
-    given = positions.flatten().tolist()
-    if given != cache.positions:
-        raise ValueError(
-            f"the next tokens of the rows are at {cache.positions}, and position_ids say {given}"
-        )
 
 
 def _refuse_holes(mask: object) -> None:
@@ -380,15 +323,11 @@ def _counted(positions: Tensor, past: int | Tensor, mask: Tensor | None) -> tupl
         bounds = mask.to(positions.device)
         seen = (slots >= bounds[:, :1]) & (slots < bounds[:, 1:2])
         return (slots - bounds[:, :1]).expand(rows, -1), seen.expand(rows, -1)
-    if mask is not None and _reaches(mask, past, length):
-        seen = mask.bool().to(positions.device)
-        counted = (seen.cumsum(-1) - 1).index_select(1, slots)
-        return counted.expand(rows, -1), seen.index_select(1, slots).expand(rows, -1)
+    if mask is not None:
+        mentioned = mask.shape[1]  # tokens; a mask for a static cache mentions all
+        unread = isinstance(past, Tensor) and host_waits_are_forbidden(mask.device)
+        if mentioned > length if unread else mentioned >= int(past) + length:
+            seen = mask.bool().to(positions.device)
+            counted = (seen.cumsum(-1) - 1).index_select(1, slots)
+            return counted.expand(rows, -1), seen.index_select(1, slots).expand(rows, -1)
     return slots.expand(rows, -1), torch.ones_like(positions, dtype=torch.bool)
-
-
-def _reaches(mask: Tensor, past: int | Tensor, length: int) -> bool:
-    """Whether a mask mentions every token of this call; one for a static cache mentions all."""
-    if isinstance(past, Tensor) and host_waits_are_forbidden(mask.device):
-        return mask.shape[1] > length
-    return mask.shape[1] >= int(past) + length

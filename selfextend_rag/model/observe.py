@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -40,19 +40,17 @@ def observed(model: PreTrainedModel, observer: Observer) -> Iterator[None]:
     model that fails the check, or calls no registered attention function, runs as ever and nothing
     is reported; a log says so.
     """
-    if is_extended(model):
-        with _observer(model, observer):
-            yield
-    elif _unobservable_reason(model):
+    if not is_extended(model) and _unobservable_reason(model):
         yield
     else:
-        with _observer(model, observer), implementations(model, _observed_name):
+        with _observing(model, observer):
             yield
 
 
 @contextmanager
-def _observer(model: nn.Module, observer: Observer) -> Iterator[None]:
-    with attached(model) as extension:
+def _observing(model: nn.Module, observer: Observer) -> Iterator[None]:
+    names = nullcontext() if is_extended(model) else implementations(model, _observed_name)
+    with attached(model) as extension, names:
         extension.observer = observer
         try:
             yield
@@ -74,10 +72,7 @@ def _measured_reason(model: PreTrainedModel) -> str:
     seen: list[str] = []
     try:
         stock = stock_logits(model)
-        with (
-            _observer(model, lambda call: seen.append(foreign_tensors(call.arguments))),
-            implementations(model, _observed_name),
-        ):
+        with _observing(model, lambda call: seen.append(foreign_tensors(call.arguments))):
             logits = whole_logits(Runner(model))
     except FAILURES as error:
         return failure(error)

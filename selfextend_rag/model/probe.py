@@ -7,7 +7,7 @@ second is the layer's rotary layout. Nothing is looked up by the model's name.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -49,59 +49,38 @@ class Call:
 
 @dataclass
 class Layer:
-    """One attention module, and its calls in one forward.
-
-    Attributes:
-        takes_rotation: it is handed ``position_embeddings``.
-        rotated: the calls.
-        raw: the same without the rotation.
-    """
+    """One attention module, and its calls in one forward."""
 
     name: str
-    takes_rotation: bool
+    takes_rotation: bool  # it is handed ``position_embeddings``
     rotated: list[Call] = field(default_factory=list)
-    raw: list[Call] = field(default_factory=list)
+    raw: list[Call] = field(default_factory=list)  # the same without the rotation
 
 
-@dataclass(frozen=True)
-class Rows:
-    """Rows to run: tokens, mask (1, and 0 at padding) and position ids, ``[B, T]`` each."""
+def probe_rows(
+    model: PreTrainedModel, tokens: int, *, padding: int = 0, far: bool
+) -> dict[str, Tensor]:
+    """Return a row of ordinary tokens and, behind any padding, a second one with its beginning.
 
-    input_ids: Tensor
-    attention_mask: Tensor
-    position_ids: Tensor
-
-    @classmethod
-    def of(cls, model: PreTrainedModel, tokens: int, *, padding: int = 0, far: bool) -> Rows:
-        """Return a row of ordinary tokens and, behind some padding, its beginning again.
-
-        Args:
-            model: whose vocabulary and positions to use.
-            tokens: of the row.
-            padding: of the second row; 0 for a single row.
-            far: the last row is at far positions.
-        """
-        ids = sample_tokens(model, tokens)
-        if padding:
-            ids = torch.cat([ids, torch.cat([ids[:, :padding], ids[:, :-padding]], dim=1)])
-        mask = torch.ones_like(ids)
-        mask[1:, :padding] = 0
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        if far:
-            positions[-1] += max(0, min(_trained_positions(model), _FARTHEST) - tokens)
-        return cls(ids, mask, positions)
+    As a model's arguments by name, ``[B, T]`` each. The last row may be at far positions.
+    """
+    ids = sample_tokens(model, tokens)
+    if padding:
+        ids = torch.cat([ids, torch.cat([ids[:, :padding], ids[:, :-padding]], dim=1)])
+    mask = torch.ones_like(ids)
+    mask[1:, :padding] = 0
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    if far:
+        positions[-1] += max(0, min(_trained_positions(model), _FARTHEST) - tokens)
+    return {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
 
 
 class _Recorder:
-    """The calls of one forward, and what the masks of its layers are.
-
-    Args:
-        padding: ``[B, T]`` bool, False at padding, which masks of plain causal layers have to be.
-    """
+    """The calls of one forward, and what the masks of its layers are."""
 
     def __init__(self, padding: Tensor) -> None:
         self.calls: list[Call] = []
-        self.padding = padding
+        self.padding = padding  # [B, T] bool, which masks of plain causal layers have to be
         self.local_masks: list[tuple[Tensor, Tensor | None]] = []  # ours, and what the layer wants
         self.foreign: set[nn.Module] = set()
 
@@ -190,40 +169,64 @@ def foreign_tensors(arguments: Kwargs) -> str:
 
 
 @torch.no_grad()
-def record(model: nn.Module, rows: Rows, run: Any) -> tuple[list[Layer], Tensor]:
+def record(
+    model: nn.Module,
+    rows: dict[str, Tensor],
+    run: Callable[..., Tensor],
+    rotating: set[nn.Module] | None = None,
+) -> tuple[list[Layer], Tensor]:
     """Return a stock model's attention layers, in running order, and its logits.
 
-    Args:
-        model: in evaluation mode.
-        rows: what to run.
-        run: is given the rows' tensors by name, runs the model and returns logits.
+    ``run`` is given the rows by name, runs the model and returns logits. The modules that
+    are ``rotating`` run twice; those that call attention are not known before, so they are guessed
+    to be the innermost ones that take ``position_embeddings``, and a wrong guess costs a forward.
     """
-    recorder = _Recorder(rows.attention_mask.bool())
+    places = {x: argument_index(x) for x in (model.modules() if rotating is None else rotating)}
+    twice = rotating
+    if twice is None:
+        twice = _innermost({m for m, place in places.items() if place is not None})
+    recorder = _Recorder(rows["attention_mask"].bool())
+    handed: set[nn.Module] = set()
     raw: list[Call] = []
 
-    def run_unrotated(module: nn.Module, args: Args, kwargs: Kwargs) -> None:
-        before, recorder.calls = recorder.calls, raw
-        args, kwargs = unrotated_arguments(argument_index(module), args, kwargs)
-        module.forward(*args, **kwargs)
-        recorder.calls = before
+    def enter(module: nn.Module, args: Args, kwargs: Kwargs) -> None:
+        place = places[module]
+        positional = place is not None and place < len(args)
+        if not positional and kwargs.get("position_embeddings") is None:
+            return
+        handed.add(module)
+        if module in twice:
+            before, recorder.calls = recorder.calls, raw
+            args, kwargs = unrotated_arguments(place, args, kwargs)
+            module.forward(*args, **kwargs)
+            recorder.calls = before
 
-    rotating = _rotating_modules(model)
     token = _recorder.set(recorder)
-    hooks = [m.register_forward_pre_hook(run_unrotated, with_kwargs=True) for m in rotating]
+    hooks = [module.register_forward_pre_hook(enter, with_kwargs=True) for module in places]
     try:
         with implementations(model, _probe_name):
-            logits = run(**vars(rows))
+            logits = run(**rows)
     finally:
         _recorder.reset(token)
         for hook in hooks:
             hook.remove()
+    attending = {call.module for call in recorder.calls}
+    if not attending & handed <= twice and rotating is None:
+        return record(model, rows, run, attending & handed)
+    return _layers(model, recorder.calls, raw, twice & handed), logits
+
+
+def _layers(
+    model: nn.Module, calls: list[Call], raw: list[Call], twice: set[nn.Module]
+) -> list[Layer]:
     names = {module: name for name, module in model.named_modules()}
     layers: dict[nn.Module, Layer] = {}
-    for call in recorder.calls:
+    for call in calls:
         name = names.get(call.module, type(call.module).__name__)
-        layer = layers.setdefault(call.module, Layer(name, call.module in rotating))
+        takes_rotation = argument_index(call.module) is not None
+        layer = layers.setdefault(call.module, Layer(name, takes_rotation))
         layer.rotated.append(call)
-        if not layer.takes_rotation:
+        if call.module not in twice:
             layer.raw.append(call)
     for call in raw:
         if call.module in layers:
@@ -234,22 +237,17 @@ def record(model: nn.Module, rows: Rows, run: Any) -> tuple[list[Layer], Tensor]
             # a layer that shares the keys of one before it got them rotated in both runs
             plain.key = unrotated.get(id(plain.key), plain.key)
             unrotated[id(call.key)] = plain.key
-    return list(layers.values()), logits
+    return list(layers.values())
 
 
-def _rotating_modules(model: nn.Module) -> set[nn.Module]:
-    """The innermost modules that are handed ``position_embeddings``."""
-    taking = {module for module in model.modules() if argument_index(module) is not None}
-    return {m for m in taking if not any(child in taking for child in [*m.modules()][1:])}
+def _innermost(modules: set[nn.Module]) -> set[nn.Module]:
+    return {m for m in modules if not any(child in modules for child in [*m.modules()][1:])}
 
 
 def judge(layer: Layer, layouts: Iterable[RotaryLayout], positions: Tensor) -> LayerReport:
-    """Return what to do with a layer.
+    """Return what to do with a layer that was recorded at ``positions`` ``[B, T]``.
 
-    Args:
-        layer: with its recordings.
-        layouts: those that it may have.
-        positions: of the recordings, ``[B, T]``.
+    ``layouts`` are those that it may have.
     """
     if len(layer.rotated) != len(layer.raw):
         return LayerReport(layer.name, "refused", "its calls differ from run to run")

@@ -13,7 +13,7 @@ import logging
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import transformers
@@ -101,8 +101,7 @@ def recall(model: PreTrainedModel) -> tuple[SupportReport, str] | None:
     try:
         entry = json.loads(path.read_text("utf-8"))
         layers = [
-            LayerReport(**{**row, "rotary": None if row["rotary"] is None else _layout(row)})
-            for row in entry["layers"]
+            LayerReport(**{**row, "rotary": _layout(row["rotary"])}) for row in entry["layers"]
         ]
         return SupportReport(type(model).__name__, tuple(layers)), str(entry["continuation"])
     except (OSError, ValueError, TypeError, KeyError):
@@ -123,9 +122,10 @@ def remember(model: PreTrainedModel, report: SupportReport, continuation: str) -
         log.debug("what was measured on %s is not kept: %s", report.model, error)
 
 
-def _layout(row: dict[str, dict[str, list[float]]]) -> RotaryLayout:
-    fields = {**row["rotary"], "inv_freq": tuple(row["rotary"]["inv_freq"])}
-    return RotaryLayout(**fields)  # type: ignore[arg-type]  # as written: from its own fields
+def _layout(fields: dict[str, Any] | None) -> RotaryLayout | None:
+    if fields is None:
+        return None
+    return RotaryLayout(**{**fields, "inv_freq": tuple(fields["inv_freq"])})
 
 
 def _path(model: PreTrainedModel) -> Path | None:

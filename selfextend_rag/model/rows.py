@@ -27,12 +27,7 @@ def attend_by_rows(call: AttentionCall, rows: RowsLayer, alone: Attend) -> tuple
     """Return the attention of one token of each row, ``[B, 1, H, Dv]``.
 
     A single query sees all that its row keeps, so no mask is needed; one that would hide anything
-    is refused.
-
-    Args:
-        call: of the rows together; its mask was made for the longest row.
-        rows: what each row sees.
-        alone: attends as a row does by itself.
+    is refused. ``alone`` attends as a row does by itself.
 
     Raises:
         UnsupportedModelError: the model asks for more than this.

@@ -13,17 +13,13 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from selfextend_rag.errors import UnsupportedModelError, in_short
+from selfextend_rag.model.verify import FAILURES
 
 _WIDTH = 64
 _VOCABULARY = 512
 _NARROW = (
-    "intermediate_size",
-    "moe_intermediate_size",
-    "shared_expert_intermediate_size",
-    "dense_intermediate_size",
-    "ffn_hidden_size",
-    "hidden_size_per_layer_input",
-    "n_inner",
+    *("intermediate_size", "moe_intermediate_size", "shared_expert_intermediate_size"),
+    *("dense_intermediate_size", "ffn_hidden_size", "hidden_size_per_layer_input", "n_inner"),
 )
 _FEW = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 _OTHER_WINDOWS = ("attention_chunk_size", "attention_window_size", "sliding_window_pattern")
@@ -48,7 +44,7 @@ def tiny_copy(config: PreTrainedConfig) -> PreTrainedModel:
             torch.manual_seed(0)
             model: PreTrainedModel = AutoModelForCausalLM.from_config(text, dtype=torch.float32)
             _randomise(model)
-    except (ValueError, TypeError, RuntimeError, AttributeError, KeyError, IndexError) as error:
+    except FAILURES as error:
         raise UnsupportedModelError(
             f"{name} can't be judged by its configuration alone ({in_short(error)}); load the "
             "model and call support(model)"

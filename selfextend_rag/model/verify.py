@@ -25,7 +25,14 @@ from selfextend_rag.attention import self_extend_attention
 from selfextend_rag.cache import SelfExtendCache
 from selfextend_rag.cache.rewind import has_state
 from selfextend_rag.errors import GenerationCancelled
-from selfextend_rag.model.probe import Layer, Rows, judge, record, rotary_layouts, sample_tokens
+from selfextend_rag.model.probe import (
+    Layer,
+    judge,
+    probe_rows,
+    record,
+    rotary_layouts,
+    sample_tokens,
+)
 from selfextend_rag.model.report import LayerReport, SupportReport
 from selfextend_rag.positions import SelfExtend
 from selfextend_rag.rope import RotaryLayout
@@ -44,12 +51,7 @@ _LOW_PRECISION_TOLERANCE = 0.15
 _TOLERANCE_OF_A_STATE = 0.05
 _UNEXTENDED = " without any extension"
 FAILURES = (
-    ValueError,
-    TypeError,
-    RuntimeError,
-    IndexError,
-    AttributeError,
-    KeyError,
+    *(ValueError, TypeError, RuntimeError, IndexError, AttributeError, KeyError),
     AssertionError,  # some models check their arguments so
 )
 """What a model may raise that can't be run in some way."""
@@ -72,12 +74,8 @@ def disagreement(
 ) -> str:
     """Return how much logits would change, empty if two ways to run a model agree.
 
-    Args:
-        expected: logits of the usual way, of any shape; or other outputs.
-        found: those of the other way.
-        dtype: the model's precision.
-        low: the share of the largest logit by which they may differ in 16 bits or fewer.
-        when: of which change that is said.
+    ``low`` is the share of the largest logit by which they may differ in 16 bits or fewer, and
+    ``when`` says under what they change.
     """
     scale = float(expected.abs().max())
     change = float((found.double() - expected.double()).abs().max())
@@ -88,7 +86,7 @@ def disagreement(
 
 
 def never() -> bool:
-    """Return that nothing was cancelled."""
+    """Return False: nothing is cancelled."""
     return False
 
 
@@ -143,7 +141,7 @@ class Runner:
 
 
 class Chain:
-    """One prompt read chunk by chunk with a cache; ``logits`` holds those after the last one.
+    """The sample tokens read chunk by chunk with a cache, and the logits after the last chunk.
 
     Args:
         run: runs the model.
@@ -156,7 +154,7 @@ class Chain:
         self._run, self._ids = run, sample_tokens(run.model, TOKENS)
         self._left = list(pairwise(cuts))
         self._closely = closely
-        self._read = 0
+        self.read = 0
         self.logits: dict[int, Tensor] = {}
         self.error: Exception | None = None
         try:
@@ -167,52 +165,43 @@ class Chain:
     def advance(self, chunks: int = 3) -> None:
         """Read the next chunks; what goes wrong is noted, and ends it."""
         for begin, end in self._left[:chunks] if self.error is None else ():
-            arguments: dict[str, Any] = {
-                "input_ids": self._ids[:, begin:end],
+            ids = self._ids[:, begin:end]
+            given: dict[str, Any] = {
+                "input_ids": ids,
                 "past_key_values": self.cache,
+                "use_cache": True,
             }
             if self._closely:
-                positions = torch.arange(begin, end, device=self._ids.device)
-                arguments["position_ids"] = positions[None]
+                given["position_ids"] = torch.arange(begin, end, device=ids.device)[None]
             try:
-                if self._closely or end == self._ids.shape[1]:
-                    self.logits[end] = self._run(use_cache=True, **arguments)[0, -1]
-                else:
-                    self._run.all_layers(use_cache=True, **arguments)
+                if self._closely or end == TOKENS:
+                    self.logits[end] = self._run(**given)[0, -1]
+                else:  # logits take as long as several layers
+                    self._run.all_layers(**given)
             except FAILURES as error:
                 self.error = error
                 return
-            self._read = end
+            self.read = end
         self._left = self._left[chunks:]
-
-    @property
-    def keeps_its_keys(self) -> bool:
-        """Whether what was read arrived in the cache."""
-        try:
-            return int(self.cache.get_seq_length()) == self._read
-        except ValueError:  # no layer of it keeps any
-            return False
-
-    @property
-    def has_state(self) -> bool:
-        """Whether something is kept that belongs to the last token alone."""
-        filled = (getattr(layer, "is_initialized", True) for layer in self.cache.layers)
-        return has_state(self.cache) or not all(filled)  # or it is somewhere else
 
 
 def continuation(chain: Chain, whole: Tensor, dtype: torch.dtype) -> str:
     """Return why a model can't continue from a cache with several tokens; empty if it can.
 
-    Args:
-        chain: that read all but its last chunk before ``whole`` was run, and the last one after.
-        whole: the last token's logits of the prompt read at once.
-        dtype: the model's precision.
+    Before ``whole`` was run, the last logits of the prompt read at once, the chain had read all but
+    its last chunk.
     """
     if chain.error is not None:
         return failure(chain.error)
-    if not chain.keeps_its_keys:
+    try:
+        kept = int(chain.cache.get_seq_length())
+    except ValueError:  # no layer of the cache keeps any
+        kept = 0
+    if kept != chain.read:
         return ""  # which is refused wherever a cache is wanted
-    low = _TOLERANCE_OF_A_STATE if chain.has_state else _LOW_PRECISION_TOLERANCE
+    filled = (getattr(layer, "is_initialized", True) for layer in chain.cache.layers)
+    state = has_state(chain.cache) or not all(filled)  # which is then kept somewhere else
+    low = _TOLERANCE_OF_A_STATE if state else _LOW_PRECISION_TOLERANCE
     return disagreement(whole, chain.logits[TOKENS], dtype, low=low)
 
 
@@ -240,22 +229,13 @@ def whole_logits(run: Runner) -> Tensor:
 
 @dataclass(frozen=True)
 class Inspection:
-    """A report, and what `extend` has to touch.
-
-    Attributes:
-        report: says which layers are extended.
-        continuation: why the model can't continue from a cache with several tokens; None where that
-            was not measured.
-        rotary: layouts of the attention modules to extend.
-        configs: the configurations of attention modules and of decoders that make their masks.
-        position_owners: the modules, besides the model, that hold a rotary module.
-    """
+    """A report, and what `extend` has to touch; the model itself would keep its record alive."""
 
     report: SupportReport
-    continuation: str | None = None
-    rotary: dict[nn.Module, RotaryLayout] = field(default_factory=dict)
-    configs: tuple[PreTrainedConfig, ...] = ()
-    position_owners: tuple[nn.Module, ...] = ()
+    continuation: str | None = None  # why it can't continue from a cache; None: not measured
+    rotary: dict[nn.Module, RotaryLayout] = field(default_factory=dict)  # what is extended
+    configs: tuple[PreTrainedConfig, ...] = ()  # of attention, and of decoders that make masks
+    position_owners: tuple[nn.Module, ...] = ()  # the modules within that hold a rotary module
 
 
 Extended = Callable[[Inspection], AbstractContextManager[object]]
@@ -264,21 +244,19 @@ Extended = Callable[[Inspection], AbstractContextManager[object]]
 def inspect_model(run: Runner, extended: Extended) -> Inspection:
     """Probe a model, decide layer by layer, and check the result; seven forwards.
 
-    Args:
-        run: runs the model, which is left as it was.
-        extended: a block in which the model is extended, at a group size of 1.
+    Within a block of ``extended`` the model is extended, at a group size of 1.
     """
     model = run.model
     chain = Chain(run, _CUTS)
     chain.advance(2)
-    report, whole = _probed(run, Rows.of(model, TOKENS, padding=_PADDING, far=True))
+    report, whole = _probed(run, probe_rows(model, TOKENS, padding=_PADDING, far=True))
     if not report.supported:  # some models take no other positions
-        simpler, its_whole = _probed(run, Rows.of(model, TOKENS, padding=_PADDING, far=False))
+        simpler, its_whole = _probed(run, probe_rows(model, TOKENS, padding=_PADDING, far=False))
         if simpler.supported or not report.layers:
             report, whole = simpler, its_whole
-    chain.advance(1)
     if whole is None or not report.supported:
         return Inspection(report)  # its logits may come from attention without a mask
+    chain.advance(1)
     reason = continuation(chain, whole[-1], model.dtype)
     found = _inspection(model, report, reason)
     problem = _extension_difference(run, whole, partial(extended, found), continues=not reason)
@@ -290,36 +268,41 @@ def recalled(run: Runner, report: SupportReport, continuation: str) -> Inspectio
 
     None where anything differs.
     """
-    again, _ = _probed(run, Rows.of(run.model, _FEW, far=True), report)
+    again, _ = _probed(run, probe_rows(run.model, _FEW, far=True), report)
     return _inspection(run.model, report, continuation) if again == report else None
 
 
 def _probed(
-    run: Runner, rows: Rows, known: SupportReport | None = None
+    run: Runner, rows: dict[str, Tensor], known: SupportReport | None = None
 ) -> tuple[SupportReport, Tensor | None]:
-    """Return what is reported by a single forward, and the first row's last ``LAST`` logits.
+    """Return a report by one forward, and the first row's last ``_LAST`` logits.
 
-    Args:
-        known: layers to look for, with the layouts that they should have.
+    Where a report is ``known``, its layers are expected to have the same layouts, and no logits
+    are made.
     """
     model = run.model
-    name, last = type(model).__name__, _LAST if known is None else 0
+    name, last, rotating = type(model).__name__, _LAST, None
+    expected = {} if known is None else {row.name: row.rotary for row in known.layers}
+    if known is not None:
+        last, rotating = 0, {m for name, m in model.named_modules() if expected.get(name)}
     try:
-        layers, logits = record(model, rows, partial(run.all_layers, last=last, use_cache=False))
+        forward = partial(run.all_layers, last=last, use_cache=False)
+        layers, logits = record(model, rows, forward, rotating)
     except FAILURES as error:
         reason = f"its code does not run with another attention: {type(error).__name__}: {error}"
         return SupportReport(name, (), reason), None
-    expected = {} if known is None else {row.name: row.rotary for row in known.layers}
     reports = []
     for layer in layers:
         # read after the forward: some rotary modules change with the longest prompt they saw
         layouts = rotary_layouts(model, layer.rotated[0].query.shape[-1])
         layout = expected.get(layer.name)
-        reports.append(judge(layer, layouts if layout is None else [layout], rows.position_ids))
+        reports.append(judge(layer, layouts if layout is None else [layout], rows["position_ids"]))
     report = SupportReport(name, tuple(reports), _whole_model_reason(reports))
     if report.supported:
         pairs = zip(layers, reports, strict=True)
-        problems = (layer_difference(x, row.rotary, rows.attention_mask.bool()) for x, row in pairs)
+        problems = (
+            layer_difference(x, row.rotary, rows["attention_mask"].bool()) for x, row in pairs
+        )
         report = replace(report, reason=next(filter(None, problems), ""))
     return report, logits[0]
 
@@ -363,12 +346,10 @@ def _extension_difference(
     *,
     continues: bool,
 ) -> str:
-    """Return what differs between a stock model and its extension that read a prompt in chunks.
+    """Return what differs when a model reads the prompt in chunks, extended at a group size of 1.
 
-    Args:
-        whole: the last ``_LAST`` logits of the stock model's prompt read at once, ``[_LAST, V]``.
-        extended: a block in which the model is extended, at a group size of 1.
-        continues: the stock model can continue from a cache.
+    ``whole`` are its last logits ``[_LAST, V]`` of the prompt read at once; ``continues`` says
+    whether the plain model can continue from a cache.
     """
     dtype = run.model.dtype
     expected = {TOKENS: whole[-1]}
@@ -397,10 +378,7 @@ def _extension_difference(
 def layer_difference(layer: Layer, rotary: RotaryLayout | None, mask: Tensor) -> str:
     """Return whether our attention gives other outputs than a layer's own; empty if it does not.
 
-    Args:
-        layer: with its recordings.
-        rotary: its layout; a layer without one is left alone.
-        mask: ``[B, T]`` bool, False at padding.
+    ``mask`` is ``[B, T]``, False at padding; a layer without a rotary layout is left alone.
     """
     if rotary is None:
         return ""

@@ -90,7 +90,7 @@ def test_a_layer_cut_back_or_copied_goes_on_as_one_that_never_had_more(bits, len
     expected = whole.update(other, other)[0]
     cut = QuantisedLayer(bits)
     cut.update(first, first)
-    copy_of = cut.start_of(length, 400)
+    copy_of = cut.part(0, length, 400)
     deep = copy.deepcopy(copy_of)
     cut.crop(length - 200)
     for layer in (cut, copy_of, deep):

@@ -15,7 +15,7 @@ pytest.importorskip("triton", reason="triton is not installed")
 from selfextend_rag import SelfExtend, extended
 from selfextend_rag.model import attention_fn, observed
 from selfextend_rag.model.attention_fn import is_bounds, mask_for_layers
-from selfextend_rag.model.hooks import ConsecutivePositions, Extension
+from selfextend_rag.model.hooks import Extension
 from tests.tiny import tiny_llama
 
 METHOD = SelfExtend(3, 7)
@@ -123,7 +123,7 @@ def test_who_observes_is_given_a_mask(model):
 
 def test_wrong_positions_stop_a_compiled_step_too():
     """The check becomes an assertion on the device."""
-    hook = ConsecutivePositions(Extension(METHOD))
+    hook = Extension(METHOD).enter_forward
 
     def check(positions):
         hook(torch.nn.Identity(), (), {"position_ids": positions})

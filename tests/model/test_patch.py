@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 
 import pytest
 import torch
@@ -84,6 +86,17 @@ def test_a_copy_of_an_extended_model_stands_alone():
     assert torch.equal(twin(ids()).logits, expected)
     restore(twin)
     assert torch.equal(twin(ids()).logits, stock)
+
+
+def test_a_model_that_was_extended_is_freed_with_its_last_reference():
+    """What had been measured on it kept it alive."""
+    model = llama()
+    with extended(model, METHOD):
+        model(ids())
+    freed = weakref.ref(model)
+    del model
+    gc.collect()
+    assert freed() is None
 
 
 def test_a_saved_extended_model_loads_as_a_plain_one(tmp_path):
