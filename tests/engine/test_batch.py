@@ -105,8 +105,8 @@ def test_rows_in_few_bits_give_what_each_gives_alone(family, extension, read, bi
 def test_the_keys_of_the_prefix_are_not_copied(monkeypatch, extension):
     engine = Engine(tiny_llama())
     asked = prompts()
-    room = len(READ) + 60
-    prefix = engine.prefill(READ, settings=extension, capacity=room)
+    space = len(READ) + 60
+    prefix = engine.prefill(READ, settings=extension, capacity=space)
     alone(engine, asked, prefix)  # the grouped keys are there from now on
     held, places = prefix.cache.nbytes, [x.keys.data_ptr() for x in prefix.cache.layers]
     taken = []
@@ -195,7 +195,7 @@ def test_a_forward_that_fails_midway_leaves_prefix_and_model_as_they_were(mine, 
     def fail(*_):
         left[0] -= 1
         if not left[0]:
-            raise MemoryError("no room for the second layer")
+            raise MemoryError("no space for the second layer")
 
     generation = engine.answers(asked, prefix=prefix, at_once=16, run=Run())
     with nullcontext() if mine is None else extended(model, mine):

@@ -47,8 +47,8 @@ def test_greedy_decoding_is_that_of_transformers(model, extension):
 @pytest.mark.parametrize("chunk", [1, 7, 96, 97, 98])
 def test_a_prompt_in_chunks_is_a_prompt_at_once(model, extension, chunk):
     whole = list(Engine(model).generate(PROMPT, greedy(), settings=extension))
-    pieces = list(Engine(model, chunk_size=chunk).generate(PROMPT, greedy(), settings=extension))
-    assert pieces == whole
+    chunks = list(Engine(model, chunk_size=chunk).generate(PROMPT, greedy(), settings=extension))
+    assert chunks == whole
 
 
 @BY_SETTINGS
@@ -119,7 +119,7 @@ def test_a_forward_that_fails_midway_leaves_the_prefix_usable(model):
     fresh = list(engine.generate(PROMPT, greedy(), prefix=prefix))
 
     def fail(*_):
-        raise MemoryError("no room for the second layer")
+        raise MemoryError("no space for the second layer")
 
     hook = model.model.layers[1].register_forward_pre_hook(fail)
     with pytest.raises(MemoryError):
@@ -164,18 +164,18 @@ def test_only_the_last_position_s_logits_are_computed(model):
     assert lengths == [1, 1, 1, 1]  # three chunks, one decoded token
 
 
-def test_progress_is_told_after_each_chunk(model):
+def test_progress_is_reported_after_each_chunk(model):
     engine = Engine(model, chunk_size=40)
-    told = []
-    prefix = engine.prefill(PROMPT, progress=lambda *figures: told.append(figures))
-    assert told == [(40, 97), (80, 97), (97, 97)]
-    told.clear()
+    seen = []
+    prefix = engine.prefill(PROMPT, progress=lambda *figures: seen.append(figures))
+    assert seen == [(40, 97), (80, 97), (97, 97)]
+    seen.clear()
     longer = [*PROMPT, *PROMPT]
     generation = engine.generate(
-        longer, greedy(1), prefix=prefix, progress=lambda *figures: told.append(figures)
+        longer, greedy(1), prefix=prefix, progress=lambda *figures: seen.append(figures)
     )
     list(generation)
-    assert told == [(137, 194), (177, 194), (194, 194)]
+    assert seen == [(137, 194), (177, 194), (194, 194)]
 
 
 def test_usage_counts_tokens_and_times(model):
@@ -262,7 +262,7 @@ def test_a_request_that_waits_for_the_model_can_be_cancelled(model):
     assert outcomes == [([], "cancelled"), "refused"]
 
 
-def test_a_thread_that_would_wait_for_itself_is_told(model):
+def test_a_thread_that_would_wait_for_itself_is_refused(model):
     engine = Engine(model)
     running = engine.generate(PROMPT, greedy())
     next(running)

@@ -19,7 +19,7 @@ def worker():
 
 
 class Busy:
-    """A job that runs until it is let go."""
+    """A job that runs until it is released."""
 
     def __init__(self, worker):
         self.begun, self.release = threading.Event(), threading.Event()
@@ -70,9 +70,9 @@ def test_a_job_can_not_wait_for_one_behind_it(worker):
     def outer(_):
         with pytest.raises(RuntimeError, match="a callback of a run can't wait for another run"):
             Job(worker, lambda _: found.append("ran")).result()
-        return "went on"
+        return "continued"
 
-    assert Job(worker, outer).result() == "went on"
+    assert Job(worker, outer).result() == "continued"
 
 
 def test_a_callback_that_asks_the_same_model_is_refused():

@@ -1,4 +1,4 @@
-"""Models that forget what came before when several tokens follow are not fed in pieces."""
+"""Models that forget what came before when several tokens follow are not fed in chunks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def stock(model, tokens):
 
 @pytest.mark.parametrize("family", ["jamba", "zamba", "recurrent_gemma"])
 def test_a_model_that_loses_its_state_reads_prompts_whole_or_not_at_all(family):
-    """Answers to a reading came from the question alone: the stock code began anew with it."""
+    """Answers to a reading came from the question alone: the stock code began again with it."""
     model = zoo.build(family)
     engine, store = Engine(model, chunk_size=16), PrefixStore(1 << 30)
     with pytest.raises(
@@ -80,20 +80,20 @@ def test_a_model_that_sees_what_comes_after_makes_no_readings(family):
         Engine(zoo.build(family)).prefill(TOKENS)
 
 
-def test_a_model_that_fails_in_pieces_is_refused_with_what_it_said():
+def test_a_model_that_fails_in_chunks_is_refused_with_what_it_said():
     model = zoo.build("llama")
 
     def fail(layer, args, kwargs):
         if kwargs["past_key_values"].get_seq_length():
-            raise ValueError("one piece is enough")
+            raise ValueError("one chunk is enough")
 
     model.model.register_forward_pre_hook(fail, with_kwargs=True)
-    with pytest.raises(UnsupportedModelError, match="fails in a check: ValueError: one piece is"):
+    with pytest.raises(UnsupportedModelError, match="fails in a check: ValueError: one chunk is"):
         Engine(model).prefill(TOKENS)
 
 
 @pytest.mark.parametrize("family", ["lfm2", "falcon_h1", "qwen3_next"])
-def test_a_model_that_keeps_its_state_is_read_in_pieces(family):
+def test_a_model_that_keeps_its_state_is_read_in_chunks(family):
     model = zoo.build(family)
     engine = Engine(model, chunk_size=16)
     prefix = engine.prefill(TOKENS[:25])
