@@ -143,11 +143,11 @@ def save(
     capacity: int = 0,
     attachment: bytes = b"",
 ) -> None:
-    """Write a cache to a file, which is there whole or not at all.
+    """Write a cache to a file, which is there whole or not at all; what is there is replaced.
 
     Args:
-        path: the file; what is there is replaced.
-        snapshot: keys and values of ``tokens``, all of them.
+        path: the file.
+        snapshot: keys and values of all ``tokens``.
         tokens: the token ids.
         settings: those that they were read under; None for plain attention.
         fingerprint: what the cache belongs to, in named parts.
@@ -293,12 +293,7 @@ def _header_bytes(entries: Entries, about: str, data_checksum: str) -> bytes:
 
 
 def _read_header(file: BufferedReader) -> Header:
-    """Return the header of a file, every byte of it verified.
-
-    Raises:
-        CorruptReadingError: it is damaged, of another format or version, or the file is longer or
-            shorter than it says.
-    """
+    """Return the header of a file, every byte of it verified, as is the length of the file."""
     size, first = os.fstat(file.fileno()).st_size, file.read(_LENGTH_BYTES)
     length = int.from_bytes(first, "little")
     if not 0 < length <= min(_MAX_HEADER_BYTES, size - _LENGTH_BYTES):
@@ -332,11 +327,7 @@ def _read_header(file: BufferedReader) -> Header:
 
 
 def _places(cache: SelfExtendCache, header: Header) -> dict[str, Tensor]:
-    """Allocate the tensors of a file in a cache and return them, to be written to, by name.
-
-    Raises:
-        CacheMismatchError: the model's own cache is of other layers, shapes or types.
-    """
+    """Allocate the tensors of a file in a cache and return them, to be written to, by name."""
     if snapshot(cache).kinds != header.kinds:
         raise CacheMismatchError("its layers are of other kinds than this model's")
     cache.set_capacity(header.capacity)

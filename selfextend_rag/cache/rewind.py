@@ -17,13 +17,16 @@ from selfextend_rag.cache.cache import SelfExtendCache
 from selfextend_rag.cache.layers import FullLayer
 
 
-def rewind(cache: Cache, length: int) -> None:
+def rewind(cache: Cache, length: int, *, record: bool = True) -> None:
     """Cut a cache back to its first ``length`` tokens.
 
-    Layer by layer, because a forward that was broken off leaves the later layers shorter.
+    Layer by layer, because a forward that was broken off leaves the later layers shorter. Without
+    ``record``, sliding layers drop from then on what lies behind their window.
     """
     for layer in cache.layers:
         _cut(layer, length)
+        if not record and isinstance(layer, DynamicSlidingWindowLayer):
+            layer.record_past = False
 
 
 def _cut(layer: object, length: int) -> None:
@@ -52,13 +55,6 @@ def has_state(cache: Cache) -> bool:
 def start_recording(cache: Cache) -> None:
     """Let sliding layers keep what is behind their window, so that they can be cut back."""
     cache.activate_past_recording()
-
-
-def stop_recording(cache: Cache) -> None:
-    """Let sliding layers drop again what lies behind their window."""
-    for layer in cache.layers:
-        if isinstance(layer, DynamicSlidingWindowLayer):
-            layer.record_past = False
 
 
 def shortest(cache: Cache) -> int:

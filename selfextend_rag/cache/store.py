@@ -25,7 +25,6 @@ from selfextend_rag.cache.rewind import (
     rewind,
     shortest,
     start_recording,
-    stop_recording,
 )
 from selfextend_rag.errors import CacheMismatchError, CorruptReadingError, ReadingFileError
 from selfextend_rag.positions import SelfExtend
@@ -217,8 +216,7 @@ class PrefixStore:
     @property
     def nbytes(self) -> int:
         """Return the bytes that the kept entries take."""
-        with self._lock:
-            return self._sum()
+        return sum(entry.nbytes for entry in list(self._entries))
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -277,7 +275,7 @@ class PrefixStore:
             self._entries = [old for old in self._entries if not entry.covers(old)]
             self._entries.append(entry)
             evicted = [self._entries.pop()] if entry.nbytes > self.max_bytes else []
-            while self._sum() > self.max_bytes:
+            while self.nbytes > self.max_bytes:
                 evicted.append(self._entries.pop(0))
             self._write(evicted)
 
@@ -323,9 +321,6 @@ class PrefixStore:
         self._known = state
         return state
 
-    def _sum(self) -> int:
-        return sum(entry.nbytes for entry in self._entries)
-
     def _handed_out(self, entry: _Entry, shared: int, capacity: int) -> SelfExtendCache:
         kept = entry in self._entries
         if kept:
@@ -334,8 +329,7 @@ class PrefixStore:
             self._entries.append(entry)  # used just now
             return copied(entry.cache, shared, capacity)
         if can_rewind(entry.cache):
-            rewind(entry.cache, shared)
-            stop_recording(entry.cache)
+            rewind(entry.cache, shared, record=False)
         return entry.cache
 
     def _filed(
