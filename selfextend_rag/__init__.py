@@ -15,7 +15,6 @@ if TYPE_CHECKING:  # the table below in the terms of type checkers; a test compa
     from selfextend_rag.engine import Engine as Engine
     from selfextend_rag.engine import GenerationSettings as GenerationSettings
     from selfextend_rag.engine import Usage as Usage
-    from selfextend_rag.engine import answer_options as answer_options
     from selfextend_rag.errors import CacheMismatchError as CacheMismatchError
     from selfextend_rag.errors import ConstraintError as ConstraintError
     from selfextend_rag.errors import ContextBudgetExceeded as ContextBudgetExceeded
@@ -38,12 +37,9 @@ if TYPE_CHECKING:  # the table below in the terms of type checkers; a test compa
     from selfextend_rag.llm import Reading as Reading
     from selfextend_rag.llm import TextStream as TextStream
     from selfextend_rag.llm import ToolCall as ToolCall
-    from selfextend_rag.llm import fit_or_rank as fit_or_rank
-    from selfextend_rag.llm import open_llm as open_llm
+    from selfextend_rag.llm import frameworks as frameworks
     from selfextend_rag.llm import question_and_history as question_and_history
-    from selfextend_rag.llm import schema_request as schema_request
     from selfextend_rag.llm import shared_llm as shared_llm
-    from selfextend_rag.llm import sort_options as sort_options
     from selfextend_rag.model import extend as extend
     from selfextend_rag.model import extended as extended
     from selfextend_rag.model import restore as restore
@@ -57,7 +53,7 @@ if TYPE_CHECKING:  # the table below in the terms of type checkers; a test compa
 else:
     _NAMES = {
         "documents": "Document DocumentError word_relevance",
-        "engine": "Engine GenerationSettings Usage answer_options",
+        "engine": "Engine GenerationSettings Usage",
         "errors": (
             "CacheMismatchError ConstraintError ContextBudgetExceeded CorruptReadingError "
             "DocumentTooLarge GenerationCancelled MemoryBudgetExceeded ModelLoadError "
@@ -66,8 +62,8 @@ else:
         ),
         "evidence": "Evidence",
         "llm": (
-            "Answer KeptReadings LongContextLLM Reading TextStream ToolCall fit_or_rank open_llm "
-            "question_and_history schema_request shared_llm sort_options"
+            "Answer KeptReadings LongContextLLM Reading TextStream ToolCall frameworks "
+            "question_and_history shared_llm"
         ),
         "model": "extend extended restore support",
         "planning": (

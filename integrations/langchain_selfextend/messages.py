@@ -19,7 +19,7 @@ from langchain_core.messages import (
 from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
 from langchain_core.messages.tool import tool_call_chunk
 
-from selfextend_rag import Answer, Usage, schema_request
+from selfextend_rag import Answer, Usage, frameworks
 
 JsonObject = dict[str, Any]
 """A message of the core, or what else is written as JSON."""
@@ -88,7 +88,7 @@ def _core_message(message: BaseMessage) -> JsonObject:
 
 def with_schema(messages: Sequence[JsonObject], schema: JsonObject) -> list[JsonObject]:
     """Return messages of the core, the last of which, the user's, ends with a JSON schema."""
-    request = schema_request(schema)
+    request = frameworks.schema_request(schema)
     *before, last = messages
     if last["role"] == "user":
         return [*before, {**last, "content": f"{last['content']}\n\n{request}"}]

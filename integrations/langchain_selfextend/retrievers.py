@@ -18,7 +18,7 @@ from pydantic import ConfigDict, Field
 
 from langchain_selfextend.documents import core_document, parents_of, whole_documents
 from langchain_selfextend.settings import core_llm, overflow_of_the_framework
-from selfextend_rag import fit_or_rank, word_relevance
+from selfextend_rag import frameworks, word_relevance
 
 
 class FullDocumentRetriever(BaseRetriever):
@@ -128,7 +128,7 @@ class FullDocumentRetriever(BaseRetriever):
         left_out: list[int] = []
         if self.llm is not None and places:
             with overflow_of_the_framework():
-                places, left_out = fit_or_rank(
+                places, left_out = frameworks.fit_or_rank(
                     places,
                     check=lambda chosen: self._plan(query, chosen),
                     size=self._size,

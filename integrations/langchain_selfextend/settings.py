@@ -14,14 +14,7 @@ from langchain_core.exceptions import ContextOverflowError, ModelTimeoutError
 from langchain_core.load.serializable import Serializable
 from pydantic import ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
-from selfextend_rag import (
-    Answer,
-    ContextBudgetExceeded,
-    LongContextLLM,
-    answer_options,
-    open_llm,
-    sort_options,
-)
+from selfextend_rag import Answer, ContextBudgetExceeded, LongContextLLM, frameworks
 
 Options = dict[str, Any]
 """Arguments by name; the function that takes them checks them."""
@@ -122,7 +115,7 @@ class SelfExtendSettings(Serializable):
             del given["llm"]
         fields = cls.model_fields
         aliases = {field.alias for field in fields.values() if field.alias}
-        return sort_options(given, fields.keys() | aliases)
+        return frameworks.sort_options(given, fields.keys() | aliases)
 
     @field_validator("llm", mode="before")
     @classmethod
@@ -155,7 +148,7 @@ class SelfExtendSettings(Serializable):
 
     def _open(self, model: object, tokenizer: object = None) -> LongContextLLM:
         loading = {name: getattr(self, name) for name in _LOADING}
-        llm = open_llm(model, tokenizer, loading, self.context_options)
+        llm = frameworks.open_llm(model, tokenizer, loading, self.context_options)
         if isinstance(model, str | os.PathLike):
             _opened.add(llm)
         return llm
@@ -206,7 +199,7 @@ class SelfExtendSettings(Serializable):
         """Return the options of a call, those of the instance where it has none."""
         own = {name: getattr(self, name) for name in (*_SAMPLING, "max_tokens")}
         stops = [*(self.stop or ()), *([stop] if isinstance(stop, str) else stop or ())]
-        return answer_options(own, call, {"stop": stops})
+        return frameworks.answer_options(own, call, {"stop": stops})
 
     def deadline(self) -> Callable[[], bool] | None:
         """Return what says whether the time of an answer that starts now is over."""

@@ -86,14 +86,10 @@ def _is_integer(value: object, least: float = -inf) -> bool:
 
 
 def answer_options(*given: Mapping[str, Any], others: Iterable[str] = ()) -> dict[str, Any]:
-    """Return an answer's options under this package's names, a later source's before an earlier's.
+    """Return a model's and a call's options under this package's names; later ones win.
 
     None counts as not given. Frameworks name ``max_new_tokens`` also ``max_tokens``, and their
-    ``stop`` is ``also_stop``, which leaves a model's own end in force.
-
-    Args:
-        given: such as the options of a model, then those of a call.
-        others: what calls may have besides; passed on as it is.
+    ``stop`` is ``also_stop``, which leaves a model's own end in force. ``others`` are passed on.
 
     Raises:
         TypeError: an option is not known.
@@ -101,12 +97,11 @@ def answer_options(*given: Mapping[str, Any], others: Iterable[str] = ()) -> dic
     """
     fields = GenerationSettings.__dataclass_fields__.keys()
     known = fields | _OTHER_NAMES.keys() | set(others)
-    if unknown := sorted({name for options in given for name in options} - known):
-        raise TypeError(
-            f"unknown option {', '.join(unknown)}; a call takes {', '.join(sorted(known))}"
-        )
-    several = [item for options in given for item in options.items()]
-    merged = {_OTHER_NAMES.get(k, k): value for k, value in several if value is not None}
+    items = [item for options in given for item in options.items()]
+    if unknown := sorted({name for name, _ in items} - known):
+        takes = ", ".join(sorted(known))
+        raise TypeError(f"unknown option {', '.join(unknown)}; a call takes {takes}")
+    merged = {_OTHER_NAMES.get(k, k): value for k, value in items if value is not None}
     own = {name: merged[name] for name in merged if name in fields}
     stop = GenerationSettings(**own, stop=merged.get("also_stop", ())).stop
     return {**merged, "also_stop": stop} if stop else merged

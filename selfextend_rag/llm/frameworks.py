@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from selfextend_rag.engine import answer_options
 from selfextend_rag.errors import ContextBudgetExceeded
 from selfextend_rag.llm.library import shared_llm
 from selfextend_rag.llm.llm import LongContextLLM
@@ -15,6 +16,8 @@ from selfextend_rag.llm.llm import LongContextLLM
 _CONTEXT = set(list(inspect.signature(LongContextLLM).parameters)[2:])  # not model and tokenizer
 _AS_STORED = ("dtype", "auto")
 _T = TypeVar("_T")
+
+__all__ = ["answer_options", "fit_or_rank", "open_llm", "schema_request", "sort_options"]
 
 
 class OptionError(TypeError, ValueError):
@@ -24,8 +27,7 @@ class OptionError(TypeError, ValueError):
 def sort_options(options: Mapping[str, Any], fields: Iterable[str]) -> dict[str, Any]:
     """Return a constructor's options, those of `LongContextLLM` gathered in ``context_options``.
 
-    Raises:
-        OptionError: an option is neither of the ``fields`` nor of `LongContextLLM`.
+    One that is neither of the ``fields`` nor of `LongContextLLM` is an `OptionError`.
     """
     known = set(fields)
     if unknown := sorted(options.keys() - known - _CONTEXT):
@@ -42,15 +44,12 @@ def sort_options(options: Mapping[str, Any], fields: Iterable[str]) -> dict[str,
 def open_llm(
     model: Any, tokenizer: Any, loading: Mapping[str, Any], context: Mapping[str, Any]
 ) -> LongContextLLM:
-    """Return the model that a user means.
+    """Return the model that a user means, by any name.
 
     Args:
-        model: a hub id, a folder or ``"bundled"``, whose weights are shared, see `shared_llm`; a
-            model of transformers; or a `LongContextLLM`.
-        tokenizer: that of a model of transformers.
-        loading: ``dtype``, ``device_map``, ``full_attention``, ``model_options`` and, where a
-            framework names it apart from these, ``quantization_config``.
-        context: options of `LongContextLLM`.
+        model: a hub id, a folder or ``"bundled"``, see `shared_llm`; a model of transformers, with
+            its ``tokenizer``; or a `LongContextLLM`.
+        loading: options of ``from_pretrained``, and a ``quantization_config``.
 
     Raises:
         ModelLoadError: there is no such model.
@@ -90,10 +89,10 @@ def fit_or_rank(
     """Return all documents if they fit, or else the most relevant ones that do, and the others.
 
     Args:
-        documents: names of whole documents.
-        check: plans the prompt of some of them; raises `ContextBudgetExceeded` if it is too long.
-        size: the tokens of one, by which to choose; what is chosen is checked.
-        rank: puts them in order, the most relevant first; None if what does not fit is an error.
+        documents: their names.
+        check: plans a prompt of some; raises `ContextBudgetExceeded` if it is too long.
+        size: the tokens of one, to choose by.
+        rank: puts the most relevant first; None if what does not fit is an error.
 
     Raises:
         ContextBudgetExceeded: not all fit and that is an error, or not one does.

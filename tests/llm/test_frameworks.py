@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from selfextend_rag import (
-    ContextBudgetExceeded,
-    answer_options,
-    fit_or_rank,
-    open_llm,
-    sort_options,
-)
+from selfextend_rag import ContextBudgetExceeded
+from selfextend_rag.llm.frameworks import answer_options, fit_or_rank, open_llm, sort_options
 
 
 def test_later_options_win_under_any_of_their_names():

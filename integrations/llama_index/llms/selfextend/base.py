@@ -56,10 +56,8 @@ from selfextend_rag import (
     LongContextLLM,
     Reading,
     TextStream,
-    answer_options,
-    open_llm,
+    frameworks,
     question_and_history,
-    sort_options,
 )
 
 _LOADING = ("dtype", "device_map", "full_attention", "model_options")
@@ -139,12 +137,12 @@ class SelfExtendLLM(FunctionCallingLLM):
     _window: int = PrivateAttr()
 
     def __init__(self, model: Any = "bundled", *, tokenizer: object = None, **options: Any) -> None:
-        options = sort_options(options, type(self).model_fields)
+        options = frameworks.sort_options(options, type(self).model_fields)
         options["dtype"] = str(options.get("dtype") or "auto").removeprefix("torch.")
         named = isinstance(model, str | os.PathLike)
         super().__init__(model=os.fspath(model) if named else "", **options)
         loading = {name: getattr(self, name) for name in _LOADING}
-        self._llm = open_llm(model, tokenizer, loading, self.context_options)
+        self._llm = frameworks.open_llm(model, tokenizer, loading, self.context_options)
         self._live, self.model = not named, self.model or self._llm.name
         self._window = self._llm.planner.extended_window
         self._options({})  # refuses here what would fail in each call
@@ -379,7 +377,7 @@ class SelfExtendLLM(FunctionCallingLLM):
     def _options(self, call: JsonObject) -> JsonObject:
         own = {name: getattr(self, name) for name in (*_OF_ANSWERS, "max_new_tokens", "stop")}
         others = _OF_CONVERSATIONS if self._reading is None else _OF_READINGS
-        return answer_options(own, call, others=(*_OF_EVERY_CALL, *others))
+        return frameworks.answer_options(own, call, others=(*_OF_EVERY_CALL, *others))
 
     def _start(self, prompt: str | list[JsonObject], call: JsonObject) -> TextStream:
         if self._reading is None:

@@ -14,7 +14,7 @@ from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, Query
 
 from llama_index.llms.selfextend.base import SelfExtendLLM
 from llama_index.llms.selfextend.documents import whole_node
-from selfextend_rag import fit_or_rank, word_relevance
+from selfextend_rag import frameworks, word_relevance
 
 _LEFT_OUT = "left_out"
 
@@ -103,7 +103,7 @@ class FullDocumentRetriever(BaseRetriever):
             return sorted(names, key=lambda name: -found[name])
 
         if self._llm is not None and kept:
-            kept, left_out = fit_or_rank(
+            kept, left_out = frameworks.fit_or_rank(
                 kept,
                 check=lambda names: self._check(query, names),
                 size=self._size,

@@ -18,7 +18,7 @@ from llama_index.core.types import Model
 from llama_index_instrumentation import get_dispatcher
 
 from llama_index.llms.selfextend.messages import JsonObject
-from selfextend_rag import schema_request
+from selfextend_rag import frameworks
 
 _OF_PROGRAMS = ("tool_choice", "tool_required", "allow_parallel_tool_calls")
 """Options that the framework's own programs pass; a schema leaves nothing to choose."""
@@ -48,7 +48,7 @@ def object_request(
     """
     schema = output_cls.model_json_schema()
     copies = [message.model_copy(deep=True) for message in messages]  # the prompt keeps its own
-    copies[-1].blocks.append(TextBlock(text=schema_request(schema)))
+    copies[-1].blocks.append(TextBlock(text=frameworks.schema_request(schema)))
     options = {name: value for name, value in (given or {}).items() if name not in _OF_PROGRAMS}
     return copies, {**options, "json_schema": schema}
 
