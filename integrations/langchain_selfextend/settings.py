@@ -64,6 +64,7 @@ class SelfExtendSettings(Serializable):
     """A hub id, a folder, ``"bundled"``, or a model of transformers that is loaded."""
     tokenizer: object = Field(default=None, exclude=True, repr=False)
     """The tokenizer, with a model that is loaded."""
+    # None until model_post_init has opened the model, if it is not given.
     llm: LongContextLLM = Field(default=None, exclude=True, repr=False)  # type: ignore[assignment]
     """The `LongContextLLM` underneath; made from ``model`` unless it is given instead."""
 
