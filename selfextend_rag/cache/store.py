@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from selfextend_rag.cache import persist
-from selfextend_rag.cache.cache import SelfExtendCache, bytes_by_device
-from selfextend_rag.cache.identity import digest
-from selfextend_rag.cache.rewind import (
+from selfextend_rag.cache.cache import (
+    SelfExtendCache,
+    bytes_by_device,
     can_rewind,
     copied,
     has_state,
@@ -26,6 +26,7 @@ from selfextend_rag.cache.rewind import (
     shortest,
     start_recording,
 )
+from selfextend_rag.cache.identity import digest
 from selfextend_rag.errors import CacheMismatchError, CorruptReadingError, ReadingFileError
 from selfextend_rag.positions import SelfExtend
 

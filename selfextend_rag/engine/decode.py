@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from selfextend_rag.cache import FullLayer, Row, RowsCache, SelfExtendCache
-from selfextend_rag.cache.rewind import has_state, start_recording
+from selfextend_rag.cache.cache import has_state, start_recording
 from selfextend_rag.cache.store import PrefixStore
 from selfextend_rag.engine.run import CachedPrefix, FinishReason, Run, Usage, feed, forward
 from selfextend_rag.engine.sampling import GenerationSettings, Sampler, TokenConstraint

@@ -12,9 +12,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from selfextend_rag.cache import Row, SelfExtendCache
+from selfextend_rag.cache.cache import start_recording
 from selfextend_rag.cache.identity import model_state
 from selfextend_rag.cache.persist import Snapshot, snapshot
-from selfextend_rag.cache.rewind import start_recording
 from selfextend_rag.cache.rows import rows_unsupported_reason
 from selfextend_rag.cache.store import PrefixStore
 from selfextend_rag.engine.decode import Answers, BatchPrompt, Generation, OneByOne, Together, step

@@ -17,8 +17,8 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
 from selfextend_rag.cache import SelfExtendCache
+from selfextend_rag.cache.cache import can_rewind, rewind
 from selfextend_rag.cache.identity import model_state
-from selfextend_rag.cache.rewind import can_rewind, rewind
 from selfextend_rag.errors import CacheMismatchError, GenerationCancelled, UnsupportedModelError
 from selfextend_rag.model.verify import never
 from selfextend_rag.positions import SelfExtend

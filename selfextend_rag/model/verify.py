@@ -23,7 +23,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from selfextend_rag.attention import self_extend_attention
 from selfextend_rag.cache import SelfExtendCache
-from selfextend_rag.cache.rewind import has_state
+from selfextend_rag.cache.cache import has_state
 from selfextend_rag.errors import GenerationCancelled
 from selfextend_rag.model.probe import (
     Layer,

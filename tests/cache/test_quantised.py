@@ -9,8 +9,8 @@ import torch
 
 from selfextend_rag import SelfExtend, extended
 from selfextend_rag.cache import QuantisedLayer, Row, RowsCache, SelfExtendCache
+from selfextend_rag.cache.cache import copied, rewind
 from selfextend_rag.cache.quantised import groups_in
-from selfextend_rag.cache.rewind import copied, rewind
 from selfextend_rag.errors import CacheMismatchError, UnsupportedModelError
 from tests import zoo
 from tests.model.models import llama

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from selfextend_rag.cache.cache import copied, shortest
 from selfextend_rag.cache.identity import model_state
-from selfextend_rag.cache.rewind import copied, shortest
 from selfextend_rag.cache.store import PrefixStore, SpillFolder, common_length
 from selfextend_rag.engine import Engine, GenerationSettings
 from selfextend_rag.errors import ReadingFileError
