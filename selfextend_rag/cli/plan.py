@@ -9,7 +9,7 @@ from selfextend_rag.cli.app import app, silence_transformers
 from selfextend_rag.cli.options import ModelOptions, ReadingOptions, Values, user_mistakes
 
 if TYPE_CHECKING:
-    from selfextend_rag.llm.budget import DocumentGroups, ReadingBudget
+    from selfextend_rag.llm.budget import DocumentGroups, ReadingBudget, Space
 
 NOT_SUPPORTED = 1
 
@@ -28,14 +28,13 @@ class Plan(ReadingOptions):
         planner_options = self.planner_options(self.questions)
         documents = self.documents()
         silence_transformers()
-        asked: Values = {"question": self.questions, "turns": self.turns}
-        asked["max_new_tokens"] = self.max_new_tokens
+        space: Space = {"turns": self.turns, "max_new_tokens": self.max_new_tokens}
         with user_mistakes():
             budget = self._budget(planner_options)
             if self.groups:
-                report, text = _of_groups(budget.plan_groups(documents, **asked))
+                report, text = _of_groups(budget.plan_groups(documents, self.questions, space))
             else:
-                plan = budget.plan(documents, **asked)
+                plan = budget.planned(documents, self.questions, space)[1]
                 report, text = {"plan": plan.to_dict()}, plan.explain()
         self.write_result({"model": self.model, **report}, text)
         return 0

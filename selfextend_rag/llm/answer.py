@@ -112,7 +112,7 @@ class PreparedPrompt:
         tokens: the whole prompt, a reading's included.
         options: of the answer.
         plan: the settings it runs under.
-        framed: the prompt puts a question in the form of the prompt builder.
+        framed: it puts a question in the prompt builder's form, whose answers end in its way.
         form: what the answer is constrained by.
     """
 
@@ -133,14 +133,6 @@ class PreparedPrompt:
         return BatchPrompt(self.tokens, self.options, None if grammar is None else grammar.start())
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Sources:
-    """The documents at a prompt's beginning, and what its tokens hold of them."""
-
-    documents: tuple[Document, ...]
-    ranges: TokenRanges
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
     """Where prompts begin, and how they are answered.
@@ -148,48 +140,34 @@ class Start:
     Args:
         prefix: what they all begin with, and has been read.
         reuse: where to look for their beginnings otherwise.
-        sources: finds the evidence of the answers in these.
+        sources: the documents at a prompt's beginning, and what its tokens hold of them; the
+            evidence of the answers is found there.
         at_once: the most answers to decode together.
         reserving: reserves the memory; by default what the longest prompt and its answer take.
     """
 
     prefix: CachedPrefix | None = None
     reuse: PrefixStore | None = None
-    sources: Sources | None = None
+    sources: tuple[Sequence[Document], TokenRanges] | None = None
     at_once: int = 1
     reserving: AbstractContextManager[Reserve] | None = None
 
 
 class TextRunner:
-    """Runs prompts on an engine and gives their answers as text.
-
-    Args:
-        engine: the model.
-        budget: its prompts, and the plans for them.
-        ledger: what memory there is for them.
-    """
+    """Runs prompts on an engine and gives their answers as text."""
 
     def __init__(self, engine: Engine, budget: ReadingBudget, ledger: Ledger) -> None:
         self.engine = engine
         self.budget = budget
         self.prompts = budget.prompts
         self.ledger = ledger
-
-    @property
-    def worker(self) -> ModelWorker:
-        """Return what runs all calls on the model, in their order."""
-        return worker_of(self.engine.model)
+        self.worker = worker_of(engine.model)
 
     def options(self, given: Mapping[str, Any], *, framed: bool) -> GenerationSettings:
         """Return generation settings, with the model's own end tokens and stop texts by default.
 
-        Args:
-            given: fields of `GenerationSettings`, and ``also_stop``: stop texts besides ``stop``.
-            framed: the prompt puts a question in the form of ``prompts``, whose answers end in
-                that form's way.
-
         Raises:
-            TypeError: an option is none of `GenerationSettings`.
+            TypeError: an option is none of `GenerationSettings`, nor ``also_stop``.
             ValueError: an option is out of range.
         """
         fields = {"stop": self.prompts.answer_stops if framed else (), **given}
@@ -204,14 +182,7 @@ class TextRunner:
     def stream(
         self, prompt: PreparedPrompt, start: Start, run: Run, cancelled: Cancelled = None
     ) -> TextStream:
-        """Queue a prompt and return its answer as it comes.
-
-        Args:
-            prompt: the prompt.
-            start: where it begins.
-            run: what the caller wants to hear of it.
-            cancelled: the caller's own way to end it.
-        """
+        """Queue a prompt and return its answer as it comes."""
         if start.prefix is not None:
             run = run.shifted(len(start.prefix), len(prompt.tokens))
 
@@ -230,18 +201,20 @@ class TextRunner:
     ) -> list[Answer]:
         """Return the answers, in the order of the prompts; in the worker's thread.
 
-        Args:
-            prompts: the prompts.
-            start: where they begin.
-            run: what the caller wants to hear of it.
-            put: called with the index of a prompt and more text of its answer.
+        ``put`` is called with the index of a prompt and more text of its answer.
 
         Raises:
             ConstraintError: an answer could not be kept to its schema.
         """
-        sources = start.sources
-        watch = None if sources is None else AttentionWatch([len(x.tokens) for x in prompts])
-        texts = [_Text(self.budget, prompt) for prompt in prompts]
+        watch = AttentionWatch([len(x.tokens) for x in prompts]) if start.sources else None
+        readers = [AnswerReader(self.prompts, x.options, x.form, x.framed) for x in prompts]
+        parts: list[list[str]] = [[] for _ in prompts]
+
+        def say(index: int, part: str) -> None:
+            parts[index].append(part)
+            if part:
+                put(index, part)
+
         chunks = [x.plan.chunk_size for x in prompts if x.plan.chunk_size]
         with start.reserving or self._reserving(prompts, start.prefix) as reserve:
             answers = self.engine.answers(
@@ -255,25 +228,18 @@ class TextRunner:
             )
             with answers:
                 for index, token in answers:
-                    text = texts[index]
-                    part = text.push(token)
-                    if watch is not None:
-                        watch.answers[index].answer_tokens = text.tokens
-                    if text.stopped:
+                    say(index, readers[index].push(token))
+                    stopped, tokens = readers[index].stopped, len(parts[index])
+                    if watch is not None:  # what completes a stop text is no part of the answer
+                        watch.answers[index].answer_tokens = max(1, tokens - stopped)
+                    if stopped:
                         answers[index].end()
-                    if part:
-                        put(index, part)
-        for index, text in enumerate(texts):
-            if rest := text.finish():
-                put(index, rest)
-        found = [text.answer(answers, index) for index, text in enumerate(texts)]
-        if watch is None or sources is None:
-            return found
+        for index, reader in enumerate(readers):
+            say(index, reader.finish())
+        found = _evidence(watch, start) if watch is not None else [()] * len(prompts)
         return [
-            replace(answer, evidence=find_evidence(one.mass, sources.ranges, sources.documents))
-            if one.mass is not None
-            else answer
-            for answer, one in zip(found, watch.answers, strict=True)
+            _answer(answers, i, prompts[i].plan, readers[i], "".join(parts[i]), found[i])
+            for i in range(len(prompts))
         ]
 
     def _reserving(
@@ -286,44 +252,27 @@ class TextRunner:
         return self.ledger.reserving(plan, fresh, reading=prefix is not None)
 
 
-class _Text:
-    """The text of one answer, from its tokens."""
+def _evidence(watch: AttentionWatch, start: Start) -> list[tuple[Evidence, ...]]:
+    assert start.sources is not None
+    documents, ranges = start.sources
+    masses = [one.mass for one in watch.answers]
+    return [() if mass is None else find_evidence(mass, ranges, documents) for mass in masses]
 
-    def __init__(self, budget: ReadingBudget, prompt: PreparedPrompt) -> None:
-        self._plan = prompt.plan
-        self._reader = AnswerReader(budget.prompts, prompt.options, prompt.form, prompt.framed)
-        self._parts: list[str] = []
-        self.tokens = 0  # without the one that completes a stop text, which is no part of it
 
-    @property
-    def stopped(self) -> bool:
-        """Return whether a stop text has ended it."""
-        return self._reader.stopped
-
-    def push(self, token: int) -> str:
-        """Return what a token adds."""
-        self._parts.append(self._reader.push(token))
-        self.tokens = max(1, len(self._parts) - self._reader.stopped)
-        return self._parts[-1]
-
-    def finish(self) -> str:
-        """Return what was held back, which is the end."""
-        self._parts.append(self._reader.finish())
-        return self._parts[-1]
-
-    def answer(self, answers: Answers, index: int) -> Answer:
-        """Return the whole answer, once it has ended."""
-        reason: AnswerReason | None = "stop" if self.stopped else answers[index].finish_reason
-        assert reason is not None
-        calls, unfinished = self._reader.calls()
-        return Answer(
-            text="".join(self._parts),
-            finish_reason="tool_calls" if calls and reason == "stop" else reason,
-            usage=answers[index].usage,
-            plan=self._plan,
-            tool_calls=calls,
-            unfinished_call=unfinished,
-        )
+def _answer(
+    answers: Answers,
+    index: int,
+    plan: ContextPlan,
+    reader: AnswerReader,
+    text: str,
+    evidence: tuple[Evidence, ...],
+) -> Answer:
+    reason: AnswerReason | None = "stop" if reader.stopped else answers[index].finish_reason
+    assert reason is not None  # it has ended
+    calls, unfinished = reader.calls()
+    if calls and reason == "stop":
+        reason = "tool_calls"
+    return Answer(text, reason, answers[index].usage, plan, calls, unfinished, evidence)
 
 
 Work = Callable[[Callable[[str], None], Callable[[], bool]], Answer]

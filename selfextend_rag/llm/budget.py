@@ -1,8 +1,8 @@
 """What fits: plans for documents, questions and answers, and the memory that their runs share.
 
-`ReadingBudget` needs a tokenizer and no model. A plan is made before its run begins: once the model
-is free for it, and before anything runs, the run reserves its memory in the `Ledger`. Kept prompts
-are evicted for it, and if that is not enough it is refused.
+A plan is made before its run begins, by a tokenizer without a model. Once the model is free and
+before anything runs, the run reserves its memory: kept prompts are evicted for it, and if that is
+not enough it is refused.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from types import MappingProxyType
-from typing import TypedDict, Unpack
+from typing import TypedDict
 from weakref import WeakSet
 
 from transformers import PreTrainedModel
@@ -33,7 +32,7 @@ from selfextend_rag.planning import (
     MemoryBudget,
     ModelMemory,
 )
-from selfextend_rag.planning.memory import DeviceEstimate, format_bytes
+from selfextend_rag.planning.memory import DeviceEstimate, MemoryEstimate, format_bytes
 from selfextend_rag.text.messages import BREAK
 from selfextend_rag.text.prompts import Prompt, PromptBuilder, prompt_state
 
@@ -62,12 +61,7 @@ class DocumentGroup:
 
 
 class DocumentGroups(list[DocumentGroup]):
-    """Groups of whole documents, and whether there could be fewer.
-
-    Args:
-        groups: the groups.
-        lower_bound: fewer are impossible, by the tokens of each document alone.
-    """
+    """Groups of whole documents; fewer than ``lower_bound`` are impossible."""
 
     def __init__(self, groups: Iterable[DocumentGroup], lower_bound: int) -> None:
         super().__init__(groups)
@@ -85,8 +79,7 @@ class ReadingBudget:
     Args:
         prompts: the model's prompts.
         planner: what may be chosen for the model.
-        stated_max_new_tokens: the length of answers that the model's generation configuration
-            names, if it does.
+        stated_max_new_tokens: the length of answers by the model's generation configuration.
         memory: says what memory there is for the model now; by default it is not looked at.
     """
 
@@ -100,34 +93,24 @@ class ReadingBudget:
         self.prompts = prompts
         self.planner = planner
         self.memory = memory
-        self._last_packed: tuple[object, Prompt] | None = None
+        self._last: tuple[object, Prompt] | None = None
         window = planner.pretraining_window
         self.max_new_tokens = stated_max_new_tokens or max(1, min(256, window // 8))
         """The length of answers if none is asked for: as stated, or P / 8 and at most 256."""
         self.question_reserve = max(16, min(512, window // 8))
         """Tokens kept free for a question if it is not known: P / 8, from 16 to 512."""
 
-    def plan(
-        self,
-        documents: Documents,
-        *,
-        question: str | Sequence[str] = (),
-        **space: Unpack[Space],
-    ) -> ContextPlan:
-        """Return how documents would be read; see ``LongContextLLM.plan``."""
-        return self.packed(as_documents(documents), question, space)[1]
-
-    def packed(
+    def planned(
         self, documents: Sequence[Document], question: str | Sequence[str], space: Space
     ) -> tuple[Prompt, ContextPlan]:
-        """Return documents as tokens, and how they would be read.
+        """Return documents as tokens, and how they would be read; see ``LongContextLLM.plan``.
 
-        Those that were last asked for are not tokenized again, until ``forget_packed``.
+        Those that were last asked for are not tokenized again, until ``forget_tokens``.
         """
         key = tuple(documents), prompt_state(self.prompts)
-        last = self._last_packed  # another thread may replace it meanwhile
+        last = self._last  # another thread may replace it meanwhile
         if last is None or last[0] != key:
-            last = self._last_packed = key, self.prompts.documents(documents)
+            last = self._last = key, self.prompts.documents(documents)
         answer, reserve, turns = self._space(question, space)
         plan = partial(
             self.planner.plan, len(last[1].tokens), answer,
@@ -141,32 +124,27 @@ class ReadingBudget:
         # raises again, and can now say which documents
         return last[1], plan(documents=[(name_of(d), self._tokens_of(d)) for d in documents])
 
-    def forget_packed(self) -> None:
-        """Release the tokens of the documents that ``packed`` was last asked for."""
-        self._last_packed = None
+    def forget_tokens(self) -> None:
+        """Release the tokens of the documents that ``planned`` was last asked for."""
+        self._last = None
 
     def plan_groups(
-        self,
-        documents: Documents,
-        *,
-        question: str | Sequence[str] = (),
-        **space: Unpack[Space],
+        self, documents: Sequence[Document], question: str | Sequence[str], space: Space
     ) -> DocumentGroups:
         """Return documents in as few prompts as hold them whole; see ``LongContextLLM``."""
-        kept = as_documents(documents)
-        sizes = [self._tokens_of(document) for document in kept]
+        sizes = [self._tokens_of(document) for document in documents]
         answer, reserve, turns = self._space(question, space)
         budget, bound = self.memory(), None
         while True:
             found = self.planner.plan_groups(
-                sizes, answer, reserve_tokens=reserve, frame_tokens=self._frame_tokens(kept),
-                turns=turns, memory=budget, names=[name_of(document) for document in kept],
+                sizes, answer, reserve_tokens=reserve, frame_tokens=self._frame_tokens(documents),
+                turns=turns, memory=budget, names=[name_of(document) for document in documents],
             )  # fmt: skip
             # later rounds count what joining adds, which is no reason why fewer are impossible
             bound = found.lower_bound if bound is None else bound
             groups = []
             for group, plan in zip(found.groups, found.plans, strict=True):
-                members = tuple(kept[index] for index in group)
+                members = tuple(documents[index] for index in group)
                 read = len(self.prompts.documents(members, ranges=False))
                 if read > plan.prompt_tokens:  # joined, they are more tokens than one by one
                     for index in group:
@@ -244,19 +222,6 @@ def as_documents(documents: Documents) -> list[Document]:
     ]
 
 
-@dataclass(eq=False, slots=True)
-class _Reservation:
-    """What a run needs until it ends, its cache included."""
-
-    cache: SelfExtendCache
-    needed: dict[str, int] = field(default_factory=dict)
-
-    def missing(self) -> Bytes:
-        """Return what has not been allocated yet."""
-        has = bytes_by_device(self.cache)
-        return {name: max(0, n - has.get(name, 0)) for name, n in self.needed.items()}
-
-
 _LOCK = threading.RLock()
 _LEDGERS: WeakSet[Ledger] = WeakSet()  # of this process; what one reserves, the others see
 
@@ -266,20 +231,12 @@ class Ledger:
 
     Without a limit, what is free on a device is shared with all models there: what their runs have
     reserved is not free, and any prompt that is kept there may be evicted. A limit is the model's:
-    all that is held for it counts, by whichever `LongContextLLM`, and nothing of other models does;
-    limits of several models on one device add up.
+    all that is held for it counts, by whichever `LongContextLLM`, and nothing of other models.
 
     Args:
         model: the model, which runs one thing at a time.
         kept: the store of kept prompts, if there is one; they can be evicted.
-        limit: bytes for the model; by default what is free now, and what its weights hold.
-        chunk_size: tokens of a prompt to run at once; by default as many as memory allows.
-        kv_bits: that keys and values are kept in; None for the model's precision.
-
-    Raises:
-        UnknownMemoryError: a limit is given, and what the model needs is not known.
-        UnsupportedModelError: ``kv_bits`` would change nothing.
-        ValueError: the limit is out of range.
+        limit, chunk_size, kv_bits: as of `LongContextLLM`, and so are the errors.
     """
 
     def __init__(
@@ -296,7 +253,8 @@ class Ledger:
         self._limit = limit
         self._chunk_size = chunk_size
         self._readings: WeakSet[SelfExtendCache] = WeakSet()
-        self._reserved: list[_Reservation] = []
+        # the cache of each block's run, and what it needs until it ends, the cache included
+        self._reserved: dict[object, tuple[SelfExtendCache, Bytes]] = {}
         self._memory: ModelMemory | None = None
         try:
             self._memory = memory_of_model(model, kv_bits)
@@ -322,22 +280,17 @@ class Ledger:
                 caches = [cache for ledger in self._of_model() for cache in ledger._readings]
                 return _changed(there, {}, _sum(map(bytes_by_device, caches)))
             others = set(_LEDGERS) - set(self._of_model())
-            missing = _sum(run.missing() for ledger in others for run in ledger._reserved)
+            missing = _sum(_missing(*run) for ledger in others for run in ledger._reserved.values())
             return _changed(there, self._evictable_bytes(), missing)
 
     @contextmanager
     def reserving(
-        self,
-        plan: ContextPlan,
-        tokens: int,
-        *,
-        reading: bool = False,
-        more: Bytes = MappingProxyType({}),
+        self, plan: ContextPlan, tokens: int, *, reading: bool = False, more: Bytes | None = None
     ) -> Iterator[Reserve]:
-        """Give a run a function that reserves its memory, until the block ends.
+        """Yield a function that reserves the memory of a run in a cache until the block ends.
 
-        The function takes the cache that the run fills, evicts kept prompts where memory is short,
-        and raises MemoryBudgetExceeded if there is still not enough; nothing has run then.
+        It evicts kept prompts where memory is short, and raises MemoryBudgetExceeded if that is
+        not enough; nothing has run then.
 
         Args:
             plan: of prompt and answer, as many tokens as there will be in the end.
@@ -345,36 +298,34 @@ class Ledger:
             reading: the cache is a reading's, which counts as held.
             more: bytes that are needed besides, by device.
         """
-        made: list[_Reservation] = []
+        block = object()  # what ran before within it has ended
 
         def reserve(cache: SelfExtendCache) -> None:
             with _LOCK:
-                release()  # of what ran before within the block
-                made.append(self._reservation(plan, tokens, cache, reading, more))
-                self._reserved.extend(made)
-
-        def release() -> None:
-            with _LOCK:
-                while made:
-                    self._reserved.remove(made.pop())
+                self._reserved.pop(block, None)
+                self._reserved[block] = (
+                    cache,
+                    self._needed(plan, tokens, cache, reading, more or {}),
+                )
 
         try:
             yield reserve
         finally:
-            release()
+            with _LOCK:
+                self._reserved.pop(block, None)
 
-    def _reservation(
+    def _needed(
         self, plan: ContextPlan, tokens: int, cache: SelfExtendCache, reading: bool, more: Bytes
-    ) -> _Reservation:
+    ) -> Bytes:
         """Return what a run needs; kept prompts are evicted until there is that much."""
-        reservation = _Reservation(cache)
         budget = self.budget()
         if budget is None:
-            return reservation
+            return {}
         own, kept = bytes_by_device(cache), self._evictable_bytes()
         grows = max((layer_nbytes(layer) for layer in cache.layers), default=0)
         # a limit counts readings alone, and what is free is short of any cache in memory
         counted = own if reading or self._limit is None else {}
+        all_needed: dict[str, int] = {}
         short: dict[str, int] = {}
         estimate = budget.estimate(plan, max(1, min(plan.chunk_size or tokens, tokens)))
         for device in estimate.devices:
@@ -385,21 +336,33 @@ class Ledger:
             needed = device.workspace_bytes + max(planned, held) + more.get(name, 0)
             needed += grows if planned > held > 0 else 0  # a buffer with the one it replaces
             there = device.available_bytes + counted.get(name, 0) - kept.get(name, 0)
-            reservation.needed[name] = needed
+            all_needed[name] = needed
             if needed + device.weights_bytes > there:
                 short[name] = needed + device.weights_bytes - there
-        for name, missing in self._evict(short).items():
-            raise _refusal(plan, next(x for x in estimate.devices if x.name == name), missing)
-        return reservation
+        self._make_space(short, plan, estimate)
+        return all_needed
 
-    def _evict(self, short: dict[str, int]) -> dict[str, int]:
-        """Evict kept prompts where bytes are short, our own first; return what is still short."""
+    def _make_space(
+        self, short: dict[str, int], plan: ContextPlan, estimate: MemoryEstimate
+    ) -> None:
+        """Evict kept prompts where bytes are short, our own first, or refuse."""
         for store in self._evictable():
             if set(short) & set(store.bytes_by_device()):
                 freed = store.evict(short)
                 left = {name: missing - freed.get(name, 0) for name, missing in short.items()}
                 short = {name: missing for name, missing in left.items() if missing > 0}
-        return short
+        for name, missing in short.items():
+            device = next(x for x in estimate.devices if x.name == name)
+            raise no_memory(
+                f"{plan.total_tokens} tokens need at most {format_bytes(device.needed_bytes)} on "
+                f"{name}, and besides the readings that are held it lacks {format_bytes(missing)} "
+                "of that",
+                plan,
+                replace(device, available_bytes=max(0, device.needed_bytes - missing)),
+                "release other readings",
+                "ask for a shorter answer",
+                "take a smaller model or a device with more memory",
+            )
 
     def _of_model(self) -> list[Ledger]:
         return [ledger for ledger in _LEDGERS if ledger._model is self._model]
@@ -414,11 +377,14 @@ class Ledger:
         return _sum(store.bytes_by_device() for store in self._evictable())
 
 
+def _missing(cache: SelfExtendCache, needed: Bytes) -> Bytes:
+    """Return what a run has reserved and not allocated yet."""
+    has = bytes_by_device(cache)
+    return {name: max(0, size - has.get(name, 0)) for name, size in needed.items()}
+
+
 def _sum(many: Iterable[Bytes]) -> Bytes:
-    total: Counter[str] = Counter()
-    for sizes in many:
-        total.update(sizes)
-    return total
+    return sum((Counter(sizes) for sizes in many), Counter[str]())
 
 
 def _changed(budget: MemoryBudget, more: Bytes, less: Bytes) -> MemoryBudget:
@@ -429,19 +395,6 @@ def _changed(budget: MemoryBudget, more: Bytes, less: Bytes) -> MemoryBudget:
         within = min(device.total_bytes, max(0, available))
         devices.append(DeviceMemory(device.name, device.total_bytes, within))
     return replace(budget, devices=tuple(devices))
-
-
-def _refusal(plan: ContextPlan, device: DeviceEstimate, missing: int) -> MemoryBudgetExceeded:
-    return no_memory(
-        f"{plan.total_tokens} tokens need at most {format_bytes(device.needed_bytes)} on "
-        f"{device.name}, and besides the readings that are held it lacks {format_bytes(missing)} "
-        "of that",
-        plan,
-        replace(device, available_bytes=max(0, device.needed_bytes - missing)),
-        "release other readings",
-        "ask for a shorter answer",
-        "take a smaller model or a device with more memory",
-    )
 
 
 def no_memory(

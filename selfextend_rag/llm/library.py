@@ -108,10 +108,9 @@ class KeptReadings:
     ) -> Reading:
         """Return a reading of documents with space for a question and its answer.
 
-        There is space for the usual question too, so that the reading serves others, if that fits.
-        A kept one that has too little, as for a long conversation, is replaced by one with twice
-        what the question takes; so is one that the model or the tokenizer, changed since,
-        would read otherwise.
+        There is space for the usual question too, if that fits, so that the reading serves others.
+        A kept one is replaced where it has too little, by one with twice what the question takes,
+        and where the model or the tokenizer, changed since, would read otherwise.
 
         Args:
             documents: one or several, each a `Document` or a text.
@@ -186,16 +185,16 @@ class KeptReadings:
             return reading
 
     def _read(self, key: tuple[Document, ...], asked: int, options: dict[str, Any]) -> Reading:
+        """Read with space to spare, if that fits."""
         usual = self.llm.budget.question_reserve
-        generous = usual if asked <= usual else 2 * asked
         try:
-            return self._read_with_space(key, generous, options)
+            return self._read_with(key, usual if asked <= usual else 2 * asked, options)
         except ContextBudgetExceeded:
             if not asked:
                 raise
-        return self._read_with_space(key, asked, options)
+        return self._read_with(key, asked, options)
 
-    def _read_with_space(
+    def _read_with(
         self, key: tuple[Document, ...], reserve: int, options: dict[str, Any]
     ) -> Reading:
         """Read; where memory is short, what was kept goes first, the longest unused before all."""

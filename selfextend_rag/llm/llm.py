@@ -138,10 +138,7 @@ class LongContextLLM:
             rule=rule,
         )
         self.prompts = PromptBuilder(
-            tokenizer,
-            form=prompt_form,
-            instruction=instruction,
-            template_options=template_options,
+            tokenizer, form=prompt_form, instruction=instruction, template_options=template_options
         )
         at_once = CHUNK_SIZES[0] if chunk_size is None else chunk_size
         self.engine = Engine(model, chunk_size=at_once, kv_bits=kv_bits)
@@ -180,7 +177,7 @@ class LongContextLLM:
         device_map: DeviceMap = None,
         dtype: str | torch.dtype | None = "auto",
         full_attention: bool = False,
-        model_options: Mapping[str, object] | None = None,
+        model_options: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> LongContextLLM:
         """Return a model with its tokenizer, from a hub id or a folder.
@@ -201,10 +198,8 @@ class LongContextLLM:
         """
         more = dict(model_options or {})
         tokenizer = load_tokenizer(source, **more)
-        model = load_model(
-            source, full_attention=full_attention, device_map=device_map, dtype=dtype, **more
-        )
-        return cls(model, tokenizer, **options)
+        more |= {"device_map": device_map, "dtype": dtype}
+        return cls(load_model(source, full_attention=full_attention, **more), tokenizer, **options)
 
     @classmethod
     def bundled(cls, **options: Any) -> LongContextLLM:
@@ -225,38 +220,27 @@ class LongContextLLM:
         return getattr(self.model.config, "name_or_path", "") or type(self.model).__name__
 
     def plan(
-        self,
-        documents: Documents,
-        *,
-        question: str | Sequence[str] = (),
-        **space: Unpack[Space],
+        self, documents: Documents, *, question: str | Sequence[str] = (), **space: Unpack[Space]
     ) -> ContextPlan:
         """Return how documents would be read; the model does not run.
 
         Args:
             documents: one or several, each a `Document` or a text.
             question: the question to come, or several; by default space is kept for any.
-            space: any of these, in tokens.
-
-                * ``max_new_tokens``: to keep free for an answer; by default what the model's
-                  generation configuration names, or an eighth of P and at most 256.
-                * ``question_reserve``: to keep free for a question and its frame; by default what
-                  the longest ``question`` takes, or an eighth of P, from 16 to 512.
-                * ``turns``: how many questions and answers to keep space for, one after another,
-                  as in a conversation.
+            space: ``max_new_tokens`` to keep free for an answer, by default those that the model's
+                generation configuration names, or an eighth of P and at most 256;
+                ``question_reserve``, tokens for a question and its frame, by default those of the
+                longest ``question``, or an eighth of P, from 16 to 512; ``turns``, how many
+                questions and answers will follow one after another, as in a conversation.
 
         Raises:
             ContextBudgetExceeded: they do not fit.
             MemoryBudgetExceeded: they would, but memory does not hold them.
         """
-        return self.budget.plan(documents, question=question, **space)
+        return self.budget.planned(as_documents(documents), question, space)[1]
 
     def plan_groups(
-        self,
-        documents: Documents,
-        *,
-        question: str | Sequence[str] = (),
-        **space: Unpack[Space],
+        self, documents: Documents, *, question: str | Sequence[str] = (), **space: Unpack[Space]
     ) -> DocumentGroups:
         """Return documents in as few groups as can each be read whole; arguments as for ``plan``.
 
@@ -267,7 +251,7 @@ class LongContextLLM:
         Raises:
             DocumentTooLarge: a document can't be read even by itself; it is named.
         """
-        return self.budget.plan_groups(documents, question=question, **space)
+        return self.budget.plan_groups(as_documents(documents), question, space)
 
     def read(
         self,
@@ -292,8 +276,8 @@ class LongContextLLM:
             GenerationCancelled: it was cancelled.
         """
         kept = as_documents(documents)
-        packed, plan = self.budget.packed(kept, (), space)
-        self.budget.forget_packed()  # from here on, the reading has them
+        packed, plan = self.budget.planned(kept, (), space)
+        self.budget.forget_tokens()  # from here on, the reading has them
         started = time.perf_counter()
         with self._ledger.reserving(plan, len(packed.tokens)) as reserve:
             prefix = Job(
@@ -347,15 +331,13 @@ class LongContextLLM:
         Args:
             prompt: a text, or messages with ``role`` and ``content``, an assistant's ``tool_calls``
                 and messages of role ``tool`` among them, in OpenAI's form.
-            options: any of these, and fields of `GenerationSettings`. In the plain form, of models
-                without a chat template, a conversation's ``stop`` is a line end by default;
-                ``also_stop`` are texts that end the answer besides.
+            options: fields of `GenerationSettings`. In the plain form, of models without a chat
+                template, a conversation's ``stop`` is a line end by default; ``also_stop`` are
+                texts that end the answer besides. And any of these:
 
-                * ``tools``: what the model may call, in OpenAI's form; calls are in
-                  ``answer.tool_calls``.
-                * ``tool_choice``: ``"auto"``, the default, ``"none"``, ``"required"`` (or
-                  ``"any"``), or a tool's name.
-                * ``parallel_tool_calls``: an answer may have several calls; True by default.
+                * ``tools`` that the model may call, in OpenAI's form; see ``answer.tool_calls``.
+                * ``tool_choice``: ``"auto"``, ``"none"``, ``"required"`` or a tool's name.
+                * ``parallel_tool_calls``: False for one call at most.
                 * ``json_schema``: the answer is JSON that is valid for this schema.
                 * ``progress``: called after each chunk of the prompt, from another thread.
                 * ``cancelled``: ends the answer where it is.

@@ -10,8 +10,9 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import urlsplit
 
 import torch
@@ -37,15 +38,9 @@ from selfextend_rag.planning import MemoryBudget
 DeviceMap = str | int | torch.device | Mapping[str, object] | None
 """A device, the device of each part by the beginning of its name, or a word of accelerate's."""
 
-_LOADING_ERRORS = (
-    OSError,
-    ValueError,
-    ImportError,
-    RuntimeError,
-    KeyError,
-    SafetensorError,
-    AssertionError,  # torch, asked for a device that it was not built for
-)
+# the last by torch, asked for a device that it was not built for
+_FILE_ERRORS = (OSError, ValueError, ImportError, RuntimeError, KeyError, SafetensorError)
+_LOADING_ERRORS = (*_FILE_ERRORS, AssertionError)
 _SHARED_OPTIONS = frozenset(
     ("cache_dir", "code_revision", "force_download", "local_files_only", "revision", "subfolder")
 ) | {"token", "trust_remote_code"}
@@ -55,7 +50,6 @@ _OF_WEIGHTS = frozenset(
 
 _TOKENIZER_FILE = re.compile(r"token|vocab|merges|spiece|tekken|.*\.(model|tiktoken)$")
 _LONGEST_HEADER = 100_000_000
-_T = TypeVar("_T")
 
 
 def load_model(
@@ -74,15 +68,9 @@ def load_model(
     """
     if full_attention:
         options = _without_windows(source, options)
-
-    def load(name: str, **more: Any) -> tuple[PreTrainedModel, Mapping[str, Any]]:
-        loader: Any = AutoModelForCausalLM
-        found: tuple[PreTrainedModel, Mapping[str, Any]] = loader.from_pretrained(
-            name, output_loading_info=True, **more, **options
-        )
-        return found
-
-    model, info = _loaded(source, "model", load, options)
+    model: PreTrainedModel
+    load = AutoModelForCausalLM.from_pretrained
+    model, info = _loaded(source, "model", load, {**options, "output_loading_info": True})
     missing = sorted(info["missing_keys"]) or sorted(str(key) for key in info["mismatched_keys"])
     if missing:
         raise ModelLoadError(
@@ -93,7 +81,7 @@ def load_model(
     return model
 
 
-def _without_windows(source: str | os.PathLike[str], options: Mapping[str, Any]) -> dict[str, Any]:
+def _without_windows(source: str | os.PathLike[str], options: dict[str, Any]) -> dict[str, Any]:
     """Return options whose ``config`` has full attention, and what they would have changed in it.
 
     Given with a configuration, from_pretrained would hand such options to the model's constructor.
@@ -106,26 +94,17 @@ def _without_windows(source: str | os.PathLike[str], options: Mapping[str, Any])
         for name, value in options.items()
         if name not in _OF_WEIGHTS and (name, value) != ("sliding_window", None)
     }
-    config, unused = _loaded(
-        source,
-        "configuration",
-        lambda name, **more: AutoConfig.from_pretrained(
-            name, return_unused_kwargs=True, **{**changes, **more}
-        ),
-        options,
-    )
+    changes["return_unused_kwargs"] = True
+    config, unused = _loaded(source, "configuration", AutoConfig.from_pretrained, changes)
     kept = {name: options[name] for name in options.keys() & (_OF_WEIGHTS | _SHARED_OPTIONS)}
     return {**unused, **kept, "config": with_full_attention(config)}
 
 
 def load_tokenizer(source: str | os.PathLike[str], **options: Any) -> PreTrainedTokenizerBase:
     """Return the tokenizer of a model; options and errors as of `load_config`."""
-    return _loaded(
-        source,
-        "tokenizer",
-        lambda name, **more: AutoTokenizer.from_pretrained(name, **more, **_shared(options)),
-        options,
-    )
+    found = _loaded(source, "tokenizer", AutoTokenizer.from_pretrained, _shared(options))
+    tokenizer: PreTrainedTokenizerBase = found
+    return tokenizer
 
 
 def load_config(
@@ -137,21 +116,17 @@ def load_config(
         ModelLoadError: it can't be found or read.
         UnsupportedModelError: its windows can't be switched off.
     """
-    config = _loaded(
-        source,
-        "configuration",
-        lambda name, **more: AutoConfig.from_pretrained(name, **more, **_shared(options)),
-        options,
+    config: PreTrainedConfig = _loaded(
+        source, "configuration", AutoConfig.from_pretrained, _shared(options)
     )
     return with_full_attention(config) if full_attention else config
 
 
 def stated_max_new_tokens(source: str | os.PathLike[str], **options: Any) -> int | None:
     """Return the length of answers that a model's generation configuration names, if it does."""
-    name = os.fspath(source)
-    where: dict[str, Any] = {**_where_to_look(name, options), **_shared(options)}
+    name, options = os.fspath(source), _shared(options)
     try:
-        config = GenerationConfig.from_pretrained(name, **where)
+        config = GenerationConfig.from_pretrained(name, **{**options, **_where(name, options)})
     except OSError:  # many models have none
         return None
     stated: int | None = config.max_new_tokens
@@ -163,23 +138,18 @@ def empty_model(
 ) -> PreTrainedModel:
     """Return a model without weights, on torch's meta device: names and shapes alone.
 
-    Args:
-        source: what to call it in an error.
-        config: its configuration.
-        dtype: its precision; None for what the configuration says.
-
     Raises:
         ModelLoadError: no causal language model can be built from the configuration.
     """
     chosen = dtype or getattr(config, "dtype", None) or torch.float32
 
-    def build(_: str, **more: object) -> PreTrainedModel:
+    def build(_: str, **where: object) -> object:
         with torch.device("meta"):
-            model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=chosen)
-        model.eval()
-        return model
+            return AutoModelForCausalLM.from_config(config, dtype=chosen)
 
-    return _loaded(source, "model", build, {"local_files_only": True})
+    model: PreTrainedModel = _loaded(source, "model", build, {"local_files_only": True})
+    model.eval()
+    return model
 
 
 def budget_of_source(
@@ -194,15 +164,7 @@ def budget_of_source(
     """Return what memory there is for a model that is not loaded; None if its needs are unknown.
 
     The sizes of weights come from the headers of the safetensors files in a folder, and otherwise
-    from the model built without weights.
-
-    Args:
-        source: hub id or folder.
-        config: its configuration.
-        device_map: where the weights would go; None for the CPU.
-        dtype: precision that the weights would be loaded in.
-        limit: bytes for it; by default what is free now.
-        kv_bits: that keys and values would be kept in; None for the model's precision.
+    from the model built without weights. Options are those that it would be loaded with.
 
     Raises:
         UnknownMemoryError: a limit is given, and what the model needs is not known.
@@ -216,8 +178,8 @@ def budget_of_source(
     sizes = sizes_in_folder(Path(source)) if chosen is None else {}
     if sizes:
         sizes = {**{name: buffer.nbytes for name, buffer in empty.named_buffers()}, **sizes}
+    placed = _placement(empty, device_map)
     try:
-        placed = _placement(empty, device_map)
         memory = model_memory(empty, sizes or sizes_of(empty), placed, kv_bits=kv_bits)
     except UnknownMemoryError:
         if limit is not None:
@@ -227,23 +189,20 @@ def budget_of_source(
 
 
 def _placement(model: nn.Module, device_map: DeviceMap) -> Mapping[str, object]:
-    """Return the device of each part of a model, by the beginnings of names.
-
-    Raises:
-        ModelLoadError: the device is not there, or accelerate is needed and missing.
-    """
+    """Return the device of each part of a model, by the beginnings of names."""
     if isinstance(device_map, Mapping):
         return device_map
     name = "cpu" if device_map is None else str(device_map)
     if name not in ("auto", "balanced", "balanced_low_0", "sequential"):
         if name.startswith("cuda") and not torch.cuda.is_available():
             raise ModelLoadError(f"can't plan for the device {name}: torch finds no CUDA device")
-        if not _runs_models(name):
-            raise ModelLoadError(
-                f"can't plan for the device {name!r}: torch has none of that name; take cpu, cuda, "
-                "cuda:1, ... or auto"
-            )
-        return {"": name}
+        with suppress(RuntimeError):
+            if torch.device(name).type != "meta":
+                return {"": name}
+        raise ModelLoadError(
+            f"can't plan for the device {name!r}: torch has none of that name; take cpu, cuda, "
+            "cuda:1, ... or auto"
+        )
     try:
         from accelerate import infer_auto_device_map  # type: ignore[import-untyped]  # ships no types
     except ImportError as error:
@@ -255,13 +214,6 @@ def _placement(model: nn.Module, device_map: DeviceMap) -> Mapping[str, object]:
         model, no_split_module_classes=list(whole), dtype=model.dtype
     )
     return found
-
-
-def _runs_models(name: str) -> bool:
-    try:
-        return torch.device(name).type != "meta"
-    except RuntimeError:
-        return False
 
 
 def sizes_in_folder(folder: Path) -> dict[str, int]:
@@ -292,16 +244,15 @@ def _shared(options: Mapping[str, Any]) -> dict[str, Any]:
 def _loaded(
     source: str | os.PathLike[str],
     what: str,
-    load: Callable[..., _T],
-    options: Mapping[str, Any],
-) -> _T:
+    load: Callable[..., Any],
+    options: Mapping[str, object],
+) -> Any:
     name = os.fspath(source)
-    problem = _problem_with(name)
-    if problem:
+    if problem := _problem_with(name):
         raise ModelLoadError(f"can't load the {what} {name}: {problem}")
-    where = _where_to_look(name, options)
+    where = _where(name, options)
     try:
-        return load(name, **where)
+        return load(name, **{**options, **where})
     except _LOADING_ERRORS as error:
         reason = _missing_in(name, what) or in_short(error)
         if where:
@@ -319,9 +270,9 @@ def _problem_with(name: str) -> str:
         return "the name is empty; give a hub id or a folder"
     if os.path.isfile(name):
         return "it is a file; name the folder that holds the model"
-    if _is_path(name) and not os.path.isdir(name):
-        return "there is no such folder"
-    return ""
+    # hub ids are ``name`` or ``owner/name``
+    is_path = os.path.isabs(name) or name.startswith((".", "~")) or name.count("/") > 1
+    return "there is no such folder" if is_path and not os.path.isdir(name) else ""
 
 
 def _missing_in(folder: str, what: str) -> str:
@@ -336,13 +287,8 @@ def _missing_in(folder: str, what: str) -> str:
     return ""
 
 
-def _where_to_look(name: str, options: Mapping[str, Any]) -> dict[str, bool]:
+def _where(name: str, options: Mapping[str, object]) -> dict[str, bool]:
     """Return what keeps libraries from asking a hub that does not answer, which takes minutes."""
     if os.path.isdir(name) or options.get("local_files_only") or hub_answers(name):
         return {}
     return {"local_files_only": True}
-
-
-def _is_path(name: str) -> bool:
-    """Return whether a name can only be a folder's; hub ids are ``name`` or ``owner/name``."""
-    return os.path.isabs(name) or name.startswith((".", "~")) or name.count("/") > 1

@@ -54,7 +54,7 @@ def model_memory(
         UnknownMemoryError: what its layers keep can't be measured.
         UnsupportedModelError: ``kv_bits`` would change nothing.
     """
-    layers = layer_shapes(model)
+    layers, itemsize = layer_shapes(model), model.dtype.itemsize
     if kv_bits is not None and not any(layer.rounded_bytes for layer in layers):
         raise UnsupportedModelError(why_not_rounded(kv_bits, (layer.kind for layer in layers)))
     places = {name: device_name(place) for name, place in placed.items()}
@@ -64,11 +64,11 @@ def model_memory(
     )
     return ModelMemory(
         layers,
-        model.dtype.itemsize,
+        itemsize,
         work_shape(
             model.config,
             layers,
-            itemsize=model.dtype.itemsize,
+            itemsize=itemsize,
             on_cpu=all(share.name == "cpu" for share in shares),
             last_logits="logits_to_keep" in inspect.signature(model.forward).parameters,
         ),
@@ -80,13 +80,7 @@ def model_memory(
 def budget_of(
     memory: ModelMemory, limit: MemoryLimit | None, chunk_size: int | None, *, loaded: bool
 ) -> MemoryBudget:
-    """Return what memory there is for a model in all.
-
-    Args:
-        memory: what the model needs.
-        limit: bytes for it; by default what is free now, and what its weights hold.
-        chunk_size: tokens of a prompt to run at once; by default as many as memory allows.
-        loaded: its weights are there, and take no more than they do.
+    """Return what there is for a model: a limit, or what is free now and its weights hold.
 
     Raises:
         ValueError: the limit is no number of bytes, or is of a device that the model is not on.
@@ -128,11 +122,7 @@ def sizes_of(model: nn.Module) -> dict[str, int]:
 def _shares(
     sizes: Mapping[str, int], placed: Mapping[str, str], layers: tuple[LayerShape, ...]
 ) -> tuple[DeviceShare, ...]:
-    """Return what each device holds and runs.
-
-    Modules that are offloaded to the CPU or the disk run on the first other device, where they are
-    brought one at a time.
-    """
+    """Return what each device holds and runs; the first one runs what is offloaded."""
     main = next((place for place in placed.values() if place not in _OFFLOADED), "cpu")
     weights: dict[str, int] = {}
     streamed: dict[str, int] = {}
@@ -168,13 +158,7 @@ def _place_of(name: str, placed: Mapping[str, str], main: str) -> str:
 
 
 def main_memory(root: Path = Path("/")) -> DeviceMemory:
-    """Return main memory and what of it is free.
-
-    A limit of the control group (a container's, for instance) counts like the machine's own.
-
-    Args:
-        root: where the system's files are.
-    """
+    """Return main memory and what of it is free, within a limit of the control group, if any."""
     found = psutil.virtual_memory()
     total, free = found.total, found.available
     for limit, used in _control_groups(root):
@@ -182,37 +166,28 @@ def main_memory(root: Path = Path("/")) -> DeviceMemory:
     return DeviceMemory("cpu", total, min(free, total))
 
 
-def gpu_memory(index: int) -> DeviceMemory:
-    """Return the memory of a CUDA device; what torch holds and does not use counts as free."""
-    free, total = torch.cuda.mem_get_info(index)
-    idle = torch.cuda.memory_reserved(index) - torch.cuda.memory_allocated(index)
-    return DeviceMemory(f"cuda:{index}", total, min(total, free + idle))
-
-
 def device_memory(names: Iterable[str], held: Mapping[str, int]) -> tuple[DeviceMemory, ...]:
-    """Return what devices have for a model, its weights included.
+    """Return what devices have for a model, whose weights are ``held`` there already, by device.
 
-    Args:
-        names: of devices; those that can't be asked are left out.
-        held: bytes of the model's weights that are there already, by device.
+    Devices that can't be asked are left out.
     """
     found = []
     for name in names:
-        memory = main_memory() if name == "cpu" else None
-        if name.startswith("cuda") and torch.cuda.is_available():
-            memory = gpu_memory(int(name.partition(":")[2] or 0))
-        if memory is not None:
-            available = min(memory.total_bytes, memory.available_bytes + held.get(name, 0))
-            found.append(DeviceMemory(name, memory.total_bytes, available))
+        if name == "cpu":
+            memory = main_memory()
+            free, total = memory.available_bytes, memory.total_bytes
+        elif name.startswith("cuda") and torch.cuda.is_available():
+            free, total = torch.cuda.mem_get_info(name)
+            # what torch holds and does not use counts as free
+            free += torch.cuda.memory_reserved(name) - torch.cuda.memory_allocated(name)
+        else:
+            continue
+        found.append(DeviceMemory(name, total, min(total, free + held.get(name, 0))))
     return tuple(found)
 
 
 def limited_memory(limit: MemoryLimit, names: Iterable[str]) -> tuple[DeviceMemory, ...]:
-    """Return devices as a caller limits them; a single limit is for each of them.
-
-    Raises:
-        ValueError: a limit is no number of bytes, or is of a device that the model is not on.
-    """
+    """Return devices as a caller limits them; a single limit is for each of them."""
     names = list(names)
     if not isinstance(limit, Mapping):
         limit = dict.fromkeys(names, limit)
@@ -236,16 +211,14 @@ def device_name(place: object) -> str:
 def _control_groups(root: Path) -> Iterable[tuple[int, int]]:
     """Yield limit and use of the control groups this process is in, from the innermost out."""
     base = root / "sys/fs/cgroup"
-    group = Path(_own_group(root, "0::") or "/")
-    for path in (group, *group.parents):
-        found = _limit_and_use(base / path.relative_to("/"), "memory.max", "memory.current")
-        if found:
-            yield found
-    old = base / "memory" / Path(_own_group(root, ":memory:") or "/").relative_to("/")
-    for folder in (old, base / "memory"):
-        found = _limit_and_use(folder, "memory.limit_in_bytes", "memory.usage_in_bytes")
-        if found:
-            yield found
+    for marker, top, limit_file, use_file in (
+        ("0::", base, "memory.max", "memory.current"),
+        (":memory:", base / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+    ):
+        group = Path(_own_group(root, marker) or "/")
+        for path in (group, *group.parents):
+            if found := _limit_and_use(top / path.relative_to("/"), limit_file, use_file):
+                yield found
 
 
 def _own_group(root: Path, marker: str) -> str | None:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Unpack, cast
 
 from selfextend_rag.cache.cache import bytes_by_device
+from selfextend_rag.documents import Document
 from selfextend_rag.engine import Job, Run
 from selfextend_rag.errors import CacheMismatchError, GenerationCancelled, SelfExtendError
+from selfextend_rag.evidence import TokenRanges
 from selfextend_rag.llm import saved
 from selfextend_rag.llm.answer import (
     Answer,
     AnswerOptions,
     PreparedPrompt,
-    Sources,
     Start,
     TextRunner,
     TextStream,
@@ -98,15 +100,14 @@ class Reading:
 
         Args:
             question: the question alone; the prompt around it is made here.
-            options: any of these, and fields of `GenerationSettings`. By default
-                ``max_new_tokens`` are those of the plan, and in the plain form, of models without a
-                chat template, ``stop`` is a line end.
+            options: fields of `GenerationSettings`. By default ``max_new_tokens`` are those of the
+                plan, and in the plain form, of models without a chat template, ``stop`` is a line
+                end; ``also_stop`` are texts that end the answer besides. And any of these:
 
-                * ``history``: earlier questions on these documents, each with its answer, the
-                  oldest first.
+                * ``history``: earlier questions, each with its answer, the oldest first.
                 * ``json_schema``: the answer is JSON that is valid for this schema.
-                * ``evidence``: find the passages that the answer rests on, see `Evidence`; True by
-                  default, and takes a few hundredths of the answering time.
+                * ``evidence``: False to not look for the passages that the answer rests on, see
+                  `Evidence`, which takes a few hundredths of the answering time.
                 * ``progress``: called after each chunk of the question, from the model's worker
                   thread, which can't be asked anything meanwhile.
                 * ``cancelled``: ends the answer where it is, between two chunks or tokens.
@@ -125,7 +126,8 @@ class Reading:
         evidence, cancelled = options.pop("evidence", True), options.pop("cancelled", None)
         run = Run(progress=options.pop("progress", None))
         prompt = self._prepared(question, options)
-        return self._runner.stream(prompt, self._start(evidence), run, cancelled)
+        start = Start(prefix=self._prefix, sources=self._sources() if evidence else None)
+        return self._runner.stream(prompt, start, run, cancelled)
 
     def ask_batch(
         self,
@@ -175,30 +177,35 @@ class Reading:
             return []
 
         def work(is_cancelled: Callable[[], bool]) -> list[Answer]:
-            start = self._start(evidence, self._rows(prompts, at_once, is_cancelled), prompts)
+            start = self._start_of_rows(prompts, evidence, at_once, is_cancelled)
             run = Run(progress=progress, cancelled=is_cancelled)
             return self._runner.answers(prompts, start, run)
 
         return Job(self._runner.worker, work, cancelled).result()
 
-    def _rows(
-        self, prompts: Sequence[PreparedPrompt], at_once: int, cancelled: Callable[[], bool]
-    ) -> int:
-        """Return how many of the questions to answer at a time."""
-        most, budget = min(at_once, len(prompts)), self._runner.ledger.budget()
+    def _start_of_rows(
+        self,
+        prompts: Sequence[PreparedPrompt],
+        evidence: bool,
+        at_once: int,
+        cancelled: Callable[[], bool],
+    ) -> Start:
+        """Return how to answer as many of the questions at a time as model and memory can."""
+        runner, prefix = self._runner, self._prefix
+        start = Start(prefix=prefix, sources=self._sources() if evidence else None)
+        longest = max(prompt.longest for prompt in prompts) - len(prefix)
+        most, budget = min(at_once, len(prompts)), runner.ledger.budget()
         if most > 1 and budget is not None:
-            held = bytes_by_device(self._prefix.cache)
-            most = budget.most_rows(self.plan, self._own_tokens(prompts), most, held)
+            most = budget.most_rows(self.plan, longest, most, bytes_by_device(prefix.cache))
         try:
-            if most > 1 and self._runner.engine.rows_unsupported_reason(self._prefix, cancelled):
-                return 1
+            if most == 1 or runner.engine.rows_unsupported_reason(prefix, cancelled):
+                return start
         except GenerationCancelled:
-            return 1  # the answers say it
-        return most
-
-    def _own_tokens(self, prompts: Sequence[PreparedPrompt]) -> int:
-        """Return the tokens of the longest question and its answer."""
-        return max(prompt.longest for prompt in prompts) - len(self._prefix)
+            return start  # the answers say it
+        more = {} if budget is None else budget.rows_bytes(self.plan, longest, most)
+        asked = max(len(prompt.tokens) for prompt in prompts) - len(prefix)
+        reserving = runner.ledger.reserving(self.plan, asked, reading=True, more=more)
+        return replace(start, at_once=most, reserving=reserving)
 
     def _prepared(self, question: str, options: QuestionOptions) -> PreparedPrompt:
         """Return a question ready to be answered; nothing runs."""
@@ -212,31 +219,14 @@ class Reading:
         plan = runner.budget.planner.plan_within(self.plan, len(tokens), settings.max_new_tokens)
         return PreparedPrompt(tokens, settings, plan, form=form)
 
-    def _start(
-        self, evidence: bool, at_once: int = 1, prompts: Sequence[PreparedPrompt] = ()
-    ) -> Start:
-        sources = self._sources() if evidence else None
-        if at_once == 1:
-            return Start(prefix=self._prefix, sources=sources)
-        ledger, own = self._runner.ledger, self._own_tokens(prompts)
-        budget = ledger.budget()
-        more = {} if budget is None else budget.rows_bytes(self.plan, own, at_once)
-        longest = max(len(prompt.tokens) for prompt in prompts) - len(self._prefix)
-        return Start(
-            prefix=self._prefix,
-            sources=sources,
-            at_once=at_once,
-            reserving=ledger.reserving(self.plan, longest, reading=True, more=more),
-        )
-
-    def _sources(self) -> Sources | None:
+    def _sources(self) -> tuple[Sequence[Document], TokenRanges] | None:
         """Return what tokens hold of the documents; None if the tokenizer does not say."""
         if self._packed is None:
             self._packed = self._runner.prompts.documents(self.documents)
         ranges, read = self._packed.ranges, self._prefix.tokens
         if ranges is not None and self._packed.tokens != read:  # read on another day, perhaps
             ranges = ranges.within_other(self._packed.tokens, read)
-        return None if ranges is None else Sources(self.documents, ranges)
+        return None if ranges is None else (self.documents, ranges)
 
     def _check_prompts(self) -> None:
         """Refuse tokens that another state of the tokenizer or its template made."""

@@ -1,4 +1,4 @@
-"""Readings as files: what is saved beside the keys, and what has to agree to load them."""
+"""Readings as files: what is saved besides the keys, and what has to agree to load them."""
 
 from __future__ import annotations
 
@@ -23,15 +23,7 @@ from selfextend_rag.text.prompts import Prompt
 
 @dataclass(frozen=True, slots=True)
 class ReadDocuments:
-    """What a `Reading` is made of.
-
-    Args:
-        documents: what was read.
-        plan: the settings it was read under, and the space left for questions.
-        prefix: its tokens with their keys.
-        seconds: how long that took.
-        packed: its tokens with what each holds of a document; None if that is not known yet.
-    """
+    """What a `Reading` is made of; ``packed`` is None where its ranges are not known yet."""
 
     documents: tuple[Document, ...]
     plan: ContextPlan
@@ -71,11 +63,7 @@ def load(
         seconds = float(about["seconds"])
     except (ValueError, TypeError, KeyError) as error:
         raise CorruptReadingError(f"{path} lacks documents or plan: {error!r}") from error
-    if documents is not None and _digest(documents) != _digest(kept):
-        raise CacheMismatchError(
-            f"{path} is a reading of other documents: {_named(kept)}, not {_named(documents)}; "
-            "read them again"
-        )
+    _check_documents(path, kept, kept if documents is None else documents)
     _check_settings(path, runner, plan, saved.settings)
     plan = replace(plan, chunk_size=fitted.chunk_size, memory=fitted.memory)  # as they are here
     state = model_state(runner.engine.model)
@@ -93,18 +81,10 @@ def _fingerprint(runner: TextRunner) -> dict[str, str]:
     }
 
 
-def _digest(documents: Sequence[Document]) -> str:
-    return digest(json.dumps([(d.id, d.title, d.text) for d in documents]))
-
-
 def _fitted(
     path: str | os.PathLike[str], runner: TextRunner, header: persist.Header
 ) -> ContextPlan:
-    """Return the plan of a saved reading in the memory that there is here, before it is read.
-
-    Raises:
-        MemoryBudgetExceeded: memory does not hold it.
-    """
+    """Return the plan of a saved reading in the memory that there is here, or refuse it."""
     later, window = header.capacity - header.tokens, runner.budget.planner.pretraining_window
     plan = ContextPlan(header.tokens, later, 0, window, header.settings)
     memory = runner.ledger.budget()
@@ -125,11 +105,7 @@ def _fitted(
 
 
 def _attachment(read: ReadDocuments) -> bytes:
-    """Return what a reading is, beside its keys, as bytes to be saved with them.
-
-    Raises:
-        TypeError: the metadata of a document are no JSON values.
-    """
+    """Return what a reading is, besides its keys, as bytes to be saved with them."""
     names = ("text", "title", "id", "source", "metadata")
     kept = [{name: getattr(document, name) for name in names} for document in read.documents]
     for values in kept:
@@ -144,28 +120,33 @@ def _attachment(read: ReadDocuments) -> bytes:
     return json.dumps(about).encode()
 
 
-def _check_settings(
-    path: str | os.PathLike[str],
-    runner: TextRunner,
-    plan: ContextPlan,
-    settings: SelfExtend | None,
+def _check_documents(
+    path: str | os.PathLike[str], there: Sequence[Document], wanted: Sequence[Document]
 ) -> None:
-    """Refuse a reading that would now be read under other settings."""
-    fresh = runner.budget.planner.plan(
-        plan.prompt_tokens, plan.max_new_tokens, reserve_tokens=plan.reserve_tokens
-    )
-    if not plan.settings == settings == fresh.settings:
+    """Refuse a reading of other documents: of other ids, titles, texts or order."""
+    one, other = ([(d.id, d.title, d.text) for d in documents] for documents in (there, wanted))
+    if one != other:
+        named = (", ".join(title or name for name, title, _ in each) for each in (one, other))
         raise CacheMismatchError(
-            f"{path} can't be used here: it was read with {_settings(settings)}, and would now be "
-            f"read with {_settings(fresh.settings)}; set these, or read the documents again"
+            f"{path} is a reading of other documents: {', not '.join(named)}; read them again"
         )
 
 
-def _settings(settings: SelfExtend | None) -> str:
-    if settings is None:
-        return "plain attention"
-    return f"group_size {settings.group_size} and neighbor_window {settings.neighbor_window}"
-
-
-def _named(documents: Sequence[Document]) -> str:
-    return ", ".join(document.title or document.id for document in documents)
+def _check_settings(
+    path: str | os.PathLike[str], runner: TextRunner, plan: ContextPlan, had: SelfExtend | None
+) -> None:
+    """Refuse a reading that would now be read under other settings."""
+    now = runner.budget.planner.plan(
+        plan.prompt_tokens, plan.max_new_tokens, reserve_tokens=plan.reserve_tokens
+    ).settings
+    if not plan.settings == had == now:
+        named = [
+            f"group_size {x.group_size} and neighbor_window {x.neighbor_window}"
+            if x
+            else "plain attention"
+            for x in (had, now)
+        ]
+        raise CacheMismatchError(
+            f"{path} can't be used here: it was read with {named[0]}, and would now be read with "
+            f"{named[1]}; set these, or read the documents again"
+        )
