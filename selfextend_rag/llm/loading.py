@@ -126,7 +126,9 @@ def stated_max_new_tokens(source: str | os.PathLike[str], **options: Any) -> int
     """Return the length of answers that a model's generation configuration names, if it does."""
     name, options = os.fspath(source), _shared(options)
     try:
-        config = GenerationConfig.from_pretrained(name, **{**options, **_where(name, options)})
+        config = GenerationConfig.from_pretrained(
+            name, **{**options, **_where_to_look(name, options)}
+        )
     except OSError:  # many models have none
         return None
     stated: int | None = config.max_new_tokens
@@ -250,7 +252,7 @@ def _loaded(
     name = os.fspath(source)
     if problem := _problem_with(name):
         raise ModelLoadError(f"can't load the {what} {name}: {problem}")
-    where = _where(name, options)
+    where = _where_to_look(name, options)
     try:
         return load(name, **{**options, **where})
     except _LOADING_ERRORS as error:
@@ -287,7 +289,7 @@ def _missing_in(folder: str, what: str) -> str:
     return ""
 
 
-def _where(name: str, options: Mapping[str, object]) -> dict[str, bool]:
+def _where_to_look(name: str, options: Mapping[str, object]) -> dict[str, bool]:
     """Return what keeps libraries from asking a hub that does not answer, which takes minutes."""
     if os.path.isdir(name) or options.get("local_files_only") or hub_answers(name):
         return {}
