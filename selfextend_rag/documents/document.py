@@ -10,10 +10,11 @@ import re
 import stat
 import zipfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from selfextend_rag.documents.encoding import Content, decode, normalize_newlines
+from selfextend_rag.documents.encoding import LONE_SURROGATE, Content, decode, normalize_newlines
 from selfextend_rag.documents.html import declared_encoding, read_html
 from selfextend_rag.documents.pdf import read_pdf
 from selfextend_rag.errors import DocumentError
@@ -60,7 +61,6 @@ _HTML_START = re.compile(
 _TAG = re.compile(r"<(?:[a-z][a-z0-9]*[\s/>]|!--)", re.IGNORECASE)
 _MARKDOWN_FENCE = re.compile(r" {0,3}(```+|~~~+)")
 _MARKDOWN_HEADING = re.compile(r" {0,3}#{1,6}[ \t]+(.+?)(?:[ \t]+#+)?[ \t]*$")
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 # Scripts without spaces between words count by character.
 _WORD = re.compile(
     r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+"
@@ -96,8 +96,7 @@ class Document:
         if not self.text.strip():
             raise DocumentError(f"{name} has no text; leave it out, or give it some")
         for what, text in (("", self.text), ("the title of ", self.title)):
-            surrogate = _LONE_SURROGATE.search(text)
-            if surrogate:
+            if surrogate := LONE_SURROGATE.search(text):
                 raise DocumentError(
                     f"{what}{name!a} holds the lone surrogate {surrogate.group()!r} at character "
                     f"{surrogate.start()}, which is no text; decode the original bytes again"
@@ -158,7 +157,7 @@ class Document:
         """
         content = _read_file(path, encoding)
         # A name that is no text, as file names may be, still makes a title that is.
-        title = _LONE_SURROGATE.sub("\ufffd", content.title)
+        title = LONE_SURROGATE.sub("\ufffd", content.title)
         return cls.from_text(
             content.text, title=title, source=os.fsdecode(path), metadata=content.metadata
         )
@@ -203,22 +202,15 @@ def _refuse_unsupported(data: bytes, name: str) -> None:
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         kind = "a WebP image"
     elif kind == "a ZIP archive":
-        kind = _zip_kind(data)
+        with suppress(zipfile.BadZipFile, ValueError, NotImplementedError):
+            members = set(zipfile.ZipFile(io.BytesIO(data)).namelist())
+            kind = next((says for name, says in _ZIP_MEMBERS.items() if name in members), kind)
     if kind is None:
         return
     raise DocumentError(
         f"{name} is {kind}, which can't be read; save what it says as PDF, HTML, Markdown or plain "
         "text and read that"
     )
-
-
-def _zip_kind(data: bytes) -> str:
-    try:
-        members = set(zipfile.ZipFile(io.BytesIO(data)).namelist())
-    except (zipfile.BadZipFile, ValueError, NotImplementedError):
-        members = set()
-    kinds = (kind for member, kind in _ZIP_MEMBERS.items() if member in members)
-    return next(kinds, "a ZIP archive")
 
 
 def _read_text(data: bytes, name: str, encoding: str | None) -> tuple[str, Content]:

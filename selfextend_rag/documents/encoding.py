@@ -32,6 +32,7 @@ _SUPERSETS = {
     **{"shift_jis": "cp932", "gb2312": "gb18030", "gbk": "gb18030", "euc_kr": "cp949"},
 }
 
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _CONTROL = re.compile("[\x00-\x07\x0e-\x1a\x1c-\x1f\x7f\ufffe\uffff]")
 _CONTROL_SHARE = 0.01
 _CP1252_ONLY = re.compile(rb"[\x80-\x9f]")
@@ -56,13 +57,7 @@ def decode(
     """Return the text of these bytes, the encoding they were in, and what said so.
 
     In this order: an encoding that the caller gave, a byte order mark, UTF-16 without a mark,
-    UTF-8, an encoding that the file itself declares, and a guess.
-
-    Args:
-        data: the bytes of the file.
-        name: what to call the file in messages.
-        given: an encoding that overrides everything.
-        declared: an encoding named in the file; ignored where it can't be right.
+    UTF-8, an encoding that the file itself declares (ignored where it can't be right), and a guess.
 
     Raises:
         DocumentError: the bytes are no text, or damaged, or not in the encoding given.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import re
 import threading
 import zlib
 from collections.abc import Iterator
@@ -13,14 +12,13 @@ from contextlib import contextmanager
 from pypdf import PageObject, PdfReader
 from pypdf.generic import ArrayObject, DictionaryObject
 
-from selfextend_rag.documents.encoding import Content, normalize_newlines
+from selfextend_rag.documents.encoding import LONE_SURROGATE, Content, normalize_newlines
 from selfextend_rag.errors import DocumentError
 
 logger = logging.getLogger(__name__)
 
 _DEFLATED = ("/FlateDecode", ["/FlateDecode"])
 _LONGEST_CONTENT = 1 << 28  # bytes of a page that are checked
-_LONE_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def read_pdf(data: bytes, name: str) -> Content:
@@ -107,8 +105,8 @@ def _check_whole(page: PageObject, number: int) -> None:
 
 
 def _joined(pages: list[str], title: str, name: str) -> Content:
-    unreadable = sum(len(_LONE_SURROGATES.findall(page)) for page in pages)
-    pages = [_LONE_SURROGATES.sub("\ufffd", normalize_newlines(page)).strip() for page in pages]
+    unreadable = sum(len(LONE_SURROGATE.findall(page)) for page in pages)
+    pages = [LONE_SURROGATE.sub("\ufffd", normalize_newlines(page)).strip() for page in pages]
     empty = [number for number, page in enumerate(pages, 1) if not page]
     if len(empty) == len(pages):
         raise DocumentError(

@@ -31,16 +31,11 @@ class TokenRanges:
 
     Within a document each token begins where the one before it ends. A token that holds only the
     rest of a character has an empty range at that character's end.
-
-    Args:
-        document: which document, counted from 0; -1 for titles, separators and the template.
-        start: first character in the document's text.
-        end: the character after the last.
     """
 
-    document: Integers
-    start: Integers
-    end: Integers
+    document: Integers  # counted from 0; -1 for titles, separators and the template
+    start: Integers  # first character in the document's text
+    end: Integers  # the character after the last
 
     def __len__(self) -> int:
         return len(self.document)
@@ -168,7 +163,10 @@ def find_evidence(
         spans.append(span)
     spans.sort(key=lambda s: (-s.score, s.document, s.start))
     least = max(_LEAST * spans[0].score, 1e-12) if spans else 0.0
-    return tuple(_evidence(s, documents[s.document]) for s in spans if s.score >= least)
+    shown = [(s, documents[s.document]) for s in spans if s.score >= least]
+    return tuple(
+        Evidence(d.id, s.start, s.end, s.score, d.text[s.start : s.end], d.title) for s, d in shown
+    )
 
 
 class _Windows:
@@ -265,8 +263,3 @@ def _inside(span: _Span, ranges: TokenRanges) -> slice:
     held = (begun < span.end) & (ranges.end > span.start)
     tokens = np.flatnonzero(held & (ranges.document == span.document))
     return slice(int(tokens[0]), int(tokens[-1]) + 1)
-
-
-def _evidence(span: _Span, document: Document) -> Evidence:
-    text = document.text[span.start : span.end]
-    return Evidence(document.id, span.start, span.end, span.score, text, document.title)

@@ -22,12 +22,7 @@ _SPARE = 16  # of the latest queries, which may prove to be no part of the answe
 
 
 class AttentionWatch:
-    """The attention of a run's answers, as an `Observer` of the engine.
-
-    Args:
-        prompt_tokens: how many tokens each whole prompt has.
-        every_layer: count all layers, not the middle half alone.
-    """
+    """The attention of a run's answers to their prompts of so many tokens, as an `Observer`."""
 
     def __init__(self, prompt_tokens: Sequence[int], *, every_layer: bool = False) -> None:
         self.answers = [AnswerWatch(tokens, every_layer) for tokens in prompt_tokens]
@@ -54,7 +49,8 @@ class AttentionWatch:
 
     def is_due(self, answer: int) -> bool:
         """Return whether so many queries of an answer are kept that they should be weighed."""
-        return self.answers[answer].is_due
+        layers = self.answers[answer].layers.values()
+        return any(len(layer.queries) >= _AT_ONCE + _SPARE for layer in layers)
 
     def weigh(self, answer: int, *, ended: bool) -> None:
         """Weigh the queries of an answer against the keys that the cache holds now."""
@@ -110,39 +106,34 @@ class AnswerWatch:
         self._prompt = prompt_tokens
         self._end = self._forwards = 0
         self._every_layer = every_layer
-        self._layers: dict[nn.Module, _WatchedLayer] = {}
+        self.layers: dict[nn.Module, _WatchedLayer] = {}
         self._complete = False  # all layers have attended once
 
     def begin_forward(self, end: int) -> None:
         """Note that a forward begins, after which there are ``end`` tokens."""
         self._end = end
         self._forwards += 1
-        if self._layers:
+        if self.layers:
             self._leave_out()
 
     def see(self, call: AttentionCall) -> None:
         """Note a call of the answer's alone."""
         if not self._complete:
-            self._layers.setdefault(call.module, _WatchedLayer())
-        layer = self._layers.get(call.module)
+            self.layers.setdefault(call.module, _WatchedLayer())
+        layer = self.layers.get(call.module)
         if layer is not None and self._end >= self._prompt:
             layer.see(call, self._end, self._forwards)
-
-    @property
-    def is_due(self) -> bool:
-        """Return whether so many queries are kept that they should be weighed."""
-        return any(len(x.queries) >= _AT_ONCE + _SPARE for x in self._layers.values())
 
     @torch.inference_mode()
     def weigh(self, names: Mapping[nn.Module, str], *, ended: bool) -> None:
         """Weigh many queries, or all that count once the answer has ended."""
         if not ended:
-            for layer in self._layers.values():
+            for layer in self.layers.values():
                 layer.weigh(_AT_ONCE)
         if not ended or not self.answer_tokens:
             return
         self._leave_out()
-        for module, layer in self._layers.items():
+        for module, layer in self.layers.items():
             layer.weigh(self.answer_tokens - layer.weighed)
             if layer.reason:
                 self.skipped[names.get(module, type(module).__name__)] = layer.reason
@@ -154,7 +145,7 @@ class AnswerWatch:
 
     def forget(self) -> None:
         """Drop the queries and keys."""
-        self._layers.clear()
+        self.layers.clear()
         self._complete = True
 
     def _leave_out(self) -> None:
@@ -162,8 +153,8 @@ class AnswerWatch:
         if self._complete or self._every_layer:
             return
         self._complete = True
-        layers, edge = list(self._layers.items()), len(self._layers) // 4
-        self._layers = dict(layers[edge : len(layers) - edge])
+        layers, edge = list(self.layers.items()), len(self.layers) // 4
+        self.layers = dict(layers[edge : len(layers) - edge])
 
 
 class _Query(NamedTuple):

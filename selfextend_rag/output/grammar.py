@@ -46,17 +46,12 @@ def _optional(text: str, tokens: Collection[int], *, after: bool = False) -> str
 
 
 def json_grammar(
-    schema: Mapping[str, object],
-    *,
-    leading_space: bool = False,
-    thought: Sequence[str] = (),
+    schema: Mapping[str, object], *, leading_space: bool = False, thought: Sequence[str] = ()
 ) -> str:
     """Return the grammar of the JSON texts that a schema allows, for ``Grammars.compiled``.
 
-    Args:
-        schema: a JSON schema.
-        leading_space: allow a space before the JSON, as where an answer begins after a colon.
-        thought: rules of a thought that the prompt has begun.
+    A leading space may come where an answer begins after a colon; ``thought`` are the rules of one
+    that the prompt has begun.
 
     Raises:
         SchemaError: it is no JSON schema, or holds what can't be enforced or be satisfied.
@@ -77,14 +72,10 @@ def calls_grammar(
     free_tokens: Collection[int] = (),
     thought: Sequence[str] = (),
 ) -> str:
-    """Return the grammar of answers that are calls, or free text that may end in calls.
+    """Return the grammar of answers that are calls or, unless these are forced, begin as free text.
 
-    Args:
-        form: how they are written.
-        request: what may be called; there is free text unless calls are forced.
-        leading_space: allow a space before forced calls.
-        free_tokens: control tokens that may occur in free text.
-        thought: rules of a thought that the prompt has begun; free text may hold one anyway.
+    The free tokens are control tokens that may occur in free text. Forced calls may follow a space
+    or, by its rules, a thought that the prompt has begun; free text may hold one anyway.
 
     Raises:
         SchemaError: a schema holds what can't be enforced; the message names the tool.
@@ -103,9 +94,7 @@ def calls_grammar(
         rules.append(f"next: {alternatives(form.link)}")
         end = f"next* {end}"
     if request.forced:
-        before = '" "? ' if leading_space else ""
-        if thought:
-            before = "thought "
+        before = "thought " if thought else '" "? ' if leading_space else ""
         rules += [*thought, f"start: {before}first {end}", f"first: {alternatives(form.head)}"]
     else:
         rest = form.head.removeprefix(form.trigger)
@@ -148,11 +137,8 @@ def _string(text: str) -> str:
 class Grammar:
     """A grammar compiled for one vocabulary, and how far an answer has come in it.
 
-    Run, it is the engine's `TokenConstraint`; ``start`` may be called from several threads.
-
-    Args:
-        matcher: the grammar, at its start.
-        ends: tokens that end an answer; some may be beyond the vocabulary.
+    Run, it is the engine's `TokenConstraint`; ``start`` may be called from several threads. Some of
+    the tokens that end an answer may be beyond the vocabulary.
     """
 
     def __init__(self, matcher: LLMatcher, ends: tuple[int, ...]) -> None:
@@ -215,11 +201,7 @@ class Grammars:
     ``compiled(source, ends)`` returns a `Grammar`, compiled unless it is kept from before, of a
     source as ``json_grammar`` returns it, and of the tokens that end an answer, which are allowed
     where the grammar is satisfied. It raises a SchemaError if the grammar holds what can't be
-    enforced, can't be satisfied or is too large, or if the tokenizer can't be used.
-
-    Args:
-        tokenizer: a fast tokenizer of transformers.
-        kept: how many compiled grammars to keep.
+    enforced, can't be satisfied or is too large, or if the tokenizer, a fast one, can't be used.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, *, kept: int = 128) -> None:

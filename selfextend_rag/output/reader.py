@@ -23,19 +23,12 @@ from selfextend_rag.text.template import THOUGHT_END
 
 @dataclass(frozen=True, slots=True)
 class OutputFormat:
-    """What an answer must be.
+    """What an answer must be."""
 
-    Args:
-        grammar: what its tokens follow; None for free text.
-        calls: how calls are written, where there may be any.
-        forced: it is calls and nothing else, not even a thought.
-        free_tokens: control tokens that may come in the text before calls, as those of thoughts do.
-    """
-
-    grammar: Grammar | None = None
-    calls: CallForm | None = None
-    forced: bool = False
-    free_tokens: frozenset[int] = frozenset()
+    grammar: Grammar | None = None  # None for free text
+    calls: CallForm | None = None  # how they are written, where there may be any
+    forced: bool = False  # it is calls and nothing else, not even a thought
+    free_tokens: frozenset[int] = frozenset()  # control tokens in text before calls, as of thoughts
 
 
 FREE = OutputFormat()
@@ -82,11 +75,8 @@ def output_format(
 class StopTexts:
     """Finds the stop text that is complete first in a text that arrives in chunks.
 
-    Where several are complete at the same character, the longest counts.
-
-    Args:
-        texts: the stop texts.
-        at_start: they count at the very beginning of the text alone.
+    Where several are complete at the same character, the longest counts. With ``at_start`` they
+    count at the very beginning of the text alone.
     """
 
     def __init__(self, texts: Sequence[str], *, at_start: bool = False) -> None:
@@ -103,8 +93,7 @@ class StopTexts:
         ends = [(held.find(stop) + len(stop), -len(stop)) for stop in self._texts if stop in held]
         if ends:
             end, minus_length = min(ends)
-            self.found = True
-            self._held = ""
+            self.found, self._held = True, ""
             return held[: end + minus_length]
         keep = max((_overlap(held, stop) for stop in self._texts), default=0)
         certain = len(held) - keep

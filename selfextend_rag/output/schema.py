@@ -1,14 +1,8 @@
 """A JSON schema made ready for a grammar, or a refusal that names what can't be enforced.
 
 A schema is narrowed, and never widened, where a model would otherwise write without end or a
-validator would refuse what the grammar library lets through:
-
-* Objects hold the properties they name. By the letter of JSON Schema any other may follow where
-  ``additionalProperties`` is not given; a model free to invent some keeps inventing.
-* Integers are those that every JSON reader holds exactly (I-JSON, RFC 7493), and numbers are below
-  1e15 with nine decimals; a model that repeats itself writes digits for ever.
-* Dates and times exist. The library also takes February 29 of any year, the year 0, leap seconds
-  and any number of decimals.
+validator would refuse what the grammar library lets through: other properties of objects than they
+name, numbers of many digits, and dates and times that do not exist.
 """
 
 from __future__ import annotations
@@ -35,11 +29,13 @@ _CHOICES = frozenset({"anyOf", "oneOf"})
 _JOINING = frozenset({"allOf", "not", "if", "then", "else"})
 _DECIDED = frozenset({"additionalProperties", "unevaluatedProperties", "patternProperties"})
 
-_LARGEST_INTEGER = 2**53 - 1
+# A model that repeats itself writes digits for ever.
+_LARGEST_INTEGER = 2**53 - 1  # that every JSON reader holds exactly (I-JSON, RFC 7493)
 _LARGEST_NUMBER = 1e15
 _STEP = 1e-9  # the library takes no finer one
 _SMALLEST_SPAN = 1e-6  # between bounds; within less, numbers may need more decimals
 
+# The library also takes February 29 of any year, the year 0, leap seconds and all decimals.
 _YEAR = "([1-9][0-9]{3}|0[1-9][0-9]{2}|00[1-9][0-9]|000[1-9])"
 _BY_FOUR = "(0[48]|[2468][048]|[13579][26])"
 _LEAP_YEAR = f"([0-9]{{2}}{_BY_FOUR}|{_BY_FOUR}00)"
@@ -103,6 +99,7 @@ def _checked(schema: Schema) -> tuple[str, str]:
 def closed(schema: Schema) -> Schema:
     """Return a schema whose objects hold the properties they name and no others.
 
+    By the letter of JSON Schema any may follow; a model free to invent some keeps inventing.
     Left open is an object that names none, that says what others may follow, whose properties are
     given in several places (``allOf``, or ``anyOf`` or a reference besides ``properties``), or that
     requires more than it names.

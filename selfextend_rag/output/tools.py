@@ -21,25 +21,17 @@ ToolChoice = str | Mapping[str, object] | None
 ``{"type": "function", "function": {"name": ...}}``."""
 
 _NAME = re.compile(r"[^\s\"\\\x00-\x1f<>]{1,128}")
-_ID_LENGTH = 9  # what the templates of Mistral insist on; others take anything
 _NO_ARGUMENTS = {"type": "object", "properties": {}, "additionalProperties": False}
 
 
 @dataclass(frozen=True, slots=True)
 class ToolRequest:
-    """What may, or must, be called.
+    """What may, or must, be called."""
 
-    Args:
-        tools: all that are described to the model.
-        callable: names of those that this answer may call, and the schemas of their arguments.
-        forced: the answer must be a call.
-        parallel: it may be several calls.
-    """
-
-    tools: Tools
-    callable: Mapping[str, Mapping[str, object]]
-    forced: bool
-    parallel: bool
+    tools: Tools  # all that are described to the model
+    callable: Mapping[str, Mapping[str, object]]  # by name, the schemas of their arguments
+    forced: bool  # the answer must be a call
+    parallel: bool  # it may be several calls
 
 
 def tool_request(
@@ -133,8 +125,8 @@ def read_calls(form: CallForm, text: str) -> tuple[tuple[ToolCall, ...], str]:
         ended = _pattern(form.tail).match(text, place)
         if not (linked or ended) or not isinstance(arguments, dict):
             break
-        letters = string.ascii_letters + string.digits
-        call_id = "".join(secrets.choice(letters) for _ in range(_ID_LENGTH))
+        letters = string.ascii_letters + string.digits  # see `ID_PATTERN`
+        call_id = "".join(secrets.choice(letters) for _ in range(9))
         found.append(ToolCall(call_id, named[1], arguments))
         whole = ended.end() if ended else place
         before = form.link if linked else None

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 ID = "\x00"
 """An id of the model's own, in the texts of a `CallForm`."""
 
-ID_PATTERN = "[a-zA-Z0-9]{9}"
+ID_PATTERN = "[a-zA-Z0-9]{9}"  # what the templates of Mistral insist on; others take anything
 _BARE = re.compile(r"\s*[\[{]\s*[\[{\"]")
 
 Render = Callable[..., str | None]
@@ -31,20 +31,13 @@ class CallForm:
 
     A call or several are written ``head name middle arguments``, then for each further one
     ``link name middle arguments``, and ``tail`` at the end; arguments are a JSON object.
-
-    Args:
-        head: before the first name.
-        middle: between a name and its arguments.
-        link: between the arguments of a call and the next name; None where a turn has one call.
-        tail: after the last arguments.
-        tokens: control tokens that occur in these texts, with their ids.
     """
 
     head: str
     middle: str
-    link: str | None
+    link: str | None  # None where a turn has one call
     tail: str
-    tokens: Mapping[str, int] = field(default_factory=dict)
+    tokens: Mapping[str, int] = field(default_factory=dict)  # control tokens in these texts
 
     def with_tokens(self, tokens: Mapping[str, int]) -> CallForm:
         """Return the form with those of a vocabulary's control tokens that occur in its texts."""
@@ -90,11 +83,7 @@ def measured_form(render: Render, end: str | None) -> tuple[CallForm, bool] | No
     """Return how a chat template writes calls, and whether it takes arguments as text.
 
     None where the template does not show tools to the model, or writes calls in a way that is not
-    a name followed by a JSON object.
-
-    Args:
-        render: the template.
-        end: the text of the token that ends a turn.
+    a name followed by a JSON object. ``end`` is the text of the token that ends a turn.
     """
     properties = {_ARGUMENT: {"type": "string"}}
     parameters = {"type": "object", "properties": properties}
@@ -102,11 +91,8 @@ def measured_form(render: Render, end: str | None) -> tuple[CallForm, bool] | No
     shown = render([_USER], tools=[{"type": "function", "function": function}]) or ""
     if _NAMES[0] not in shown or _ARGUMENT not in shown:
         return None
-    for as_text in (False, True):
-        form = _form(render, end, as_text)
-        if form is not None:
-            return form, as_text
-    return None
+    forms = ((_form(render, end, as_text), as_text) for as_text in (False, True))
+    return next(((form, as_text) for form, as_text in forms if form is not None), None)
 
 
 def _form(render: Render, end: str | None, as_text: bool) -> CallForm | None:
@@ -136,9 +122,7 @@ def _link(render: Render, middle: str, as_text: bool) -> str | None:
 
 def _turn(render: Render, calls: int, as_text: bool) -> str | None:
     """Return what the template writes for a turn of calls, with `ID` for their ids."""
-    arguments: object = {_ARGUMENT: _VALUE}
-    if as_text:
-        arguments = json.dumps(arguments)
+    arguments = json.dumps({_ARGUMENT: _VALUE}) if as_text else {_ARGUMENT: _VALUE}
     made = [
         {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
         for call_id, name in list(zip(_IDS, _NAMES, strict=True))[:calls]

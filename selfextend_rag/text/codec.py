@@ -16,17 +16,14 @@ _UNFINISHED = "\ufffd"
 
 @dataclass(slots=True)
 class Encoded:
-    """Tokens, and where in their text they end.
+    """Tokens, and for each the character of their text before which it ends, never falling.
 
-    Args:
-        ids: the tokens.
-        ends: for each token the character before which it ends, never falling; the first starts at
-            0 and every other where the one before it ends, so a token that holds the rest of a
-            character has none. None when it is unknown.
+    The first starts at 0 and every other where the one before it ends, so a token that holds the
+    rest of a character has none.
     """
 
     ids: list[int] = field(default_factory=list)
-    ends: list[int] | None = field(default_factory=list)
+    ends: list[int] | None = field(default_factory=list)  # None when they are unknown
 
     def append(self, other: Encoded, start: int) -> None:
         """Add the tokens of the text that starts at character ``start``."""
@@ -41,10 +38,8 @@ class TextCodec:
     """A tokenizer's encoding and decoding, safe to use from several threads.
 
     Control tokens are the tokenizer's special tokens, and those of its other added tokens that its
-    chat template writes (such as ``<think>``). Only a template can produce them.
-
-    ``control_ids`` has their ids by their texts, and ``control`` is a pattern of one group that
-    finds them.
+    chat template writes (such as ``<think>``). Only a template can produce them. ``control_ids``
+    has their ids by their texts, and ``control`` is a pattern of one group that finds them.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -72,7 +67,6 @@ class TextCodec:
         """Return the tokens of a text, in which nothing is a control token.
 
         Args:
-            text: the text.
             after: what comes before it, if it does not begin there; its tokens are left out. So
                 a continuation gets no space of a beginning.
             as_text: False for what a template wrote, its control tokens among it.
@@ -189,11 +183,7 @@ class Detokenizer:
     """Turns the tokens of one answer into text that can be shown at once.
 
     The texts joined are the text of all tokens. Where one ends means nothing: text is held back
-    while it may be half a character.
-
-    Args:
-        decode: token ids to text, special tokens left out.
-        skip_leading_space: leave out white space at the start.
+    while it may be half a character. ``decode`` must leave special tokens out.
     """
 
     def __init__(

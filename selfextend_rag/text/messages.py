@@ -10,10 +10,9 @@ from dataclasses import dataclass, field, replace
 import xxhash
 
 from selfextend_rag.errors import ToolError
-from selfextend_rag.text.calls import OUR_FORM
+from selfextend_rag.text.calls import ID_PATTERN, OUR_FORM
 
 BREAK = "\n\n"
-_SHORT = re.compile("[a-zA-Z0-9]{9}")
 # How questions, and answers, about documents continue one another.
 _AGAIN = {"user": f"{BREAK}Question: ", "assistant": "\nAnswer: "}
 _READ = ("role", "content", "tool_calls", "name")  # fields that `Turn` has of its own
@@ -44,21 +43,13 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A message whose text and calls were read.
-
-    Args:
-        role: whose it is.
-        content: its text.
-        calls: the calls of tools that it asks for.
-        name: the tool whose result it is, or what else the message names.
-        more: the message's other fields, for a template that knows them.
-    """
+    """A message whose text and calls were read."""
 
     role: str
     content: str
     calls: tuple[ToolCall, ...] = ()
-    name: str = ""
-    more: Mapping[str, object] = field(default_factory=dict)
+    name: str = ""  # the tool whose result it is, or what else the message names
+    more: Mapping[str, object] = field(default_factory=dict)  # for a template that knows them
 
 
 def turns_of(messages: Sequence[Message]) -> list[Turn]:
@@ -175,7 +166,7 @@ def for_template(
 
 def _short(call_id: str) -> str:
     """Return an id as every template takes it: nine letters and digits, which some insist on."""
-    if _SHORT.fullmatch(call_id):
+    if re.fullmatch(ID_PATTERN, call_id):
         return call_id
     return xxhash.xxh3_64_hexdigest(call_id.encode())[:9]
 

@@ -1,21 +1,9 @@
 """How documents, questions and conversations become token ids; the one place that says so.
 
-A prompt over documents has two parts with a fixed border: the documents, read once, and what asks
-the question. Each part is always tokenized by itself, so a question put to a reading runs on the
-very tokens of a fresh run.
-
-Plain form, for models without a chat template::
-
-    {start token}{documents}
-
-    Question: {question}
-    Answer:
-
-Chat form: one user message, ``{documents}``, the instruction and ``Question: {question}``, blank
-lines between them, rendered by the model's own template.
-
-Several documents are joined by blank lines, each with ``# {title}`` above it. A single document has
-no title above it. White space at the end of a document is left out.
+The documents, read once, and what asks the question are each tokenized by itself, so a question put
+to a reading runs on the very tokens of a fresh run. Without a chat template a prompt is
+``{start token}{documents}\\n\\nQuestion: {question}\\nAnswer:``; with one it is a user message of
+documents, instruction and ``Question: {question}``, blank lines between them.
 """
 
 from __future__ import annotations
@@ -51,16 +39,10 @@ INSTRUCTION = "Answer the question from the text above. If the text does not say
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prompt:
-    """What a model reads, or a part of it.
+    """What a model reads, or a part of it."""
 
-    Args:
-        tokens: all of it, titles and what the template writes included.
-        ranges: which part of a document each token holds; None without documents, and where the
-            tokenizer does not say it.
-    """
-
-    tokens: tuple[int, ...]
-    ranges: TokenRanges | None = None
+    tokens: tuple[int, ...]  # titles and what the template writes included
+    ranges: TokenRanges | None = None  # None without documents, or where they are not known
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -142,11 +124,7 @@ class PromptBuilder:
         }
 
     def documents(self, documents: Sequence[Document], *, ranges: bool = True) -> Prompt:
-        """Return all that comes before a question and does not depend on it.
-
-        Args:
-            documents: what is read.
-            ranges: find which part of a document each token holds.
+        """Return all that comes before a question and does not depend on it, with ranges or not.
 
         Raises:
             ValueError: there are none, or the chat template changes what they say.
@@ -199,8 +177,8 @@ class PromptBuilder:
 
         A text is one user message to a chat model; in the plain form it is continued as it is.
         Where a chat template writes no system text, it begins the first user message. In the plain
-        form a conversation is written as the system's text and then, for each user
-        message and its reply, ``Question: ...`` and ``Answer: ...``; so is a text with tools.
+        form a conversation, or a text with tools, is written as the system's text and then, for
+        each user message and its reply, ``Question: ...`` and ``Answer: ...``.
 
         Args:
             prompt: the text, or messages.
@@ -304,26 +282,21 @@ class _Border(NamedTuple):
 def joined_documents(documents: Sequence[Document]) -> tuple[str, list[int], list[int]]:
     """Return documents as one text, and where in it the text of each one starts and stops.
 
-    They are joined by blank lines, each under a heading ``# {title}`` on one line; a document
-    without a title is called by its number, and one whose title has been seen gets a number behind
-    it. A single document has no heading.
+    They are joined by blank lines, white space at their ends left out, each under a heading
+    ``# {title}`` on one line; a document without a title is called by its number, and one whose
+    title has been seen gets a number behind it. A single document has no heading.
 
     Raises:
         ValueError: there are no documents.
     """
     if not documents:
         raise ValueError("there are no documents; a reading needs at least one")
-    headings = [f"# {heading}{BREAK}" for heading in _headings(documents)]
-    parts: list[str] = []
-    starts: list[int] = []
-    stops: list[int] = []
-    place = 0
-    for heading, document in zip(headings, documents, strict=True):
-        text = document.text.rstrip()
-        before = heading if len(documents) > 1 else ""
-        parts.append(before + text)
+    parts, starts, stops, place = list[str](), list[int](), list[int](), 0
+    for heading, document in zip(_headings(documents), documents, strict=True):
+        before = f"# {heading}{BREAK}" if len(documents) > 1 else ""
+        parts.append(before + document.text.rstrip())
         starts.append(place + len(before))
-        stops.append(starts[-1] + len(text))
+        stops.append(place + len(parts[-1]))
         place = stops[-1] + len(BREAK)
     return BREAK.join(parts), starts, stops
 

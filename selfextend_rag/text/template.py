@@ -45,7 +45,6 @@ _PLAIN = """\
 {%- endif -%}
 """
 _SYSTEM_TEXT = "zqsaidzq"  # unlike anything that a template writes
-_FAILURES = (ValueError, TypeError, KeyError, AttributeError, IndexError)
 
 
 def plain_conversation(turns: Sequence[Turn]) -> str:
@@ -68,12 +67,7 @@ _plain = Environment().from_string(_PLAIN, globals={"refuse": _refuse})
 
 
 class ChatTemplate:
-    """Renders messages and tokenizes what was rendered.
-
-    Args:
-        codec: of the tokenizer whose template it is.
-        options: variables for the template, such as ``enable_thinking``.
-    """
+    """Renders messages, with variables such as ``enable_thinking``, and tokenizes the result."""
 
     def __init__(self, codec: TextCodec, options: Mapping[str, object]) -> None:
         self._codec = codec
@@ -104,17 +98,15 @@ class ChatTemplate:
         """Return the same, or None where the template does not take them."""
         try:
             return self.render(messages, **more)
-        except _FAILURES:
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError):
             return None
 
     @cached_property
     def takes_system_text(self) -> bool:
         """Return whether the template writes what a system message says."""
-        messages = [
-            {"role": "system", "content": _SYSTEM_TEXT},
-            {"role": "user", "content": "zquserzq"},
-        ]
-        return _SYSTEM_TEXT in (self.try_render(messages) or "")
+        user = {"role": "user", "content": "zquserzq"}
+        written = self.try_render([{"role": "system", "content": _SYSTEM_TEXT}, user])
+        return _SYSTEM_TEXT in (written or "")
 
     @cached_property
     def begins_thought(self) -> bool:
