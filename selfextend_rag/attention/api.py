@@ -94,7 +94,7 @@ def attend(
     capacity: int = 0,
 ) -> Tensor:
     """Do what `self_extend_attention` does, with the layer's part of its arguments in ``spec``."""
-    _check(q, k, v, spec, key_mask, bounds, impl)
+    _check(q, k, v, spec, impl, key_mask=key_mask, bounds=bounds)
     wants_grad = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
     if wants_grad and impl in ("blocked", "triton"):
         raise ValueError(f"impl={impl!r} computes no gradients; use impl='reference' or no_grad")
@@ -119,13 +119,7 @@ def attend(
 
 
 def _check(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    spec: AttentionSpec,
-    key_mask: Tensor | None,
-    bounds: Tensor | None,
-    impl: str,
+    q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, impl: str, **padding: Tensor | None
 ) -> None:
     if impl not in IMPLEMENTATIONS:
         raise ValueError(f"impl must be one of {', '.join(IMPLEMENTATIONS)}, got {impl!r}")
@@ -139,10 +133,11 @@ def _check(
     begin, end = spec.rotary.offset, spec.rotary.offset + spec.rotary.rotary_dim
     if end > q.shape[3]:
         raise ValueError(f"rotary dimensions {begin}..{end} do not fit heads of {q.shape[3]}")
-    if bounds is not None and key_mask is not None:
+    found = {name: given for name, given in padding.items() if given is not None}
+    if len(found) > 1:
         raise ValueError("give key_mask or bounds, not both: each says where the padding is")
-    wanted = {"key_mask": (key_mask, torch.bool, k.shape[2]), "bounds": (bounds, torch.int32, 3)}
-    for name, (given, dtype, width) in wanted.items():
-        if given is not None and (given.dtype != dtype or given.shape != (len(k), width)):
+    for name, given in found.items():
+        dtype, width = (torch.bool, k.shape[2]) if name == "key_mask" else (torch.int32, 3)
+        if given.dtype != dtype or given.shape != (len(k), width):
             expected = f"{dtype} [{len(k)}, {width}]".removeprefix("torch.")
             raise ValueError(f"{name} must be {expected}, got {given.dtype} {tuple(given.shape)}")

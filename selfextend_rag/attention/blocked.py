@@ -158,7 +158,8 @@ def _extended(
     rotary, length, total = spec.rotary, q.shape[2], k.shape[2]
     split = total - far.nearest  # keys before it are grouped for some query
     first = split - length + 1  # the oldest neighbor of the first query
-    skip = min(first, _unused_keys(q, far.nearest))
+    # with so many keys before the first neighbor the mask of a tile is well aligned
+    skip = min(first, -(_tile(q) + far.nearest - 1) % _ALIGNED)
     near = slice(first - skip, total)
     positions = torch.arange(total, device=q.device)
     # grouped positions come again and again: far fewer angles than tokens
@@ -201,11 +202,6 @@ def _heads_at_once(k: Tensor) -> int:
     return threads
 
 
-def _unused_keys(q: Tensor, window: int) -> int:
-    """Return how many keys before the first neighbor make the mask of a tile well aligned."""
-    return -(_tile(q) + window - 1) % _ALIGNED
-
-
 def tile_of(itemsize: int, head_size: int) -> int:
     """Return how many queries at most share a mask, for numbers of so many bytes."""
     return _WIDE_TILE if itemsize == 2 and head_size >= _WIDE_HEAD else _TILE
@@ -232,9 +228,8 @@ def _band(
     if whole == length:
         return out, lse
     bias = _bias(length - whole, window, skip, q)
-    tail, tail_lse = partial_attention(
-        q[:, :, whole:], k[:, :, whole:], v[:, :, whole:], spec, bias=bias
-    )
+    q, k, v = q[:, :, whole:], k[:, :, whole:], v[:, :, whole:]
+    tail, tail_lse = partial_attention(q, k, v, spec, bias=bias)
     return torch.cat([out, tail], 2), torch.cat([lse, tail_lse], 2)
 
 

@@ -31,9 +31,8 @@ def bounds_of(mask: Tensor, end: int | Tensor) -> tuple[Tensor, Tensor]:
     last = torch.where(mask, slots, -1).amax(-1)
     count = mask.sum(-1)
     stop = torch.where(count > 0, last + 1, start)
-    return torch.stack(
-        [start, stop, torch.zeros_like(start) + end], dim=-1
-    ).int(), count != stop - start
+    bounds = torch.stack([start, stop, torch.zeros_like(start) + end], dim=-1).int()
+    return bounds, count != stop - start
 
 
 def bounds_without_holes(mask: Tensor) -> Tensor | None:

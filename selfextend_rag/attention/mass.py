@@ -54,12 +54,12 @@ def attention_mass(
         lse = q.new_full((heads, length), -torch.inf, dtype=compute)
     else:
         lse = scoring.sinks.to(compute).view(-1, 1).expand(-1, length)
-    for block in _blocks(scores, *seen):
+    for block in scores.blocks(*seen):
         lse = torch.logaddexp(lse, block.highest + block.values.sum(-1).log())
         if keep:
             kept.append(block)
     mass = q.new_empty((heads, total), dtype=compute)
-    for block in kept if keep else _blocks(scores, *seen):
+    for block in kept if keep else scores.blocks(*seen):
         share = (block.highest - lse).exp()
         end = block.begin + block.values.shape[-1]
         mass[:, block.begin : end] = (share.unsqueeze(1) @ block.values).squeeze(1)
@@ -74,28 +74,8 @@ class _Exponentials(NamedTuple):
     values: Tensor  # [H, T, n]
 
 
-def _blocks(
-    scores_of: _Scores, first_key: int, starts: Tensor | None, bias: Tensor | None
-) -> Iterator[_Exponentials]:
-    for begin, end in scores_of.blocks():
-        scores = scores_of.block(begin, end)
-        if bias is not None:
-            scores = scores + bias[:, begin:end].to(scores.dtype)
-        if starts is not None or first_key + end - 1 > scores_of.earliest:
-            keys = torch.arange(begin, end, device=scores.device) + first_key
-            unseen = keys > scores_of.positions[:, None]
-            if starts is not None:
-                unseen |= keys < starts[:, None]
-            scores.masked_fill_(unseen, -torch.inf)
-        highest = scores.amax(-1).clamp_(min=torch.finfo(scores.dtype).min)
-        # what would hardly be a number is none: denormals, and infinite exponents, are slow
-        values = scores.sub_(highest.unsqueeze(-1)).clamp_(min=_NOTHING).exp_()
-        values = F.threshold(values, math.exp(_NOTHING + 1), 0.0, inplace=True)
-        yield _Exponentials(begin, highest, values)
-
-
 class _Scores:
-    """The scores of some queries, scaled already, for blocks of keys, without any mask."""
+    """The scores of some queries, scaled already, for blocks of keys."""
 
     def __init__(
         self, q: Tensor, k: Tensor, scoring: Scoring, positions: Tensor, store: GroupedKeys | None
@@ -114,14 +94,30 @@ class _Scores:
             if store is not None and store.nbytes and end > 0:
                 self.kept = store.reach(k[None], end, scoring)[0, :, :end]
 
-    def blocks(self) -> list[tuple[int, int]]:
-        """Return where blocks begin and end; one begins where the last band ends for a query."""
+    def blocks(
+        self, first_key: int, starts: Tensor | None, bias: Tensor | None
+    ) -> Iterator[_Exponentials]:
+        """Yield blocks of all keys; one begins where the last band ends for a query."""
         total = self.k.shape[1]
         border = min(total, max(0, self.earliest - self.bands[-1][0].nearest + 1))
         begins = [*range(0, border, self.step), *range(border, total, self.step)]
-        return list(zip(begins, [*begins[1:], total], strict=True))
+        for begin, end in zip(begins, [*begins[1:], total], strict=True):
+            scores = self._unmasked(begin, end)
+            if bias is not None:
+                scores = scores + bias[:, begin:end].to(scores.dtype)
+            if starts is not None or first_key + end - 1 > self.earliest:
+                keys = torch.arange(begin, end, device=scores.device) + first_key
+                unseen = keys > self.positions[:, None]
+                if starts is not None:
+                    unseen |= keys < starts[:, None]
+                scores.masked_fill_(unseen, -torch.inf)
+            highest = scores.amax(-1).clamp_(min=torch.finfo(scores.dtype).min)
+            # what would hardly be a number is none: denormals, and infinite exponents, are slow
+            values = scores.sub_(highest.unsqueeze(-1)).clamp_(min=_NOTHING).exp_()
+            values = F.threshold(values, math.exp(_NOTHING + 1), 0.0, inplace=True)
+            yield _Exponentials(begin, highest, values)
 
-    def block(self, begin: int, end: int) -> Tensor:
+    def _unmasked(self, begin: int, end: int) -> Tensor:
         """Return the scores ``[H, T, n]`` of all queries with the keys of one block."""
         at = torch.arange(begin, end, device=self.k.device)
         scores, limit = None, 0
@@ -134,7 +130,9 @@ class _Scores:
                 keys = self.kept[:, begin:end]
             elif self.rotary is not None:
                 keys = self.rotary.rotate(keys[None], band.key_position(at))[0]
-            found = _multiply(q, keys)
+            # [Hkv, H / Hkv * T, D] by [Hkv, n, D]
+            found = q.reshape(len(keys), -1, q.shape[2]) @ keys.to(q.dtype).mT
+            found = found.view(*q.shape[:2], -1)
             if scores is not None:
                 torch.where(self.positions[:, None] - at < limit, found, scores, out=found)
             scores, limit = found, band.nearest
@@ -142,10 +140,3 @@ class _Scores:
                 break
         assert scores is not None
         return self.scoring.capped(scores)
-
-
-def _multiply(q: Tensor, k: Tensor) -> Tensor:
-    """``[H, T, D]`` and ``[Hkv, n, D]`` to ``[H, T, n]``."""
-    heads, length, _ = q.shape
-    folded = q.reshape(len(k), heads // len(k) * length, q.shape[2])
-    return (folded @ k.to(q.dtype).mT).view(heads, length, k.shape[1])

@@ -28,8 +28,6 @@ def rows_attention(q: Tensor, k: Tensor, v: Tensor, own: Own, scoring: Scoring) 
     Args:
         q: ``[B, H, 1, D]``, rotated.
         k, v: ``[1, Hkv, S, D]``, rotated, and ``[1, Hkv, S, Dv]``, of the shared tokens.
-        own: of each row.
-        scoring: the layer's.
     """
     q = q.transpose(0, 2)  # [1, H, B, D]
     alone = [
@@ -54,10 +52,9 @@ def extended_rows_attention(
     Args:
         q: ``[B, H, 1, D]`` un-rotated.
         k, v: ``[1, Hkv, S, D]`` un-rotated and ``[1, Hkv, S, Dv]``, of the shared tokens.
-        own: of each row, un-rotated.
+        own: un-rotated.
         spec: the layer's, with a band of grouped keys.
-        grouped_keys: the store of the shared keys.
-        capacity: tokens to make space for when it has to grow.
+        grouped_keys: of the shared keys, with space for ``capacity`` tokens when it has to grow.
     """
     band, shared = spec.bands[-1], k.shape[2]
     totals = [shared + keys.shape[2] for keys, _ in own]

@@ -13,17 +13,11 @@ from selfextend_rag.rope import RotaryLayout
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Scoring:
-    """How a softmax is made of the products of queries and keys.
+    """How a softmax is made of the products of queries and keys."""
 
-    Args:
-        scaling: factor on the products.
-        softcap: ``softcap * tanh(score / softcap)`` before the softmax, as in Gemma 2.
-        sinks: ``[H]``, one more score per head with a value of zero, as in GPT-OSS.
-    """
-
-    scaling: float
-    softcap: float | None = None
-    sinks: Tensor | None = None
+    scaling: float  # factor on the products
+    softcap: float | None = None  # softcap * tanh(score / softcap), as in Gemma 2
+    sinks: Tensor | None = None  # [H], one more score per head with a value of 0, as in GPT-OSS
 
     def capped(self, scores: Tensor) -> Tensor:
         """Return scaled products after the softcap, if there is one."""
@@ -36,10 +30,8 @@ class Scoring:
 class AttentionSpec(Scoring):
     """Attention of queries and keys that come un-rotated: each pair is rotated as its band says.
 
-    Args:
-        rotary: the model's rotary embedding.
-        bands: nearest first. The first one is at distance 0 and leaves positions as they are;
-            the reference takes any others after it, the fast implementations at most one.
+    Bands are nearest first. The first one is at distance 0 and leaves positions as they are; the
+    reference takes any others after it, the fast implementations at most one.
     """
 
     rotary: RotaryLayout

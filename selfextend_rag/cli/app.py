@@ -36,7 +36,7 @@ class Command:
     """A command and its two outputs: results on standard output, all else on standard error."""
 
     def run(self) -> int:
-        """Do what was asked for; return the exit code."""
+        """Do what was asked for, write what came of it, and return the exit code."""
         raise NotImplementedError
 
     def write(self, text: str) -> None:
@@ -77,8 +77,7 @@ def print_error(text: str, kind: str = "error") -> None:
     """Write an error as one line; options replace the arguments of Python that it names."""
     if sys.stderr is not None:
         line = _NAMED.sub(
-            lambda found: f"--{found[found.lastindex or 0].replace('_', '-')}",
-            " ".join(text.split()),
+            lambda name: f"--{name[name.lastindex or 0].replace('_', '-')}", " ".join(text.split())
         )
         sys.stderr.write(f"{PROGRAM}: {kind}: {line}\n")
 

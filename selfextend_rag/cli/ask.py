@@ -37,11 +37,14 @@ class Ask(ReadingOptions):
     seed: int | None = _answer(None, help="makes sampling repeatable")
 
     def run(self) -> int:
-        """Read, or load what was read, ask, and write the answers; return the exit code."""
         if not self.files and self.reading is None:
             raise BadOption("there is nothing to ask about; name files, or a reading by --reading")
+        from selfextend_rag.engine import GenerationSettings
+
         with user_mistakes():
-            options = self._generation_options()
+            names = ("temperature", "seed", "max_new_tokens")
+            options: Values = {x: getattr(self, x) for x in names if getattr(self, x) is not None}
+            GenerationSettings(**options)  # refuses what is out of range before anything is loaded
             llm, documents = self.open(self.questions)
             begin = time.perf_counter()
             if self.reading is None:
@@ -53,7 +56,13 @@ class Ask(ReadingOptions):
         answers = self._answers(reading, options)
         tokens, seconds = reading.plan.prompt_tokens, reading.seconds
         if self.json:
-            self.write_result(self._report(reading, answers), "")
+            answered = [
+                {"question": question, **{name: answer.to_dict()[name] for name in _OF_ANSWER}}
+                for question, answer in zip(self.questions, answers, strict=True)
+            ]
+            read = [{name: getattr(x, name) for name in _OF_DOCUMENT} for x in reading.documents]
+            report = self.report(reading, self.reading, documents=read)
+            self.write_result({**report, "answers": answered}, "")
         elif self.reading is None:
             rate = f"{tokens / seconds:.0f} a second"
             self.say(f"\nRead {tokens} tokens in {seconds:.1f} s ({rate}).")
@@ -62,37 +71,25 @@ class Ask(ReadingOptions):
             self.say(f"\nLoaded {tokens} tokens in {loaded:.2f} s; {read_in}.")
         return 0
 
-    def _generation_options(self) -> Values:
-        from selfextend_rag.engine import GenerationSettings
-
-        options: Values = {"temperature": self.temperature, "seed": self.seed}
-        if self.max_new_tokens is not None:
-            options["max_new_tokens"] = self.max_new_tokens
-        GenerationSettings(**options)  # refuses what is out of range before anything is loaded
-        return options
-
     def _answers(self, reading: "Reading", options: Values) -> "list[Answer]":
-        """Ask all questions and write the answers, unless all is to be JSON."""
-        if len(self.questions) == 1 or not self.no_evidence:
-            return [self._answer(reading, question, options) for question in self.questions]
-        with self.progress("questions") as progress:
-            answers = reading.ask_batch(self.questions, progress=progress, **options)
-        for question, answer in zip(self.questions, answers, strict=True):
-            self._write(f"Q: {question}\nA: {answer.text}\n\n")
-            self._remark(reading, answer)
+        """Ask all questions and write the answers, as they come or all at once."""
+        several, answers = len(self.questions) > 1, []
+        if several and self.no_evidence:
+            with self.progress("questions") as progress:
+                answers = reading.ask_batch(self.questions, progress=progress, **options)
+            for question, answer in zip(self.questions, answers, strict=True):
+                self._write(f"Q: {question}\nA: {answer.text}\n\n")
+                self._remark(reading, answer)
+            return answers
+        for question in self.questions:
+            self._write(f"Q: {question}\nA: " if several else "")
+            with reading.stream(question, evidence=not self.no_evidence, **options) as stream:
+                for text in stream:
+                    self._write(text)
+                answers.append(stream.answer)
+            self._write("\n\n" if several else "\n")
+            self._remark(reading, answers[-1])
         return answers
-
-    def _answer(self, reading: "Reading", question: str, options: Values) -> "Answer":
-        """Ask one question and write the answer as it comes."""
-        several = len(self.questions) > 1
-        self._write(f"Q: {question}\nA: " if several else "")
-        with reading.stream(question, evidence=not self.no_evidence, **options) as stream:
-            for text in stream:
-                self._write(text)
-            answer = stream.answer
-        self._write("\n\n" if several else "\n")
-        self._remark(reading, answer)
-        return answer
 
     def _write(self, text: str) -> None:
         if not self.json:
@@ -111,22 +108,6 @@ class Ask(ReadingOptions):
             where = document.source or passage.title or passage.document_id
             self.say(f'  {where}, line {line} ({passage.score:.0%}): "{quote}"')
 
-    def _report(self, reading: "Reading", answers: "list[Answer]") -> dict[str, object]:
-        answered = [
-            {"question": question, **{name: answer.to_dict()[name] for name in _OF_ANSWER}}
-            for question, answer in zip(self.questions, answers, strict=True)
-        ]
-        return {
-            "model": self.model,
-            "reading": self.reading,
-            "documents": [
-                {name: getattr(x, name) for name in _OF_DOCUMENT} for x in reading.documents
-            ],
-            "plan": reading.plan.to_dict(),
-            "read_seconds": reading.seconds,
-            "answers": answered,
-        }
-
 
 @app.command()
 @dataclass(kw_only=True)
@@ -137,26 +118,7 @@ class Read(ReadingOptions):
     question_reserve: int | None = Option(None, help="tokens for each question; P/8 by default")
 
     def run(self) -> int:
-        """Read, save, and say what was done; return the exit code."""
-        self._check_output()  # before the reading, which may take long
-        with user_mistakes():
-            llm, documents = self.open()
-            reading = self.read(llm, documents, {"question_reserve": self.question_reserve})
-        reading.save(self.output)
-        size, seconds = os.path.getsize(self.output), reading.seconds
-        report = {
-            "model": self.model,
-            "reading": self.output,
-            "bytes": size,
-            "plan": reading.plan.to_dict(),
-            "read_seconds": seconds,
-        }
-        figures = f"{reading.plan.prompt_tokens} tokens, {size / 2**20:.1f} MiB"
-        self.write_result(report, f"{self.output}: {figures}, read in {seconds:.1f} s")
-        return 0
-
-    def _check_output(self) -> None:
-        folder = Path(self.output).parent
+        folder = Path(self.output).parent  # looked at first: the reading may take long
         if not self.output:
             raise BadOption("-o is empty; it takes the name of a file")
         if not folder.is_dir():
@@ -165,3 +127,12 @@ class Read(ReadingOptions):
             raise BadOption(f"{self.output} is a folder; -o takes the name of a file")
         if not os.access(folder, os.W_OK | os.X_OK):
             raise BadOption(f"nothing can be written in the folder {folder}; name another")
+        with user_mistakes():
+            llm, documents = self.open()
+            reading = self.read(llm, documents, {"question_reserve": self.question_reserve})
+        reading.save(self.output)
+        size = os.path.getsize(self.output)
+        report = self.report(reading, self.output, bytes=size)
+        figures = f"{reading.plan.prompt_tokens} tokens, {size / 2**20:.1f} MiB"
+        self.write_result(report, f"{self.output}: {figures}, read in {reading.seconds:.1f} s")
+        return 0

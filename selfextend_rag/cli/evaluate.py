@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from selfextend_rag.evals.calibration import Calibrator
     from selfextend_rag.llm import LongContextLLM
 
-NOTHING_GOOD = 1
-
 
 @app.command()
 @dataclass(kw_only=True)
@@ -37,10 +35,9 @@ class Calibrate(DocumentOptions):
     plot: Path | None = Option(None, help="PNG to draw the map in")
 
     def run(self) -> int:
-        """Measure, write the map, store it; return the exit code."""
         text = "\n\n".join(document.text for document in self.documents())
         with user_mistakes():
-            llm = self.load({})
+            llm = self.load()
             calibrator = self._calibrator(llm, text)
             window, length = calibrator.window, calibrator.length
             prompts = self.samples * (self.depths + 1)
@@ -62,7 +59,7 @@ class Calibrate(DocumentOptions):
             store(calibration, path)
         except CalibrationError as error:
             print_error(str(error))
-            return NOTHING_GOOD
+            return 1
         except OSError as error:
             reason = f"can't store the calibration in {path}: {error.strerror}"
             raise BadOption(f"{reason}; name another file with --output") from error
@@ -95,7 +92,6 @@ class Eval(Command):
     arguments: list[str] = Argument([])
 
     def run(self) -> int:
-        """Evaluate, with its results as lines on standard output; return the exit code."""
         silence_transformers()
         from selfextend_rag.evals import cli  # heavy, and so are its options
 

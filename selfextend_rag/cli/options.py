@@ -106,7 +106,7 @@ class DocumentOptions(ModelOptions):
             raise BadOption("standard input can be read once; name - once")
         return [Document.from_file(path, encoding=self.encoding) for path in paths]
 
-    def load(self, options: Values) -> "LongContextLLM":
+    def load(self, **options: Any) -> "LongContextLLM":
         """Return the model, with further options of `LongContextLLM`."""
         silence_transformers()
         from selfextend_rag.llm import LongContextLLM
@@ -163,17 +163,15 @@ class ReadingOptions(DocumentOptions):
             return given[0] if given else None
         pairs = [limit.partition("=") for limit in given]
         if not all(device and size for device, _, size in pairs):
-            raise BadOption(
-                "--memory-limit must name a device each time, such as cpu=8GiB, or never"
-            )
+            how = "must name a device each time, such as cpu=8GiB, or never"
+            raise BadOption(f"--memory-limit {how}")
         return {device: size for device, _, size in pairs}
 
     def open(self, questions: Sequence[str] = ()) -> "tuple[LongContextLLM, list[Document]]":
         """Return the model, which plans by these options and within its memory, and documents."""
-        options: Values = {**self.planner_options(questions), "kv_bits": self.kv_bits}
-        options["memory_limit"] = self.memory_limits()
+        chosen, limit = self.planner_options(questions), self.memory_limits()
         documents = self.documents()
-        return self.load(options), documents
+        return self.load(kv_bits=self.kv_bits, memory_limit=limit, **chosen), documents
 
     def read(self, llm: "LongContextLLM", documents: "list[Document]", asked: Values) -> "Reading":
         """Say how documents are read, and read them; ``asked`` is for `LongContextLLM.plan`."""
@@ -186,3 +184,8 @@ class ReadingOptions(DocumentOptions):
                 question_reserve=plan.reserve_tokens,
                 progress=progress,
             )
+
+    def report(self, reading: "Reading", name: str | None, **more: object) -> dict[str, object]:
+        """Return the JSON values of a reading, and the name that it is saved under."""
+        figures = {"plan": reading.plan.to_dict(), "read_seconds": reading.seconds}
+        return {"model": self.model, "reading": name, **more, **figures}

@@ -11,8 +11,6 @@ from selfextend_rag.cli.options import ModelOptions, ReadingOptions, Values, use
 if TYPE_CHECKING:
     from selfextend_rag.llm.budget import DocumentGroups, ReadingBudget, Space
 
-NOT_SUPPORTED = 1
-
 
 @app.command()
 @dataclass(kw_only=True)
@@ -24,7 +22,6 @@ class Plan(ReadingOptions):
     groups: bool = Option(False, "--groups", help="plan as few prompts as hold the files whole")
 
     def run(self) -> int:
-        """Write the plan; return the exit code."""
         planner_options = self.planner_options(self.questions)
         documents = self.documents()
         silence_transformers()
@@ -60,12 +57,10 @@ class Plan(ReadingOptions):
             kv_bits=self.kv_bits,
         )
         defaults = planning.planner_defaults(config, window)
-        return ReadingBudget(
-            PromptBuilder(tokenizer),
-            planning.ContextBudgetPlanner(window, **defaults, **planner_options),
-            loading.stated_max_new_tokens(self.source),
-            lambda: memory,
-        )
+        prompts = PromptBuilder(tokenizer)
+        planner = planning.ContextBudgetPlanner(window, **defaults, **planner_options)
+        stated = loading.stated_max_new_tokens(self.source)
+        return ReadingBudget(prompts, planner, stated, lambda: memory)
 
 
 def _of_groups(groups: "DocumentGroups") -> tuple[dict[str, object], str]:
@@ -73,16 +68,13 @@ def _of_groups(groups: "DocumentGroups") -> tuple[dict[str, object], str]:
     from selfextend_rag.llm.budget import name_of
 
     rows = [(list(map(name_of, group.documents)), group.plan) for group in groups]
-    report = {
-        "groups": [{"documents": names, "plan": plan.to_dict()} for names, plan in rows],
-        "lower_bound": groups.lower_bound,
-        "optimal": groups.optimal,
-    }
+    plans = [{"documents": names, "plan": plan.to_dict()} for names, plan in rows]
     texts = [
         f"{number} of {len(rows)}: {', '.join(names)}\n{plan.explain()}"
         for number, (names, plan) in enumerate(rows, 1)
     ]
-    return report, "\n".join(texts)
+    bounds = {"lower_bound": groups.lower_bound, "optimal": groups.optimal}
+    return {"groups": plans, **bounds}, "\n".join(texts)
 
 
 @app.command()
@@ -97,7 +89,6 @@ class Support(ModelOptions):
     weights: bool = Option(False, "--weights", help="load the model and judge itself")
 
     def run(self) -> int:
-        """Write the report; return the exit code."""
         silence_transformers()
         from selfextend_rag.llm.loading import load_config, load_model
         from selfextend_rag.model import support
@@ -105,4 +96,4 @@ class Support(ModelOptions):
         load = load_model if self.weights else load_config
         report = support(load(self.source, full_attention=self.full_attention))
         self.write_result(report.to_dict(), str(report))
-        return 0 if report.supported else NOT_SUPPORTED
+        return 0 if report.supported else 1

@@ -29,17 +29,11 @@ from selfextend_rag.positions import SelfExtend
 
 @dataclass(frozen=True, slots=True)
 class BatchPrompt:
-    """One prompt of a batch.
+    """One prompt of a batch, and how its answer is made."""
 
-    Args:
-        tokens: the whole prompt, the prefix included.
-        options: length, sampling and stop tokens of its answer.
-        constraint: what its answer is constrained by; a fresh one, used up by it.
-    """
-
-    tokens: tuple[int, ...]
+    tokens: tuple[int, ...]  # all of it, the prefix included
     options: GenerationSettings
-    constraint: TokenConstraint | None = None
+    constraint: TokenConstraint | None = None  # a fresh one, used up by the answer
 
 
 class Answers(Iterator[tuple[int, int]], AbstractContextManager["Answers"]):
@@ -60,14 +54,14 @@ class Answers(Iterator[tuple[int, int]], AbstractContextManager["Answers"]):
             )
             for i, prompt in enumerate(prompts)
         ]
-        # The generator does not refer to this object, so that an abandoned one is closed at once.
+        # It does not refer to this object, so that an abandoned one is closed at once.
         self._tokens = _tokens(self._answers, keys, at_once)
 
     def __next__(self) -> tuple[int, int]:
         return next(self._tokens)
 
     def __getitem__(self, index: int) -> RunningAnswer:
-        """Return the answer to one prompt, as far as it has come."""
+        """Return one prompt's answer, as far as it has come."""
         return self._answers[index]
 
     def close(self) -> None:
@@ -324,14 +318,13 @@ class OneByOne(Keys):
             refuse_chunks(model, settings, instead, self.run.cancelled)
         if self.reuse is not None and continuation_reason(model, settings, self.run.cancelled):
             self.reuse = None
-        found = None
         if self.reuse is not None:
             found, answer.cached_tokens, self._state = self.reuse.take(
                 tokens, settings, capacity=answer.longest, blank=self._blank_cache
             )
-        if found is None:
-            found = SelfExtendCache(model.config, answer.longest, self.kv_bits)
-        return found
+            if found is not None:
+                return found
+        return SelfExtendCache(model.config, answer.longest, self.kv_bits)
 
     def _blank_cache(self) -> SelfExtendCache:
         """Return the cache of one token, which shows how this model keeps its keys."""

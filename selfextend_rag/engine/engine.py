@@ -66,9 +66,7 @@ class Engine:
             raise ValueError(f"chunk_size must be a positive integer, got {chunk_size}")
         check_mode(model)
         SelfExtendCache(model.config, 0, kv_bits)  # refuses bits that it can't keep keys in
-        self.model = model
-        self.chunk_size = chunk_size
-        self.kv_bits = kv_bits
+        self.model, self.chunk_size, self.kv_bits = model, chunk_size, kv_bits
 
     def prefill(
         self,
@@ -221,8 +219,7 @@ class Engine:
             GenerationCancelled: cancelled before it was known.
         """
         model, run = self.model, Run(cancelled=is_cancelled(cancelled))
-        seen = rows_unsupported_reason(prefix.cache) or _configured(model)
-        if seen:
+        if seen := rows_unsupported_reason(prefix.cache) or _configured(model):
             return seen
         with lock_of(model).hold(run.cancelled) as held:
             if not held:
@@ -248,8 +245,8 @@ def _configured(model: PreTrainedModel) -> str:
     if "position_ids" not in inspect.signature(model.forward).parameters:
         return "the model takes no position_ids"
     config = model.config.get_text_config(decoder=True)
-    kinds = set(getattr(config, "layer_types", None) or ())
-    others = kinds - {"full_attention", "sliding_attention"}
+    others = {*(getattr(config, "layer_types", None) or ())}
+    others -= {"full_attention", "sliding_attention"}
     if getattr(config, "attention_chunk_size", None) is not None:
         others.add("chunked_attention")
     return f"the model has layers of {', '.join(sorted(others))}" if others else ""

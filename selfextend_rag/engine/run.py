@@ -61,18 +61,11 @@ def is_cancelled(cancelled: Cancelled) -> Callable[[], bool]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """What the caller of a run wants to hear of it, and may stop it by.
-
-    Args:
-        progress: called after each chunk of a prompt.
-        cancelled: looked at between chunks and tokens; see `is_cancelled`.
-        reserve: called once the model is free and nothing has run.
-        observer: watches the model's attention.
-    """
+    """What the caller of a run wants to hear of it, and may stop it by."""
 
     progress: Progress | None = None
-    cancelled: Callable[[], bool] = never
-    reserve: Reserve | None = None
+    cancelled: Callable[[], bool] = never  # see `is_cancelled`
+    reserve: Reserve | None = None  # called once the model is free and nothing has run
     observer: Observer | None = None
 
     def shifted(self, by: int, total: int) -> Run:
@@ -88,18 +81,12 @@ class CachedPrefix:
     """The first tokens of prompts to come, and the cache that holds them.
 
     It belongs to the model that read it and to the settings it was read under.
-
-    Args:
-        tokens: the token ids that were read.
-        settings: SelfExtend's, which they were read under; None for plain attention.
-        cache: their keys and values.
-        state: of the model when it read them, see `model_state`; None is not looked at.
     """
 
     tokens: tuple[int, ...]
-    settings: SelfExtend | None
+    settings: SelfExtend | None  # None for plain attention
     cache: SelfExtendCache = field(repr=False)
-    state: Hashable = field(default=None, repr=False)
+    state: Hashable = field(default=None, repr=False)  # see `model_state`; None is not looked at
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -129,10 +116,8 @@ class CachedPrefix:
                 "read them again"
             )
         if tokens[: len(self)] != self.tokens:
-            raise CacheMismatchError(
-                f"the prompt of {len(tokens)} tokens does not begin with the {len(self)} cached "
-                "ones"
-            )
+            begins = f"does not begin with the {len(self)} cached ones"
+            raise CacheMismatchError(f"the prompt of {len(tokens)} tokens {begins}")
         if len(tokens) == len(self):
             raise CacheMismatchError(
                 f"all {len(tokens)} tokens of the prompt are cached; the last must be run, for its "
@@ -208,12 +193,8 @@ def forward(
     options: dict[str, object] = dict(_last_logits(model))
     if positions is not None:
         options["position_ids"] = torch.tensor(positions, device=device)
-    output = model(
-        input_ids=torch.tensor(rows, device=device),
-        past_key_values=cache,
-        use_cache=True,
-        **options,
-    )
+    tokens = torch.tensor(rows, device=device)
+    output = model(input_ids=tokens, past_key_values=cache, use_cache=True, **options)
     logits: Tensor = output.logits
     return logits[:, -1]
 

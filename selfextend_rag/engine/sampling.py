@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import Any, Protocol, cast
@@ -10,6 +10,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor
 from transformers.generation.logits_process import (
+    LogitsProcessor,
     LogitsProcessorList,
     MinPLogitsWarper,
     RepetitionPenaltyLogitsProcessor,
@@ -170,17 +171,13 @@ class Sampler:
 
 def _processors(options: GenerationSettings) -> LogitsProcessorList:
     """Return the processors in the order in which ``transformers.generate`` applies them."""
-    chain = LogitsProcessorList()
-    if options.repetition_penalty != 1:
-        chain.append(RepetitionPenaltyLogitsProcessor(options.repetition_penalty))
-    if options.temperature == 0:
-        return chain
-    if options.temperature != 1:
-        chain.append(TemperatureLogitsWarper(float(options.temperature)))
-    if options.top_k:
-        chain.append(TopKLogitsWarper(options.top_k))
-    if options.top_p < 1:
-        chain.append(TopPLogitsWarper(options.top_p))
-    if options.min_p:
-        chain.append(MinPLogitsWarper(options.min_p))
-    return chain
+    # each with its value, and the one at which it does nothing
+    chain: list[tuple[Callable[..., LogitsProcessor], float, int]] = [
+        (RepetitionPenaltyLogitsProcessor, options.repetition_penalty, 1),
+        (TemperatureLogitsWarper, float(options.temperature), 1),
+        (TopKLogitsWarper, options.top_k, 0),
+        (TopPLogitsWarper, options.top_p, 1),
+        (MinPLogitsWarper, options.min_p, 0),
+    ]
+    wanted = chain[:1] if options.temperature == 0 else chain
+    return LogitsProcessorList(make(value) for make, value, idle in wanted if value != idle)

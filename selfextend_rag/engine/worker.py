@@ -22,7 +22,7 @@ from selfextend_rag.model.verify import never
 
 T = TypeVar("T")
 _V = TypeVar("_V")
-_SomeJob: TypeAlias = "Job[Any]"
+_Work: TypeAlias = Callable[[Callable[[], bool]], T]
 
 _SECONDS_BETWEEN_LOOKS = 0.1
 
@@ -30,24 +30,17 @@ _SECONDS_BETWEEN_LOOKS = 0.1
 class Job(Generic[T]):
     """Work for a model, queued at once, and its outcome.
 
-    Args:
-        worker: whose queue it joins.
-        work: what to do; it is given a function that says whether to stop, and then ends early.
-        cancelled: the caller's own way to stop it.
+    The work is given a function that says whether to stop, and then ends early; ``cancelled`` is
+    the caller's own way to stop it.
     """
 
-    def __init__(
-        self,
-        worker: ModelWorker,
-        work: Callable[[Callable[[], bool]], T],
-        cancelled: Cancelled = None,
-    ) -> None:
+    def __init__(self, worker: ModelWorker, work: _Work[T], cancelled: Cancelled = None) -> None:
         self.outcome: Future[T] = Future()
         self.outcome.set_running_or_notify_cancel()  # one that waits can't cancel it for others
         self.stopped = threading.Event()
         self._worker = worker
         self._guard = threading.Lock()
-        self._work: Callable[[Callable[[], bool]], T] | None = work
+        self._work: _Work[T] | None = work
         self._asked = is_cancelled(cancelled)
         worker.submit(self)
 
@@ -123,7 +116,7 @@ class ModelWorker:
     def __init__(self, lock: ModelLock) -> None:
         self._lock = lock
         self._guard = threading.Lock()
-        self._jobs: deque[_SomeJob] = deque()  # the first one runs
+        self._jobs: deque[Job[Any]] = deque()  # the first one runs
         self._threads: list[threading.Thread] = []  # one, while there are jobs
         weakref.finalize(self, _stop_at_exit, self._jobs, self._threads)
 
@@ -165,7 +158,7 @@ class ModelWorker:
                     return
 
 
-def _stop_at_exit(jobs: deque[_SomeJob], threads: list[threading.Thread]) -> None:
+def _stop_at_exit(jobs: deque[Job[Any]], threads: list[threading.Thread]) -> None:
     """End a worker's jobs, at once or between two chunks or tokens, and wait for its thread."""
     for job in tuple(jobs):
         job.stopped.set()

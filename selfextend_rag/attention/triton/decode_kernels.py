@@ -1,10 +1,9 @@
 """Decode: a few queries over many keys, split over the keys and joined by a second kernel.
 
 Each key is read once, raw, and rotated in registers: decoding waits for memory, so the arithmetic
-is hidden. Scores depend on differences of positions alone, so a tile of keys is rotated by where
-each key is *within the tile*: those angles are the same for every tile and stay in registers.
-With groups of G keys they are BLOCK_N / G different rows. The rest, the position of the tile's
-first key, is taken off the queries, of which there are 16 rows or so.
+is hidden. Scores depend on differences of positions alone, so a key is rotated by where it is
+*within its tile*: those angles (BLOCK_N / G rows for groups of G) are the same for every tile and
+stay in registers. The tile's first position is taken off the queries, of some 16 rows.
 
 The heads that share a kv head are rows of one tile, for each of the queries. A question of many
 tokens is several such tiles, which read the same keys at the same time, from the cache mostly.
@@ -122,12 +121,8 @@ def decode(
     # columns of each pair, and of what is not rotated
     pair = tl.arange(0, BLOCK_PAIRS)
     pair_used = pair < PAIRS
-    if INTERLEAVED:
-        firsts = OFFSET + 2 * pair
-        seconds = firsts + 1
-    else:
-        firsts = OFFSET + pair
-        seconds = firsts + PAIRS
+    firsts = OFFSET + 2 * pair if INTERLEAVED else OFFSET + pair
+    seconds = firsts + (1 if INTERLEAVED else PAIRS)
     rest = tl.arange(0, BLOCK_REST)
     rest_used = rest < DIM - 2 * PAIRS
     rests = tl.where(rest < OFFSET, rest, rest + 2 * PAIRS)

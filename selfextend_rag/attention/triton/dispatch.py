@@ -33,10 +33,7 @@ _tables: dict[tuple[tuple[float, ...], torch.device], Tensor] = {}
 
 
 def why_not(q: Tensor, k: Tensor, v: Tensor, scaling: float) -> str:
-    """Return why these tensors can't go to the Triton kernels; empty if they can.
-
-    Shapes are assumed to fit each other.
-    """
+    """Return why tensors that fit each other can't go to the Triton kernels; empty if they can."""
     if not _INSTALLED:
         return "triton is not installed (pip install 'selfextend-rag[gpu]')"
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"  # slowly, on the CPU
@@ -47,10 +44,8 @@ def why_not(q: Tensor, k: Tensor, v: Tensor, scaling: float) -> str:
         if capability < _OLDEST:
             return f"the GPU has compute capability {capability}, below {_OLDEST}"
     if not (q.dtype == k.dtype == v.dtype and q.dtype in _DTYPES):
-        return (
-            f"q, k and v are {q.dtype}, {k.dtype} and {v.dtype}, not all of one kind of float32,"
-            " float16, bfloat16"
-        )
+        kinds = f"{q.dtype}, {k.dtype} and {v.dtype}"
+        return f"q, k and v are {kinds}, not all of one kind of float32, float16, bfloat16"
     if q.dtype == torch.bfloat16 and q.device.type != "cuda":
         return "the interpreter multiplies no matrices of bfloat16"
     if not (q.device == k.device == v.device):
@@ -162,13 +157,9 @@ def _operator(
 ) -> Tensor:
     """`triton_attention` of a spec in numbers; ``bands`` holds three for each band."""
     pairing: Pairing = "interleaved" if interleaved else "half"
-    spec = AttentionSpec(
-        rotary=RotaryLayout(tuple(inv_freq), pairing, offset, sign, rotary_scale),
-        bands=tuple(Band(*bands[i : i + 3]) for i in range(0, len(bands), 3)),
-        scaling=scaling,
-        softcap=softcap,
-        sinks=sinks,
-    )
+    rotary = RotaryLayout(tuple(inv_freq), pairing, offset, sign, rotary_scale)
+    made = tuple(Band(*bands[i : i + 3]) for i in range(0, len(bands), 3))
+    spec = AttentionSpec(rotary=rotary, bands=made, scaling=scaling, softcap=softcap, sinks=sinks)
     return attention_with_lse(q, k, v, spec, bounds=bounds)[0]
 
 

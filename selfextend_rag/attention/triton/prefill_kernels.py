@@ -1,13 +1,11 @@
 """Prefill: one fused attention kernel, over keys that were rotated into scratch.
 
-Why keys are rotated beforehand and not in the registers of the attention kernel: a tile of BN keys
-of d dimensions meets BM queries in 4 BM BN d tensor-core operations. Rotating it there costs about
-5 BN d more operations on the general cores (unpack, two multiply-adds, pack, angles), besides about
-6 BM BN of the softmax, and it has to go back through shared memory, because the tensor cores read
-that operand from there. With BM = d = 128 this is 640 BN besides 768 BN, so the cores that
-are the second bottleneck of any flash kernel get 1.8 times the work, in every one of N / BM query
-tiles that see the key. Rotated once, a key costs one read and two writes: 3 * 2 d bytes, about
-0.2 ms for 131072 tokens of 8 heads at 4 TB/s, where the attention takes some 250 ms.
+Keys are not rotated in the registers of the attention kernel: for a tile of BN keys of d dimensions
+that costs the general cores about 5 BN d operations, besides 6 BM BN of the softmax of BM queries,
+and a way back through shared memory, where the tensor cores read it. With BM = d = 128 these cores,
+the second bottleneck of any flash kernel, get 1.8 times the work, in each tile of queries that sees
+the key. Rotated once, a key costs one read and two writes of 2 d bytes: about 0.2 ms for 131072
+tokens of 8 heads at 4 TB/s, where the attention takes some 250 ms.
 
 The scratch is kept small (see launch.py) by doing a few kv heads at a time. A query is used by one
 program alone, so it is rotated there, first for the grouped and then for the neighbor keys.
@@ -64,15 +62,11 @@ def rotate_keys(
     batch = (unit0 + unit) // kv_heads
     head = (unit0 + unit) % kv_heads
     start, stop, end = row_bounds(bounds, batch, tokens, HAS_BOUNDS)
-    base = 0
-    if NEIGHBOR:
-        base = neighbor_base(end - length + first - start, window)
+    base = neighbor_base(end - length + first - start, window) if NEIGHBOR else 0
     row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     position = base + row
     used = (position < stop - start) & (row < scratch_rows)
-    divisor = group
-    if NEIGHBOR:
-        divisor = 1
+    divisor = 1 if NEIGHBOR else group
     place = (base + tl.program_id(0) * BLOCK) // divisor
     local = position // divisor - place
     place = tl.minimum(place, stop)  # past the row's end nothing is used, nor read
@@ -214,9 +208,7 @@ def prefill(
     stage = result_rows + q_column
     stage_mask = wanted[:, None] & (q_column < DIM)
 
-    step = scale
-    if HAS_CAP:
-        step = 1.0
+    step = 1.0 if HAS_CAP else scale
     far_q = rotated_rows(
         source, q_rows, valid, base // group + shift, place // group - base // group,
         table, sign, rotary_scale, DIM, BLOCK_DIM, OFFSET, PAIRS, INTERLEAVED,

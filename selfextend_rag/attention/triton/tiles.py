@@ -109,9 +109,7 @@ def _shared_memory(capability: tuple[int, int]) -> int:
 @cache
 def capability_of(device: torch.device) -> tuple[int, int]:
     """Return the compute capability of a CUDA device, (0, 0) for the interpreter."""
-    if device.type != "cuda":
-        return INTERPRETED
-    return torch.cuda.get_device_capability(device)
+    return torch.cuda.get_device_capability(device) if device.type == "cuda" else INTERPRETED
 
 
 @cache
