@@ -1,12 +1,11 @@
 """SelfExtend attention on tensors: one operation, several implementations."""
 
-from selfextend_rag.attention.api import IMPLEMENTATIONS, Impl, attend, self_extend_attention
+from selfextend_rag.attention.api import Impl, attend, self_extend_attention
 from selfextend_rag.attention.grouped import GroupedKeys
 from selfextend_rag.attention.mass import attention_mass
 from selfextend_rag.attention.spec import AttentionSpec, Scoring
 
 __all__ = [
-    "IMPLEMENTATIONS",
     "AttentionSpec",
     "GroupedKeys",
     "Impl",

@@ -85,24 +85,22 @@ def blocked_attention(
     return out
 
 
-def _unpadded(
-    q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, grouped_keys: Tensor | None
-) -> Tensor:
+def _unpadded(q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, kept: Tensor | None) -> Tensor:
     """Attention of rows without padding, sinks included; queries are at the last positions.
 
-    The first S - W of the ``grouped_keys`` are rotated to their grouped positions; for a lone
-    query, the last W are rotated to their own. They are made here when not given.
+    The first S - W of the ``kept`` keys are rotated to their grouped positions; for a lone query,
+    the last W are rotated to their own. They are made here when not given.
     """
     length, total = q.shape[2], k.shape[2]
     far = spec.far_band(total)
     if far is None:
         out, lse = _plain(q, k, v, spec, total)
     elif length == 1:
-        out, lse = _decode(q, k, v, spec, far, grouped_keys)
+        out, lse = _decode(q, k, v, spec, far, kept)
     else:
         near = max(0, far.nearest - (total - length))  # queries without grouped pairs
         out = v.new_empty(len(q), length, q.shape[1], v.shape[3]).transpose(1, 2)
-        lse = _extended(q[:, :, near:], k, v, spec, far, grouped_keys, out[:, :, near:])
+        lse = _extended(q[:, :, near:], k, v, spec, far, kept, out[:, :, near:])
         if near:
             out[:, :, :near], near_lse = _plain(q[:, :, :near], k, v, spec, far.nearest)
             lse = torch.cat([near_lse, lse], dim=2)
@@ -128,20 +126,20 @@ def _causal(q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec) -> tuple[Tenso
 
 
 def _decode(
-    q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, far: Band, grouped_keys: Tensor | None
+    q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, far: Band, kept: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """One query: its far keys are grouped, its neighbors at their own positions."""
     rotary, total = spec.rotary, k.shape[2]
     split = total - far.nearest
     positions = torch.arange(total, device=q.device)
-    if grouped_keys is None:
+    if kept is None:
         at = torch.where(positions < split, far.key_position(positions), positions)
-        grouped_keys = rotary.rotate(k, at)
+        kept = rotary.rotate(k, at)
     here = positions[-1:]
     grouped_q = rotary.rotate(q, far.query_position(here))
-    before = partial_attention(grouped_q, grouped_keys[:, :, :split], v[:, :, :split], spec)
+    before = partial_attention(grouped_q, kept[:, :, :split], v[:, :, :split], spec)
     near_q = rotary.rotate(q, here)
-    near = partial_attention(near_q, grouped_keys[:, :, split:], v[:, :, split:], spec)
+    near = partial_attention(near_q, kept[:, :, split:], v[:, :, split:], spec)
     return merge(*before, *near)
 
 
@@ -151,7 +149,7 @@ def _extended(
     v: Tensor,
     spec: AttentionSpec,
     far: Band,
-    grouped_keys: Tensor | None,
+    kept: Tensor | None,
     out: Tensor,
 ) -> Tensor:
     """Queries that all have grouped pairs: grouped part and neighbor band, merged into ``out``."""
@@ -165,7 +163,7 @@ def _extended(
     # grouped positions come again and again: far fewer angles than tokens
     angles = rotary.tables(positions[: far.query_position(total - 1) + 1], q)
     query_angles = angles.at(far.query_position(positions[total - length :]))
-    made = split if grouped_keys is None else 0
+    made = split if kept is None else 0
     key_angles = angles.at(far.key_position(positions[:made]))
     near_angles = rotary.tables(positions[near], q)
     heads, share = _heads_at_once(k), q.shape[1] // k.shape[1]
@@ -174,10 +172,10 @@ def _extended(
     lses = []
     for head in range(0, k.shape[1], heads):
         own, asked = slice(head, head + heads), slice(head * share, (head + heads) * share)
-        if grouped_keys is None:
+        if kept is None:
             grouped = rotary.rotate(k[:, own, :made], key_angles, out=keys[:, :, :made])
         else:
-            grouped = grouped_keys[:, own, :split]
+            grouped = kept[:, own, :split]
         rotary.rotate(q[:, asked], query_angles, out=queries)
         before = _causal(queries, grouped, v[:, own, :split], spec)
 

@@ -56,13 +56,7 @@ def cuda_flash_fits(q: Tensor, v: Tensor) -> bool:
 
 
 def cuda_flash(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    scaling: float,
-    causal: bool = False,
-    window: int | None = None,
+    q: Tensor, k: Tensor, v: Tensor, scaling: float, causal: bool = False, window: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return (out, log-sum-exp) by torch's flash attention for CUDA devices.
 

@@ -41,10 +41,8 @@ class Calibrate(DocumentOptions):
             calibrator = self._calibrator(llm, text)
             window, length = calibrator.window, calibrator.length
             prompts = self.samples * (self.depths + 1)
-            self.say(
-                f"{len(calibrator.grid)} settings, {prompts} texts of {length} tokens each. In the "
-                f"window of {window}, by plain attention, first:"
-            )
+            work = f"{len(calibrator.grid)} settings, {prompts} texts of {length} tokens each"
+            self.say(f"{work}. In the window of {window}, by plain attention, first:")
             inside, cells = calibrator.run(lambda cell: self.say(cell.explain()))
         from selfextend_rag.evals.calibration import chosen, store
         from selfextend_rag.planning import CalibrationError, calibration_path

@@ -9,7 +9,7 @@ from selfextend_rag.cli.app import app, silence_transformers
 from selfextend_rag.cli.options import ModelOptions, ReadingOptions, Values, user_mistakes
 
 if TYPE_CHECKING:
-    from selfextend_rag.llm.budget import DocumentGroups, ReadingBudget, Space
+    from selfextend_rag.llm.budget import ReadingBudget, Space
 
 
 @app.command()
@@ -25,15 +25,25 @@ class Plan(ReadingOptions):
         planner_options = self.planner_options(self.questions)
         documents = self.documents()
         silence_transformers()
+        from selfextend_rag.llm.budget import name_of
+
         space: Space = {"turns": self.turns, "max_new_tokens": self.max_new_tokens}
         with user_mistakes():
             budget = self._budget(planner_options)
             if self.groups:
-                report, text = _of_groups(budget.plan_groups(documents, self.questions, space))
+                found = budget.plan_groups(documents, self.questions, space)
+                rows = [(list(map(name_of, group.documents)), group.plan) for group in found]
+                plans = [{"documents": names, "plan": plan.to_dict()} for names, plan in rows]
+                bounds = {"lower_bound": found.lower_bound, "optimal": found.optimal}
+                report: dict[str, object] = {"groups": plans, **bounds}
+                texts = [
+                    f"{number} of {len(rows)}: {', '.join(names)}\n{plan.explain()}"
+                    for number, (names, plan) in enumerate(rows, 1)
+                ]
             else:
                 plan = budget.planned(documents, self.questions, space)[1]
-                report, text = {"plan": plan.to_dict()}, plan.explain()
-        self.write_result({"model": self.model, **report}, text)
+                report, texts = {"plan": plan.to_dict()}, [plan.explain()]
+        self.write_result({"model": self.model, **report}, "\n".join(texts))
         return 0
 
     def _budget(self, planner_options: Values) -> "ReadingBudget":
@@ -61,20 +71,6 @@ class Plan(ReadingOptions):
         planner = planning.ContextBudgetPlanner(window, **defaults, **planner_options)
         stated = loading.stated_max_new_tokens(self.source)
         return ReadingBudget(prompts, planner, stated, lambda: memory)
-
-
-def _of_groups(groups: "DocumentGroups") -> tuple[dict[str, object], str]:
-    """Return the plans of groups as JSON values and as text."""
-    from selfextend_rag.llm.budget import name_of
-
-    rows = [(list(map(name_of, group.documents)), group.plan) for group in groups]
-    plans = [{"documents": names, "plan": plan.to_dict()} for names, plan in rows]
-    texts = [
-        f"{number} of {len(rows)}: {', '.join(names)}\n{plan.explain()}"
-        for number, (names, plan) in enumerate(rows, 1)
-    ]
-    bounds = {"lower_bound": groups.lower_bound, "optimal": groups.optimal}
-    return {"groups": plans, **bounds}, "\n".join(texts)
 
 
 @app.command()

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from selfextend_rag.attention.triton import why_not
+from selfextend_rag.attention.triton.dispatch import why_not
 from selfextend_rag.cache.identity import parts_of
 from selfextend_rag.cache.quantised import why_not_rounded
 from selfextend_rag.errors import UnsupportedModelError

@@ -16,12 +16,13 @@ pytest.importorskip("triton", reason="triton is not installed")
 
 from selfextend_rag.attention import AttentionSpec, self_extend_attention
 from selfextend_rag.attention.bounds import HOLES, bounds_of, mask_of, refuse_holes
-from selfextend_rag.attention.triton import launch, why_not
+from selfextend_rag.attention.triton import launch
 from selfextend_rag.attention.triton.dispatch import (
     FINE,
     MAX_POSITIONS,
     angle_table,
     attention_with_lse,
+    why_not,
 )
 from selfextend_rag.attention.triton.tiles import DecodeTiles, PrefillTiles, candidates
 from selfextend_rag.positions import SelfExtend
