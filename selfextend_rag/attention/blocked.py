@@ -79,9 +79,8 @@ def blocked_attention(
                 continue
         one = slice(row, row + 1)
         own = None if kept is None else kept[one, :, slots]
-        out[one, :, asked] = _unpadded(
-            q[one, :, asked], k[one, :, slots], v[one, :, slots], spec, own
-        )
+        keys, values = k[one, :, slots], v[one, :, slots]
+        out[one, :, asked] = _unpadded(q[one, :, asked], keys, values, spec, own)
     return out
 
 

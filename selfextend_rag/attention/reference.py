@@ -22,8 +22,7 @@ def reference_attention(
     computed in float32, or in float64 when the inputs are.
     """
     compute = torch.float64 if q.dtype == torch.float64 else torch.float32
-    batch, heads, length = q.shape[:3]
-    total = k.shape[2]
+    (batch, heads, length), total = q.shape[:3], k.shape[2]
     if key_mask is None:
         key_mask = torch.ones(batch, total, dtype=torch.bool, device=q.device)
     key_pos = (key_mask.long().cumsum(-1) - 1).clamp(min=0)  # [B, S]

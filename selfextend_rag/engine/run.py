@@ -111,10 +111,8 @@ class CachedPrefix:
             CacheMismatchError: the message says why.
         """
         if settings not in (None, self.settings):
-            raise CacheMismatchError(
-                f"the cached tokens were read under {self.settings}, not under {settings}; "
-                "read them again"
-            )
+            under = f"{self.settings}, not under {settings}"
+            raise CacheMismatchError(f"the cached tokens were read under {under}; read them again")
         if tokens[: len(self)] != self.tokens:
             begins = f"does not begin with the {len(self)} cached ones"
             raise CacheMismatchError(f"the prompt of {len(tokens)} tokens {begins}")
