@@ -27,14 +27,14 @@ from selfextend_rag.attention.bounds import (
 )
 from selfextend_rag.cache import FullLayer, RowsLayer
 from selfextend_rag.errors import UnsupportedModelError
-from selfextend_rag.model.hooks import AttentionCall, binding_of, is_bounds
+from selfextend_rag.model.hooks import Asked, AttentionCall, binding_of, is_bounds
 from selfextend_rag.model.rows import attend_by_rows
 
 _PREFIX = "self_extend_on_"
 # transformers treats names that contain these words specially
 _SAFE = {"sdpa": "torch", "flash": "fa", "flex_attention": "flex", "paged|": "", "/": "_"}
 
-AttentionFunction = Callable[..., tuple[Tensor, Tensor | None]]
+AttentionFunction = Callable[[Asked, str], tuple[Tensor, Tensor | None]]
 MaskFunction = Callable[..., Tensor | None]
 Switched = list[tuple[PreTrainedConfig, str | None]]
 """Configurations, and the attention implementation that each had before."""
@@ -43,16 +43,30 @@ Switched = list[tuple[PreTrainedConfig, str | None]]
 def registered(prefix: str, previous: str, attention: AttentionFunction, mask: MaskFunction) -> str:
     """Return the name of functions made for ``previous``, registering them at the first call.
 
-    Both are called as transformers does, and with ``previous`` by name.
+    The mask function is called as transformers does, and with ``previous`` by name.
     """
     name = previous
     for word, other in _SAFE.items():
         name = name.replace(word, other)
     name = prefix + name
     if name not in ALL_ATTENTION_FUNCTIONS:
-        ALL_ATTENTION_FUNCTIONS.register(name, partial(attention, previous=previous))
+        ALL_ATTENTION_FUNCTIONS.register(name, partial(_call, attention, previous))
         ALL_MASK_ATTENTION_FUNCTIONS.register(name, partial(mask, previous=previous))
     return name
+
+
+def _call(
+    function: AttentionFunction,
+    previous: str,
+    /,
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **arguments: Any,
+) -> tuple[Tensor, Tensor | None]:
+    return function(Asked(module, query, key, value, attention_mask, arguments), previous)
 
 
 def implementation_name(previous: str) -> str:
@@ -98,21 +112,12 @@ def configs(model: nn.Module) -> list[PreTrainedConfig]:
     return list(found.values())
 
 
-def attention_forward(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    *,
-    previous: str,
-    **arguments: Any,
-) -> tuple[Tensor, Tensor | None]:
+def attention_forward(asked: Asked, previous: str) -> tuple[Tensor, Tensor | None]:
     """Attend: SelfExtend where the module is extended, the previous implementation elsewhere.
 
     Shapes as transformers has them: query ``[B, H, T, D]`` in, output ``[B, T, H, Dv]``.
     """
-    call = binding_of(module).call(module, query, key, value, attention_mask, arguments)
+    call = binding_of(asked.module).call(asked)
     attend_alone = partial(_attend, previous=previous)
     if isinstance(call.layer, RowsLayer):
         return attend_by_rows(call, call.layer, attend_alone)
@@ -122,9 +127,7 @@ def attention_forward(
 def _attend(call: AttentionCall, *, previous: str) -> tuple[Tensor, Tensor | None]:
     key, value, mask, bounds = call.key, call.value, call.mask, None
     if not isinstance(call.scoring, AttentionSpec):
-        return previous_attention(
-            call.module, call.query, key, value, mask, previous=previous, **call.arguments
-        )
+        return previous_attention(call, previous)
     _refuse_unknown(call)
     if is_bounds(mask):
         bounds, mask = mask[:, 0, 0], None
@@ -183,7 +186,8 @@ def mask_for_layers(
     device = torch.device(kwargs.get("device", "cpu"))
     device = device if attention_mask is None else attention_mask.device
     if _waiting_is_dear(device):
-        holes, bounds = _bounds(batch_size, q_length, kv_length, q_offset, attention_mask, device)
+        end_of_queries = q_offset + q_length
+        holes, bounds = _bounds(batch_size, kv_length, end_of_queries, attention_mask, device)
         if not holes:
             return bounds
     end = int(q_offset) + q_length
@@ -200,22 +204,16 @@ def _waiting_is_dear(device: torch.device) -> bool:
 
 
 def _bounds(
-    batch_size: int,
-    q_length: int,
-    kv_length: int,
-    q_offset: int | Tensor,
-    attention_mask: Tensor | None,
-    device: torch.device,
+    rows: int, slots: int, end: int | Tensor, mask: Tensor | None, device: torch.device
 ) -> tuple[bool, Tensor | None]:
     """Whether a row has holes, else bounds ``[B, 1, 1, 3]``, None where rows fill all slots."""
-    end = q_offset + q_length
-    if attention_mask is None:
-        if not isinstance(end, Tensor) and kv_length == end:
+    if mask is None:
+        if not isinstance(end, Tensor) and slots == end:
             return False, None
-        ends = torch.zeros(batch_size, dtype=torch.int32, device=device) + end
+        ends = torch.zeros(rows, dtype=torch.int32, device=device) + end
         return False, torch.stack([torch.zeros_like(ends), ends, ends], -1).int()[:, None, None]
-    seen = _up_to(attention_mask.bool(), kv_length)
-    seen = seen & (torch.arange(kv_length, device=seen.device) < end)
+    seen = _up_to(mask.bool(), slots)
+    seen = seen & (torch.arange(slots, device=seen.device) < end)
     bounds, holes = bounds_of(seen, end)
     if host_waits_are_forbidden(seen.device):
         refuse_holes(holes)
@@ -229,45 +227,29 @@ def _up_to(mask: Tensor, length: int) -> Tensor:
     return torch.nn.functional.pad(mask, (0, length - mask.shape[1]))
 
 
-def previous_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    *,
-    previous: str,
-    **arguments: Any,
-) -> tuple[Tensor, Tensor | None]:
+def previous_attention(asked: Asked, previous: str) -> tuple[Tensor, Tensor | None]:
     """The implementation this layer had before, with the mask it would have been given."""
+    query, key, mask = asked.query, asked.key, asked.mask
+    length, total = query.shape[2], key.shape[2]
     end: int | Tensor | None = None
-    if is_bounds(attention_mask):
-        end = attention_mask[0, 0, 0, 2]
-        attention_mask = mask_of(attention_mask[:, 0, 0], key.shape[2])
-    elif _is_padding(attention_mask):  # or the mask of a single query, which hides the same keys
-        attention_mask = attention_mask[:, 0, 0]
-    if attention_mask is None or attention_mask.ndim == 2:  # a causal layer without rotary
-        attention_mask = _causal_mask(query, key, attention_mask, end, previous)
-    given = {name: x for name, x in arguments.items() if x is not None}
-    function = previous_function(module, previous)
-    return function(module, query, key, value, attention_mask, **given)
+    if is_bounds(mask):
+        end, mask = mask[0, 0, 0, 2], mask_of(mask[:, 0, 0], total)
+    elif _is_padding(mask):  # or the mask of a single query, which hides the same keys
+        mask = mask[:, 0, 0]
+    if mask is None or mask.ndim == 2:  # a causal layer without rotary
+        if end is None:
+            end = total if mask is None else mask.shape[1]
+        mask = previous_mask(previous)(
+            batch_size=len(query), q_length=length, kv_length=total, q_offset=end - length,
+            kv_offset=0, mask_function=causal_mask_function, attention_mask=mask,
+            dtype=query.dtype, device=query.device,
+        )  # fmt: skip
+    given = {name: x for name, x in asked.arguments.items() if x is not None}
+    return run_previous(Asked(asked.module, query, key, asked.value, mask, given), previous)
 
 
 def _is_padding(mask: Tensor | None) -> TypeGuard[Tensor]:
     return mask is not None and mask.dtype == torch.bool and mask.shape[1:3] == (1, 1)
-
-
-def _causal_mask(
-    query: Tensor, key: Tensor, padding: Tensor | None, end: int | Tensor | None, previous: str
-) -> Tensor | None:
-    length, total = query.shape[2], key.shape[2]
-    if end is None:
-        end = total if padding is None else padding.shape[1]
-    return previous_mask(previous)(
-        batch_size=len(query), q_length=length, kv_length=total, q_offset=end - length,
-        kv_offset=0, mask_function=causal_mask_function, attention_mask=padding,
-        dtype=query.dtype, device=query.device,
-    )  # fmt: skip
 
 
 def previous_mask(previous: str) -> MaskFunction:
@@ -276,19 +258,22 @@ def previous_mask(previous: str) -> MaskFunction:
     return function
 
 
-def previous_function(module: nn.Module, previous: str) -> AttentionFunction:
-    """Return the attention function that ``module`` would use under ``previous``.
+def run_previous(asked: Asked, previous: str) -> tuple[Tensor, Tensor | None]:
+    """Attend by the function that the module would use under ``previous``.
 
     Raises:
         UnsupportedModelError: it is "eager", and the model's code has none by the usual name.
     """
+    module = asked.module
     own = (sys.modules.get(cls.__module__) for cls in type(module).__mro__)
     functions = [getattr(code, "eager_attention_forward", None) for code in own]
     if previous in ALL_ATTENTION_FUNCTIONS:
         functions = [ALL_ATTENTION_FUNCTIONS[previous]]
-    function: AttentionFunction | None = next(filter(None, functions), None)
+    function: Callable[..., tuple[Tensor, Tensor | None]] | None = next(
+        filter(None, functions), None
+    )
     if function is None:
         raise UnsupportedModelError(
             f"{type(module).__name__} has no eager attention function to continue with"
         )
-    return function
+    return function(module, asked.query, asked.key, asked.value, asked.mask, **asked.arguments)

@@ -26,7 +26,7 @@ from selfextend_rag.cache.quantised import KV_BITS, head_bytes
 from selfextend_rag.errors import UnknownMemoryError, in_short
 from selfextend_rag.model.attention_fn import configs, switch
 from selfextend_rag.model.extension import attached
-from selfextend_rag.model.hooks import AttentionCall, binding_of
+from selfextend_rag.model.hooks import Asked, AttentionCall, binding_of
 from selfextend_rag.model.verify import FAILURES
 from selfextend_rag.planning.memory import LayerKind, LayerShape, States, WorkShape
 
@@ -110,7 +110,7 @@ class _RecordedCache(SelfExtendCache):
 def _noted_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: object, **kwargs: object
 ) -> tuple[Tensor, None]:
-    binding_of(module).call(module, query, key, value, None, {})
+    binding_of(module).call(Asked(module, query, key, value, None, {}))
     batch, heads, length, _ = query.shape
     return query.new_empty(batch, length, heads, value.shape[-1]), None
 

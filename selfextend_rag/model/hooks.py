@@ -138,19 +138,12 @@ class Binding(NamedTuple):
     extension: Extension
     rotary: RotaryLayout | None = None  # of an attention module that is extended
 
-    def call(
-        self,
-        module: nn.Module,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        mask: Tensor | None,
-        arguments: Kwargs,
-    ) -> AttentionCall:
+    def call(self, asked: Asked) -> AttentionCall:
         """Return a call of an attention function, after the observer has been notified of it."""
-        extension, scaling = self.extension, arguments.get("scaling")
+        extension, mask, arguments = self.extension, asked.mask, asked.arguments
+        scaling = arguments.get("scaling")
         given: Kwargs = {
-            "scaling": query.shape[-1] ** -0.5 if scaling is None else scaling,
+            "scaling": asked.query.shape[-1] ** -0.5 if scaling is None else scaling,
             "softcap": arguments.get("softcap"),
             "sinks": arguments.get("s_aux"),
         }
@@ -158,12 +151,14 @@ class Binding(NamedTuple):
             scoring = Scoring(**given)
         else:
             scoring = AttentionSpec(**given, rotary=self.rotary, bands=extension.settings.bands)
-        layer = extension.layer_of(module, key)
-        more = (scoring, arguments, layer, extension.impl)
+        layer = extension.layer_of(asked.module, asked.key)
+        tensors = (asked.module, asked.query, asked.key, asked.value)
+        more = (arguments, scoring, layer, extension.impl)
         if extension.observer is not None:
-            seen = mask_of(mask[:, 0, 0], key.shape[2])[:, None, None] if is_bounds(mask) else mask
-            extension.observer(AttentionCall(module, query, key, value, seen, *more))
-        return AttentionCall(module, query, key, value, mask, *more)
+            slots = asked.key.shape[2]
+            seen = mask_of(mask[:, 0, 0], slots)[:, None, None] if is_bounds(mask) else mask
+            extension.observer(AttentionCall(*tensors, seen, *more))
+        return AttentionCall(*tensors, mask, *more)
 
 
 _PLAIN = Binding(Extension(None))
@@ -182,16 +177,22 @@ def extension_of(model: nn.Module) -> Extension | None:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class AttentionCall:
-    """What an attention function was asked; the observer of a model is given each."""
+class Asked:
+    """What transformers gives an attention function."""
 
     module: nn.Module
     query: Tensor  # [B, H, T, D]; not rotated in an extended layer
     key: Tensor  # [B, Hkv, S, D], all that the layer sees; rotated as the query is
     value: Tensor  # [B, Hkv, S, Dv]
     mask: Tensor | None  # as transformers made it; of an extended layer its padding, bool
-    scoring: Scoring  # of an extended layer an `AttentionSpec`
     arguments: Kwargs  # the others, by name, such as ``scaling`` and ``sliding_window``
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AttentionCall(Asked):
+    """How it is answered; the observer of a model is given each."""
+
+    scoring: Scoring  # of an extended layer an `AttentionSpec`
     # The cache layer that handed the keys over, where it is one of ours that keeps all of them. Of
     # several rows it is their `RowsLayer`, and ``key`` is the newest of each.
     layer: FullLayer | RowsLayer | None

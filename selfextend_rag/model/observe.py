@@ -14,12 +14,12 @@ from transformers import PreTrainedModel
 
 from selfextend_rag.model.attention_fn import (
     implementations,
-    previous_function,
     previous_mask,
     registered,
+    run_previous,
 )
 from selfextend_rag.model.extension import attached, is_extended, stock_logits
-from selfextend_rag.model.hooks import AttentionCall, binding_of
+from selfextend_rag.model.hooks import Asked, AttentionCall, binding_of
 from selfextend_rag.model.probe import foreign_tensors
 from selfextend_rag.model.verify import FAILURES, Runner, failure, whole_logits
 
@@ -91,16 +91,5 @@ def _observed_mask(*args: Any, previous: str, **kwargs: Any) -> Tensor | None:
     return previous_mask(previous)(*args, **kwargs)
 
 
-def _observed_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    *,
-    previous: str,
-    **arguments: Any,
-) -> tuple[Tensor, Tensor | None]:
-    binding_of(module).call(module, query, key, value, attention_mask, arguments)
-    function = previous_function(module, previous)
-    return function(module, query, key, value, attention_mask, **arguments)
+def _observed_attention(asked: Asked, previous: str) -> tuple[Tensor, Tensor | None]:
+    return run_previous(binding_of(asked.module).call(asked), previous)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -20,11 +20,11 @@ from transformers.masking_utils import causal_mask_function, sdpa_mask
 from selfextend_rag.model.attention_fn import (
     implementations,
     previous_attention,
-    previous_function,
     previous_mask,
     registered,
+    run_previous,
 )
-from selfextend_rag.model.hooks import Args, Kwargs, argument_index, unrotated_arguments
+from selfextend_rag.model.hooks import Args, Asked, Kwargs, argument_index, unrotated_arguments
 from selfextend_rag.model.report import LayerReport
 from selfextend_rag.rope import RotaryLayout
 
@@ -84,7 +84,9 @@ class _Recorder:
         self.local_masks: list[tuple[Tensor, Tensor | None]] = []  # ours, and what the layer wants
         self.foreign: set[nn.Module] = set()
 
-    def kind_of(self, module: nn.Module, mask: object, arguments: Kwargs) -> tuple[str, object]:
+    def kind_of(
+        self, module: nn.Module, mask: Tensor | None, arguments: Kwargs
+    ) -> tuple[str, Tensor | None]:
         """Return what a mask is, and the one that the previous implementation would get."""
         if foreign_tensors(arguments):
             self.foreign.add(module)
@@ -104,26 +106,17 @@ class _Recorder:
 _recorder: ContextVar[_Recorder] = ContextVar("selfextend_rag_probe")
 
 
-def _probe_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Any,
-    *,
-    previous: str,
-    **arguments: Any,
-) -> tuple[Tensor, None]:
+def _probe_attention(asked: Asked, previous: str) -> tuple[Tensor, None]:
     recorder = _recorder.get()
-    kind, mask = recorder.kind_of(module, attention_mask, arguments)
-    given = (module, query, key, value)
+    kind, mask = recorder.kind_of(asked.module, asked.mask, asked.arguments)
+    given = (asked.module, asked.query, asked.key, asked.value)
     if kind == "causal":
-        output, _ = previous_attention(*given, attention_mask, previous=previous, **arguments)
+        output, _ = previous_attention(asked, previous)
     elif kind == "local":
-        output, _ = previous_function(module, previous)(*given, mask, **arguments)
+        output, _ = run_previous(replace(asked, mask=mask), previous)
     else:  # the layer will be refused
-        output = _plausible_output(query, key, value)
-    recorder.calls.append(Call(*given, output, kind, arguments))
+        output = _plausible_output(*given[1:])
+    recorder.calls.append(Call(*given, output, kind, asked.arguments))
     return output, None
 
 
