@@ -1,39 +1,18 @@
 """Extend a transformers model, restore it, and say what can be extended."""
 
-from selfextend_rag.model.extension import (
-    ModelLock,
-    by_rows,
-    continuation_reason,
-    current_settings,
-    extend,
-    extended,
-    is_extended,
-    lock_of,
-    refuse_chunks,
-    restore,
-    support,
-    switched,
-)
-from selfextend_rag.model.hooks import AttentionCall
-from selfextend_rag.model.observe import observed
-from selfextend_rag.model.report import SupportReport
-from selfextend_rag.model.tiny import with_full_attention
-
-__all__ = [
-    "AttentionCall",
-    "ModelLock",
-    "SupportReport",
-    "by_rows",
-    "continuation_reason",
-    "current_settings",
-    "extend",
-    "extended",
-    "is_extended",
-    "lock_of",
-    "observed",
-    "refuse_chunks",
-    "restore",
-    "support",
-    "switched",
-    "with_full_attention",
-]
+from selfextend_rag.model.extension import ModelLock as ModelLock
+from selfextend_rag.model.extension import by_rows as by_rows
+from selfextend_rag.model.extension import continuation_reason as continuation_reason
+from selfextend_rag.model.extension import current_settings as current_settings
+from selfextend_rag.model.extension import extend as extend
+from selfextend_rag.model.extension import extended as extended
+from selfextend_rag.model.extension import is_extended as is_extended
+from selfextend_rag.model.extension import lock_of as lock_of
+from selfextend_rag.model.extension import refuse_chunks as refuse_chunks
+from selfextend_rag.model.extension import restore as restore
+from selfextend_rag.model.extension import support as support
+from selfextend_rag.model.extension import switched as switched
+from selfextend_rag.model.hooks import AttentionCall as AttentionCall
+from selfextend_rag.model.observe import observed as observed
+from selfextend_rag.model.report import SupportReport as SupportReport
+from selfextend_rag.model.tiny import with_full_attention as with_full_attention

@@ -77,35 +77,30 @@ def implementation_name(previous: str) -> str:
 def switch(configs: Iterable[PreTrainedConfig], name: Callable[[str], str]) -> Switched:
     """Switch configurations to what ``name`` makes of their implementations; return the latter."""
     before = [(config, config._attn_implementation) for config in configs]
-    for config, previous in before:
-        _set(config, name(previous or "eager"))
+    switch_back([(config, name(previous or "eager")) for config, previous in before])
     return before
 
 
 def switch_back(before: Switched) -> None:
-    """Undo a `switch`."""
+    """Undo a `switch`: give each configuration its implementation."""
     for config, name in before:
-        _set(config, name)
-
-
-def _set(config: PreTrainedConfig, name: str | None) -> None:
-    config._attn_implementation = {"": name}  # of this one, not of those nested in it
+        config._attn_implementation = {"": name}  # of this one, not of those nested in it
 
 
 @contextmanager
 def implementations(model: nn.Module, name: Callable[[str], str]) -> Iterator[None]:
     """Switch all configurations of a model within the block; see `switch`."""
-    before = switch(configs(model), name)
+    before = switch(configs(model.modules()), name)
     try:
         yield
     finally:
         switch_back(before)
 
 
-def configs(model: nn.Module) -> list[PreTrainedConfig]:
-    """Return the distinct configurations that the modules of ``model`` hold."""
+def configs(modules: Iterable[nn.Module]) -> list[PreTrainedConfig]:
+    """Return the distinct configurations that modules hold."""
     found = {}
-    for module in model.modules():
+    for module in modules:
         config = getattr(module, "config", None)
         if isinstance(config, PreTrainedConfig):
             found[id(config)] = config

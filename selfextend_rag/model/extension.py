@@ -140,13 +140,13 @@ def extend(model: PreTrainedModel, settings: SelfExtend, *, impl: Impl = "auto")
             f"{settings!r}"
         )
     with lock_of(model).visit():
-        _extend(model, settings, impl)
+        _switch_to(model, (settings, impl))
 
 
 def restore(model: PreTrainedModel) -> None:
     """Give ``model`` back as it was before `extend`; nothing happens if it is not extended."""
     with lock_of(model).visit():
-        _restore(model)
+        _switch_to(model, None)
 
 
 @contextmanager
@@ -286,21 +286,15 @@ def stock_logits(model: PreTrainedModel) -> Tensor:
 
 
 def _switch_to(model: PreTrainedModel, to: _Switch | None, cancelled: Cancelled = never) -> None:
-    if to is None:
-        _restore(model)
-    else:
-        _extend(model, *to, cancelled)
-
-
-def _extend(
-    model: PreTrainedModel, settings: SelfExtend, impl: Impl, cancelled: Cancelled = never
-) -> None:
     extension = extension_of(model)
-    if extension is not None and is_extended(model) and _is_current(model):
-        extension.settings, extension.impl = settings, impl
-        return
-    _restore(model)
-    _apply(model, _supported(model, cancelled), settings, impl)
+    if extension is not None and extension.settings is not None:
+        if to is not None and _is_current(model):
+            extension.settings, extension.impl = to
+            return
+        extension.detach(model)
+        switch_back(extension.previous)
+    if to is not None:
+        _apply(model, _supported(model, cancelled), *to)
 
 
 def _apply(
@@ -311,13 +305,6 @@ def _apply(
     extension.attach(model, inspection.rotary)
     for module in inspection.position_owners:
         extension.hook(module, extension.enter_forward)
-
-
-def _restore(model: nn.Module) -> None:
-    extension = extension_of(model)
-    if extension is not None and extension.settings is not None:
-        extension.detach(model)
-        switch_back(extension.previous)
 
 
 def _supported(model: PreTrainedModel, cancelled: Cancelled) -> Inspection:
@@ -364,4 +351,4 @@ def _temporarily(model: PreTrainedModel, inspection: Inspection) -> Iterator[Non
     try:
         yield
     finally:
-        _restore(model)
+        _switch_to(model, None)

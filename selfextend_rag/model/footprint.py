@@ -29,16 +29,14 @@ from selfextend_rag.model.extension import attached
 from selfextend_rag.model.hooks import Asked, AttentionCall, binding_of
 from selfextend_rag.model.verify import FAILURES
 from selfextend_rag.planning.memory import LayerKind, LayerShape, States, WorkShape
+from selfextend_rag.planning.pretraining import first_number
 
 _NAME = "measured_shapes"
 _TOKENS = 4
 
 
 def layer_shapes(model: PreTrainedModel) -> tuple[LayerShape, ...]:
-    """Return what each layer of a model keeps.
-
-    Args:
-        model: with or without weights; it does not run.
+    """Return what each layer of a model keeps; the model, with weights or without, does not run.
 
     Raises:
         UnknownMemoryError: a copy can't be built or run without weights.
@@ -66,7 +64,7 @@ def _measured(model: PreTrainedModel) -> tuple[LayerShape, ...]:
     ALL_ATTENTION_FUNCTIONS.register(_NAME, _noted_attention)
     ALL_MASK_ATTENTION_FUNCTIONS.register(_NAME, ALL_MASK_ATTENTION_FUNCTIONS["eager"])
     cache = _RecordedCache(model.config)
-    switch(configs(model), lambda _: _NAME)
+    switch(configs(model.modules()), lambda _: _NAME)
     ids = torch.zeros(1, _TOKENS, dtype=torch.long, device="meta")
     with attached(model) as extension:
         extension.observer = cache.note
@@ -84,26 +82,20 @@ def _measured(model: PreTrainedModel) -> tuple[LayerShape, ...]:
 
 
 class _RecordedCache(SelfExtendCache):
-    """A cache that knows which of its layers attention is called for.
-
-    Attributes:
-        attended: the first call after a layer was filled, by the layer's index.
-    """
+    """A cache that knows which of its layers attention is called for."""
 
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__(config)
-        self.attended: dict[int, AttentionCall] = {}
+        self.attended: dict[int, AttentionCall] = {}  # the first after a layer was filled
         self._filled = -1
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Append keys and values, and expect a call of attention for them."""
         self._filled = layer_idx
         return super().update(key_states, value_states, layer_idx, *args, **kwargs)
 
     def note(self, call: AttentionCall) -> None:
-        """Note what attention sees of the layer that was filled last."""
         self.attended.setdefault(self._filled, call)
 
 
@@ -143,11 +135,10 @@ def _shape(
     if keys is None or values is None or keys.ndim != 4:
         return LayerShape("none", states=states)
     heads, dim, value_dim = keys.shape[1], keys.shape[3], values.shape[3]
-    expanded = call is not None and call.key.shape[1::2] != keys.shape[1::2]
+    attended_dims = (dim, value_dim)
     if call is None:  # it calls no registered attention function
         of_config = first_number(config, "num_attention_heads", "n_head", "n_heads")
         query_heads = max(heads, of_config or 1)
-        attended_dims = (dim, value_dim)
     else:
         query_heads = call.query.shape[1]
         attended_dims = (call.key.shape[3], call.value.shape[3])
@@ -164,7 +155,7 @@ def _shape(
         attended_size=query_heads * sum(attended_dims),
         query_size=query_heads * attended_dims[0],
         head_size=attended_dims[0],
-        expanded=expanded,
+        expanded=call is not None and call.key.shape[1::2] != keys.shape[1::2],
         rounded_bytes={x: heads * (head_bytes(dim, x) + head_bytes(value_dim, x)) for x in bits},
     )
 
@@ -205,8 +196,6 @@ def work_shape(
     """Return the sizes that the workspace of a model depends on.
 
     Args:
-        config: the model's.
-        layers: their shapes.
         itemsize: bytes of a number in the precision it runs in.
         on_cpu: the model runs on a CPU, with a fused kernel for all but soft-capped scores.
         last_logits: the model can be asked for the last token's logits alone.
@@ -239,12 +228,3 @@ def _feed_forward(config: PreTrainedConfig, hidden: int) -> int:
     expert = first_number(config, "moe_intermediate_size", "expert_ffn_hidden_size") or dense
     shared = first_number(config, "shared_expert_intermediate_size") or expert
     return max(dense, chosen * (2 * expert + 2 * hidden) + shared)
-
-
-def first_number(config: object, *names: str) -> int | None:
-    """Return the first of these attributes that is a positive integer."""
-    for name in names:
-        value = getattr(config, name, None)
-        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-            return value
-    return None

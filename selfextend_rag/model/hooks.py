@@ -33,17 +33,13 @@ class Extension:
     """How a model is extended, and the cache of the forward under way.
 
     A plain model has one without settings while it is observed or run by rows.
-
-    Attributes:
-        observer: is given each call of the attention function.
-        previous: the configurations that were switched, and their implementations before.
-        handles: the pre-hooks.
     """
 
     def __init__(self, settings: SelfExtend | None, impl: Impl = "auto") -> None:
         self.settings = settings
         self.impl = impl
         self.observer: Callable[[AttentionCall], None] | None = None
+        # the configurations that were switched, and their implementations before
         self.previous: list[tuple[PreTrainedConfig, str | None]] = []
         self.handles: list[RemovableHandle] = []
         self._cache: ref[Cache] | None = None
@@ -80,19 +76,17 @@ class Extension:
         tokens of each row one by one would be ignored, and the answer would silently be that of
         other positions. A cache of any kind belongs to the settings it was filled under.
         """
-        cache = _cache_among(args, kwargs)
-        if self.settings is None:
-            self._note(cache)
-            return
+        cache, settings = _cache_among(args, kwargs), self.settings
         before = getattr(cache, _NAME, None)
-        if cache is not None and before != self.settings:
+        if cache is not None and settings is not None and before != settings:
             tokens = cache.get_seq_length()
             if isinstance(tokens, Tensor) and host_waits_are_forbidden(tokens.device):
-                torch._assert_async(tokens == 0, mismatch("some", before, self.settings))
+                torch._assert_async(tokens == 0, mismatch("some", before, settings))
             elif int(tokens) > 0:
-                raise CacheMismatchError(mismatch(int(tokens), before, self.settings))
+                raise CacheMismatchError(mismatch(int(tokens), before, settings))
         self._note(cache)
-        _check_positions(kwargs)
+        if settings is not None:
+            _check_positions(kwargs)
 
     def enter_attention(
         self, index: int | None, name: str, module: nn.Module, args: Args, kwargs: Kwargs

@@ -137,10 +137,6 @@ def _probe_mask(
     return mask
 
 
-def _probe_name(previous: str) -> str:
-    return registered(_PREFIX, previous, _probe_attention, _probe_mask)
-
-
 def _plausible_output(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Some causal attention, ``[B, T, H, Dv]``."""
     groups = query.shape[1] // key.shape[1]
@@ -154,11 +150,8 @@ def _plausible_output(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 def foreign_tensors(arguments: Kwargs) -> str:
     """Name the tensors handed to an attention function beyond the ones it knows."""
-    return ", ".join(
-        name
-        for name, x in arguments.items()
-        if isinstance(x, Tensor) and x.numel() > 1 and name not in _KNOWN
-    )
+    tensors = {name: x for name, x in arguments.items() if isinstance(x, Tensor)}
+    return ", ".join(name for name, x in tensors.items() if x.numel() > 1 and name not in _KNOWN)
 
 
 @torch.no_grad()
@@ -177,7 +170,8 @@ def record(
     places = {x: argument_index(x) for x in (model.modules() if rotating is None else rotating)}
     twice = rotating
     if twice is None:
-        twice = _innermost({m for m, place in places.items() if place is not None})
+        takers = {x for x, place in places.items() if place is not None}
+        twice = {x for x in takers if takers.isdisjoint([*x.modules()][1:])}
     recorder = _Recorder(rows["attention_mask"].bool())
     handed: set[nn.Module] = set()
     raw: list[Call] = []
@@ -197,7 +191,9 @@ def record(
     token = _recorder.set(recorder)
     hooks = [module.register_forward_pre_hook(enter, with_kwargs=True) for module in places]
     try:
-        with implementations(model, _probe_name):
+        with implementations(
+            model, lambda previous: registered(_PREFIX, previous, _probe_attention, _probe_mask)
+        ):
             logits = run(**rows)
     finally:
         _recorder.reset(token)
@@ -231,10 +227,6 @@ def _layers(
             plain.key = unrotated.get(id(plain.key), plain.key)
             unrotated[id(call.key)] = plain.key
     return list(layers.values())
-
-
-def _innermost(modules: set[nn.Module]) -> set[nn.Module]:
-    return {m for m in modules if not any(child in modules for child in [*m.modules()][1:])}
 
 
 def judge(layer: Layer, layouts: Iterable[RotaryLayout], positions: Tensor) -> LayerReport:
@@ -280,26 +272,20 @@ def rotary_layouts(model: nn.Module, head_dim: int) -> Iterator[RotaryLayout]:
 
 
 def _layout_error(layer: Layer, layout: RotaryLayout, positions: Tensor) -> float:
-    """The largest difference that a layout leaves between raw queries and keys and rotated ones.
-
-    Over the largest value, in units of the rounding of the layer's dtype.
-    """
-    worst = 0.0
+    """The largest difference that a layout leaves, in roundings of the largest value."""
+    worst, angles = 0.0, int(positions.max()) * torch.finfo(torch.float32).eps
     for rotated, raw in zip(layer.rotated, layer.raw, strict=True):
         for there, here in ((rotated.query, raw.query), (rotated.key, raw.key)):
             if here.shape[2] != positions.shape[-1]:  # it attends over more than the tokens
                 return float("inf")
             ours = layout.rotate(here.double(), positions.to(here.device))
-            unit = _rounding(there.dtype, int(positions.max())) * there.abs().max().double()
+            # the model's own rotation is rounded to its dtype, and its angles are in float32
+            rounding = max(torch.finfo(there.dtype).eps, angles)
+            unit = rounding * there.abs().max().double()
             worst = max(worst, float((ours - there.double()).abs().max() / unit))
             if worst > 1e3:
                 return worst
     return worst
-
-
-def _rounding(dtype: torch.dtype, farthest: int) -> float:
-    """Rounding of the model's own rotation: of its dtype, and of angles counted in float32."""
-    return max(torch.finfo(dtype).eps, farthest * torch.finfo(torch.float32).eps)
 
 
 def _trained_positions(model: PreTrainedModel) -> int:

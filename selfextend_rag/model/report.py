@@ -140,16 +140,10 @@ def _path(model: PreTrainedModel) -> Path | None:
         ours = version("selfextend-rag")
     except PackageNotFoundError:
         return None
-    key = [
-        _FORMAT,
-        ours,
-        torch.__version__,
-        transformers.__version__,
-        model.config.to_dict(),
-        str(model.config._attn_implementation),
-        str(model.dtype),
-        sorted({p.device.type for p in model.parameters()}),
-        sorted(f"{kind.__module__}.{kind.__qualname__}" for kind in kinds),
-    ]
+    versions = [_FORMAT, ours, torch.__version__, transformers.__version__]
+    config = [model.config.to_dict(), str(model.config._attn_implementation), str(model.dtype)]
+    devices = sorted({p.device.type for p in model.parameters()})
+    classes = sorted(f"{kind.__module__}.{kind.__qualname__}" for kind in kinds)
+    key = [*versions, *config, devices, classes]
     name = digest(json.dumps(key, sort_keys=True, default=str))
     return user_folder("models") / f"{name}.json"

@@ -58,13 +58,11 @@ def _narrow(config: Any) -> None:
     if hasattr(config, "head_dim") and heads:
         config.head_dim = config.head_dim or config.hidden_size // heads
         config.hidden_size = _WIDTH
-    for name in _NARROW:
-        if isinstance(getattr(config, name, None), int):
-            setattr(config, name, min(_WIDTH, getattr(config, name)))
     chosen = max(int(getattr(config, name, None) or 1) for name in ("num_experts_per_tok", "moe_k"))
-    for name in _FEW:
+    most = {**dict.fromkeys(_NARROW, _WIDTH), **dict.fromkeys(_FEW, max(4, chosen))}
+    for name, limit in most.items():
         if isinstance(getattr(config, name, None), int):
-            setattr(config, name, min(getattr(config, name), max(4, chosen)))
+            setattr(config, name, min(limit, getattr(config, name)))
     config.vocab_size = min(_VOCABULARY, config.vocab_size)
     for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
         if getattr(config, name, None) is not None:

@@ -25,6 +25,7 @@ from selfextend_rag.attention import self_extend_attention
 from selfextend_rag.cache import SelfExtendCache
 from selfextend_rag.cache.cache import has_state
 from selfextend_rag.errors import GenerationCancelled
+from selfextend_rag.model.attention_fn import configs
 from selfextend_rag.model.probe import (
     Layer,
     judge,
@@ -45,7 +46,7 @@ _PADDING = 5
 _FEW = 8  # tokens that show whether a layout is still the one that was measured before
 # Of the largest logit: far above what another order of sums does, far below a wrong position.
 _TOLERANCE = 1e-3  # in float64 too: stock models rotate in float32 at most
-_LOW_PRECISION_TOLERANCE = 0.15
+_LOW = 0.15
 # In 16 bits: on small random models another order of sums changes 0.01 of the largest logit, a lost
 # state 0.06 or more. Models without a state are given the usual tolerance.
 _TOLERANCE_OF_A_STATE = 0.05
@@ -65,12 +66,7 @@ def failure(error: Exception) -> str:
 
 
 def disagreement(
-    expected: Tensor,
-    found: Tensor,
-    dtype: torch.dtype,
-    *,
-    low: float = _LOW_PRECISION_TOLERANCE,
-    when: str = "",
+    expected: Tensor, found: Tensor, dtype: torch.dtype, *, low: float = _LOW, when: str = ""
 ) -> str:
     """Return how much logits would change, empty if two ways to run a model agree.
 
@@ -143,11 +139,8 @@ class Runner:
 class Chain:
     """The sample tokens read chunk by chunk with a cache, and the logits after the last chunk.
 
-    Args:
-        run: runs the model.
-        cuts: where the chunks begin and end.
-        closely: make logits after each chunk, and hand over position ids, which some models count
-            wrongly by themselves.
+    ``closely``: logits are made after each chunk, and position ids, which some models count wrongly
+    by themselves, are handed over.
     """
 
     def __init__(self, run: Runner, cuts: tuple[int, ...], *, closely: bool = False) -> None:
@@ -166,11 +159,7 @@ class Chain:
         """Read the next chunks; what goes wrong is noted, and ends it."""
         for begin, end in self._left[:chunks] if self.error is None else ():
             ids = self._ids[:, begin:end]
-            given: dict[str, Any] = {
-                "input_ids": ids,
-                "past_key_values": self.cache,
-                "use_cache": True,
-            }
+            given = dict[str, Any](input_ids=ids, past_key_values=self.cache, use_cache=True)
             if self._closely:
                 given["position_ids"] = torch.arange(begin, end, device=ids.device)[None]
             try:
@@ -201,7 +190,7 @@ def continuation(chain: Chain, whole: Tensor, dtype: torch.dtype) -> str:
         return ""  # which is refused wherever a cache is wanted
     filled = (getattr(layer, "is_initialized", True) for layer in chain.cache.layers)
     state = has_state(chain.cache) or not all(filled)  # which is then kept somewhere else
-    low = _TOLERANCE_OF_A_STATE if state else _LOW_PRECISION_TOLERANCE
+    low = _TOLERANCE_OF_A_STATE if state else _LOW
     return disagreement(whole, chain.logits[TOKENS], dtype, low=low)
 
 
@@ -238,10 +227,9 @@ class Inspection:
     position_owners: tuple[nn.Module, ...] = ()  # the modules within that hold a rotary module
 
 
-Extended = Callable[[Inspection], AbstractContextManager[object]]
-
-
-def inspect_model(run: Runner, extended: Extended) -> Inspection:
+def inspect_model(
+    run: Runner, extended: Callable[[Inspection], AbstractContextManager[object]]
+) -> Inspection:
     """Probe a model, decide layer by layer, and check the result; seven forwards.
 
     Within a block of ``extended`` the model is extended, at a group size of 1.
@@ -259,7 +247,7 @@ def inspect_model(run: Runner, extended: Extended) -> Inspection:
     chain.advance(1)
     reason = continuation(chain, whole[-1], model.dtype)
     found = _inspection(model, report, reason)
-    problem = _extension_difference(run, whole, partial(extended, found), continues=not reason)
+    problem = _extension_difference(run, whole, extended(found), continues=not reason)
     return Inspection(replace(report, reason=problem), reason) if problem else found
 
 
@@ -277,8 +265,7 @@ def _probed(
 ) -> tuple[SupportReport, Tensor | None]:
     """Return a report by one forward, and the first row's last ``_LAST`` logits.
 
-    Where a report is ``known``, its layers are expected to have the same layouts, and no logits
-    are made.
+    The layers of a ``known`` report are expected to have its layouts, and no logits are made.
     """
     model = run.model
     name, last, rotating = type(model).__name__, _LAST, None
@@ -299,10 +286,8 @@ def _probed(
         reports.append(judge(layer, layouts if layout is None else [layout], rows["position_ids"]))
     report = SupportReport(name, tuple(reports), _whole_model_reason(reports))
     if report.supported:
-        pairs = zip(layers, reports, strict=True)
-        problems = (
-            layer_difference(x, row.rotary, rows["attention_mask"].bool()) for x, row in pairs
-        )
+        mask, pairs = rows["attention_mask"].bool(), zip(layers, reports, strict=True)
+        problems = (layer_difference(x, row.rotary, mask) for x, row in pairs)
         report = replace(report, reason=next(filter(None, problems), ""))
     return report, logits[0]
 
@@ -312,15 +297,14 @@ def _inspection(model: nn.Module, report: SupportReport, continuation: str) -> I
     modules = dict(model.named_modules())
     attending = {modules[row.name] for row in report.layers}
     rotary = {modules[row.name]: row.rotary for row in report.layers if row.rotary is not None}
-    configs, owners = {}, []
-    for module in model.modules():
-        config = getattr(module, "config", None)
-        if isinstance(config, PreTrainedConfig) and not attending.isdisjoint(module.modules()):
-            configs[id(config)] = config
-        buffers = (x for child in module.children() for x in child.named_buffers(recurse=False))
-        if module is not model and any(name.endswith("inv_freq") for name, _ in buffers):
-            owners.append(module)
-    return Inspection(report, continuation, rotary, tuple(configs.values()), tuple(owners))
+    above = (x for x in model.modules() if not attending.isdisjoint(x.modules()))
+    owners = [x for x in model.modules() if x is not model and _has_rotary_module(x)]
+    return Inspection(report, continuation, rotary, tuple(configs(above)), tuple(owners))
+
+
+def _has_rotary_module(module: nn.Module) -> bool:
+    buffers = (x for child in module.children() for x in child.named_buffers(recurse=False))
+    return any(name.endswith("inv_freq") for name, _ in buffers)
 
 
 def _whole_model_reason(reports: list[LayerReport]) -> str:
@@ -340,11 +324,7 @@ def _whole_model_reason(reports: list[LayerReport]) -> str:
 
 
 def _extension_difference(
-    run: Runner,
-    whole: Tensor,
-    extended: Callable[[], AbstractContextManager[object]],
-    *,
-    continues: bool,
+    run: Runner, whole: Tensor, extended: AbstractContextManager[object], *, continues: bool
 ) -> str:
     """Return what differs when a model reads the prompt in chunks, extended at a group size of 1.
 
@@ -364,7 +344,7 @@ def _extension_difference(
         if problem:
             return problem
         expected = stock.logits
-    with extended():
+    with extended:
         ours = Chain(run, _EXTENDED_CUTS, closely=not continues)
         ours.advance()
     if ours.error is not None:

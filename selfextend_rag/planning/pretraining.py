@@ -73,7 +73,7 @@ def pretraining_window_of(config: object) -> int:
 
 
 def _rotary_window(config: object) -> int:
-    stated = next((w for w in (_positive(config, name) for name in _WINDOW_NAMES) if w), None)
+    stated = first_number(config, *_WINDOW_NAMES)
     rotary = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
     if isinstance(rotary.get("full_attention"), Mapping):  # by type of layer
         rotary = rotary["full_attention"]
@@ -93,7 +93,7 @@ def _rotary_window(config: object) -> int:
 
 def _sliding_window_of_all_layers(config: object) -> int | None:
     """Return the widest sliding window if every attention layer has one, else None."""
-    windows = [_positive(config, name) for name in ("sliding_window", "attention_chunk_size")]
+    windows = [first_number(config, name) for name in ("sliding_window", "attention_chunk_size")]
     widest = max((window for window in windows if window), default=None)
     types = getattr(config, "layer_types", None)
     if types:
@@ -102,9 +102,10 @@ def _sliding_window_of_all_layers(config: object) -> int | None:
     return widest if getattr(config, "use_sliding_window", True) else None
 
 
-def _positive(config: object, name: str) -> int | None:
-    value = getattr(config, name, None)
-    return value if isinstance(value, int) and value > 0 else None
+def first_number(config: object, *names: str) -> int | None:
+    """Return the first of these attributes that is a positive integer."""
+    values = (getattr(config, name, None) for name in names)
+    return next((x for x in values if isinstance(x, int) and x is not True and x > 0), None)
 
 
 def user_folder(name: str) -> Path:
