@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from weakref import WeakKeyDictionary
@@ -26,7 +26,7 @@ from selfextend_rag.model.attention_fn import (
     switch,
     switch_back,
 )
-from selfextend_rag.model.hooks import Extension, extension_of
+from selfextend_rag.model.hooks import PLAIN, Extension, Observer, binding_of
 from selfextend_rag.model.report import SupportReport, recall, remember
 from selfextend_rag.model.tiny import tiny_copy
 from selfextend_rag.model.verify import Cancelled, Inspection, never
@@ -61,18 +61,17 @@ class ModelLock:
         if not held:
             yield False
             return
-        with self._held():
+        self._holder = threading.get_ident()
+        try:
             yield True
+        finally:
+            self._holder = None
+            self._lock.release()
 
-    @contextmanager
-    def visit(self) -> Iterator[None]:
-        """Hold the lock within the block, also where this thread holds it already."""
-        if self._holder == threading.get_ident():
-            yield
-            return
-        self._lock.acquire()
-        with self._held():
-            yield
+    def visit(self) -> AbstractContextManager[object]:
+        """Hold the lock within a block, also where this thread holds it already."""
+        mine = self._holder == threading.get_ident()
+        return nullcontext() if mine else self.hold(never)
 
     def refuse_holder(self) -> None:
         """Raise a RuntimeError in a thread that holds the lock, and would wait for itself."""
@@ -81,15 +80,6 @@ class ModelLock:
                 "this thread has an unfinished generation on the same model, or is in a callback "
                 "of one, so neither could continue; read it to its end or close it first"
             )
-
-    @contextmanager
-    def _held(self) -> Iterator[None]:
-        self._holder = threading.get_ident()
-        try:
-            yield
-        finally:
-            self._holder = None
-            self._lock.release()
 
 
 _locks: WeakKeyDictionary[nn.Module, ModelLock] = WeakKeyDictionary()
@@ -183,32 +173,35 @@ def switched(
         _switch_to(model, before)
 
 
-@contextmanager
-def by_rows(model: nn.Module) -> Iterator[None]:
+def by_rows(model: nn.Module) -> AbstractContextManager[None]:
     """Let attention look for rows within the block; an extended model's does so already.
 
     For the holder of the model's lock. Only forwards of one token of each row belong in the block.
     """
-    if is_extended(model):
-        yield
-    else:
-        with attached(model), implementations(model, implementation_name):
-            yield
+    return attached(model, implementation_name)
 
 
 @contextmanager
-def attached(model: nn.Module) -> Iterator[Extension]:
-    """Give a model an extension within the block: its own, or one that leaves it plain."""
-    extension = extension_of(model)
-    if extension is not None:
-        yield extension
-        return
-    extension = Extension(None)
-    extension.attach(model, {})
-    try:
-        yield extension
-    finally:
-        extension.detach(model)
+def attached(
+    model: nn.Module, name: Callable[[str], str], observer: Observer | None = None
+) -> Iterator[None]:
+    """Notify an observer within the block, as an extended model or as a plain one.
+
+    A plain one gets an extension without settings, and the implementations that ``name`` says.
+    """
+    binding = binding_of(model)
+    extension = Extension(None) if binding is PLAIN else binding.extension
+    before = extension.observer
+    with implementations(model, name) if extension.settings is None else nullcontext():
+        if binding is PLAIN:
+            extension.attach(model, {})
+        extension.observer = observer or before
+        try:
+            yield
+        finally:
+            extension.observer = before
+            if binding is PLAIN:
+                extension.detach(model)
 
 
 def is_extended(model: nn.Module) -> bool:
@@ -218,10 +211,8 @@ def is_extended(model: nn.Module) -> bool:
 
 def current_settings(model: nn.Module) -> tuple[SelfExtend, Impl] | None:
     """Return the settings and implementation of an extended model, None for a plain one."""
-    extension = extension_of(model)
-    if extension is None or extension.settings is None:
-        return None
-    return extension.settings, extension.impl
+    extension = binding_of(model).extension
+    return None if extension.settings is None else (extension.settings, extension.impl)
 
 
 def support(model_or_config: PreTrainedModel | PreTrainedConfig) -> SupportReport:
@@ -286,8 +277,8 @@ def stock_logits(model: PreTrainedModel) -> Tensor:
 
 
 def _switch_to(model: PreTrainedModel, to: _Switch | None, cancelled: Cancelled = never) -> None:
-    extension = extension_of(model)
-    if extension is not None and extension.settings is not None:
+    extension = binding_of(model).extension
+    if extension.settings is not None:
         if to is not None and _is_current(model):
             extension.settings, extension.impl = to
             return

@@ -24,7 +24,6 @@ from selfextend_rag.attention.blocked import tile_of
 from selfextend_rag.cache import FullLayer, SelfExtendCache
 from selfextend_rag.cache.quantised import KV_BITS, head_bytes
 from selfextend_rag.errors import UnknownMemoryError, in_short
-from selfextend_rag.model.attention_fn import configs, switch
 from selfextend_rag.model.extension import attached
 from selfextend_rag.model.hooks import Asked, AttentionCall, binding_of
 from selfextend_rag.model.verify import FAILURES
@@ -64,10 +63,8 @@ def _measured(model: PreTrainedModel) -> tuple[LayerShape, ...]:
     ALL_ATTENTION_FUNCTIONS.register(_NAME, _noted_attention)
     ALL_MASK_ATTENTION_FUNCTIONS.register(_NAME, ALL_MASK_ATTENTION_FUNCTIONS["eager"])
     cache = _RecordedCache(model.config)
-    switch(configs(model.modules()), lambda _: _NAME)
     ids = torch.zeros(1, _TOKENS, dtype=torch.long, device="meta")
-    with attached(model) as extension:
-        extension.observer = cache.note
+    with attached(model, lambda _: _NAME, cache.note):
         model(input_ids=ids, past_key_values=cache)
     for layer in cache.layers:
         if not type(layer).__module__.startswith((CacheLayerMixin.__module__, "selfextend_rag.")):

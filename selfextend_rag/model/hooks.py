@@ -38,7 +38,7 @@ class Extension:
     def __init__(self, settings: SelfExtend | None, impl: Impl = "auto") -> None:
         self.settings = settings
         self.impl = impl
-        self.observer: Callable[[AttentionCall], None] | None = None
+        self.observer: Observer | None = None
         # the configurations that were switched, and their implementations before
         self.previous: list[tuple[PreTrainedConfig, str | None]] = []
         self.handles: list[RemovableHandle] = []
@@ -155,19 +155,13 @@ class Binding(NamedTuple):
         return AttentionCall(*tensors, mask, *more)
 
 
-_PLAIN = Binding(Extension(None))
+PLAIN = Binding(Extension(None))
 
 
 def binding_of(module: nn.Module) -> Binding:
     """Return the binding of a module; that of a plain one where its model has no extension."""
-    binding: Binding = module.__dict__.get(_NAME, _PLAIN)
+    binding: Binding = module.__dict__.get(_NAME, PLAIN)
     return binding
-
-
-def extension_of(model: nn.Module) -> Extension | None:
-    """Return the extension of a model that has one."""
-    extension = binding_of(model).extension
-    return None if extension is _PLAIN.extension else extension
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -196,6 +190,9 @@ class AttentionCall(Asked):
     def is_extended(self) -> bool:
         """Whether the layer is extended."""
         return isinstance(self.scoring, AttentionSpec)
+
+
+Observer = Callable[[AttentionCall], None]
 
 
 def is_bounds(mask: object) -> TypeGuard[Tensor]:

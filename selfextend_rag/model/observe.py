@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -12,22 +12,15 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from selfextend_rag.model.attention_fn import (
-    implementations,
-    previous_mask,
-    registered,
-    run_previous,
-)
+from selfextend_rag.model.attention_fn import previous_mask, registered, run_previous
 from selfextend_rag.model.extension import attached, is_extended, stock_logits
-from selfextend_rag.model.hooks import Asked, AttentionCall, binding_of
+from selfextend_rag.model.hooks import Asked, AttentionCall, Observer, binding_of
 from selfextend_rag.model.probe import foreign_tensors
 from selfextend_rag.model.verify import FAILURES, Runner, failure, whole_logits
 
 _PREFIX = "observed_on_"
 _reasons: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 log = logging.getLogger(__name__)
-
-Observer = Callable[[AttentionCall], None]
 
 
 @contextmanager
@@ -43,19 +36,8 @@ def observed(model: PreTrainedModel, observer: Observer) -> Iterator[None]:
     if not is_extended(model) and _unobservable_reason(model):
         yield
     else:
-        with _observing(model, observer):
+        with attached(model, _observed_name, observer):
             yield
-
-
-@contextmanager
-def _observing(model: nn.Module, observer: Observer) -> Iterator[None]:
-    names = nullcontext() if is_extended(model) else implementations(model, _observed_name)
-    with attached(model) as extension, names:
-        extension.observer = observer
-        try:
-            yield
-        finally:
-            extension.observer = None
 
 
 def _unobservable_reason(model: PreTrainedModel) -> str:
@@ -70,9 +52,13 @@ def _unobservable_reason(model: PreTrainedModel) -> str:
 @torch.inference_mode()
 def _measured_reason(model: PreTrainedModel) -> str:
     seen: list[str] = []
+
+    def note(call: AttentionCall) -> None:
+        seen.append(foreign_tensors(call.arguments))
+
     try:
         stock = stock_logits(model)
-        with _observing(model, lambda call: seen.append(foreign_tensors(call.arguments))):
+        with attached(model, _observed_name, note):
             logits = whole_logits(Runner(model))
     except FAILURES as error:
         return failure(error)
