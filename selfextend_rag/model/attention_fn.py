@@ -99,12 +99,8 @@ def implementations(model: nn.Module, name: Callable[[str], str]) -> Iterator[No
 
 def configs(modules: Iterable[nn.Module]) -> list[PreTrainedConfig]:
     """Return the distinct configurations that modules hold."""
-    found = {}
-    for module in modules:
-        config = getattr(module, "config", None)
-        if isinstance(config, PreTrainedConfig):
-            found[id(config)] = config
-    return list(found.values())
+    found = (getattr(module, "config", None) for module in modules)
+    return list({id(x): x for x in found if isinstance(x, PreTrainedConfig)}.values())
 
 
 def attention_forward(asked: Asked, previous: str) -> tuple[Tensor, Tensor | None]:
@@ -181,8 +177,8 @@ def mask_for_layers(
     device = torch.device(kwargs.get("device", "cpu"))
     device = device if attention_mask is None else attention_mask.device
     if _waiting_is_dear(device):
-        end_of_queries = q_offset + q_length
-        holes, bounds = _bounds(batch_size, kv_length, end_of_queries, attention_mask, device)
+        last = q_offset + q_length
+        holes, bounds = _bounds(batch_size, kv_length, last, attention_mask, device)
         if not holes:
             return bounds
     end = int(q_offset) + q_length
@@ -264,11 +260,11 @@ def run_previous(asked: Asked, previous: str) -> tuple[Tensor, Tensor | None]:
     functions = [getattr(code, "eager_attention_forward", None) for code in own]
     if previous in ALL_ATTENTION_FUNCTIONS:
         functions = [ALL_ATTENTION_FUNCTIONS[previous]]
-    function: Callable[..., tuple[Tensor, Tensor | None]] | None = next(
-        filter(None, functions), None
-    )
+    function = next(filter(None, functions), None)
     if function is None:
         raise UnsupportedModelError(
             f"{type(module).__name__} has no eager attention function to continue with"
         )
-    return function(module, asked.query, asked.key, asked.value, asked.mask, **asked.arguments)
+    tensors = (asked.query, asked.key, asked.value, asked.mask)
+    outputs: tuple[Tensor, Tensor | None] = function(module, *tensors, **asked.arguments)
+    return outputs

@@ -248,9 +248,8 @@ def continuation_reason(
     known = _measured.setdefault(model, _Measured())
     if known.continuation is None:
         with switched(model, None), verify.evaluating(model):
-            known.continuation, known.stock = verify.measured_continuation(
-                verify.Runner(model, cancelled)
-            )
+            run = verify.Runner(model, cancelled)
+            known.continuation, known.stock = verify.measured_continuation(run)
     return known.continuation
 
 
@@ -288,23 +287,20 @@ def _switch_to(model: PreTrainedModel, to: _Switch | None, cancelled: Cancelled 
         _apply(model, _supported(model, cancelled), *to)
 
 
-def _apply(
-    model: PreTrainedModel, inspection: Inspection, settings: SelfExtend, impl: Impl
-) -> None:
+def _apply(model: nn.Module, found: Inspection, settings: SelfExtend, impl: Impl) -> None:
     extension = Extension(settings, impl)
-    extension.previous = switch(inspection.configs, implementation_name)
-    extension.attach(model, inspection.rotary)
-    for module in inspection.position_owners:
+    extension.previous = switch(found.configs, implementation_name)
+    extension.attach(model, found.rotary)
+    for module in found.position_owners:
         extension.hook(module, extension.enter_forward)
 
 
 def _supported(model: PreTrainedModel, cancelled: Cancelled) -> Inspection:
-    inspection = _inspect(model, cancelled)
-    if not inspection.report.supported:
-        raise UnsupportedModelError(
-            f"{inspection.report.model} can't be extended: {inspection.report.reason}"
-        )
-    return inspection
+    found = _inspect(model, cancelled)
+    report = found.report
+    if not report.supported:
+        raise UnsupportedModelError(f"{report.model} can't be extended: {report.reason}")
+    return found
 
 
 def _is_current(model: nn.Module) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple, TypeGuard
@@ -146,13 +146,13 @@ class Binding(NamedTuple):
         else:
             scoring = AttentionSpec(**given, rotary=self.rotary, bands=extension.settings.bands)
         layer = extension.layer_of(asked.module, asked.key)
-        tensors = (asked.module, asked.query, asked.key, asked.value)
-        more = (arguments, scoring, layer, extension.impl)
+        tensors = (asked.query, asked.key, asked.value, mask)
+        call = AttentionCall(asked.module, *tensors, arguments, scoring, layer, extension.impl)
         if extension.observer is not None:
             slots = asked.key.shape[2]
             seen = mask_of(mask[:, 0, 0], slots)[:, None, None] if is_bounds(mask) else mask
-            extension.observer(AttentionCall(*tensors, seen, *more))
-        return AttentionCall(*tensors, mask, *more)
+            extension.observer(replace(call, mask=seen))
+        return call
 
 
 PLAIN = Binding(Extension(None))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -51,26 +52,19 @@ def _unobservable_reason(model: PreTrainedModel) -> str:
 
 @torch.inference_mode()
 def _measured_reason(model: PreTrainedModel) -> str:
-    seen: list[str] = []
-
-    def note(call: AttentionCall) -> None:
-        seen.append(foreign_tensors(call.arguments))
-
+    calls: list[AttentionCall] = []
     try:
         stock = stock_logits(model)
-        with attached(model, _observed_name, note):
+        with attached(model, _observed_name, calls.append):
             logits = whole_logits(Runner(model))
     except FAILURES as error:
         return failure(error)
+    seen = [foreign_tensors(call.arguments) for call in calls]
     if not seen:
         return "no layer calls the attention function that is set in its configuration"
     if any(seen):  # some models hand over more when they do not know the name
         return f"its layers choose keys in {max(seen)}"
     return "" if torch.equal(stock, logits) else "its logits depend on the name of its attention"
-
-
-def _observed_name(previous: str) -> str:
-    return registered(_PREFIX, previous, _observed_attention, _observed_mask)
 
 
 def _observed_mask(*args: Any, previous: str, **kwargs: Any) -> Tensor | None:
@@ -79,3 +73,6 @@ def _observed_mask(*args: Any, previous: str, **kwargs: Any) -> Tensor | None:
 
 def _observed_attention(asked: Asked, previous: str) -> tuple[Tensor, Tensor | None]:
     return run_previous(binding_of(asked.module).call(asked), previous)
+
+
+_observed_name = partial(registered, _PREFIX, attention=_observed_attention, mask=_observed_mask)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -84,13 +85,12 @@ class _Recorder:
         self.local_masks: list[tuple[Tensor, Tensor | None]] = []  # ours, and what the layer wants
         self.foreign: set[nn.Module] = set()
 
-    def kind_of(
-        self, module: nn.Module, mask: Tensor | None, arguments: Kwargs
-    ) -> tuple[str, Tensor | None]:
+    def kind_of(self, asked: Asked) -> tuple[str, Tensor | None]:
         """Return what a mask is, and the one that the previous implementation would get."""
-        if foreign_tensors(arguments):
-            self.foreign.add(module)
-        if module in self.foreign:
+        mask = asked.mask
+        if foreign_tensors(asked.arguments):
+            self.foreign.add(asked.module)
+        if asked.module in self.foreign:
             return "foreign", mask
         if isinstance(mask, Tensor) and mask.ndim == 4 and mask.shape[1:3] == (1, 1):
             seen = mask[:, 0, 0]
@@ -108,7 +108,7 @@ _recorder: ContextVar[_Recorder] = ContextVar("selfextend_rag_probe")
 
 def _probe_attention(asked: Asked, previous: str) -> tuple[Tensor, None]:
     recorder = _recorder.get()
-    kind, mask = recorder.kind_of(asked.module, asked.mask, asked.arguments)
+    kind, mask = recorder.kind_of(asked)
     given = (asked.module, asked.query, asked.key, asked.value)
     if kind == "causal":
         output, _ = previous_attention(asked, previous)
@@ -190,10 +190,9 @@ def record(
 
     token = _recorder.set(recorder)
     hooks = [module.register_forward_pre_hook(enter, with_kwargs=True) for module in places]
+    name = partial(registered, _PREFIX, attention=_probe_attention, mask=_probe_mask)
     try:
-        with implementations(
-            model, lambda previous: registered(_PREFIX, previous, _probe_attention, _probe_mask)
-        ):
+        with implementations(model, name):
             logits = run(**rows)
     finally:
         _recorder.reset(token)
@@ -213,11 +212,8 @@ def _layers(
     for call in calls:
         name = names.get(call.module, type(call.module).__name__)
         takes_rotation = argument_index(call.module) is not None
-        layer = layers.setdefault(call.module, Layer(name, takes_rotation))
-        layer.rotated.append(call)
-        if call.module not in twice:
-            layer.raw.append(call)
-    for call in raw:
+        layers.setdefault(call.module, Layer(name, takes_rotation)).rotated.append(call)
+    for call in [*(x for x in calls if x.module not in twice), *raw]:
         if call.module in layers:
             layers[call.module].raw.append(call)
     unrotated: dict[int, Tensor] = {}
@@ -230,10 +226,7 @@ def _layers(
 
 
 def judge(layer: Layer, layouts: Iterable[RotaryLayout], positions: Tensor) -> LayerReport:
-    """Return what to do with a layer that was recorded at ``positions`` ``[B, T]``.
-
-    ``layouts`` are those that it may have.
-    """
+    """Return what to do with a layer; it has one of ``layouts``, and positions are ``[B, T]``."""
     if len(layer.rotated) != len(layer.raw):
         return LayerReport(layer.name, "refused", "its calls differ from run to run")
     kinds = {call.mask for call in layer.rotated}

@@ -122,10 +122,8 @@ def remember(model: PreTrainedModel, report: SupportReport, continuation: str) -
         log.debug("what was measured on %s is not kept: %s", report.model, error)
 
 
-def _layout(fields: dict[str, Any] | None) -> RotaryLayout | None:
-    if fields is None:
-        return None
-    return RotaryLayout(**{**fields, "inv_freq": tuple(fields["inv_freq"])})
+def _layout(row: dict[str, Any] | None) -> RotaryLayout | None:
+    return None if row is None else RotaryLayout(**{**row, "inv_freq": tuple(row["inv_freq"])})
 
 
 def _path(model: PreTrainedModel) -> Path | None:

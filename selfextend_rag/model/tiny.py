@@ -34,7 +34,6 @@ def tiny_copy(config: PreTrainedConfig) -> PreTrainedModel:
     """
     text = copy.deepcopy(config.get_text_config(decoder=True))
     _narrow(text)
-    name = type(text).__name__
     try:
         with torch.device("meta"):
             size = sum(p.numel() for p in AutoModelForCausalLM.from_config(text).parameters())
@@ -46,8 +45,8 @@ def tiny_copy(config: PreTrainedConfig) -> PreTrainedModel:
             _randomise(model)
     except FAILURES as error:
         raise UnsupportedModelError(
-            f"{name} can't be judged by its configuration alone ({in_short(error)}); load the "
-            "model and call support(model)"
+            f"{type(text).__name__} can't be judged by its configuration alone "
+            f"({in_short(error)}); load the model and call support(model)"
         ) from error
     model.train(mode=False)
     return model

@@ -1,10 +1,9 @@
 """What is measured on a model before it is relied on, by short prompts, once.
 
 A prompt read in chunks by the stock model shows whether it can continue from a cache with several
-tokens. Some models use their state for a single next token alone, and begin again, without a word,
-when more than one comes; some keep it in their modules, where the next prompt writes over it. Their
-prompts have to be read whole. The same prompt read by the extended model, at a group size of 1,
-must give the stock model's logits.
+tokens: some begin again, without a word, when more than one comes, and some keep a state in their
+modules, where the next prompt writes over it. Their prompts have to be read whole. The same prompt
+read by the extended model, at a group size of 1, must give the stock model's logits.
 """
 
 from __future__ import annotations
