@@ -16,6 +16,7 @@ from langchain_core.runnables import ConfigurableField
 from langchain_selfextend import ChatSelfExtend, ContextWindowExceeded
 from selfextend_rag import ContextBudgetExceeded, LongContextLLM, ModelLoadError
 from selfextend_rag.bundled import FOLDER
+from selfextend_rag.engine import decode, run
 from selfextend_rag.llm import library
 from tests.langchain_selfextend.conftest import PASSKEY, SMALL, count_calls
 
@@ -305,15 +306,21 @@ def test_a_model_without_a_chat_template_is_asked_in_the_plain_form(chat):
 # --- the event loop ----------------------------------------------------------------------------
 
 
-async def test_the_event_loop_stays_free_while_a_prompt_is_read(chat, monkeypatch):
-    """A prefill of a second, most of it outside Python, as that of a real model is."""
-    forward = chat.llm.engine.forward
+def slow_down(monkeypatch, seconds):
+    """Let every forward of an engine take so much longer, outside Python."""
+    forward = run.forward
 
     def slowly(*args, **options):
-        time.sleep(1)
+        time.sleep(seconds)
         return forward(*args, **options)
 
-    monkeypatch.setattr(chat.llm.engine, "forward", slowly)
+    for module in (run, decode):
+        monkeypatch.setattr(module, "forward", slowly)
+
+
+async def test_the_event_loop_stays_free_while_a_prompt_is_read(chat, monkeypatch):
+    """A prefill of a second, most of it outside Python, as that of a real model is."""
+    slow_down(monkeypatch, 1)
     ticks = 0
 
     async def tick():
@@ -330,12 +337,7 @@ async def test_the_event_loop_stays_free_while_a_prompt_is_read(chat, monkeypatc
 
 
 async def test_cancelling_a_task_frees_the_model(chat, monkeypatch):
-    forward = chat.llm.engine.forward
-    monkeypatch.setattr(
-        chat.llm.engine,
-        "forward",
-        lambda *args, **options: time.sleep(0.05) or forward(*args, **options),
-    )
+    slow_down(monkeypatch, 0.05)
     task = asyncio.create_task(chat.ainvoke("Hello", max_tokens=400, stop=["no such text"]))
     await asyncio.sleep(0.15)
     task.cancel()
