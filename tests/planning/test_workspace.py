@@ -135,7 +135,7 @@ def test_with_rounded_keys_less_is_needed_and_less_is_stated(dtype, settings):
         num_attention_heads=4, num_key_value_heads=4, head_dim=64, max_position_embeddings=1024,
     )  # fmt: skip
     model = LlamaForCausalLM(config).to(dtype).eval()
-    found = [peak_and_bound(model, 3000, 64, settings, kv_bits=bits) for bits in (None, 8, 4)]
+    found = [peak_and_bound(model, 1500, 64, settings, kv_bits=bits) for bits in (None, 8, 4)]
     peaks, bounds = zip(*found, strict=True)
     assert all(peak <= bound for peak, bound in found)
     assert list(peaks) == sorted(peaks, reverse=True)
