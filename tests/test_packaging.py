@@ -142,7 +142,7 @@ def test_type_checkers_see_the_names_that_are_found_at_run_time():
         assert getattr(selfextend_rag, name).__name__.split(".")[-1] == name  # one is a module
     assert set(selfextend_rag.__all__) <= set(dir(selfextend_rag))
     with pytest.raises(AttributeError, match="has no attribute 'LongContextLMM'"):
-        selfextend_rag.LongContextLMM  # noqa: B018
+        selfextend_rag.LongContextLMM  # noqa: B018  the look-up raises
 
 
 def test_the_installed_packages_import_nothing_optional_and_change_nothing(installed):

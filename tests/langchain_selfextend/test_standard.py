@@ -80,6 +80,7 @@ class TestChatModelUnit(ChatModelUnitTests):
         return {name: value for name, value in SMALL.items() if name != "max_tokens"}
 
 
+# the suite asks for the fixture also in tests that do not time anything
 @pytest.mark.filterwarnings("ignore:Benchmark fixture was not used")
 class TestChatModelIntegration(ChatModelIntegrationTests):
     @property

@@ -23,6 +23,7 @@ def llm() -> LongContextLLM:
     return knowing_llm()
 
 
+# the suite asks for the fixture also in tests that do not time anything
 @pytest.mark.filterwarnings("ignore:Benchmark fixture was not used")
 class TestChatModelIntegration(ChatModelIntegrationTests):
     @pytest.fixture(autouse=True)
