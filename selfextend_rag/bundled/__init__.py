@@ -5,4 +5,6 @@
 
 from pathlib import Path
 
+NAME = "bundled"
+"""What users call it; ``./bundled`` is a folder of theirs."""
 FOLDER = Path(__file__).parent

@@ -17,15 +17,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from typer import Argument, Option
 
 from selfextend_rag.bundled import FOLDER
+from selfextend_rag.bundled import NAME as BUNDLED
 from selfextend_rag.cli.app import Command, put, silence_transformers
 from selfextend_rag.errors import SelfExtendError
 
 if TYPE_CHECKING:
     from selfextend_rag.documents import Document
     from selfextend_rag.llm import LongContextLLM, Reading
-
-BUNDLED = "bundled"
-"""The name of the model that comes with the package; write ``./bundled`` for a folder."""
 
 Values = dict[str, Any]  # arguments by name
 DType = Literal["auto", "float32", "bfloat16", "float16"]

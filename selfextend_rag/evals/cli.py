@@ -17,6 +17,8 @@ import transformers
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from selfextend_rag.bundled import FOLDER
+from selfextend_rag.bundled import NAME as BUNDLED
 from selfextend_rag.evals.access import HuggingFaceModel
 from selfextend_rag.evals.plots import heat_maps, nll_curves
 from selfextend_rag.evals.prose import Prose, king_james, leading_tokens
@@ -119,10 +121,9 @@ def load(name: str | None, device: str) -> tuple[PreTrainedModel, PreTrainedToke
     Raises:
         ModelLoadError: it can't be found or read.
     """
-    from selfextend_rag.bundled import FOLDER
     from selfextend_rag.llm.loading import load_model, load_tokenizer
 
-    source = FOLDER if name is None or name == "bundled" else name
+    source = FOLDER if name is None or name == BUNDLED else name
     model = load_model(source)
     module: nn.Module = model  # for its signature of `to`
     module.to(device)
@@ -211,7 +212,7 @@ def _report(
 ) -> dict[str, object]:
     return {
         "task": args.task,
-        "model": args.model or "bundled",
+        "model": args.model or BUNDLED,
         "pretraining_window": window,
         "seed": args.seed,
         "kv_bits": args.kv_bits,

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
+from selfextend_rag.bundled import NAME as BUNDLED
 from selfextend_rag.documents import Document
 from selfextend_rag.engine import Cancelled, in_thread, is_cancelled
 from selfextend_rag.errors import (
@@ -20,9 +21,6 @@ from selfextend_rag.errors import (
 from selfextend_rag.llm.budget import Documents, as_documents
 from selfextend_rag.llm.llm import LongContextLLM
 from selfextend_rag.llm.reading import History, Reading
-
-BUNDLED = "bundled"
-"""The name of the model that comes with the package; write ``./bundled`` for a folder."""
 
 _Options = Mapping[str, object]
 
