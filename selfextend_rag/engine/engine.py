@@ -32,7 +32,8 @@ from selfextend_rag.engine.run import (
 from selfextend_rag.engine.sampling import GenerationSettings, TokenConstraint
 from selfextend_rag.errors import GenerationCancelled
 from selfextend_rag.model import lock_of, refuse_chunks, switched
-from selfextend_rag.model.verify import FAILURES, disagreement, failure, never
+from selfextend_rag.model.extension import never
+from selfextend_rag.model.verify import FAILURES, disagreement, failure
 from selfextend_rag.positions import SelfExtend
 
 log = logging.getLogger(__name__)

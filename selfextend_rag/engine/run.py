@@ -20,7 +20,7 @@ from selfextend_rag.cache import SelfExtendCache
 from selfextend_rag.cache.cache import can_rewind, rewind
 from selfextend_rag.cache.identity import model_state
 from selfextend_rag.errors import CacheMismatchError, GenerationCancelled, UnsupportedModelError
-from selfextend_rag.model.verify import never
+from selfextend_rag.model.extension import never
 from selfextend_rag.positions import SelfExtend
 
 Progress = Callable[[int, int], None]

@@ -18,7 +18,7 @@ from torch import nn
 
 from selfextend_rag.engine.run import Cancelled, is_cancelled
 from selfextend_rag.model import ModelLock, lock_of
-from selfextend_rag.model.verify import never
+from selfextend_rag.model.extension import never
 
 T = TypeVar("T")
 _V = TypeVar("_V")
@@ -72,7 +72,7 @@ class Job(Generic[T]):
         """Wait, and return what the work returned, or raise what it raised; see ``wait_for``."""
         try:
             return self.wait_for(self.outcome)
-        except BaseException:
+        except BaseException:  # raised again; nobody is left to wait, after Ctrl-C either
             self.stop()  # of no effect if it has ended
             raise
 

@@ -35,7 +35,8 @@ from selfextend_rag.engine import (
     worker_of,
 )
 from selfextend_rag.evidence import AttentionWatch, Evidence, TokenRanges, find_evidence
-from selfextend_rag.llm.budget import Ledger, ReadingBudget
+from selfextend_rag.llm.budget import ReadingBudget
+from selfextend_rag.llm.ledger import Ledger
 from selfextend_rag.output.reader import FREE, AnswerReader, OutputFormat
 from selfextend_rag.planning import ContextPlan
 from selfextend_rag.text.messages import ToolCall
@@ -308,7 +309,7 @@ class TextStream(Iterator[str], AsyncIterator[str]):
         coming = self._parts.take()
         try:
             part = self._job.wait_for(coming)
-        except BaseException:
+        except BaseException:  # raised again
             coming.cancel()  # the part is left to the next caller
             raise
         if part is None:

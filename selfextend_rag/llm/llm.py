@@ -29,11 +29,11 @@ from selfextend_rag.llm.answer import (
 from selfextend_rag.llm.budget import (
     DocumentGroups,
     Documents,
-    Ledger,
     ReadingBudget,
     Space,
     as_documents,
 )
+from selfextend_rag.llm.ledger import Ledger
 from selfextend_rag.llm.loading import DeviceMap, load_model, load_tokenizer
 from selfextend_rag.llm.memory import MemoryLimit
 from selfextend_rag.llm.reading import Reading

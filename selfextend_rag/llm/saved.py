@@ -14,7 +14,7 @@ from selfextend_rag.documents import Document
 from selfextend_rag.engine import CachedPrefix
 from selfextend_rag.errors import CacheMismatchError, CorruptReadingError
 from selfextend_rag.llm.answer import TextRunner
-from selfextend_rag.llm.budget import no_memory
+from selfextend_rag.llm.ledger import no_memory
 from selfextend_rag.planning import ContextPlan
 from selfextend_rag.planning.memory import format_bytes
 from selfextend_rag.positions import SelfExtend

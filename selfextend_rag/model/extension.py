@@ -29,11 +29,16 @@ from selfextend_rag.model.attention_fn import (
 from selfextend_rag.model.hooks import PLAIN, Extension, Observer, binding_of
 from selfextend_rag.model.report import SupportReport, recall, remember
 from selfextend_rag.model.tiny import tiny_copy
-from selfextend_rag.model.verify import Cancelled, Inspection, never
+from selfextend_rag.model.verify import Cancelled, Inspection
 from selfextend_rag.positions import SelfExtend
 
 _SECONDS_BETWEEN_LOOKS = 0.1
 _Switch = tuple[SelfExtend, Impl]
+
+
+def never() -> bool:
+    """Return False: nothing is cancelled."""
+    return False
 
 
 class ModelLock:
@@ -271,7 +276,7 @@ def stock_logits(model: PreTrainedModel) -> Tensor:
     """Return the last logits ``[V]`` of a plain model's sample tokens; at most one forward."""
     known = _measured.setdefault(model, _Measured())
     if known.stock is None:
-        known.stock = verify.whole_logits(verify.Runner(model))
+        known.stock = verify.whole_logits(verify.Runner(model, never))
     return known.stock
 
 

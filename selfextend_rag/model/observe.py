@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from selfextend_rag.model.attention_fn import previous_mask, registered, run_previous
-from selfextend_rag.model.extension import attached, is_extended, stock_logits
+from selfextend_rag.model.extension import attached, is_extended, never, stock_logits
 from selfextend_rag.model.hooks import Asked, AttentionCall, Observer, binding_of
 from selfextend_rag.model.probe import foreign_tensors
 from selfextend_rag.model.verify import FAILURES, Runner, failure, whole_logits
@@ -56,7 +56,7 @@ def _measured_reason(model: PreTrainedModel) -> str:
     try:
         stock = stock_logits(model)
         with attached(model, _observed_name, calls.append):
-            logits = whole_logits(Runner(model))
+            logits = whole_logits(Runner(model, never))
     except FAILURES as error:
         return failure(error)
     seen = [foreign_tensors(call.arguments) for call in calls]

@@ -80,11 +80,6 @@ def disagreement(
     return f"its logits would change{when} by {change:.2g}, at logits up to {scale:.2g}"
 
 
-def never() -> bool:
-    """Return False: nothing is cancelled."""
-    return False
-
-
 class Runner:
     """Short forwards of a model, between which a cancellation is looked at.
 
@@ -92,7 +87,7 @@ class Runner:
         GenerationCancelled: instead of the next forward, once ``cancelled`` says so.
     """
 
-    def __init__(self, model: PreTrainedModel, cancelled: Cancelled = never) -> None:
+    def __init__(self, model: PreTrainedModel, cancelled: Cancelled) -> None:
         self.model = model
         self._cancelled = cancelled
         self._keeps = "logits_to_keep" in inspect.signature(model.forward).parameters

@@ -61,7 +61,7 @@ def test_a_second_reading_is_refused_while_the_first_takes_its_memory(model, nee
     assert llm.read(f"Other. {LONG}"[: len(LONG)]).ask(SHORT, **FREE).text
 
 
-def test_kept_prompts_give_way_to_what_runs(model, needed):
+def test_kept_prompts_are_evicted_for_what_runs(model, needed):
     llm = make(model, needed + 500_000)
     llm.generate(LONG[:150], **FREE)
     llm.generate(f"Other {LONG[:150]}", **FREE)
@@ -129,7 +129,7 @@ def test_a_batch_claims_the_memory_of_its_rows(model, needed):
     assert [answer.text for answer in batch] == alone
 
 
-def test_framework_readings_that_were_kept_give_way(model, needed):
+def test_framework_readings_that_were_kept_are_evicted(model, needed):
     llm = make(model, needed + 100_000, prefix_cache_bytes=0)
     kept = KeptReadings(llm)
     first = [Document.from_text(LONG)]

@@ -9,7 +9,7 @@ import torch
 
 from selfextend_rag import Document, DocumentTooLarge, LongContextLLM, MemoryBudgetExceeded
 from selfextend_rag.errors import UnknownMemoryError
-from selfextend_rag.llm.budget import Ledger
+from selfextend_rag.llm.ledger import Ledger
 from selfextend_rag.llm.loading import budget_of_source, empty_model, sizes_in_folder
 from selfextend_rag.llm.memory import memory_of_model, model_memory, sizes_of
 from selfextend_rag.planning.memory import format_bytes
