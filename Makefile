@@ -11,7 +11,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := dev,evals,langchain,llama-index
+EXTRAS := dev,evals,langchain,llama-index,office
 TEST_JOBS ?= 2
 REST := coverage or compile or slow
 PYTEST_ARGS ?=

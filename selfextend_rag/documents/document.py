@@ -1,70 +1,27 @@
-"""Documents: whole texts, the files they come from, and how they relate to a question."""
+"""Documents: whole texts, the files they come from, and what of these they do not say."""
 
 from __future__ import annotations
 
 import hashlib
-import io
 import logging
 import os
-import re
-import stat
-import zipfile
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
-from selfextend_rag.documents.encoding import LONE_SURROGATE, Content, decode, normalize_newlines
-from selfextend_rag.documents.html import declared_encoding, read_html
-from selfextend_rag.documents.pdf import read_pdf
+from selfextend_rag.documents.content import (
+    LONE_SURROGATE,
+    SEVERITIES,
+    Location,
+    Remark,
+    Severity,
+    normalize_newlines,
+)
+from selfextend_rag.documents.files import read_file
 from selfextend_rag.errors import DocumentError
 
 logger = logging.getLogger(__name__)
-
-_EXTENSIONS = {
-    **{".md": "markdown", ".markdown": "markdown", ".pdf": "pdf"},
-    **{".html": "html", ".htm": "html", ".xhtml": "html"},
-}
-
-# Kinds that are no text, by their first bytes; a ZIP archive is looked at more closely.
-_SIGNATURES = (
-    (b"PK\x03\x04", "a ZIP archive"),
-    (b"PK\x05\x06", "an empty ZIP archive"),
-    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Microsoft Office file (.doc, .xls or .ppt)"),
-    (b"{\\rtf", "a Rich Text file (.rtf)"),
-    (b"%!PS", "a PostScript file"),
-    (b"\x89PNG\r\n", "a PNG image"),
-    (b"\xff\xd8\xff", "a JPEG image"),
-    (b"GIF8", "a GIF image"),
-    (b"II*\0", "a TIFF image"),
-    (b"MM\0*", "a TIFF image"),
-    (b"\x1f\x8b", "a gzip archive"),
-    (b"BZh", "a bzip2 archive"),
-    (b"\xfd7zXZ", "an xz archive"),
-    (b"7z\xbc\xaf", "a 7-Zip archive"),
-    (b"\x7fELF", "a program"),
-    (b"SQLite format 3\0", "an SQLite database"),
-    (b"ID3", "an MP3 recording"),
-)
-_ZIP_MEMBERS = {
-    "word/document.xml": "a Word document (.docx)",
-    "xl/workbook.xml": "an Excel workbook (.xlsx)",
-    "ppt/presentation.xml": "a PowerPoint presentation (.pptx)",
-    "META-INF/container.xml": "an EPUB book (.epub)",
-    "content.xml": "an OpenDocument file (.odt, .ods or .odp)",
-}
-
-_HTML_START = re.compile(
-    r"\s*(?:<\?xml[^>]*>\s*)?(?:<!--(?:(?!-->).)*-->\s*)*<(?:!doctype\s+html|html|head|body|title|meta)\b",
-    re.IGNORECASE | re.DOTALL,
-)
-_TAG = re.compile(r"<(?:[a-z][a-z0-9]*[\s/>]|!--)", re.IGNORECASE)
-_MARKDOWN_FENCE = re.compile(r" {0,3}(```+|~~~+)")
-_MARKDOWN_HEADING = re.compile(r" {0,3}#{1,6}[ \t]+(.+?)(?:[ \t]+#+)?[ \t]*$")
-# Scripts without spaces between words count by character.
-_WORD = re.compile(
-    r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +36,8 @@ class Document:
         id: stable name of the content, the same on every machine and run.
         source: where it was read from, as it was given; None when there was no file.
         metadata: more about the document, JSON values by preference; copied.
+        remarks: what the file has that the text does not say.
+        locations: where in the file the text comes from, by their starts.
 
     Raises:
         DocumentError: the text is blank, or text or title holds a lone surrogate, which no
@@ -90,6 +49,8 @@ class Document:
     id: str
     source: str | None = None
     metadata: Mapping[str, object] = field(default_factory=dict, compare=False)
+    remarks: tuple[Remark, ...] = field(default=(), compare=False)
+    locations: tuple[Location, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         name = self.source or self.title or "the document"
@@ -112,6 +73,8 @@ class Document:
         source: str | None = None,
         id: str | None = None,
         metadata: Mapping[str, object] | None = None,
+        remarks: Sequence[Remark] = (),
+        locations: Sequence[Location] = (),
     ) -> Document:
         """Return a document of this text, with line ends ``\\r\\n`` and ``\\r`` made ``\\n``.
 
@@ -121,6 +84,9 @@ class Document:
             source: where it comes from, such as a path or an address.
             id: a name of your own; by default 16 hexadecimal digits of the text's SHA-256.
             metadata: more about the document.
+            remarks: what the text does not say.
+            locations: where its parts come from; their starts count in the text with line ends
+                made ``\\n``.
 
         Raises:
             DocumentError: the text is blank, or holds a lone surrogate.
@@ -128,10 +94,16 @@ class Document:
         text = normalize_newlines(text)
         if id is None:
             id = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-        return cls(text, title, id, source, metadata or {})
+        return cls(text, title, id, source, metadata or {}, tuple(remarks), tuple(locations))
 
     @classmethod
-    def from_file(cls, path: str | os.PathLike[str], *, encoding: str | None = None) -> Document:
+    def from_file(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        encoding: str | None = None,
+        strict: bool | Severity = False,
+    ) -> Document:
         """Return the document in a text, Markdown, HTML or PDF file.
 
         What the file is, its content says first and its name second. Plain text and Markdown are
@@ -139,139 +111,94 @@ class Document:
         headings, lists and table rows are written as in Markdown. Of a PDF, the text of
         every page is taken; there is no text recognition.
 
-        ``metadata`` has ``format`` (``text``, ``markdown``, ``html``, ``pdf``) and, but for PDF,
-        ``encoding`` and ``encoding_from`` (``given``, ``byte order mark``, ``content``,
-        ``declaration``, ``guess``; a guess is logged as a warning); for HTML also
-        ``removed_elements`` (how many of each); for PDF ``pages``, ``pages_without_text`` (their
-        numbers, from 1; logged as a warning), ``page_offsets`` (where in the text each page
-        starts) and ``unreadable_characters``.
+        What the text does not say is in ``remarks``; those above a note are also logged as
+        warnings. ``metadata`` has ``format`` (``text``, ``markdown``, ``html``, ``pdf``) and, but
+        for PDF, ``encoding`` and ``encoding_from`` (``given``, ``byte order mark``, ``content``,
+        ``declaration``, ``guess``); for PDF ``pages``.
 
         Args:
             path: the file.
             encoding: its character encoding, when you know better than detection does; PDF files
                 have their own and ignore it.
+            strict: refuse a file with remarks as severe as this or more: ``"warning"``, or
+                ``"loss"``, the same as True.
 
         Raises:
             DocumentError: there is no such file, it is empty, binary or damaged, its kind is not
-                one of these four, or it has no text.
+                one of these, it has no text, or a remark is too severe.
         """
-        content = _read_file(path, encoding)
+        content = read_file(path, encoding)
+        name = os.fsdecode(path)
+        _refuse_remarks(content.remarks, name, "loss" if strict is True else strict)
+        for remark in content.remarks:
+            if remark.severity != "note":
+                logger.warning("%s: %s", name, remark.message)
         # A name that is no text, as file names may be, still makes a title that is.
-        title = LONE_SURROGATE.sub("\ufffd", content.title)
         return cls.from_text(
-            content.text, title=title, source=os.fsdecode(path), metadata=content.metadata
+            content.text,
+            title=LONE_SURROGATE.sub("\ufffd", content.title),
+            source=name,
+            metadata=content.metadata,
+            remarks=content.remarks,
+            locations=content.locations,
         )
 
+    def location(self, start: int, end: int) -> str | None:
+        """Return where in the file a passage is, such as ``pages 3-4`` or ``sheet Costs, row 40``.
 
-def _read_file(path: str | os.PathLike[str], encoding: str | None) -> Content:
-    """Return the text, title and metadata of a file, as ``Document.from_file`` describes them."""
-    name = os.fsdecode(path)
-    data = _read_bytes(name)
-    _refuse_unsupported(data, name)
-    if b"%PDF-" in data[:1024]:
-        kind, content = "pdf", read_pdf(data, name)
-    else:
-        kind, content = _read_text(data, name, encoding)
-    named = _EXTENSIONS.get(Path(name).suffix.lower())
-    if named is not None and named != kind:
-        logger.warning("%s is named like %s but was read as the %s it is", name, named, kind)
-    title = content.title or Path(name).stem
-    return Content(content.text, title, {"format": kind, **content.metadata})
+        Args:
+            start: the passage's first character in the text.
+            end: the character after its last.
+
+        Returns:
+            None where the text has no locations, as plain text has none.
+        """
+        if not self.locations:
+            return None
+        (first, from_row), (last, to_row) = self._place(start), self._place(max(start, end - 1))
+        if first != last:
+            (kind, _, a), (other, _, b) = first.rpartition(" "), last.rpartition(" ")
+            counted = kind == other and a.isdecimal() and b.isdecimal()
+            if counted and from_row is to_row is None:
+                return f"{kind}s {a}-{b}"
+            return f"{_at(first, from_row)} to {_at(last, to_row)}"
+        if from_row != to_row:
+            return f"{first}, rows {from_row}-{to_row}"
+        return _at(first, from_row)
+
+    def _place(self, character: int) -> tuple[str, int | None]:
+        """Return the name of the location of a character, and its row where rows are counted."""
+        index = bisect_right(self.locations, character, key=lambda location: location.start) - 1
+        location = self.locations[max(index, 0)]
+        if location.row is None:
+            return location.name, None
+        return location.name, location.row + self.text.count("\n", location.start, character)
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the document as JSON values, as far as its metadata is."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Document:
+        """Return the document that ``to_dict`` made these values of."""
+        remarks = tuple(Remark(**remark) for remark in values.get("remarks", ()))
+        locations = tuple(Location(**location) for location in values.get("locations", ()))
+        return cls(**{**values, "remarks": remarks, "locations": locations})
 
 
-def _read_bytes(name: str) -> bytes:
-    try:
-        mode = os.stat(name).st_mode
-        # Opening a device could wait or read for ever; a pipe is as good as a file.
-        data = Path(name).read_bytes() if stat.S_ISREG(mode) or stat.S_ISFIFO(mode) else None
-    except FileNotFoundError as error:
-        raise DocumentError(f"{name} does not exist; check the path") from error
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise DocumentError(f"{name!r} can't be read ({reason}); check the path") from error
-    if data is None:
-        kind = "a folder; name the files in it" if stat.S_ISDIR(mode) else "a device; name a file"
-        raise DocumentError(f"{name} is {kind}")
-    if not data:
-        raise DocumentError(f"{name} is empty (0 bytes); leave it out, or give the full file")
-    return data
+def _at(name: str, row: int | None) -> str:
+    return name if row is None else f"{name}, row {row}"
 
 
-def _refuse_unsupported(data: bytes, name: str) -> None:
-    kind = next((kind for start, kind in _SIGNATURES if data.startswith(start)), None)
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        kind = "a WebP image"
-    elif kind == "a ZIP archive":
-        with suppress(zipfile.BadZipFile, ValueError, NotImplementedError):
-            members = set(zipfile.ZipFile(io.BytesIO(data)).namelist())
-            kind = next((says for name, says in _ZIP_MEMBERS.items() if name in members), kind)
-    if kind is None:
+def _refuse_remarks(remarks: Sequence[Remark], name: str, least: Severity | Literal[False]) -> None:
+    """Refuse a file whose remarks are as severe as this."""
+    if not least:
         return
-    raise DocumentError(
-        f"{name} is {kind}, which can't be read; save what it says as PDF, HTML, Markdown or plain "
-        "text and read that"
-    )
-
-
-def _read_text(data: bytes, name: str, encoding: str | None) -> tuple[str, Content]:
-    """Return whether bytes are text, Markdown or HTML, and what they say."""
-    named = _EXTENSIONS.get(Path(name).suffix.lower())
-    may_declare = named == "html" or data.lstrip()[:1] == b"<"
-    declared = declared_encoding(data) if may_declare else None
-    content = decode(data, name, given=encoding, declared=declared)
-    if content.metadata["encoding_from"] == "guess":
-        logger.warning(
-            "%s is not UTF-8 and was read as %s, which is a guess; pass encoding= to choose",
-            *(name, content.metadata["encoding"]),
+    if least not in SEVERITIES:
+        raise ValueError(f"strict is a bool or one of {', '.join(SEVERITIES)}, not {least!r}")
+    severe = SEVERITIES[SEVERITIES.index(least) :]
+    refused = [remark.message for remark in remarks if remark.severity in severe]
+    if refused:
+        raise DocumentError(
+            f"{name} is not read whole, which strict={least!r} asks for: {'; '.join(refused)}"
         )
-    text = normalize_newlines(content.text)
-    if not text.strip():
-        raise DocumentError(f"{name} holds only white space; leave it out, or give the full file")
-    if _HTML_START.match(text) or (named == "html" and _TAG.search(text)):
-        page = read_html(text, name)
-        return "html", page._replace(metadata={**content.metadata, **page.metadata})
-    if named == "markdown":
-        return "markdown", content._replace(title=_markdown_title(text))
-    return "text", content
-
-
-def _markdown_title(text: str) -> str:
-    """Return the first heading outside code blocks, in either of Markdown's two forms."""
-    fence, previous = "", ""
-    for line in text.splitlines():
-        mark = _MARKDOWN_FENCE.match(line)
-        if fence:
-            fence = "" if mark and mark.group(1).startswith(fence) else fence
-            continue
-        if mark:
-            fence = mark.group(1)
-        elif heading := _MARKDOWN_HEADING.match(line):
-            return heading.group(1).strip()
-        elif previous and re.fullmatch(r" {0,3}=+\s*", line):
-            return previous
-        previous = line.strip()
-    return ""
-
-
-def word_relevance(question: str, texts: Sequence[str]) -> list[float]:
-    """Return the BM25 score of each text; 0 for all when they share no word with the question.
-
-    Raises:
-        ImportError: bm25s is not installed; the extras of the frameworks bring it.
-    """
-    try:
-        import bm25s
-    except ImportError as error:
-        raise ImportError(
-            "ranking documents by their words needs bm25s, which is not installed; install it "
-            "with: pip install bm25s (the extras langchain and llama-index bring it), or rank by "
-            "embeddings"
-        ) from error
-    corpus = [_WORD.findall(text.lower()) for text in texts]
-    known = {word for words in corpus for word in words}
-    asked = [word for word in _WORD.findall(question.lower()) if word in known]
-    if not asked:
-        return [0.0] * len(texts)
-    index = bm25s.BM25()
-    index.index(corpus, show_progress=False)
-    return [float(score) for score in index.get_scores(asked)]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import codecs
 import re
 import unicodedata
-from typing import NamedTuple
 
 from charset_normalizer import from_bytes
 
+from selfextend_rag.documents.content import Content, Remark
 from selfextend_rag.errors import DocumentError
 
 # Longest first: the UTF-32 mark starts with the UTF-16 one.
@@ -32,23 +32,9 @@ _SUPERSETS = {
     **{"shift_jis": "cp932", "gb2312": "gb18030", "gbk": "gb18030", "euc_kr": "cp949"},
 }
 
-LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _CONTROL = re.compile("[\x00-\x07\x0e-\x1a\x1c-\x1f\x7f\ufffe\uffff]")
 _CONTROL_SHARE = 0.01
 _CP1252_ONLY = re.compile(rb"[\x80-\x9f]")
-
-
-class Content(NamedTuple):
-    """What a file says: its text, its title or "", and what else is known of it."""
-
-    text: str
-    title: str
-    metadata: dict[str, object]
-
-
-def normalize_newlines(text: str) -> str:
-    """Return the text with every line end, ``\\r\\n`` or ``\\r``, made ``\\n``."""
-    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def decode(
@@ -82,7 +68,11 @@ def decode(
 
 
 def _content(text: str, encoding: str, encoding_from: str) -> Content:
-    return Content(text, "", {"encoding": encoding, "encoding_from": encoding_from})
+    remarks: tuple[Remark, ...] = ()
+    if encoding_from == "guess":
+        says = f"not UTF-8; read as {encoding}, which is a guess: pass encoding= to choose"
+        remarks = (Remark("guessed encoding", says, "warning"),)
+    return Content(text, "", {"encoding": encoding, "encoding_from": encoding_from}, remarks)
 
 
 def _checked(name: str, text: str, encoding: str, encoding_from: str) -> Content:

@@ -8,7 +8,7 @@ from collections import Counter
 from bs4 import BeautifulSoup, Tag
 from bs4.element import NavigableString, PageElement, PreformattedString
 
-from selfextend_rag.documents.encoding import Content
+from selfextend_rag.documents.content import Content, Remark
 from selfextend_rag.errors import DocumentError
 
 _REMOVED = ("script", "style", "nav", "template", "svg")
@@ -59,7 +59,11 @@ def read_html(markup: str, name: str) -> Content:
             f"{name} is an HTML page without text (left out: {left_out}); save the page from a "
             "browser once it shows its text, and read that"
         )
-    return Content(text, title, {"removed_elements": dict(removed)})
+    remarks: tuple[Remark, ...] = ()
+    if removed:
+        says = f"left out of the page: {', '.join(f'{n} {tag}' for tag, n in removed.items())}"
+        remarks = (Remark("elements left out", says, "note", removed.total()),)
+    return Content(text, title, {"removed_elements": dict(removed)}, remarks)
 
 
 def _title(soup: BeautifulSoup) -> str:

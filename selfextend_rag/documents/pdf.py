@@ -8,14 +8,19 @@ import threading
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from pypdf import PageObject, PdfReader
 from pypdf.generic import ArrayObject, DictionaryObject
 
-from selfextend_rag.documents.encoding import LONE_SURROGATE, Content, normalize_newlines
+from selfextend_rag.documents.content import (
+    LONE_SURROGATE,
+    Content,
+    Location,
+    Remark,
+    normalize_newlines,
+)
 from selfextend_rag.errors import DocumentError
-
-logger = logging.getLogger(__name__)
 
 _DEFLATED = ("/FlateDecode", ["/FlateDecode"])
 _LONGEST_CONTENT = 1 << 28  # bytes of a page that are checked
@@ -43,13 +48,15 @@ def read_pdf(data: bytes, name: str) -> Content:
     lost = next((text for text in remarks if "decompress" in text), None)
     if lost is not None:
         raise _damaged(name, lost)
+    content = _joined(pages, title, name)
     if remarks:
-        logger.warning(
-            "%s does not keep to the PDF format in %d place(s), the first: %s; compare what is "
-            "read with what a viewer shows",
-            *(name, len(remarks), " ".join(remarks[0].split())[:200]),
+        says = (
+            f"does not keep to the PDF format in {len(remarks)} place(s), the first: "
+            f"{' '.join(remarks[0].split())[:200]}; compare what is read with what a viewer shows"
         )
-    return _joined(pages, title, name)
+        repaired = Remark("departures from the format", says, "warning", len(remarks))
+        content = replace(content, remarks=(*content.remarks, repaired))
+    return content
 
 
 @contextmanager
@@ -113,30 +120,30 @@ def _joined(pages: list[str], title: str, name: str) -> Content:
             f"{name} has no text on any of its {len(pages)} page(s), as a scan has none; run text "
             "recognition on it first (ocrmypdf does it) and read the result"
         )
+    remarks = []
     if empty:
         shown = ", ".join(map(str, empty[:10])) + (", ..." if len(empty) > 10 else "")
-        logger.warning(
-            "%s: %d of %d pages have no text (pictures or blank) and are missing from the "
-            "document: %s",
-            *(name, len(empty), len(pages), shown),
+        says = (
+            f"{len(empty)} of {len(pages)} pages have no text (pictures or blank) and are missing "
+            f"from the document: {shown}"
         )
+        remarks.append(Remark("pages without text", says, "loss", len(empty)))
     if unreadable:
-        logger.warning(
-            "%s: %d characters could not be read and are written U+FFFD", name, unreadable
-        )
+        says = f"{unreadable} characters could not be read and are written U+FFFD"
+        remarks.append(Remark("unreadable characters", says, "loss", unreadable))
     text = ""
     offsets: list[int] = []
     for page in pages:
         text += "\n\n" if offsets and page else ""
         offsets.append(len(text))
         text += page
-    metadata: dict[str, object] = {
-        "pages": len(pages),
-        "pages_without_text": empty,
-        "page_offsets": offsets,
-        "unreadable_characters": unreadable,
-    }
-    return Content(text, " ".join(title.split()), metadata)
+    metadata = {"pages": len(pages), "pages_without_text": empty}
+    locations = tuple(
+        Location(start, f"page {number}")
+        for number, start in enumerate(offsets, 1)
+        if pages[number - 1]
+    )
+    return Content(text, " ".join(title.split()), metadata, tuple(remarks), locations)
 
 
 def _damaged(name: str, reason: str) -> DocumentError:

@@ -58,7 +58,7 @@ def load(
     )
     try:
         about = json.loads(saved.attachment)
-        kept = tuple(Document(**values) for values in about["documents"])
+        kept = tuple(Document.from_dict(values) for values in about["documents"])
         plan = ContextPlan.from_dict(about["plan"])
         seconds = float(about["seconds"])
     except (ValueError, TypeError, KeyError) as error:
@@ -106,8 +106,7 @@ def _fitted(
 
 def _attachment(read: ReadDocuments) -> bytes:
     """Return what a reading is, besides its keys, as bytes to be saved with them."""
-    names = ("text", "title", "id", "source", "metadata")
-    kept = [{name: getattr(document, name) for name in names} for document in read.documents]
+    kept = [document.to_dict() for document in read.documents]
     for values in kept:
         try:
             json.dumps(values)

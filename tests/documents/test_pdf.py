@@ -8,7 +8,7 @@ import random
 
 import pytest
 
-from selfextend_rag.documents import Document, DocumentError
+from selfextend_rag.documents import Document, DocumentError, Location
 from tests.documents.files import encrypted, pdf_bytes, written
 
 
@@ -17,13 +17,9 @@ def test_the_text_of_every_page_is_taken_with_its_place(tmp_path):
     document = Document.from_file(written(tmp_path, "handbook.pdf", data))
     assert document.text == "Anna approves travel.\n\nBert approves leave."
     assert document.title == "The Handbook"
-    assert document.metadata == {
-        "format": "pdf",
-        "pages": 2,
-        "pages_without_text": [],
-        "page_offsets": [0, 23],
-        "unreadable_characters": 0,
-    }
+    assert document.metadata == {"format": "pdf", "pages": 2, "pages_without_text": []}
+    assert document.locations == (Location(0, "page 1"), Location(23, "page 2"))
+    assert document.remarks == ()
 
 
 def test_pages_without_text_are_counted_and_said_aloud(tmp_path, caplog):
@@ -33,9 +29,12 @@ def test_pages_without_text_are_counted_and_said_aloud(tmp_path, caplog):
     assert document.title == "handbook"
     assert document.metadata["pages"] == 4
     assert document.metadata["pages_without_text"] == [1, 3]
-    starts = document.metadata["page_offsets"]
-    assert document.text[starts[1] :].startswith("Anna")
-    assert document.text[starts[3] :].startswith("Bert")
+    starts = {location.name: location.start for location in document.locations}
+    assert list(starts) == ["page 2", "page 4"]
+    assert document.text[starts["page 2"] :].startswith("Anna")
+    assert document.text[starts["page 4"] :].startswith("Bert")
+    (remark,) = document.remarks
+    assert (remark.kind, remark.severity, remark.count) == ("pages without text", "loss", 2)
     assert "2 of 4 pages have no text" in caplog.text
 
 

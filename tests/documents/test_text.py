@@ -109,7 +109,7 @@ def test_a_guessed_encoding_is_said_aloud_and_can_be_overruled(tmp_path, caplog)
     path = written(tmp_path, "a.txt", FRENCH.encode("latin-1"))
     with caplog.at_level(logging.WARNING):
         Document.from_file(path)
-    assert "a.txt is not UTF-8 and was read as latin-1, which is a guess" in caplog.text
+    assert "a.txt: not UTF-8; read as latin-1, which is a guess" in caplog.text
     caplog.clear()
     document = Document.from_file(path, encoding="cp1251")
     assert document.text == FRENCH.encode("latin-1").decode("cp1251")

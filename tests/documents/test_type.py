@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 import os
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from selfextend_rag.documents import Document, DocumentError
+from selfextend_rag.documents import Document, DocumentError, Location, Remark
 from tests.documents.files import written
 
 
@@ -57,3 +59,47 @@ def test_a_title_with_a_lone_surrogate_is_refused_and_one_of_a_file_name_made_te
     document = Document.from_file(os.fsdecode(name))
     assert document.title == "caf\ufffd"
     assert os.fsencode(document.source) == name
+
+
+PAGES = Document.from_text(
+    "ab\n\ncd\nef\n\ngh",
+    locations=[Location(0, "page 1"), Location(4, "page 2"), Location(11, "sheet Costs", 40)],
+)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "where"),
+    [
+        (0, 2, "page 1"),
+        (3, 5, "pages 1-2"),
+        (4, 9, "page 2"),
+        (9, 12, "page 2 to sheet Costs, row 40"),
+        (11, 13, "sheet Costs, row 40"),
+        (12, 12, "sheet Costs, row 40"),
+    ],
+)
+def test_a_passage_is_located_by_the_page_or_row_of_its_first_and_last_character(start, end, where):
+    assert PAGES.location(start, end) == where
+
+
+def test_each_line_of_a_table_is_the_next_row():
+    table = Document.from_text("a | b\n1 | 2\n3 | 4", locations=[Location(0, "sheet 1", 7)])
+    assert table.location(6, 11) == "sheet 1, row 8"
+    assert table.location(0, 13) == "sheet 1, rows 7-9"
+    assert Document.from_text("plain").location(0, 5) is None
+
+
+def test_a_document_survives_being_json():
+    remark = Remark("pages without text", "page 2 has none", "loss", 1, "page 2")
+    document = replace(PAGES, remarks=(remark,))
+    again = Document.from_dict(json.loads(json.dumps(document.to_dict())))
+    assert (again, again.remarks, again.locations) == (document, (remark,), PAGES.locations)
+
+
+def test_a_strict_reader_refuses_what_is_remarked(tmp_path):
+    guessed = written(tmp_path, "a.txt", "déjà vu, à la carte, où êtes-vous ?".encode("latin-1"))
+    assert Document.from_file(guessed, strict=True).remarks[0].severity == "warning"
+    with pytest.raises(DocumentError, match="which is a guess"):
+        Document.from_file(guessed, strict="warning")
+    with pytest.raises(ValueError, match="note, warning, loss"):
+        Document.from_file(guessed, strict="all")

@@ -1,0 +1,81 @@
+"""What a reader of files returns: text, where its parts come from, and what it does not say."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Literal
+
+Severity = Literal["note", "warning", "loss"]
+SEVERITIES: tuple[Severity, ...] = ("note", "warning", "loss")
+
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """Something about a file that its document's text does not say.
+
+    Args:
+        kind: what it is about, a short fixed name such as ``pages without text``.
+        message: a sentence that says what was found and what became of it.
+        severity: ``note``: nothing that people read is missing (scripts of a web page);
+            ``warning``: the text may be wrong, or something besides it was left out (a guessed
+            encoding, an attached file); ``loss``: text that people see is missing or unreadable.
+        count: how many things it speaks of.
+        location: where, in the words of ``Location.name``, such as ``page 3``; None: all over.
+    """
+
+    kind: str
+    message: str
+    severity: Severity = "note"
+    count: int = 1
+    location: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.severity not in SEVERITIES:
+            raise ValueError(f"severity is one of {', '.join(SEVERITIES)}, not {self.severity!r}")
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the remark as JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """Where the text from ``start`` on comes from, up to the start of the next location.
+
+    Args:
+        start: a character of the document's text.
+        name: the place, such as ``page 3``, ``slide 2`` or ``sheet Costs``.
+        row: in a table, the number of the row that starts here; each line after it is the next.
+    """
+
+    start: int
+    name: str
+    row: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a file says.
+
+    Args:
+        text: the text.
+        title: the title that the file gives itself, or "".
+        metadata: what else is known of it, JSON values.
+        remarks: what the text does not say.
+        locations: where its parts come from, by ``start``; empty where a line number says enough.
+    """
+
+    text: str
+    title: str = ""
+    metadata: Mapping[str, object] = field(default_factory=dict)
+    remarks: tuple[Remark, ...] = ()
+    locations: tuple[Location, ...] = ()
+
+
+def normalize_newlines(text: str) -> str:
+    """Return the text with every line end, ``\\r\\n`` or ``\\r``, made ``\\n``."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")

@@ -1,0 +1,180 @@
+"""Files: their bytes, what kind each is, and the reader of that kind."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import stat
+import zipfile
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+
+from selfextend_rag.documents.content import Content, Remark, normalize_newlines
+from selfextend_rag.documents.encoding import decode
+from selfextend_rag.documents.html import declared_encoding, read_html
+from selfextend_rag.errors import DocumentError
+
+_EXTENSIONS = {
+    **{".md": "markdown", ".markdown": "markdown", ".pdf": "pdf"},
+    **{".html": "html", ".htm": "html", ".xhtml": "html"},
+}
+
+# Kinds that are no text, by their first bytes; a ZIP archive is looked at more closely.
+_SIGNATURES = (
+    (b"PK\x03\x04", "a ZIP archive"),
+    (b"PK\x05\x06", "an empty ZIP archive"),
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Microsoft Office file (.doc, .xls or .ppt)"),
+    (b"{\\rtf", "a Rich Text file (.rtf)"),
+    (b"%!PS", "a PostScript file"),
+    (b"\x89PNG\r\n", "a PNG image"),
+    (b"\xff\xd8\xff", "a JPEG image"),
+    (b"GIF8", "a GIF image"),
+    (b"II*\0", "a TIFF image"),
+    (b"MM\0*", "a TIFF image"),
+    (b"\x1f\x8b", "a gzip archive"),
+    (b"BZh", "a bzip2 archive"),
+    (b"\xfd7zXZ", "an xz archive"),
+    (b"7z\xbc\xaf", "a 7-Zip archive"),
+    (b"\x7fELF", "a program"),
+    (b"SQLite format 3\0", "an SQLite database"),
+    (b"ID3", "an MP3 recording"),
+)
+# What a ZIP archive is by one of its members; a kind of `_READERS`.
+_ZIP_MEMBERS = {
+    "word/document.xml": "docx",
+    "xl/workbook.xml": "xlsx",
+    "ppt/presentation.xml": "pptx",
+    "META-INF/container.xml": "epub",
+    "content.xml": "opendocument",
+}
+# The readers of each kind, as "module:function", imported when such a file is read.
+_READERS = {
+    "pdf": "pdf:read_pdf",
+}
+
+_HTML_START = re.compile(
+    r"\s*(?:<\?xml[^>]*>\s*)?(?:<!--(?:(?!-->).)*-->\s*)*<(?:!doctype\s+html|html|head|body|title|meta)\b",
+    re.IGNORECASE | re.DOTALL,
+)
+_TAG = re.compile(r"<(?:[a-z][a-z0-9]*[\s/>]|!--)", re.IGNORECASE)
+_MARKDOWN_FENCE = re.compile(r" {0,3}(```+|~~~+)")
+_MARKDOWN_HEADING = re.compile(r" {0,3}#{1,6}[ \t]+(.+?)(?:[ \t]+#+)?[ \t]*$")
+
+
+def read_file(path: str | os.PathLike[str], encoding: str | None = None) -> Content:
+    """Return what a file says; see ``Document.from_file``."""
+    name = os.fsdecode(path)
+    return read_bytes(_bytes_of(name), name, encoding)
+
+
+def read_bytes(data: bytes, name: str, encoding: str | None = None) -> Content:
+    """Return what the bytes of a file say, by their content first and their name second.
+
+    Args:
+        data: the whole file.
+        name: its name, for messages and, where the content leaves it open, for its kind.
+        encoding: the character encoding of text, when the caller knows it.
+
+    Raises:
+        DocumentError: the file can't be read whole, or is of a kind that is not read.
+    """
+    if not data:
+        raise DocumentError(f"{name} is empty (0 bytes); leave it out, or give the full file")
+    kind = _binary_kind(data, name)
+    if kind is not None:
+        module, function = _READERS[kind].split(":")
+        reader: Callable[[bytes, str], Content] = getattr(
+            import_module(f"selfextend_rag.documents.{module}"), function
+        )
+        content = reader(data, name)
+    else:
+        kind, content = _read_text(data, name, encoding)
+    remarks = content.remarks
+    named = _EXTENSIONS.get(Path(name).suffix.lower())
+    if named is not None and named != kind:
+        says = f"it is named like {named} but was read as the {kind} it is"
+        remarks = (Remark("misnamed", says, "warning"), *remarks)
+    return replace(
+        content,
+        title=content.title or Path(name).stem,
+        metadata={"format": kind, **content.metadata},
+        remarks=remarks,
+    )
+
+
+def _bytes_of(name: str) -> bytes:
+    try:
+        mode = os.stat(name).st_mode
+        # Opening a device could wait or read for ever; a pipe is as good as a file.
+        data = Path(name).read_bytes() if stat.S_ISREG(mode) or stat.S_ISFIFO(mode) else None
+    except FileNotFoundError as error:
+        raise DocumentError(f"{name} does not exist; check the path") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DocumentError(f"{name!r} can't be read ({reason}); check the path") from error
+    if data is None:
+        kind = "a folder; name the files in it" if stat.S_ISDIR(mode) else "a device; name a file"
+        raise DocumentError(f"{name} is {kind}")
+    return data
+
+
+def _binary_kind(data: bytes, name: str) -> str | None:
+    """Return the kind of a file that is not text, None for text; refuse what is not read."""
+    if b"%PDF-" in data[:1024]:
+        return "pdf"
+    kind = next((kind for start, kind in _SIGNATURES if data.startswith(start)), None)
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        kind = "a WebP image"
+    elif kind == "a ZIP archive":
+        with suppress(zipfile.BadZipFile, ValueError, NotImplementedError):
+            members = set(zipfile.ZipFile(io.BytesIO(data)).namelist())
+            found = next((kind for name, kind in _ZIP_MEMBERS.items() if name in members), None)
+            if found in _READERS:
+                return found
+            kind = f"a ZIP archive ({found})" if found else kind
+    if kind is None:
+        return None
+    raise DocumentError(
+        f"{name} is {kind}, which can't be read; save what it says as PDF, HTML, Markdown or plain "
+        "text and read that"
+    )
+
+
+def _read_text(data: bytes, name: str, encoding: str | None) -> tuple[str, Content]:
+    """Return whether bytes are text, Markdown or HTML, and what they say."""
+    named = _EXTENSIONS.get(Path(name).suffix.lower())
+    may_declare = named == "html" or data.lstrip()[:1] == b"<"
+    declared = declared_encoding(data) if may_declare else None
+    content = decode(data, name, given=encoding, declared=declared)
+    text = normalize_newlines(content.text)
+    if not text.strip():
+        raise DocumentError(f"{name} holds only white space; leave it out, or give the full file")
+    if _HTML_START.match(text) or (named == "html" and _TAG.search(text)):
+        page = read_html(text, name)
+        metadata = {**content.metadata, **page.metadata}
+        return "html", replace(page, metadata=metadata, remarks=content.remarks + page.remarks)
+    if named == "markdown":
+        return "markdown", replace(content, title=_markdown_title(text))
+    return "text", content
+
+
+def _markdown_title(text: str) -> str:
+    """Return the first heading outside code blocks, in either of Markdown's two forms."""
+    fence, previous = "", ""
+    for line in text.splitlines():
+        mark = _MARKDOWN_FENCE.match(line)
+        if fence:
+            fence = "" if mark and mark.group(1).startswith(fence) else fence
+            continue
+        if mark:
+            fence = mark.group(1)
+        elif heading := _MARKDOWN_HEADING.match(line):
+            return heading.group(1).strip()
+        elif previous and re.fullmatch(r" {0,3}=+\s*", line):
+            return previous
+        previous = line.strip()
+    return ""
