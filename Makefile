@@ -14,12 +14,14 @@ BIN := $(VENV)/bin
 EXTRAS := dev,evals,langchain,llama-index,office
 TEST_JOBS ?= 2
 REST := coverage or compile or slow
+SPACE := $(subst ,, )
 PYTEST_ARGS ?=
 
 DEMO_DOCUMENT ?= examples/documents/genesis.txt
 DEMO_QUESTION ?= What is the name of the fourth river?
 
-PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# Python compiles the modules that are imported; most of torch and transformers never are.
+PIP_INSTALL := $(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check -c constraints.txt
 SOURCES := pyproject.toml constraints.txt
 
 export HF_HUB_OFFLINE := 1
@@ -41,7 +43,8 @@ test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist worksteal -m "not ($(REST))" $(PYTEST_ARGS)
 
 test-rest: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist worksteal -m "$(REST)" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist worksteal -m "$(REST)" $(PYTEST_ARGS) \
+		$$(grep -rlE --include='test_*.py' "mark\.($(subst $(SPACE)or$(SPACE),|,$(REST)))\b" tests)
 
 test-all: test test-rest
 

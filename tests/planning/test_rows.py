@@ -28,8 +28,11 @@ def plan_of(prompt, settings, chunk):
     return ContextPlan(prompt, ANSWER, QUESTION, 4096, settings, chunk_size=chunk)
 
 
-@pytest.mark.parametrize("settings", [None, SelfExtend(4, 64)], ids=["plain", "extended"])
-@pytest.mark.parametrize("chunk", [64, 10])
+@pytest.mark.parametrize(
+    ("chunk", "settings"),
+    [(64, None), (64, SelfExtend(4, 64)), (10, SelfExtend(4, 64))],
+    ids=["plain", "extended", "extended-small-chunks"],
+)
 @pytest.mark.parametrize(
     ("family", "bits"),
     [("llama", None), ("llama", 8), ("llama", 4), ("gemma3_text", None), ("gemma3_text", 4),

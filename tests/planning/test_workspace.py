@@ -43,12 +43,14 @@ WIDTHS = {
 
 def peak_bytes(run) -> int:
     """Return the largest sum of live tensors that ``run`` allocated, at any moment."""
+    gc.freeze()  # what is there already need not be searched below
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         run()
     events = recorded.profiler.kineto_results.events()
     changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
     del events, recorded
     gc.collect()  # of each operation there is an object, and they point at each other
+    gc.unfreeze()
     live = peak = 0
     for _, change in changes:
         live += change
