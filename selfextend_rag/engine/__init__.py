@@ -12,7 +12,7 @@ from selfextend_rag.engine.run import (
     Usage,
     is_cancelled,
 )
-from selfextend_rag.engine.sampling import GenerationSettings, answer_options
+from selfextend_rag.engine.sampling import GenerationSettings, answer_options, as_tuple
 from selfextend_rag.engine.worker import Job, ModelWorker, in_thread, worker_of
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "Run",
     "Usage",
     "answer_options",
+    "as_tuple",
     "end_tokens",
     "in_thread",
     "is_cancelled",

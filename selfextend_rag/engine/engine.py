@@ -63,8 +63,8 @@ class Engine:
     def __init__(
         self, model: PreTrainedModel, *, chunk_size: int = 2048, kv_bits: int | None = None
     ) -> None:
-        if chunk_size < 1:
-            raise ValueError(f"chunk_size must be a positive integer, got {chunk_size}")
+        if not isinstance(chunk_size, int) or chunk_size < 1:
+            raise ValueError(f"chunk_size must be a positive integer, got {chunk_size!r}")
         check_mode(model)
         SelfExtendCache(model.config, 0, kv_bits)  # refuses bits that it can't keep keys in
         self.model, self.chunk_size, self.kv_bits = model, chunk_size, kv_bits

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
+from numbers import Real
 from typing import Any, Protocol, cast
 
 import torch
@@ -59,20 +61,23 @@ class GenerationSettings:
     stop_token_ids: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+        stop = as_tuple(self.stop)
         object.__setattr__(self, "stop", stop)
         if self.stop_token_ids is not None:
-            object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
+            object.__setattr__(self, "stop_token_ids", as_tuple(self.stop_token_ids))
         texts = all(isinstance(text, str) and text for text in stop)
         seeds = self.seed is None or (_is_integer(self.seed) and -(1 << 63) <= self.seed < 1 << 64)
         ids = all(map(_is_integer, self.stop_token_ids or ()))
         rules = {
             "max_new_tokens": (_is_integer(self.max_new_tokens, 1), "a positive integer"),
-            "temperature": (0 <= self.temperature < inf, "0 or a positive number"),
-            "top_p": (0 < self.top_p <= 1, "in (0, 1]"),
+            "temperature": (_is_number(self.temperature, 0), "0 or a positive number"),
+            "top_p": (_is_number(self.top_p, 0, 1) and self.top_p > 0, "in (0, 1]"),
             "top_k": (_is_integer(self.top_k, 0), "an integer of at least 0"),
-            "min_p": (0 <= self.min_p <= 1, "in [0, 1]"),
-            "repetition_penalty": (0 < self.repetition_penalty < inf, "a positive number"),
+            "min_p": (_is_number(self.min_p, 0, 1), "in [0, 1]"),
+            "repetition_penalty": (
+                _is_number(self.repetition_penalty, 0) and self.repetition_penalty > 0,
+                "a positive number",
+            ),
             "seed": (seeds, "an integer of at most 64 bits or None"),
             "stop": (texts, "non-empty strings"),
             "stop_token_ids": (ids, "integers"),
@@ -82,8 +87,19 @@ class GenerationSettings:
                 raise ValueError(f"{name} must be {expected}, got {getattr(self, name)!r}")
 
 
+def as_tuple(values: object) -> tuple[object, ...]:
+    """Return values as a tuple; one alone, a text too, is one of them."""
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        return (values,)
+    return tuple(values)
+
+
 def _is_integer(value: object, least: float = -inf) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _is_number(value: object, least: float, most: float = sys.float_info.max) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and least <= float(value) <= most
 
 
 def answer_options(*given: Mapping[str, Any], others: Iterable[str] = ()) -> dict[str, Any]:

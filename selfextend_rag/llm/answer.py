@@ -31,6 +31,7 @@ from selfextend_rag.engine import (
     Reserve,
     Run,
     Usage,
+    as_tuple,
     end_tokens,
     worker_of,
 )
@@ -173,11 +174,14 @@ class TextRunner:
         """
         fields = {"stop": self.prompts.answer_stops if framed else (), **given}
         texts = fields.pop("also_stop", ()), fields["stop"]
-        fields["stop"] = [text for x in texts for text in ((x,) if isinstance(x, str) else x)]
+        fields["stop"] = [text for x in texts for text in as_tuple(x)]
         if fields.get("stop_token_ids") is None:
             end = self.prompts.codec.tokenizer.eos_token_id
             ends = dict.fromkeys((*end_tokens(self.engine.model), *(() if end is None else (end,))))
             fields["stop_token_ids"] = tuple(ends)
+        if unknown := sorted(fields.keys() - GenerationSettings.__dataclass_fields__.keys()):
+            known = ", ".join(sorted({*GenerationSettings.__dataclass_fields__, "also_stop"}))
+            raise TypeError(f"unknown option {', '.join(unknown)}; an answer takes {known}")
         return GenerationSettings(**fields)
 
     def stream(

@@ -11,13 +11,22 @@ from typing import Any, TypeVar
 from selfextend_rag.engine import answer_options
 from selfextend_rag.errors import ContextBudgetExceeded
 from selfextend_rag.llm.library import shared_llm
-from selfextend_rag.llm.llm import LongContextLLM
+from selfextend_rag.llm.llm import LongContextLLM, Origin
+from selfextend_rag.llm.options import translated
+from selfextend_rag.output.schema import schema_of
 
 _CONTEXT = set(list(inspect.signature(LongContextLLM).parameters)[2:])  # not model and tokenizer
 _AS_STORED = ("dtype", "auto")
 _T = TypeVar("_T")
 
-__all__ = ["answer_options", "fit_or_rank", "open_llm", "schema_request", "sort_options"]
+__all__ = [
+    "answer_options",
+    "fit_or_rank",
+    "open_llm",
+    "schema_of",
+    "schema_request",
+    "sort_options",
+]
 
 
 class OptionError(TypeError, ValueError):
@@ -27,9 +36,11 @@ class OptionError(TypeError, ValueError):
 def sort_options(options: Mapping[str, Any], fields: Iterable[str]) -> dict[str, Any]:
     """Return a constructor's options, those of `LongContextLLM` gathered in ``context_options``.
 
-    One that is neither of the ``fields`` nor of `LongContextLLM` is an `OptionError`.
+    Options of other classes are taken under their names here, see `translated`. What is neither of
+    the ``fields`` nor of `LongContextLLM` is an `OptionError`.
     """
     known = set(fields)
+    options = translated(options, known | _CONTEXT, OptionError)
     if unknown := sorted(options.keys() - known - _CONTEXT):
         raise OptionError(
             f"unknown option {', '.join(unknown)}; known are {', '.join(sorted(known))} and "
@@ -53,8 +64,8 @@ def open_llm(
 
     Raises:
         ModelLoadError: there is no such model.
-        OptionError: an option can't be changed on a model that is loaded, or a tokenizer is missing
-            or is one too many.
+        OptionError: an option would change a model that is loaded, or a tokenizer is missing or is
+            one too many.
     """
     if isinstance(model, str | os.PathLike):
         if tokenizer is not None:
@@ -64,9 +75,18 @@ def open_llm(
             more = {**options["model_options"], "quantization_config": quantization}
             options["model_options"] = more
         return shared_llm(model, options, context)
-    changed = {name for name, value in loading.items() if value and (name, value) != _AS_STORED}
-    if isinstance(model, LongContextLLM):
-        changed |= context.keys() | ({"tokenizer"} if tokenizer is not None else set())
+    made = model.origin if isinstance(model, LongContextLLM) else None
+    had = {} if made is None else {**made.loading, **made.context}
+    asked = {name: value for name, value in loading.items() if value} | dict(
+        context if isinstance(model, LongContextLLM) else {}
+    )
+    changed = {
+        name
+        for name, value in asked.items()
+        if (name, value) != _AS_STORED and (name not in had or had[name] != value)
+    }
+    if isinstance(model, LongContextLLM) and tokenizer is not None:
+        changed.add("tokenizer")
     if changed:
         raise OptionError(
             f"{', '.join(sorted(changed))} can't be changed on a model that is loaded; set it "
@@ -76,7 +96,9 @@ def open_llm(
         return model
     if tokenizer is None:
         raise OptionError("a model that is loaded needs its tokenizer; give tokenizer= too")
-    return LongContextLLM(model, tokenizer, **context)
+    llm = LongContextLLM(model, tokenizer, **context)
+    llm.origin = Origin(None, {}, dict(context))
+    return llm
 
 
 def fit_or_rank(

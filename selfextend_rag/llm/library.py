@@ -7,6 +7,7 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from selfextend_rag.bundled import NAME as BUNDLED
@@ -19,14 +20,13 @@ from selfextend_rag.errors import (
     MemoryBudgetExceeded,
 )
 from selfextend_rag.llm.budget import Documents, as_documents
-from selfextend_rag.llm.llm import LongContextLLM
-from selfextend_rag.llm.reading import History, Reading
+from selfextend_rag.llm.llm import LongContextLLM, Origin
+from selfextend_rag.llm.reading import History, OneInProcess, Reading
 
 _Options = Mapping[str, object]
 
 _lock = threading.Lock()
-# Options are compared, not hashed: they may hold dictionaries, and objects of others.
-_live: list[tuple[tuple[str, _Options], _Options, weakref.ref[LongContextLLM]]] = []
+_opened: weakref.WeakSet[LongContextLLM] = weakref.WeakSet()  # by name, and in use
 
 _SECONDS_BETWEEN_LOOKS = 0.1
 
@@ -46,29 +46,35 @@ def shared_llm(
     Raises:
         ModelLoadError: there is no such model.
     """
-    name, options = os.fspath(source), dict[str, Any](context or {})
-    wanted = name, dict[str, Any](loading or {})
+    wanted = Origin(os.fspath(source), dict(loading or {}), dict(context or {}))
     with _lock:  # also while loading, or two threads would load the same weights
-        _live[:] = [entry for entry in _live if entry[2]() is not None]
-        same = [(had, llm) for key, had, ref in _live if key == wanted and (llm := ref())]
-        for had, llm in same:
-            if had == options:
+        # Options are compared, not hashed: they may hold dictionaries, and objects of others.
+        known = [(llm, llm.origin) for llm in list(_opened) if llm.origin is not None]
+        same = [
+            (llm, had)
+            for llm, had in known
+            if (had.name, had.loading) == (wanted.name, wanted.loading)
+        ]
+        for llm, had in same:
+            if had.context == wanted.context:
                 return llm
         if same:
-            llm = LongContextLLM(same[0][1].model, same[0][1].tokenizer, **options)
-        elif name == BUNDLED:
-            llm = LongContextLLM.bundled(**wanted[1], **options)
+            shared = same[0][0]
+            llm = LongContextLLM(shared.model, shared.tokenizer, **wanted.context)
+        elif wanted.name == BUNDLED:
+            llm = LongContextLLM.bundled(**wanted.loading, **wanted.context)
         else:
-            llm = LongContextLLM.from_pretrained(name, **wanted[1], **options)
-        _live.append((wanted, options, weakref.ref(llm)))
+            llm = LongContextLLM.from_pretrained(source, **wanted.loading, **wanted.context)
+        llm.origin = wanted
+        _opened.add(llm)
         return llm
 
 
-class KeptReadings:
+class KeptReadings(OneInProcess):
     """The readings of one model that were asked for last, as many as fit a number of bytes.
 
     It may be used from several threads and event loops; a caller whose documents are being read
-    just now waits for that reading.
+    just now waits for that reading. A copy is the object itself; pickled, it begins empty.
 
     Args:
         llm: the model.
@@ -87,6 +93,9 @@ class KeptReadings:
         self._lock = threading.Lock()
         self._kept: OrderedDict[tuple[Document, ...], Reading] = OrderedDict()
         self._reading: dict[tuple[Document, ...], threading.Lock] = {}
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return partial(KeptReadings, max_bytes=self.max_bytes), (self.llm,)
 
     @property
     def nbytes(self) -> int:

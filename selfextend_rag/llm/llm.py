@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Unpack
@@ -36,7 +37,7 @@ from selfextend_rag.llm.budget import (
 from selfextend_rag.llm.ledger import Ledger
 from selfextend_rag.llm.loading import DeviceMap, load_model, load_tokenizer
 from selfextend_rag.llm.memory import MemoryLimit
-from selfextend_rag.llm.reading import Reading
+from selfextend_rag.llm.reading import OneInProcess, Reading
 from selfextend_rag.output.reader import output_format
 from selfextend_rag.output.tools import ToolChoice, Tools, tool_request
 from selfextend_rag.planning import (
@@ -59,14 +60,30 @@ class PromptOptions(AnswerOptions, total=False):
     parallel_tool_calls: bool
 
 
-class LongContextLLM:
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a user gave for a model: its name, None if it was loaded, and options.
+
+    Args:
+        name: hub id, folder or ``"bundled"``.
+        loading: options of ``from_pretrained`` that decide about the weights.
+        context: options of `LongContextLLM`.
+    """
+
+    name: str | None
+    loading: Mapping[str, Any]
+    context: Mapping[str, Any]
+
+
+class LongContextLLM(OneInProcess):
     """A causal language model whose context window is stretched to what a prompt needs.
 
     What fits the pretraining window runs plain and is the stock model's answer. What does not runs
     by SelfExtend, with settings chosen for its length. What can't fit is refused before the model
     does any work; nothing is ever truncated. The model is switched for each call and then put back.
     Calls may come from several threads, and one waits for the other; ``aread``, ``astream`` and
-    ``agenerate`` leave an event loop free.
+    ``agenerate`` leave an event loop free. A copy, deep or not, is the model itself; one made by
+    `shared_llm` can be pickled, and is opened by its name again.
 
     Args:
         model: a causal language model of transformers, in evaluation mode.
@@ -126,6 +143,7 @@ class LongContextLLM:
         prefix_cache_dir_bytes: int = 16 << 30,
     ) -> None:
         self.tokenizer = tokenizer
+        self.origin: Origin | None = None  # what opens models for others sets it
         if pretraining_window is None:
             pretraining_window = pretraining_window_of(model.config)
         self.planner = ContextBudgetPlanner(
@@ -152,6 +170,17 @@ class LongContextLLM:
         self.budget = ReadingBudget(self.prompts, self.planner, stated, ledger.budget)
         self._ledger = ledger
         self._runner = TextRunner(self.engine, self.budget, ledger)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from selfextend_rag.llm.library import shared_llm  # which imports this module
+
+        if self.origin is None or self.origin.name is None:
+            raise TypeError(
+                f"{self.name} was handed over loaded, so it can't be pickled: its weights would "
+                'be; name it instead, a folder, a hub id or "bundled", where it is made '
+                "(shared_llm, or model= of a framework's class), and it is opened by that name"
+            )
+        return shared_llm, (self.origin.name, self.origin.loading, self.origin.context)
 
     def _prefix_store(
         self, max_bytes: int, folder: str | os.PathLike[str] | None, folder_bytes: int
@@ -319,11 +348,15 @@ class LongContextLLM:
         return Reading(self._runner, read)
 
     def count_tokens(self, prompt: str | Sequence[Message], *, tools: Tools | None = None) -> int:
-        """Return the tokens of a text alone, or of the prompt that messages, and tools, make."""
+        """Return the tokens of a text alone, or of the prompt that messages, and tools, make.
+
+        Messages that make none, such as a conversation whose last word is the model's, are counted
+        one by one; what a prompt of several would take is no more.
+        """
         if isinstance(prompt, str):
             return len(self.prompts.codec.text(prompt))
         request = tool_request(tools) if tools else None
-        return len(self.prompts.prompt(prompt, () if request is None else request.tools))
+        return self.prompts.count(prompt, () if request is None else request.tools)
 
     def generate(self, prompt: str | Sequence[Message], **options: Unpack[PromptOptions]) -> Answer:
         """Return the answer to a text or a conversation.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Unpack, cast
+from typing import NoReturn, Self, Unpack, cast
 
 from selfextend_rag.cache.cache import bytes_by_device
 from selfextend_rag.documents import Document
@@ -43,7 +43,17 @@ class QuestionOptions(AnswerOptions, total=False):
     evidence: bool
 
 
-class Reading:
+class OneInProcess:
+    """What holds a model's weights or keys: a copy of it, deep or not, is itself."""
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+
+class Reading(OneInProcess):
     """Documents as a model has read them; made by ``LongContextLLM.read``.
 
     It may be asked from several threads, which wait for each other; each question starts from the
@@ -62,6 +72,12 @@ class Reading:
         self._prefix = read.prefix
         self._prompt_state = prompt_state(runner.prompts)
         self._packed = read.packed  # made when it is first needed, if it came without
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a reading can't be pickled; write it to a file with Reading.save, and have it in "
+            "another process by LongContextLLM.load"
+        )
 
     @property
     def nbytes(self) -> int:

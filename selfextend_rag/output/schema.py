@@ -29,6 +29,36 @@ _CHOICES = frozenset({"anyOf", "oneOf"})
 _JOINING = frozenset({"allOf", "not", "if", "then", "else"})
 _DECIDED = frozenset({"additionalProperties", "unevaluatedProperties", "patternProperties"})
 
+# What says something of a value; besides these there are notes, such as a title.
+_SAYING = (
+    _SHARED
+    | _JOINING
+    | _DECIDED
+    | _OBSOLETE
+    | _NAMED - {"$defs", "definitions"}
+    | {
+        *(
+            "type",
+            "enum",
+            "const",
+            "format",
+            "pattern",
+            "minLength",
+            "maxLength",
+            "minimum",
+            "maximum",
+        ),
+        *("exclusiveMinimum", "exclusiveMaximum", "multipleOf", "required", "propertyNames"),
+        *("minProperties", "maxProperties", "dependentRequired", "dependencies", "items"),
+        *("prefixItems", "additionalItems", "unevaluatedItems", "contains", "minContains"),
+        *("maxContains", "minItems", "maxItems", "uniqueItems"),
+    }
+)
+_TYPES = frozenset(("null", "boolean", "object", "array", "number", "integer", "string"))
+# Where interfaces of models have a schema: OpenAI's, Anthropic's, and Converse of Amazon's.
+_WRAPPERS = ("json_schema", "function", "toolSpec", "schema", "parameters", "input_schema")
+_MORE_WRAPPERS = ("inputSchema", "json")
+
 # A model that repeats itself writes digits for ever.
 _LARGEST_INTEGER = 2**53 - 1  # that every JSON reader holds exactly (I-JSON, RFC 7493)
 _LARGEST_NUMBER = 1e15
@@ -48,6 +78,35 @@ _PATTERNS = {
 }
 
 
+def schema_of(given: Mapping[str, object], whose: str = "the schema") -> Mapping[str, object]:
+    """Return the JSON schema in a dictionary, in whichever form an interface of models has it.
+
+    OpenAI's are ``{"type": "json_schema", "json_schema": ...}``, ``{"name", "strict", "schema"}``
+    and, of a function, ``{"name", "parameters"}``, with ``"function"`` around it or not.
+
+    Args:
+        given: one of these, or a JSON schema; an empty one allows any JSON.
+        whose: what to call it in an error.
+
+    Raises:
+        SchemaError: it is none of them, so nothing would be enforced.
+    """
+    saying, kind = _SAYING & given.keys(), given.get("type")
+    if saying == {"type"} and isinstance(kind, str) and kind not in _TYPES:
+        saying = frozenset()  # it is the type of a wrapper, such as "function"
+    inner = (given.get(name) for name in (*_WRAPPERS, *_MORE_WRAPPERS))
+    wrapped = next((each for each in inner if isinstance(each, Mapping)), None)
+    if wrapped is not None and not saying:
+        return schema_of(wrapped, whose)
+    if given and not _SAYING & given.keys():
+        raise SchemaError(
+            f"{whose} says nothing of a value: it has no keyword of JSON Schema, but "
+            f'{", ".join(map(str, list(given)[:9]))}; give one such as {{"type": "object", '
+            '"properties": ...}, alone or as the "schema" of {"name": ..., "schema": ...}'
+        )
+    return given
+
+
 def schema_text(schema: Mapping[str, object], whose: str = "the schema") -> str:
     """Return a checked and narrowed schema as JSON, for a ``%json`` in a grammar.
 
@@ -63,6 +122,7 @@ def schema_text(schema: Mapping[str, object], whose: str = "the schema") -> str:
             f"{whose} must be a dictionary (a JSON object), got {type(schema).__name__}; "
             "convert classes first, such as Model.model_json_schema() of Pydantic"
         )
+    schema = schema_of(schema, whose)
     try:
         copied: Schema = json.loads(json.dumps(dict(schema), allow_nan=False))
     except (TypeError, ValueError) as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from numbers import Real
 from typing import Literal
 
 from selfextend_rag.errors import ContextBudgetExceeded
@@ -20,6 +21,7 @@ from selfextend_rag.positions import SelfExtend
 
 Extension = Literal["auto", "always", "never"]
 
+_GIVEN = ("pretraining_window", "max_group_size")  # that may not be None
 NEIGHBOR_SHARE = Fraction(1, 4)
 """Default share of P for the neighbor window: the authors' 1024 of 4096, and 2048 of 8192."""
 
@@ -62,12 +64,17 @@ class ContextBudgetPlanner:
     neighbor_share: Fraction | float = NEIGHBOR_SHARE
 
     def __post_init__(self) -> None:
+        for name in ("pretraining_window", "neighbor_window", "group_size", "max_group_size"):
+            value = getattr(self, name)
+            if not isinstance(value, int) and (value is not None or name in _GIVEN):
+                raise ValueError(f"{name} must be an integer, got {value!r}")
         window = self.pretraining_window
         if window < 8:
             raise ValueError(f"pretraining_window must be at least 8, got {window}")
         for name in ("trained_fraction", "neighbor_share"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be in (0, 1], got {getattr(self, name)}")
+            share = getattr(self, name)
+            if not isinstance(share, Real) or not 0 < float(share) <= 1:
+                raise ValueError(f"{name} must be in (0, 1], got {share!r}")
         if self.max_group_size < 1:
             raise ValueError(f"max_group_size must be positive, got {self.max_group_size}")
         if self.extension not in ("auto", "always", "never"):
@@ -122,7 +129,8 @@ class ContextBudgetPlanner:
         if plan is None:
             best, available = self._best()
             sufficient = self._sufficient_group_size(plain.total_tokens)
-            raise window_refusal(plain, best, available, sufficient, documents)
+            option = "max_group_size" if self.group_size is None else "group_size"
+            raise window_refusal(plain, best, available, sufficient, documents, option)
         return plan if memory is None else self.within_memory(plan, memory, documents)
 
     def within_memory(

@@ -23,11 +23,12 @@ def window_refusal(
     available: int,
     sufficient_group_size: int | None,
     documents: Sequence[NamedSize],
+    option: str,
 ) -> ContextBudgetExceeded:
     """Return the error for a plan, with plain attention, that exceeds every window.
 
-    The ``best`` settings reach ``available`` tokens; the sufficient group size would do if it were
-    allowed.
+    The ``best`` settings reach ``available`` tokens; the sufficient group size would do if the
+    ``option`` of that name allowed it.
     """
     group = best.group_size if best else 1
     excess = plan.total_tokens - available
@@ -35,8 +36,8 @@ def window_refusal(
     if sufficient_group_size is not None:
         coarser = sufficient_group_size / group
         remedies.append(
-            f"allow group_size {sufficient_group_size} (far positions {coarser:.2g} times as "
-            f"coarse as with {group})"
+            f"allow group_size {sufficient_group_size} by {option}={sufficient_group_size} (far "
+            f"positions {coarser:.2g} times as coarse as with {group})"
         )
     remedies.extend(_smaller_answer(plan, excess))
     longer = -(-plan.pretraining_window * plan.total_tokens // max(1, available))
@@ -105,7 +106,8 @@ def too_large(
         remedies=(
             "leave it out",
             "reserve fewer tokens for questions and answers",
-            "allow a larger group_size or more memory, or take a model with a longer window",
+            "allow a larger group_size by max_group_size, or more memory, or take a model with a "
+            "longer window",
         ),
     )
 

@@ -9,7 +9,7 @@ documents, instruction and ``Question: {question}``, blank lines between them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, NamedTuple
 
@@ -202,6 +202,25 @@ class PromptBuilder:
         text = turns[0].content if as_it_is else plain_conversation(calls_as_text(turns))
         return Prompt((*self.codec.start(), *self.codec.text(text)))
 
+    def count(self, messages: Sequence[Message], tools: Sequence[Mapping[str, object]] = ()) -> int:
+        """Return the tokens of ``prompt``, or a bound where it can't be written.
+
+        Messages that no prompt could end with, or begin with, are counted too, as those that trim a
+        conversation ask for: each as a prompt of its own.
+
+        Raises:
+            ValueError: a message holds anything but text.
+        """
+        turns = turns_of(messages)
+        try:
+            return len(self.prompt(messages, tools))
+        except ValueError:  # their roles or order; or all are empty
+            texts = [turn.content for turn in calls_as_text(turns)]
+        texts += [tools_text(tools)] if tools else []
+        said = self.codec.text(".")
+        frame = len(self.prompt([{"role": "user", "content": "."}])) - len(said)
+        return sum(frame + len(self.codec.text(text)) for text in texts)
+
     def _chat_prompt(self, turns: list[Turn], tools: Sequence[Mapping[str, object]]) -> Prompt:
         guard, native = self._template.guard, self._native_calls
         more: dict[str, object] = {}
@@ -213,9 +232,11 @@ class PromptBuilder:
             if tools:
                 own = self._template.takes_system_text
                 turns = with_system_text(turns, tools_text(tools), own_message=own)
-        begin = [turn.role for turn in turns[:2]]
-        if begin == ["system", "user"] and not self._template.takes_system_text:
+        roles = [turn.role for turn in turns]
+        if roles[:2] == ["system", "user"] and not self._template.takes_system_text:
             turns = with_system_text(turns[1:], turns[0].content, own_message=False)
+        elif roles == ["system"] and not self._template.takes_system_text_alone:
+            turns = [replace(turns[0], role="user")]
         written = for_template(turns, arguments_as_text=bool(native and native[1]), guard=guard)
         rendered = self._template.render(written, **more)
         refuse_losses(written, rendered)

@@ -26,8 +26,9 @@ _PLAIN = """\
 {%- if not loop.first and turn.role != 'assistant' -%}{{ '\\n\\n' }}{%- endif -%}
 {%- if turn.role == 'system' -%}
 {{ turn.content }}
-{%- elif turn.role == 'assistant' and state.waiting -%}
-{{ ' ' + turn.content }}
+{%- if loop.last -%}{{ '\\nAnswer:' }}{%- set state.waiting = true -%}{%- endif -%}
+{%- elif turn.role == 'assistant' -%}
+{{ ('' if state.waiting else ('' if loop.first else '\\n\\n') + 'Answer:') + ' ' + turn.content }}
 {%- set state.waiting = false -%}
 {%- elif turn.role == 'user' -%}
 {{ 'Question: ' + turn.content + '\\nAnswer:' }}
@@ -41,10 +42,11 @@ _PLAIN = """\
 {%- endif -%}
 {%- endfor -%}
 {%- if not state.waiting -%}
-{{ refuse("the last message must be the user's, or the result of a call") }}
+{{ refuse("the last message must be the user's, the system's, or the result of a call") }}
 {%- endif -%}
 """
 _SYSTEM_TEXT = "zqsaidzq"  # unlike anything that a template writes
+_SYSTEM = {"role": "system", "content": _SYSTEM_TEXT}
 
 
 def plain_conversation(turns: Sequence[Turn]) -> str:
@@ -105,8 +107,13 @@ class ChatTemplate:
     def takes_system_text(self) -> bool:
         """Return whether the template writes what a system message says."""
         user = {"role": "user", "content": "zquserzq"}
-        written = self.try_render([{"role": "system", "content": _SYSTEM_TEXT}, user])
+        written = self.try_render([_SYSTEM, user])
         return _SYSTEM_TEXT in (written or "")
+
+    @cached_property
+    def takes_system_text_alone(self) -> bool:
+        """Return whether it does so where no message of a user follows."""
+        return _SYSTEM_TEXT in (self.try_render([_SYSTEM]) or "")
 
     @cached_property
     def begins_thought(self) -> bool:

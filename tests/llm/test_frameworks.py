@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from selfextend_rag import ContextBudgetExceeded
+from selfextend_rag import ContextBudgetExceeded, LongContextLLM
 from selfextend_rag.llm.frameworks import answer_options, fit_or_rank, open_llm, sort_options
 
 
@@ -57,6 +57,115 @@ def test_options_of_the_context_are_told_from_others():
     }
     with pytest.raises(TypeError, match="unknown option foo; known are model and those of Long"):
         sort_options({"foo": 1}, ("model",))
+
+
+FIELDS = ("model", "dtype", "device_map", "model_options", "max_new_tokens", "temperature", "stop")
+
+
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [
+        (  # HuggingFaceLLM of LlamaIndex
+            {
+                "model_name": "m",
+                "tokenizer_name": "m",
+                "generate_kwargs": {"do_sample": False, "temperature": 0.7},
+                "model_kwargs": {"torch_dtype": "float16", "attn_implementation": "eager"},
+                "is_chat_model": True,
+            },
+            {
+                "model": "m",
+                "temperature": 0.0,
+                "dtype": "float16",
+                "model_options": {"attn_implementation": "eager"},
+                "context_options": {"prompt_form": "chat"},
+            },
+        ),
+        (  # HuggingFacePipeline.from_model_id of LangChain
+            {
+                "model_id": "m",
+                "task": "text-generation",
+                "device": -1,
+                "pipeline_kwargs": {"max_new_tokens": 9, "do_sample": True, "num_beams": 1},
+                "revision": "main",
+                "model_options": {"subfolder": "x"},
+            },
+            {
+                "model": "m",
+                "device_map": "cpu",
+                "max_new_tokens": 9,
+                "temperature": 1.0,
+                "model_options": {"subfolder": "x", "revision": "main"},
+            },
+        ),
+        (
+            {"repo_id": "m", "max_completion_tokens": 3, "stop_sequences": ["a"]},
+            {"model": "m", "max_new_tokens": 3, "stop": ["a"]},
+        ),
+    ],
+)
+def test_options_of_other_classes_are_taken_under_our_names(given, taken):
+    assert sort_options(given, FIELDS) == taken
+
+
+@pytest.mark.parametrize(
+    ("given", "instead"),
+    [
+        ({"context_window": 4096}, "the window follows from the model"),
+        ({"model_name": "m", "tokenizer_name": "n"}, "give model= and tokenizer="),
+        ({"tokenizer_kwargs": {"max_length": 9}}, "give model= and tokenizer="),
+        ({"pipeline": object()}, "model=pipeline.model"),
+        ({"model_kwargs": {"load_in_8bit": True}}, "quantization_config=BitsAndBytesConfig"),
+        ({"pipeline_kwargs": {"max_length": 9}}, "max_tokens bounds the answer"),
+        ({"generate_kwargs": {"num_beams": 4}}, "temperature=0"),
+        ({"stopping_ids": [7]}, "stop_token_ids"),
+        ({"model": "m", "model_name": "m"}, "model is given twice"),
+        ({"max_tokens": 1, "generate_kwargs": {"max_new_tokens": 2}}, "max_new_tokens is given"),
+        ({"model_kwargs": "x"}, "model_kwargs must be a dictionary"),
+        ({"generate_kwargs": {"temprature": 1}}, "unknown option temprature; known are"),
+    ],
+)
+def test_what_can_not_be_had_is_refused_with_what_to_use(given, instead):
+    with pytest.raises(TypeError, match=instead):
+        sort_options(given, FIELDS)
+
+
+def test_an_option_that_a_class_has_under_its_own_name_is_left_alone():
+    assert sort_options({"model_kwargs": 1, "n": 2}, ("model_kwargs", "n")) == {
+        "model_kwargs": 1,
+        "n": 2,
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temperature": "0"}, "temperature must be 0 or a positive number, got '0'"),
+        ({"top_p": None}, r"top_p must be in \(0, 1\], got None"),
+        ({"repetition_penalty": [1]}, r"repetition_penalty must be a positive number, got \[1\]"),
+        ({"stop": 5}, r"stop must be non-empty strings, got \(5,\)"),
+        ({"stop_token_ids": "a"}, r"stop_token_ids must be integers, got \('a',\)"),
+        ({"tempratur": 1}, "unknown option tempratur; an answer takes also_stop, max_new_tokens"),
+    ],
+)
+def test_a_value_of_another_type_is_named(llm, options, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        llm.generate("abc", **options)
+    with pytest.raises((TypeError, ValueError), match=message):
+        llm.read("abc").ask("Who?", **options)
+
+
+@pytest.mark.parametrize("option", ["max_group_size", "neighbor_window", "chunk_size"])
+def test_an_option_of_the_window_of_another_type_is_named(llm, option):
+    with pytest.raises(ValueError, match=f"{option} must be .*integer, got '8'"):
+        LongContextLLM(llm.model, llm.tokenizer, **{option: "8"})
+
+
+def test_what_a_model_was_made_with_may_be_said_again(llm):
+    made = open_llm(llm.model, llm.tokenizer, {}, {"max_group_size": 4})
+    assert open_llm(made, None, {"dtype": "auto"}, {"max_group_size": 4}) is made
+    with pytest.raises(TypeError, match="max_group_size can't be changed"):
+        open_llm(made, None, {}, {"max_group_size": 8})
 
 
 def test_a_model_that_is_loaded_is_itself(llm):

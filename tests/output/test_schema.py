@@ -92,6 +92,45 @@ def test_what_is_no_schema_is_refused(schema, message):
         json_grammar(schema)
 
 
+COLOUR = {"title": "Colour", "enum": ["red", "blue"]}
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        COLOUR,
+        {"name": "colour", "strict": True, "schema": COLOUR},
+        {"type": "json_schema", "json_schema": {"name": "colour", "schema": COLOUR}},
+        {"type": "json_schema", "name": "colour", "schema": COLOUR},
+        {"type": "function", "function": {"name": "colour", "parameters": COLOUR}},
+        {"name": "colour", "description": "One.", "parameters": COLOUR},
+        {"type": "custom", "name": "colour", "input_schema": COLOUR},
+        {"toolSpec": {"name": "colour", "inputSchema": {"json": COLOUR}}},
+    ],
+)
+def test_a_schema_is_found_in_the_forms_of_other_interfaces(wrapped):
+    """All but the first were taken for schemas that allow anything."""
+    assert takes(wrapped, "red")
+    assert not takes(wrapped, "green")
+    assert not takes(wrapped, 1)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"title": "Colour"},
+        {"name": "colour"},
+        {"colour": "string"},
+        {"$defs": {"colour": COLOUR}},
+        {"name": "colour", "schema": {"colour": "string"}},
+        {"type": "function", "function": {"name": "colour"}},
+    ],
+)
+def test_what_would_allow_anything_by_mistake_is_refused(schema):
+    with pytest.raises(SchemaError, match="says nothing of a value: it has no keyword of JSON"):
+        json_grammar(schema)
+
+
 def test_names_of_properties_are_no_keywords():
     schema = {"type": "object", "properties": {"extends": {"const": {"disallow": 1}}}}
     assert takes(schema, {"extends": {"disallow": 1}})

@@ -161,7 +161,8 @@ def test_the_message_has_the_figures_and_the_remedies():
     assert str(error) == (
         f"prompt of 41200 tokens + 256 for the answer exceeds the extended window of "
         f"{error.available} (group_size 8); drop {error.excess} tokens or allow group_size 24 "
-        "(far positions 3 times as coarse as with 8) or take a model trained on about 11570 tokens"
+        "by max_group_size=24 (far positions 3 times as coarse as with 8) or take a model trained "
+        "on about 11570 tokens"
     )
     assert not isinstance(error, ValueError)  # frameworks answer "nothing" to those
 

@@ -223,6 +223,57 @@ def test_a_conversation_in_the_plain_form():
     assert shown(tokenizer, prompts.prompt("Once upon").tokens) == "<bos>Once upon"
 
 
+def test_a_system_text_alone_is_answered_in_every_form():
+    """LangChain's tutorial on summaries puts all it says into a system message."""
+    said = [{"role": "system", "content": "Say it."}]
+    tokenizer = byte_tokenizer()
+    tokens = PromptBuilder(tokenizer).prompt(said).tokens
+    assert shown(tokenizer, tokens) == "<bos>Say it.\nAnswer:"
+    tokenizer = byte_tokenizer(chat=True)
+    tokens = PromptBuilder(tokenizer).prompt(said).tokens
+    assert "<|start|>system\nSay it.<|end|>" in shown(tokenizer, tokens)
+    tokenizer.chat_template = (
+        "{% if messages[-1].role != 'user' %}{{ raise_exception('no question') }}{% endif %}"
+        + TURNS
+    )
+    tokens = PromptBuilder(tokenizer).prompt(said).tokens
+    assert tokenizer.decode(tokens) == "[user]Say it."
+
+
+def test_an_answer_that_nobody_asked_for_may_begin_a_conversation():
+    tokenizer = byte_tokenizer()
+    messages = [{"role": "assistant", "content": "Hello."}, {"role": "user", "content": "Who?"}]
+    assert shown(tokenizer, PromptBuilder(tokenizer).prompt(messages).tokens) == (
+        "<bos>Answer: Hello.\n\nQuestion: Who?\nAnswer:"
+    )
+
+
+ALTERNATING = (
+    "{{ bos_token }}{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('roles must alternate') }}{% endif %}[{{ m.role }}]{{ m.content }}"
+    "{% endfor %}"
+)
+ROLES = st.sampled_from(["user", "assistant", "system", "tool", "critic"])
+
+
+@pytest.mark.parametrize("template", [None, CHAT_TEMPLATE, ALTERNATING])
+@given(said=st.lists(st.tuples(ROLES, st.text("ab ", max_size=9)), max_size=5))
+@settings(max_examples=60, deadline=None)
+def test_any_messages_can_be_counted_and_a_prompt_is_counted_exactly(template, said):
+    """Those that trim a conversation count its parts, however they begin and end."""
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = template
+    prompts = PromptBuilder(tokenizer)
+    messages = [{"role": role, "content": text} for role, text in said]
+    counted = prompts.count(messages)
+    try:
+        assert counted == len(prompts.prompt(messages))
+    except ValueError:
+        assert counted >= sum(len(text) for _, text in said)
+    with pytest.raises(ValueError, match="must be text"):
+        prompts.count([*messages, {"role": "user", "content": [{"type": "image"}]}])
+
+
 def test_template_options_reach_the_template():
     tokenizer = byte_tokenizer(chat=True)
     tokenizer.chat_template = CHAT_TEMPLATE + "{% if thinking %}Hm.{% endif %}"
@@ -240,7 +291,7 @@ def test_template_options_reach_the_template():
         (lambda p: p.prompt([]), "prompt is empty"),
         (lambda p: p.prompt([{"role": "user", "content": [{"type": "image"}]}]), "must be text"),
         (lambda p: p.prompt([{"role": "tool", "content": "x"}]), "no place for a message of role"),
-        (lambda p: p.prompt([{"role": "system", "content": "x"}]), "must be the user's"),
+        (lambda p: p.prompt([{"role": "assistant", "content": "x"}]), "must be the user's"),
     ],
 )
 def test_what_can_not_be_written_is_refused(call, message):
