@@ -56,6 +56,7 @@ _READERS = {
     "pdf": "pdf:read_pdf",
 }
 
+_PDF_OBJECT = re.compile(rb"\d\s+\d+\s+obj\b")  # where the header is damaged
 _HTML_START = re.compile(
     r"\s*(?:<\?xml[^>]*>\s*)?(?:<!--(?:(?!-->).)*-->\s*)*<(?:!doctype\s+html|html|head|body|title|meta)\b",
     re.IGNORECASE | re.DOTALL,
@@ -124,7 +125,7 @@ def _bytes_of(name: str) -> bytes:
 
 def _binary_kind(data: bytes, name: str) -> str | None:
     """Return the kind of a file that is not text, None for text; refuse what is not read."""
-    if b"%PDF-" in data[:1024]:
+    if b"%PDF-" in data[:1024] or (name.lower().endswith(".pdf") and _PDF_OBJECT.search(data)):
         return "pdf"
     kind = next((kind for start, kind in _SIGNATURES if data.startswith(start)), None)
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":

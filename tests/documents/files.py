@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+import pikepdf
 from fpdf import FPDF
-from pypdf import PdfReader, PdfWriter
 
 FRENCH = "Le café de la gare est fermé à midi. Les élèves rentrèrent chez eux, très fatigués.\n"
 
@@ -33,8 +33,11 @@ def pdf_bytes(*pages: str, title: str | None = None) -> bytes:
 
 
 def encrypted(data: bytes, user_password: str, algorithm: str) -> bytes:
-    writer = PdfWriter(clone_from=PdfReader(io.BytesIO(data)))
-    writer.encrypt(user_password, "owner", algorithm=algorithm)
+    revision = {"RC4-128": 3, "AES-128": 4, "AES-256": 6}[algorithm]
+    lock = pikepdf.Encryption(
+        user=user_password, owner="owner", R=revision, aes=revision > 3, metadata=revision > 3
+    )
     out = io.BytesIO()
-    writer.write(out)
+    with pikepdf.open(io.BytesIO(data)) as pdf:
+        pdf.save(out, encryption=lock)
     return out.getvalue()

@@ -70,7 +70,7 @@ def test_a_pdf_that_states_more_pages_than_it_has_is_refused(tmp_path):
         Document.from_file(path)
 
 
-def test_a_pdf_page_whose_content_is_damaged_is_refused(tmp_path, caplog):
+def test_a_pdf_page_whose_content_is_damaged_is_refused_or_a_loss(tmp_path):
     """Its text was lost or wrong, and the page said to be a picture, or nothing was said."""
     lines = " ".join(f"The party of part {i} owes {i * i} dollars." for i in range(40))
     data, rng = pdf_bytes(lines), random.Random(1)
@@ -80,8 +80,8 @@ def test_a_pdf_page_whose_content_is_damaged_is_refused(tmp_path, caplog):
         damaged = bytearray(data)
         damaged[rng.randrange(start, end)] ^= 1 << rng.randrange(8)
         path = written(tmp_path, "a.pdf", bytes(damaged))
-        with pytest.raises(DocumentError, match="is a damaged or unusual PDF"):
-            Document.from_file(path)
+        with pytest.raises(DocumentError, match="is a damaged or unusual PDF|is not read whole"):
+            Document.from_file(path, strict="loss")
 
 
 def test_departures_from_the_pdf_format_are_one_warning(tmp_path, caplog):
@@ -91,12 +91,11 @@ def test_departures_from_the_pdf_format_are_one_warning(tmp_path, caplog):
     assert document.text == "Anna approves travel."
     ours = [r.getMessage() for r in caplog.records if r.name.startswith("selfextend_rag")]
     (said,) = ours
-    assert "does not keep to the PDF format in" in said
+    assert "1 departures from the PDF format" in said
     assert "compare what is read with what a viewer shows" in said
 
 
 def test_a_damaged_pdf_is_read_or_refused_and_lost_text_is_said_aloud(tmp_path, caplog):
-    """pypdf raises errors of many kinds, some of no common base, and repairs others with a log."""
     pages = ["Anna approves travel.", "Bert approves leave.", "Cora approves nothing."]
     data, rng, refused = pdf_bytes(*pages), random.Random(1), 0
     for _ in range(150):

@@ -1,0 +1,266 @@
+"""What pdfium reads on the pages of a PDF, and what a look at the file's own bytes finds.
+
+``pdf.py`` runs this file as a program that reads a PDF from its standard input and writes JSON; so
+it imports nothing of the package. Claims about pdfium were read in its ``cpdf_textpage.cpp``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import io
+import json
+import math
+import re
+import sys
+import zlib
+from collections.abc import Callable
+from contextlib import suppress
+from itertools import pairwise, repeat
+from typing import Any
+
+if __name__ == "__main__":  # started without a search path, by the process that has one
+    sys.path[:] = json.loads(sys.argv[1])
+
+import pypdfium2 as pdfium
+import pypdfium2.raw as raw
+
+_DELETED = "\0"
+_NO_LETTER = re.compile("[\x01-\x09\x0b-\x1f\x7f-\x9f\ue000-\uf8ff\ufdd0-\ufdef\ufff0-\uffff]")
+# The marks of lists in Microsoft's symbol fonts, the hyphen that U+00AD shows, and white space.
+_MARKS = {0xF0B7: "•", 0xF0A7: "▪", 0xF0D8: "➢", 0xF0FC: "✓", 0xAD: "-", 9: " ", 13: " ", 0: None}
+# Three letters or two words in a row twice, as where text is drawn twice to look bold.
+_DOUBLED = re.compile(r"(?:([^\W\d_])\1){3}|\b(\w{2,}) \2 (\w+) \3\b")
+_SPACED = re.compile(r"(?<!\S)(?:\S{1,2} ){4,}\S{1,2}(?!\S)")  # S e r i a l
+_PAGE = re.compile(rb"/Type\s*/Page(?![A-Za-z])")
+_STREAM = re.compile(rb"obj\s*<<([^\0]{0,2000}?)>>\s*stream\r?\n")
+_DEFLATED = re.compile(rb"/Filter\s*\[?\s*/FlateDecode")
+_NOT_TEXT = re.compile(  # streams whose damage costs no text: fonts, colours, pictures, metadata
+    rb"/Length1|/Subtype\s*/(?:Image|Type1C|CIDFontType0C|OpenType|XML)|/N \d|/FunctionType"
+    rb"|/ShadingType|/PatternType|/Type\s*/(?:Metadata|EmbeddedFile|XRef|ObjStm)"
+)
+
+
+def read_pages(data: bytes, seconds: float = 0) -> dict[str, Any]:
+    """Return the pages' texts and what is known of them, or an ``error``, as JSON values.
+
+    Args:
+        data: the file.
+        seconds: end the process when a page takes longer; 0: no limit.
+    """
+    watch = faulthandler.dump_traceback_later if seconds else lambda *_, **__: None
+    watch(seconds, exit=True)
+    try:
+        document = pdfium.PdfDocument(data)
+    except pdfium.PdfiumError as error:
+        locked = error.err_code == raw.FPDF_ERR_PASSWORD
+        return {"error": "password" if locked else "nothing in it can be found"}
+    files = [document.get_attachment(i).get_name() for i in range(document.count_attachments())]
+    facts = {
+        **_file_facts(document),
+        "rebuilt": not raw.FPDF_DocumentHasValidCrossReferenceTable(document),
+        "title": document.get_metadata_value("Title"),
+        "xfa": document.get_formtype() in (raw.FORMTYPE_XFA_FULL, raw.FORMTYPE_XFA_FOREGROUND),
+        "files": files,
+    }
+    document.init_forms()
+    pages: list[dict[str, Any] | None] = []
+    for index in range(len(document)):
+        watch(seconds, exit=True)
+        try:
+            pages.append(_read_page(document, index, files))
+        except pdfium.PdfiumError:
+            pages.append(None)
+    faulthandler.cancel_dump_traceback_later()
+    return {**facts, "pages": pages}
+
+
+def _read_page(document: pdfium.PdfDocument, index: int, files: list[str]) -> dict[str, Any]:
+    page = document.get_page(index)
+    notes, unread = _annotations(page, files)
+    if raw.FPDFPage_GetAnnotCount(page) > 0:
+        # Draws fields and notes into the page, which has to be loaded again to have them.
+        raw.FPDFPage_Flatten(page, raw.FLAT_NORMALDISPLAY)
+        page.close()
+        page = document.get_page(index)
+    raw.FPDFPage_SetRotation(page, 0)
+    count = raw.FPDFPage_CountObjects(page)
+    runs, unseen = _set_upright(page, count, raw.FPDFPage_GetObject, 0.0)
+    textpage = page.get_textpage()
+    text = "\n".join([_text(textpage), *notes]).strip()
+    textpage.close()
+    page.close()
+    unseen = unseen if 2 * unseen > max(runs, 4) else 0  # a space drawn alone has no size either
+    return {"text": text, "unread": unread, "unseen": unseen, "garbled": text.count("\ufffd")}
+
+
+def _annotations(page: pdfium.PdfPage, files: list[str]) -> tuple[list[str], int]:
+    """Return the notes that lack an appearance, and how many more texts drawing leaves out."""
+    notes, unread = [], 0
+    for index in range(raw.FPDFPage_GetAnnotCount(page)):
+        annotation = raw.FPDFPage_GetAnnot(page, index)
+        kind = raw.FPDFAnnot_GetSubtype(annotation)
+        hidden = raw.FPDFAnnot_GetFlags(annotation) & raw.FPDF_ANNOT_FLAG_HIDDEN
+        buffer = ctypes.create_string_buffer(1 << 16)
+        key = b"V" if kind == raw.FPDF_ANNOT_WIDGET else b"Contents"
+        space = ctypes.cast(buffer, ctypes.POINTER(ctypes.c_ushort))
+        size = raw.FPDFAnnot_GetStringValue(annotation, key, space, len(buffer))
+        says = buffer.raw[: max(size - 2, 0)].decode("utf-16-le", "replace").strip()
+        if kind == raw.FPDF_ANNOT_FILEATTACHMENT:
+            file = raw.FPDFAnnot_GetFileAttachment(annotation)
+            files.append(pdfium.PdfAttachment(file, page.pdf).get_name())
+        elif says and kind == raw.FPDF_ANNOT_FREETEXT and not hidden:
+            drawn = raw.FPDFAnnot_GetAP(annotation, raw.FPDF_ANNOT_APPEARANCEMODE_NORMAL, None, 0)
+            notes += [] if drawn > 2 else [says]
+        elif says and kind not in (raw.FPDF_ANNOT_LINK, raw.FPDF_ANNOT_POPUP):
+            unread += 1 if hidden or kind != raw.FPDF_ANNOT_WIDGET else 0
+        raw.FPDFPage_CloseAnnot(annotation)
+    return notes, unread
+
+
+def _set_upright(
+    holder: object, count: int, get: Callable[..., object], angle: float, depth: int = 0
+) -> tuple[int, int]:
+    """Rotate runs of text so that they read to the right; return how many, and without size.
+
+    Pdfium orders the runs of a line by x, so lines of text that is drawn downward come out last
+    to first, and it drops runs of no width, as vertical Japanese often is.
+    """
+    runs, unseen, matrix = 0, 0, raw.FS_MATRIX()
+    edges = [ctypes.c_float() for _ in range(4)]
+    for item in map(get, repeat(holder), range(count)):
+        kind = raw.FPDFPageObj_GetType(item)
+        if kind not in (raw.FPDF_PAGEOBJ_TEXT, raw.FPDF_PAGEOBJ_FORM):
+            continue
+        raw.FPDFPageObj_GetMatrix(item, matrix)
+        own = angle + math.atan2(matrix.b, matrix.a)
+        if kind == raw.FPDF_PAGEOBJ_FORM:
+            inside = raw.FPDFFormObj_CountObjects(item) if depth < 20 else 0
+            found = _set_upright(item, inside, raw.FPDFFormObj_GetObject, own, depth + 1)
+            runs, unseen = runs + found[0], unseen + found[1]
+            continue
+        raw.FPDFPageObj_GetBounds(item, *edges)
+        left, bottom, right, top = (edge.value for edge in edges)
+        runs += 1
+        if right - left < 0.01:
+            unseen += top - bottom < 0.01
+            own -= math.pi / 2
+        if abs(own) > 0.05:
+            cos, sin = math.cos(own), math.sin(own)
+            raw.FPDFPageObj_Transform(item, cos, -sin, sin, cos, 0, 0)
+    return runs, unseen
+
+
+def _text(page: pdfium.PdfTextPage) -> str:
+    count = raw.FPDFText_CountChars(page)
+    buffer = (ctypes.c_ushort * (2 * count + 2))()
+    size = raw.FPDFText_GetText(page, 0, count, buffer)
+    text = bytes(buffer)[: 2 * max(size - 1, 0)].decode("utf-16-le", "replace")
+    # This one call leaves out codes that no table of the font explains: then they are asked for.
+    chars = list(text if len(text) == count else map(_character, repeat(page), range(count)))
+    errors = map(raw.FPDFText_HasUnicodeMapError, repeat(page), range(count))
+    for index in [index for index, error in enumerate(errors) if error == 1]:
+        chars[index] = "\ufffd"
+    text = "".join(chars)
+    for match in re.finditer("[\x02\ufffe]", text):  # pdfium's mark for hyphens at line ends
+        if raw.FPDFText_IsHyphen(page, match.start()) == 1:
+            chars[match.start()] = "-\n"
+    lines = [line for line in text.split("\r\n") if len(line) > 3]
+    doubled = _DOUBLED.search(text)
+    twice = bool(doubled and doubled[1])
+    if not twice and (doubled or len(lines) != len(set(lines))):
+        # Most of these say a thing twice, as tables do: letters that start words show it sooner.
+        twice = len(_doubles(page, text, r"\S+")) > 1
+    for index in _doubles(page, text, r"[^\s\0]") if twice else ():
+        chars[index] = _DELETED
+    for match in _SPACED.finditer(text):
+        _join_letters(page, chars, [i for i in range(*match.span()) if not chars[i].isspace()])
+    text = "".join(chars).replace("\r\n", "\n").translate(_MARKS)
+    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    text = _NO_LETTER.sub("\ufffd", text)
+    return re.sub(" *\n[ \n]*", "\n", re.sub("  +", " ", text)).strip()
+
+
+def _character(page: pdfium.PdfTextPage, index: int) -> str:
+    code = raw.FPDFText_GetUnicode(page, index)
+    if code == 0:  # lost text, unless the font gives it no width
+        left, right, _, _ = _box(page, index)
+        return "\ufffd" if right - left > 0.01 else _DELETED
+    return chr(code) if code < 0x110000 else "\ufffd"
+
+
+def _box(page: pdfium.PdfTextPage, index: int) -> tuple[float, float, float, float]:
+    box = raw.FS_RECTF()
+    raw.FPDFText_GetLooseCharBox(page, index, box)
+    return box.left, box.right, box.bottom, max(box.top - box.bottom, 0.01)
+
+
+def _doubles(page: pdfium.PdfTextPage, text: str, visible: str) -> list[int]:
+    """Return which characters are drawn again at nearly the same place, to look bold or shaded."""
+    seen: dict[tuple[str, int, int], tuple[float, float]] = {}
+    found = []
+    for match in re.finditer(visible, text):
+        left, _, bottom, height = _box(page, match.start())
+        near = 0.15 * height  # narrower than any letter, so that "ll" stays
+        char, column, row = match[0][0], round(left / near), round(bottom / near)
+        for cell in ((char, column + i, row + j) for i in (0, -1, 1) for j in (0, -1, 1)):
+            x, y = seen.get(cell, (math.inf, math.inf))
+            if abs(x - left) < near and abs(y - bottom) < near:
+                found.append(match.start())
+                break
+        else:
+            seen[char, column, row] = left, bottom
+    return found
+
+
+def _join_letters(page: pdfium.PdfTextPage, chars: list[str], indexes: list[int]) -> None:
+    """Take out the spaces that pdfium puts between letters drawn one by one, wide apart.
+
+    Letters are joined where the gaps between them are alike and those between words clearly wider;
+    a row of single letters or digits, evenly spaced, stays as it is.
+    """
+    gaps, spaces = [], []
+    for i, j in pairwise(indexes):
+        before, after = _box(page, i), _box(page, j)
+        gaps.append((after[0] - before[1]) / before[3])
+        spaces.append([k for k in range(i + 1, j) if chars[k] == " "])
+    usual = sorted(gaps)[len(gaps) // 2]
+    widest = usual + max(0.12, 0.5 * usual)
+    if usual > 0.5 or (usual > 0.17 and max(gaps) <= widest):
+        return
+    for gap, between in zip(gaps, spaces, strict=True):
+        for k in between:
+            if gap <= widest and raw.FPDFText_IsGenerated(page, k) == 1:
+                chars[k] = _DELETED
+
+
+def _file_facts(document: pdfium.PdfDocument) -> dict[str, Any]:
+    """Return what pdfium repairs in silence: pages out of the tree, streams that are damaged.
+
+    The file is written again for this: without encryption, and with every object in plain sight.
+    """
+    file = io.BytesIO()
+    document.save(file, flags=raw.FPDF_REMOVE_SECURITY)
+    data = file.getvalue()
+    facts = {"found": len(_PAGE.findall(data)), "broken": 0, "wrong": 0}
+    for match in _STREAM.finditer(data):
+        length = re.search(rb"/Length\s+(\d+)", match[1])
+        if not length or _NOT_TEXT.search(match[1]) or not _DEFLATED.search(match[1]):
+            continue
+        stream = zlib.decompressobj()
+        try:
+            text = stream.decompress(data[match.end() : match.end() + int(length[1])], 1 << 26)
+            facts["wrong" if text else "broken"] += not stream.eof and not stream.unconsumed_tail
+        except zlib.error as error:
+            # All of the text came out where only its checksum is wrong.
+            facts["wrong" if "incorrect data check" in str(error) else "broken"] += 1
+    return facts
+
+
+if __name__ == "__main__":
+    with suppress(ImportError, OSError, ValueError):  # there are no such limits on Windows
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[3]),) * 2)
+    sys.stdout.write(json.dumps(read_pages(sys.stdin.buffer.read(), float(sys.argv[2]))))
