@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # the table below in the terms of type checkers; a test compares them
     from selfextend_rag.documents import Document as Document
     from selfextend_rag.documents import DocumentError as DocumentError
+    from selfextend_rag.documents import ReadFiles as ReadFiles
+    from selfextend_rag.documents import SkippedFile as SkippedFile
+    from selfextend_rag.documents import read_documents as read_documents
     from selfextend_rag.documents import word_relevance as word_relevance
     from selfextend_rag.engine import Engine as Engine
     from selfextend_rag.engine import GenerationSettings as GenerationSettings
@@ -29,6 +32,7 @@ if TYPE_CHECKING:  # the table below in the terms of type checkers; a test compa
     from selfextend_rag.errors import ToolError as ToolError
     from selfextend_rag.errors import UnknownMemoryError as UnknownMemoryError
     from selfextend_rag.errors import UnknownPretrainingWindow as UnknownPretrainingWindow
+    from selfextend_rag.errors import UnsupportedDocument as UnsupportedDocument
     from selfextend_rag.errors import UnsupportedModelError as UnsupportedModelError
     from selfextend_rag.evidence import Evidence as Evidence
     from selfextend_rag.llm import Answer as Answer
@@ -52,13 +56,13 @@ if TYPE_CHECKING:  # the table below in the terms of type checkers; a test compa
     from selfextend_rag.positions import SelfExtend as SelfExtend
 else:
     _NAMES = {
-        "documents": "Document DocumentError word_relevance",
+        "documents": "Document DocumentError ReadFiles SkippedFile read_documents word_relevance",
         "engine": "Engine GenerationSettings Usage",
         "errors": (
             "CacheMismatchError ConstraintError ContextBudgetExceeded CorruptReadingError "
             "DocumentTooLarge GenerationCancelled MemoryBudgetExceeded ModelLoadError "
             "ReadingFileError SchemaError SelfExtendError ToolError UnknownMemoryError "
-            "UnknownPretrainingWindow UnsupportedModelError"
+            "UnknownPretrainingWindow UnsupportedDocument UnsupportedModelError"
         ),
         "evidence": "Evidence",
         "llm": (

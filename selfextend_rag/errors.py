@@ -42,6 +42,10 @@ class DocumentError(SelfExtendError, ValueError):
     """A document that can't be had whole; the message says which, what was found, what to do."""
 
 
+class UnsupportedDocument(DocumentError):
+    """A file of a kind that is not read, such as a picture or a program."""
+
+
 class SchemaError(SelfExtendError, ValueError):
     """A JSON schema that can't be enforced as it is; raised before the model runs."""
 

@@ -7,7 +7,18 @@ can't be read whole is refused with a :class:`DocumentError`.
 
 from selfextend_rag.documents.content import Location, Remark
 from selfextend_rag.documents.document import Document
+from selfextend_rag.documents.folders import ReadFiles, SkippedFile, read_documents
 from selfextend_rag.documents.relevance import word_relevance
-from selfextend_rag.errors import DocumentError
+from selfextend_rag.errors import DocumentError, UnsupportedDocument
 
-__all__ = ["Document", "DocumentError", "Location", "Remark", "word_relevance"]
+__all__ = [
+    "Document",
+    "DocumentError",
+    "Location",
+    "ReadFiles",
+    "Remark",
+    "SkippedFile",
+    "UnsupportedDocument",
+    "read_documents",
+    "word_relevance",
+]

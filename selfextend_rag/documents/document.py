@@ -13,12 +13,13 @@ from typing import Any, Literal
 from selfextend_rag.documents.content import (
     LONE_SURROGATE,
     SEVERITIES,
+    Content,
     Location,
     Remark,
     Severity,
     normalize_newlines,
 )
-from selfextend_rag.documents.files import read_file
+from selfextend_rag.documents.files import read_bytes, read_file
 from selfextend_rag.errors import DocumentError
 
 logger = logging.getLogger(__name__)
@@ -127,8 +128,33 @@ class Document:
             DocumentError: there is no such file, it is empty, binary or damaged, its kind is not
                 one of these, it has no text, or a remark is too severe.
         """
-        content = read_file(path, encoding)
         name = os.fsdecode(path)
+        return cls._from_content(read_file(path, encoding), name, strict)
+
+    @classmethod
+    def from_bytes(
+        cls,
+        data: bytes,
+        name: str,
+        *,
+        encoding: str | None = None,
+        strict: bool | Severity = False,
+    ) -> Document:
+        """Return the document in the bytes of a file, as ``from_file`` reads it.
+
+        Args:
+            data: the whole file.
+            name: its name, which becomes the ``source``.
+            encoding: see ``from_file``.
+            strict: see ``from_file``.
+
+        Raises:
+            DocumentError: as ``from_file`` does.
+        """
+        return cls._from_content(read_bytes(data, name, encoding), name, strict)
+
+    @classmethod
+    def _from_content(cls, content: Content, name: str, strict: bool | Severity) -> Document:
         _refuse_remarks(content.remarks, name, "loss" if strict is True else strict)
         for remark in content.remarks:
             if remark.severity != "note":

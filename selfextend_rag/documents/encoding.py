@@ -9,7 +9,7 @@ import unicodedata
 from charset_normalizer import from_bytes
 
 from selfextend_rag.documents.content import Content, Remark
-from selfextend_rag.errors import DocumentError
+from selfextend_rag.errors import DocumentError, UnsupportedDocument
 
 # Longest first: the UTF-32 mark starts with the UTF-16 one.
 _BYTE_ORDER_MARKS = (
@@ -163,8 +163,8 @@ def _best_candidate(data: bytes) -> str | None:
     return western.encoding if as_good else best.encoding
 
 
-def _binary(name: str, finding: str) -> DocumentError:
-    return DocumentError(
+def _binary(name: str, finding: str) -> UnsupportedDocument:
+    return UnsupportedDocument(
         f"{name} is not a text file ({finding}); give a text, Markdown, HTML or PDF file, or pass "
         "encoding= if it is text in an unusual encoding"
     )

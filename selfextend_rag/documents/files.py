@@ -12,11 +12,12 @@ from contextlib import suppress
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from typing import BinaryIO
 
 from selfextend_rag.documents.content import Content, Remark, normalize_newlines
 from selfextend_rag.documents.encoding import decode
 from selfextend_rag.documents.html import declared_encoding, read_html
-from selfextend_rag.errors import DocumentError
+from selfextend_rag.errors import DocumentError, UnsupportedDocument
 
 _EXTENSIONS = {
     **{".md": "markdown", ".markdown": "markdown", ".pdf": "pdf"},
@@ -132,17 +133,33 @@ def _binary_kind(data: bytes, name: str) -> str | None:
         kind = "a WebP image"
     elif kind == "a ZIP archive":
         with suppress(zipfile.BadZipFile, ValueError, NotImplementedError):
-            members = set(zipfile.ZipFile(io.BytesIO(data)).namelist())
-            found = next((kind for name, kind in _ZIP_MEMBERS.items() if name in members), None)
+            found = _zip_kind(zipfile.ZipFile(io.BytesIO(data)))
             if found in _READERS:
                 return found
-            kind = f"a ZIP archive ({found})" if found else kind
+            kind = f"a ZIP archive ({found})" if found else f"{kind} (read_documents reads those)"
     if kind is None:
         return None
-    raise DocumentError(
+    raise UnsupportedDocument(
         f"{name} is {kind}, which can't be read; save what it says as PDF, HTML, Markdown or plain "
         "text and read that"
     )
+
+
+def _zip_kind(archive: zipfile.ZipFile) -> str | None:
+    """Return what document a ZIP archive is by its members, None for a plain archive."""
+    members = set(archive.namelist())
+    return next((kind for name, kind in _ZIP_MEMBERS.items() if name in members), None)
+
+
+def plain_archive(file: BinaryIO) -> zipfile.ZipFile | None:
+    """Return a ZIP archive of files, None where the file is a document or a damaged archive."""
+    start = file.read(4)
+    file.seek(0)
+    if start in (b"PK\x03\x04", b"PK\x05\x06"):
+        with suppress(zipfile.BadZipFile, ValueError, NotImplementedError):
+            archive = zipfile.ZipFile(file)
+            return archive if _zip_kind(archive) is None else None
+    return None
 
 
 def _read_text(data: bytes, name: str, encoding: str | None) -> tuple[str, Content]:
