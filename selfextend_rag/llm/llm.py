@@ -371,7 +371,8 @@ class LongContextLLM(OneInProcess):
                 * ``tools`` that the model may call, in OpenAI's form; see ``answer.tool_calls``.
                 * ``tool_choice``: ``"auto"``, ``"none"``, ``"required"`` or a tool's name.
                 * ``parallel_tool_calls``: False for one call at most.
-                * ``json_schema``: the answer is JSON that is valid for this schema.
+                * ``json_schema``: the answer is JSON that is valid for this schema; with tools, it
+                  is that or calls.
                 * ``progress``: called after each chunk of the prompt, from another thread.
                 * ``cancelled``: ends the answer where it is.
 

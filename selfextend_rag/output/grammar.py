@@ -23,6 +23,8 @@ from selfextend_rag.output.tools import ToolRequest
 from selfextend_rag.text.calls import ID, ID_PATTERN, CallForm
 from selfextend_rag.text.template import THOUGHT_END
 
+_JSON_PARTS = r'"[^"]*"|[^"]'
+
 
 def thought_rules(end_token: int | None, free_tokens: Collection[int] = ()) -> list[str]:
     """Return the rules of ``thought``: any text, its end, and a little white space.
@@ -68,14 +70,16 @@ def calls_grammar(
     form: CallForm,
     request: ToolRequest,
     *,
+    instead: Mapping[str, object] | None = None,
     leading_space: bool = False,
     free_tokens: Collection[int] = (),
     thought: Sequence[str] = (),
 ) -> str:
     """Return the grammar of answers that are calls or, unless these are forced, begin as free text.
 
-    The free tokens are control tokens that may occur in free text. Forced calls may follow a space
-    or, by its rules, a thought that the prompt has begun; free text may hold one anyway.
+    With a schema of what may come ``instead``, they are calls or JSON for it, and no text. The free
+    tokens are control tokens that may occur in free text. Forced calls, and JSON, may follow a
+    space or, by its rules, a thought that the prompt has begun; free text may hold one anyway.
 
     Raises:
         SchemaError: a schema holds what can't be enforced; the message names the tool.
@@ -87,15 +91,22 @@ def calls_grammar(
 
     def alternatives(before: str) -> str:
         texts = [_literals(before + name + form.middle, form.tokens) for name in request.callable]
+        if form.bare and instead is not None:
+            # In the parts that JSON has too, or these texts would rule JSON out that begins alike.
+            given = [before + name + form.middle for name in request.callable]
+            texts = [" ".join(map(_json_part, re.findall(_JSON_PARTS, text))) for text in given]
         return " | ".join(f"{text} args_{i}" for i, text in enumerate(texts))
 
     end = _literals(form.tail, form.tokens)
     if request.parallel and form.link is not None:
         rules.append(f"next: {alternatives(form.link)}")
         end = f"next* {end}"
-    if request.forced:
+    if request.forced or instead is not None:
         before = "thought " if thought else '" "? ' if leading_space else ""
-        rules += [*thought, f"start: {before}first {end}", f"first: {alternatives(form.head)}"]
+        rules += [*thought, f"start: {before}answer", f"first: {alternatives(form.head)}"]
+        rules += [f"calls: first {end}", f"answer: calls{'' if request.forced else ' | json'}"]
+        if not request.forced and instead is not None:
+            rules.append(f"json: %json {schema_text(instead)}")
     else:
         rest = form.head.removeprefix(form.trigger)
         rules += [*_free_text(form, free_tokens), f"first: {alternatives(rest)}"]
@@ -128,6 +139,10 @@ def _literals(text: str, tokens: Mapping[str, int]) -> str:
     longest_first = sorted(symbols, key=len, reverse=True)
     parts = re.split("(" + "|".join(map(re.escape, longest_first)) + ")", text)
     return " ".join(symbols.get(part) or _string(part) for part in parts if part)
+
+
+def _json_part(text: str) -> str:
+    return "/[ ]?/" if text == " " else _string(text)
 
 
 def _string(text: str) -> str:

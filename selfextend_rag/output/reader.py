@@ -29,6 +29,7 @@ class OutputFormat:
     calls: CallForm | None = None  # how they are written, where there may be any
     forced: bool = False  # it is calls and nothing else, not even a thought
     free_tokens: frozenset[int] = frozenset()  # control tokens in text before calls, as of thoughts
+    is_json: bool = False  # what is no calls is JSON, and not free text
 
 
 FREE = OutputFormat()
@@ -42,17 +43,14 @@ def output_format(
 ) -> OutputFormat:
     """Return what an answer must be, its grammar compiled.
 
+    Where there are tools and a schema, the model calls tools or answers with JSON for the schema; a
+    call that it must make comes instead of the JSON.
+
     Raises:
         SchemaError: a schema holds what can't be enforced.
-        ValueError: JSON and calls are asked for at once.
     """
     if json_schema is None and request is None:
         return FREE
-    if json_schema is not None and request is not None:
-        raise ValueError(
-            "json_schema and tools can't be asked for at once; "
-            'leave one out or pass tool_choice="none"'
-        )
     space = not prompts.chat  # where an answer begins after a colon
     ends = tuple(sorted(settings.stop_token_ids or ()))
     grammars = grammars_of(prompts.codec.tokenizer)
@@ -64,12 +62,16 @@ def output_format(
     if request is None:
         assert json_schema is not None
         source = json_grammar(json_schema, leading_space=space, thought=thought)
-        return OutputFormat(grammars.compiled(source, ends))
+        return OutputFormat(grammars.compiled(source, ends), is_json=True)
     form = prompts.call_form.with_tokens(control)
+    instead = None if request.forced else json_schema
     free = frozenset(control.values()) - {*ends, form.trigger_token}
-    source = calls_grammar(form, request, leading_space=space, free_tokens=free, thought=thought)
+    free = frozenset() if instead is not None else free
+    source = calls_grammar(
+        form, request, instead=instead, leading_space=space, free_tokens=free, thought=thought
+    )
     at_once = request.forced and not thought
-    return OutputFormat(grammars.compiled(source, ends), form, at_once, free)
+    return OutputFormat(grammars.compiled(source, ends), form, at_once, free, instead is not None)
 
 
 class StopTexts:
@@ -124,7 +126,7 @@ class AnswerReader:
         self, prompts: PromptBuilder, settings: GenerationSettings, form: OutputFormat, framed: bool
     ) -> None:
         self.stopped = False
-        is_json = form.grammar is not None and form.calls is None
+        is_json = form.is_json
         self._form = form
         self._codec = prompts.codec
         self._tokens: list[int] = []
@@ -138,7 +140,8 @@ class AnswerReader:
         calls = form.calls
         self._trigger_token = None if calls is None else calls.trigger_token
         in_text = () if calls is None or calls.trigger_token is not None else (calls.trigger,)
-        self._trigger = StopTexts(in_text, at_start=calls is not None and calls.bare)
+        at_start = is_json or (calls is not None and calls.bare)
+        self._trigger = StopTexts(in_text, at_start=at_start)
 
     def push(self, token: int) -> str:
         """Take the next token and return the text that is certain now."""
@@ -162,6 +165,11 @@ class AnswerReader:
 
     def finish(self) -> str:
         """Return what was held back, at the end of the answer."""
+        if self._calling and self._form.is_json and self._form.calls is not None:
+            # JSON may begin as a call does that has no mark of its own.
+            self._calling = not self._form.calls.bare or bool(self.calls()[0])
+            if not self._calling:
+                return self._codec.decode(self._tokens).lstrip()
         if self.stopped or self._calling:
             return ""
         return self._shown(self._detokenizer.finish(), final=True)

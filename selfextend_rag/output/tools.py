@@ -134,9 +134,14 @@ def read_calls(form: CallForm, text: str) -> tuple[tuple[ToolCall, ...], str]:
 
 
 def _pattern(*parts: str) -> re.Pattern[str]:
-    """Return a pattern of fixed texts, with groups as they are and any id for an id."""
+    """Return a pattern of fixed texts, with groups as they are and any id for an id.
+
+    A space may be missing, as JSON has it or not.
+    """
     written = (
-        part if part.startswith("(") else ID_PATTERN.join(map(re.escape, part.split(ID)))
+        part
+        if part.startswith("(")
+        else ID_PATTERN.join(re.escape(text).replace(r"\ ", " ?") for text in part.split(ID))
         for part in parts
     )
     return re.compile("".join(written))

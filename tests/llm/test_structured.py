@@ -174,6 +174,25 @@ def test_a_thought_that_the_prompt_has_begun_is_ended_before_json_and_not_shown(
     assert (cut.text, cut.finish_reason) == ("", "length")
 
 
+def test_a_thought_that_the_prompt_has_begun_comes_before_a_call_or_json():
+    tokenizer = family("HERMES")
+    llm = LongContextLLM(
+        scripted(tokenizer), tokenizer, template_options={"thinking": True}, prefix_cache_bytes=0
+    )
+    options = {"tools": TOOLS[1:], "parallel_tool_calls": False, "json_schema": SCHEMA}
+    llm.model.script([tokenizer.eos_token_id], 0)
+    length = llm.generate("x", **options, max_new_tokens=1).usage.prompt_tokens
+    call = '<tool_call>\n{"name": "wait", "arguments": {}}\n</tool_call>'
+    for said, text, names in (
+        ('{"pass_key": 70000}', '{"pass_key": 70000}', []),
+        (call, "", ["wait"]),
+    ):
+        thought = f"Hm: {{1}}.\n</think>\n\n{said}"
+        llm.model.script(tokenizer.encode(thought, add_special_tokens=False), length)
+        answer = llm.generate("x", **options, max_new_tokens=200)
+        assert (answer.text, [made.name for made in answer.tool_calls]) == (text, names)
+
+
 def test_a_thought_that_the_prompt_has_begun_comes_before_a_forced_call():
     tokenizer = family("HERMES")
     llm = LongContextLLM(

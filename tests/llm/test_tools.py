@@ -145,6 +145,30 @@ def test_a_call_cut_off_by_the_budget_is_no_call(name, model):
     assert "unlock" in answer.unfinished_call
 
 
+THING = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}, "size": {"type": "integer"}},
+    "required": ["name", "size"],
+}
+
+
+def test_tools_and_a_schema_give_a_call_or_json_and_no_other_text(name, model):
+    """LangChain's agents ask for both; a call may begin as the JSON does."""
+    answer = model.says(IN_FORM[name], json_schema=THING)
+    assert answer.text == ""
+    assert [(call.name, call.arguments) for call in answer.tool_calls] == [("unlock", CALL)]
+    thing = '{"name": "unlock x, y", "size": 5}'
+    answer = model.says(thing, json_schema=THING, stop=["x"])
+    assert (answer.text, answer.tool_calls, answer.finish_reason) == (thing, (), "stop")
+    answer = model.says("I would rather talk.", json_schema=THING)
+    assert answer.tool_calls or answer.text.startswith("{") or answer.unfinished_call
+    cut = model.says(thing, json_schema=THING, max_new_tokens=20)
+    assert (cut.finish_reason, cut.unfinished_call) == ("length", "")
+    assert thing.startswith(cut.text)
+    must = model.says(thing, json_schema=THING, tool_choice="wait")
+    assert [call.name for call in must.tool_calls] == ["wait"]
+
+
 @pytest.mark.parametrize("choice", ["required", "any", "wait", {"function": {"name": "wait"}}])
 def test_a_forced_call_is_made_by_a_model_that_would_rather_talk(model, choice):
     answer = model.says("I would rather talk.", tool_choice=choice, parallel_tool_calls=False)
@@ -242,7 +266,6 @@ def test_the_plain_form_tells_of_tools_calls_and_results():
          'of type "object"'),
         ({"tools": [{"function": {"name": "a", "parameters": {"not": {}}}}]}, SchemaError,
          r"tool 'a' can't be enforced.*not"),
-        ({"json_schema": {"type": "object"}}, ValueError, "at once"),
         ({"prompt": [{"role": "assistant", "content": "", "tool_calls": [{"function": {}}]}]},
          ToolError, "a call in the history must be"),
         ({"prompt": [{"role": "assistant", "content": "", "tool_calls": [
