@@ -36,6 +36,9 @@ class Remark:
     def __post_init__(self) -> None:
         if self.severity not in SEVERITIES:
             raise ValueError(f"severity is one of {', '.join(SEVERITIES)}, not {self.severity!r}")
+        texts = (self.kind, self.message, self.location or "")
+        if not (all(isinstance(text, str) for text in texts) and isinstance(self.count, int)):
+            raise TypeError(f"a remark has a kind, a message, a count and a place, not {self}")
 
     def to_dict(self) -> dict[str, object]:
         """Return the remark as JSON values."""
@@ -55,6 +58,12 @@ class Location:
     start: int
     name: str
     row: int | None = None
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.start, int) and isinstance(self.row or 0, int)):
+            raise TypeError(f"a location starts at a character and a row, not {self}")
+        if not isinstance(self.name, str) or self.start < 0:
+            raise ValueError(f"a location has a name and a start from 0 on, not {self}")
 
 
 @dataclass(frozen=True, slots=True)

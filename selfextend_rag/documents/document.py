@@ -8,7 +8,7 @@ import os
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from selfextend_rag.documents.content import (
     LONE_SURROGATE,
@@ -43,6 +43,7 @@ class Document:
     Raises:
         DocumentError: the text is blank, or text or title holds a lone surrogate, which no
             tokenizer accepts.
+        ValueError: the locations are out of order, or one starts after the text.
     """
 
     text: str
@@ -63,6 +64,9 @@ class Document:
                     f"{what}{name!a} holds the lone surrogate {surrogate.group()!r} at character "
                     f"{surrogate.start()}, which is no text; decode the original bytes again"
                 )
+        starts = [location.start for location in self.locations]
+        if starts != sorted(starts) or starts[-1:] > [len(self.text)]:
+            raise ValueError(f"the locations of {name!a} are not in the order of its text")
         object.__setattr__(self, "metadata", dict(self.metadata))
 
     @classmethod
@@ -94,7 +98,7 @@ class Document:
         """
         text = normalize_newlines(text)
         if id is None:
-            id = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+            id = text_id(text)
         return cls(text, title, id, source, metadata or {}, tuple(remarks), tuple(locations))
 
     @classmethod
@@ -155,12 +159,8 @@ class Document:
 
     @classmethod
     def _from_content(cls, content: Content, name: str, strict: bool | Severity) -> Document:
-        _refuse_remarks(content.remarks, name, "loss" if strict is True else strict)
-        for remark in content.remarks:
-            if remark.severity != "note":
-                logger.warning("%s: %s", name, remark.message)
         # A name that is no text, as file names may be, still makes a title that is.
-        return cls.from_text(
+        document = cls.from_text(
             content.text,
             title=LONE_SURROGATE.sub("\ufffd", content.title),
             source=name,
@@ -168,6 +168,35 @@ class Document:
             remarks=content.remarks,
             locations=content.locations,
         )
+        document.check_whole(strict)
+        for remark in document.shortcomings:
+            logger.warning("%s: %s", name, remark.message)
+        return document
+
+    @property
+    def shortcomings(self) -> tuple[Remark, ...]:
+        """Return the remarks above a note: what people read and the text may lack."""
+        return tuple(remark for remark in self.remarks if remark.severity != "note")
+
+    def check_whole(self, strict: bool | Severity = True) -> None:
+        """Refuse the document if a remark is as severe as this or more; see ``from_file``.
+
+        Raises:
+            DocumentError: one is; the message has them all.
+            ValueError: there is no such severity.
+        """
+        least = "loss" if strict is True else strict
+        if not least:
+            return
+        if least not in SEVERITIES:
+            raise ValueError(f"strict is a bool or one of {', '.join(SEVERITIES)}, not {least!r}")
+        severe = SEVERITIES[SEVERITIES.index(least) :]
+        refused = [remark.message for remark in self.remarks if remark.severity in severe]
+        if refused:
+            raise DocumentError(
+                f"{self.source or self.title or self.id} can't be read whole: "
+                f"{'; '.join(refused)}; mend the file, or read it without strict="
+            )
 
     def location(self, start: int, end: int) -> str | None:
         """Return where in the file a passage is, such as ``pages 3-4`` or ``sheet Costs, row 40``.
@@ -192,6 +221,17 @@ class Document:
             return f"{first}, rows {from_row}-{to_row}"
         return _at(first, from_row)
 
+    def borders(self) -> list[int]:
+        """Return the characters at which another page, or another row of a table, begins."""
+        found: list[int] = []
+        ends = [*(location.start for location in self.locations[1:]), len(self.text)]
+        for location, end in zip(self.locations, ends, strict=False):
+            line = location.start
+            while location.row is not None and (line := self.text.find("\n", line, end - 1) + 1):
+                found.append(line)
+            found.append(end)
+        return found[:-1]
+
     def _place(self, character: int) -> tuple[str, int | None]:
         """Return the name of the location of a character, and its row where rows are counted."""
         index = bisect_right(self.locations, character, key=lambda location: location.start) - 1
@@ -206,25 +246,24 @@ class Document:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Document:
-        """Return the document that ``to_dict`` made these values of."""
+        """Return the document that ``to_dict`` made these values of.
+
+        Raises:
+            ValueError, TypeError: they are values of no document.
+        """
+        if not isinstance(values, Mapping):
+            raise TypeError(f"a document is a dict of its values, not {values!r}")
+        if not all(isinstance(values.get(name), str) for name in ("text", "title", "id")):
+            raise TypeError("a document has a text, a title and an id, all of them texts")
         remarks = tuple(Remark(**remark) for remark in values.get("remarks", ()))
         locations = tuple(Location(**location) for location in values.get("locations", ()))
         return cls(**{**values, "remarks": remarks, "locations": locations})
 
 
+def text_id(text: str) -> str:
+    """Return the id of a document of this text: 16 hexadecimal digits of its SHA-256."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
 def _at(name: str, row: int | None) -> str:
     return name if row is None else f"{name}, row {row}"
-
-
-def _refuse_remarks(remarks: Sequence[Remark], name: str, least: Severity | Literal[False]) -> None:
-    """Refuse a file whose remarks are as severe as this."""
-    if not least:
-        return
-    if least not in SEVERITIES:
-        raise ValueError(f"strict is a bool or one of {', '.join(SEVERITIES)}, not {least!r}")
-    severe = SEVERITIES[SEVERITIES.index(least) :]
-    refused = [remark.message for remark in remarks if remark.severity in severe]
-    if refused:
-        raise DocumentError(
-            f"{name} is not read whole, which strict={least!r} asks for: {'; '.join(refused)}"
-        )

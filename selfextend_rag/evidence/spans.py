@@ -100,6 +100,8 @@ class Evidence:
         score: its share, from 0 to 1, of all attention that the answer paid to the documents.
         text: the passage.
         title: the document's title.
+        location: where in its file the passage is, such as ``page 12`` or ``sheet Costs, row 40``;
+            None where that is not known, as in plain text.
     """
 
     document_id: str
@@ -108,6 +110,7 @@ class Evidence:
     score: float
     text: str
     title: str
+    location: str | None = None
 
     def to_dict(self) -> dict[str, object]:
         """Return the passage as JSON values."""
@@ -117,6 +120,7 @@ class Evidence:
 @dataclass(slots=True)
 class _Span:
     document: int
+    place: int
     start: int
     end: int
     score: float = 0.0
@@ -134,7 +138,8 @@ def find_evidence(
 
     The heaviest window of tokens of one document is cut to its core and extended to whole
     sentences, or whole words where sentences are long; then the heaviest of those that do not
-    overlap it, and so on. Passages that come to overlap are one. Of equals, the first counts.
+    overlap it, and so on. Passages that come to overlap are one. Of equals, the first counts. None
+    goes beyond a page or a row of a table, where a document knows them.
 
     Args:
         mass: the weight of each token of the prompt; tokens past ``ranges`` do not count.
@@ -149,34 +154,67 @@ def find_evidence(
     total = float(weights.sum())
     if total <= 0.0:
         return ()
-    windows = _Windows(weights, ranges.document, window)
+    places = _Places(ranges, documents)
+    windows = _Windows(weights, places.of_token, window)
     spans: list[_Span] = []
     while len(spans) < top and (found := windows.heaviest()) is not None:
-        span = _extended(*found, ranges, documents)
+        windows.exclude(slice(*found))  # may be white space that the passage leaves out
+        span = _extended(*found, ranges, documents, places)
+        if span is None:
+            continue
         for other in [o for o in spans if _touch(o, span, documents)]:
             spans.remove(other)
-            span = _Span(span.document, min(span.start, other.start), max(span.end, other.end))
+            start, end = min(span.start, other.start), max(span.end, other.end)
+            span = _Span(span.document, span.place, start, end)
         inside = _inside(span, ranges)
         span.score = float(weights[inside].sum()) / total
         windows.exclude(inside)
-        windows.exclude(slice(*found))  # may be white space that the passage left out
         spans.append(span)
     spans.sort(key=lambda s: (-s.score, s.document, s.start))
     least = max(_LEAST * spans[0].score, 1e-12) if spans else 0.0
-    shown = [(s, documents[s.document]) for s in spans if s.score >= least]
-    return tuple(
-        Evidence(d.id, s.start, s.end, s.score, d.text[s.start : s.end], d.title) for s, d in shown
-    )
+    return tuple(_passage(s, documents[s.document]) for s in spans if s.score >= least)
+
+
+def _passage(span: _Span, document: Document) -> Evidence:
+    start, end, text = span.start, span.end, document.text[span.start : span.end]
+    where = document.location(start, end)
+    return Evidence(document.id, start, end, span.score, text, document.title, where)
+
+
+class _Places:
+    """The pages and rows of documents; a document that does not know them is one place.
+
+    Attributes:
+        of_token: a number for the place of each token, another for each; -1 outside documents.
+    """
+
+    def __init__(self, ranges: TokenRanges, documents: Sequence[Document]) -> None:
+        self._borders = [np.asarray(document.borders(), np.int64) for document in documents]
+        self.of_token, following = ranges.document.copy(), len(documents)
+        for number, borders in enumerate(self._borders):
+            if len(borders):
+                own = ranges.document == number
+                # a token that reaches into a place is there: what is before may be a line end
+                last = np.maximum(ranges.end[own] - 1, 0)
+                self.of_token[own] = following + np.searchsorted(borders, last, side="right")
+                following += len(borders) + 1
+
+    def around(self, document: int, character: int, length: int) -> tuple[int, int]:
+        """Return the first character of the place of one, and the character after its last."""
+        borders = self._borders[document]
+        place = int(np.searchsorted(borders, character, side="right"))
+        start = int(borders[place - 1]) if place else 0
+        return start, int(borders[place]) if place < len(borders) else length
 
 
 class _Windows:
-    """All windows of tokens within one document."""
+    """All windows of tokens within one place of a document."""
 
-    def __init__(self, weights: Weights, document: Integers, width: int) -> None:
+    def __init__(self, weights: Weights, places: Integers, width: int) -> None:
         self.weights, starts, ends = weights, [], []
-        borders = np.flatnonzero(np.diff(document)) + 1
-        for first, last in zip([0, *borders], [*borders, len(document)], strict=True):
-            if len(document) and document[first] >= 0:
+        borders = np.flatnonzero(np.diff(places)) + 1
+        for first, last in zip([0, *borders], [*borders, len(places)], strict=True):
+            if len(places) and places[first] >= 0:
                 begins = np.arange(first, max(first, last - width) + 1)
                 starts.append(begins)
                 ends.append(np.minimum(begins + width, last))
@@ -204,20 +242,27 @@ class _Windows:
         self.sums[(self.start < tokens.stop) & (self.end > tokens.start)] = 0.0
 
 
-def _extended(first: int, last: int, ranges: TokenRanges, documents: Sequence[Document]) -> _Span:
-    """Return the whole sentences, or words, around tokens of one document."""
-    number = int(ranges.document[first])
-    text = documents[number].text
-    end = int(ranges.end[last - 1])
-    start = min(int(ranges.start[first]), end - 1)  # a token may hold the rest of a character
-    if text[start:end].isspace():  # before a word: none of these ends a document
-        start = next(place for place in range(end, len(text)) if not text[place].isspace())
+def _extended(
+    first: int, last: int, ranges: TokenRanges, documents: Sequence[Document], places: _Places
+) -> _Span | None:
+    """Return the whole sentences, or words, around tokens of one place; None if that is blank."""
+    number, end = int(ranges.document[first]), int(ranges.end[last - 1])
+    low, high = places.around(number, max(end - 1, 0), len(documents[number].text))
+    text = documents[number].text[low:high]
+    if not text.strip():
+        return None
+    end -= low
+    start = max(0, min(int(ranges.start[first]) - low, end - 1))  # it may hold half a character
+    if text[start:end].isspace():  # the word after it, or the last one of the place
+        words = text.rstrip()
+        start = next((n for n in range(end, len(words)) if not text[n].isspace()), len(words) - 1)
         end = start + 1
     while text[start].isspace():
         start += 1
     while text[end - 1].isspace():
         end -= 1
-    return _Span(number, _left(text, start), _right(text, end))
+    place = int(places.of_token[first])
+    return _Span(number, place, low + _left(text, start), low + _right(text, end))
 
 
 def _left(text: str, start: int) -> int:
@@ -241,7 +286,7 @@ def _right(text: str, end: int) -> int:
     reach = min(len(text), end + _REACH)
     found = _SENTENCE_END.search(text, max(0, end - 1), reach)
     if found is not None and found.end() >= end:
-        return found.end()
+        return len(text[: found.end()].rstrip())  # white space may be before a blank line
     if reach == len(text):
         return len(text.rstrip())
     space = _SPACE.search(text, end, reach)
@@ -250,7 +295,7 @@ def _right(text: str, end: int) -> int:
 
 def _touch(one: _Span, other: _Span, documents: Sequence[Document]) -> bool:
     """Return whether two spans overlap, or have nothing but white space between them."""
-    if one.document != other.document:
+    if one.place != other.place:
         return False
     first, second = sorted((one, other), key=lambda span: span.start)
     return not documents[one.document].text[first.end : second.start].strip()

@@ -103,3 +103,56 @@ def test_a_strict_reader_refuses_what_is_remarked(tmp_path):
         Document.from_file(guessed, strict="warning")
     with pytest.raises(ValueError, match="note, warning, loss"):
         Document.from_file(guessed, strict="all")
+
+
+@pytest.mark.parametrize(
+    ("severity", "strict", "refused"),
+    [
+        ("loss", True, True),
+        ("loss", "loss", True),
+        ("loss", "warning", True),
+        ("warning", True, False),
+        ("warning", "warning", True),
+        ("note", "warning", False),
+        ("note", "note", True),
+        ("loss", False, False),
+    ],
+)
+def test_documents_are_whole_down_to_a_severity(severity, strict, refused):
+    remark = Remark("pages without text", "page 2 has no text", severity)
+    document = Document.from_text("text", title="scan.pdf", remarks=[remark])
+    if not refused:
+        return document.check_whole(strict)
+    with pytest.raises(DocumentError, match=r"scan\.pdf can't be read whole: page 2 has no text"):
+        document.check_whole(strict)
+
+
+def test_shortcomings_are_the_remarks_that_matter():
+    remarks = [Remark("a", "A", severity) for severity in ("note", "warning", "loss")]
+    assert Document.from_text("x", remarks=remarks).shortcomings == tuple(remarks[1:])
+
+
+@pytest.mark.parametrize(
+    ("changed", "error"),
+    [
+        ({"text": None}, TypeError),
+        ({"id": 3}, TypeError),
+        ({"more": 1}, TypeError),
+        ({"remarks": None}, TypeError),
+        ({"remarks": ["page 2 has none"]}, TypeError),
+        ({"remarks": [{"kind": "a", "message": "b", "severity": "bad"}]}, ValueError),
+        ({"remarks": [{"kind": "a", "message": 7}]}, TypeError),
+        ({"remarks": [{"kind": "a", "message": "b", "count": "many"}]}, TypeError),
+        ({"locations": [{"start": "0", "name": "page 1"}]}, TypeError),
+        ({"locations": [{"start": 0, "name": "page 1", "row": "x"}]}, TypeError),
+        ({"locations": [{"start": 0}]}, TypeError),
+        ({"locations": [{"start": 0, "name": None}]}, ValueError),
+        ({"locations": [{"start": -1, "name": "page 1"}]}, ValueError),
+        ({"locations": [{"start": 99, "name": "page 1"}]}, ValueError),
+        ({"locations": [{"start": 3, "name": "b"}, {"start": 0, "name": "a"}]}, ValueError),
+    ],
+)
+def test_values_of_no_document_are_refused(changed, error):
+    values = {**Document.from_text("some text").to_dict(), **changed}
+    with pytest.raises(error):
+        Document.from_dict(values)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selfextend_rag.documents import Document
+from selfextend_rag.documents import Document, Location
 from selfextend_rag.evidence import Evidence, find_evidence
 from selfextend_rag.llm import PromptBuilder
 from tests.tiny import byte_tokenizer
@@ -172,6 +174,69 @@ def test_passages_are_apart_within_their_documents_and_in_order(docs, seed, peak
         assert passages
 
 
+@st.composite
+def located(draw):
+    """A document whose text is cut into pages and tables anywhere."""
+    text = draw(texts.filter(str.strip))
+    starts = sorted(draw(st.lists(st.integers(0, len(text)), min_size=1, max_size=6)))
+    rows = st.none() | st.integers(1, 9)
+    locations = [Location(start, f"page {n}", draw(rows)) for n, start in enumerate(starts)]
+    return Document.from_text(text, id="d", locations=locations)
+
+
+@given(document=located(), other=texts.filter(str.strip), seed=st.integers(0, 1000))
+@settings(max_examples=200, deadline=None)
+def test_a_passage_is_from_one_page_or_row(document, other, seed):
+    docs = [document, Document.from_text(other, id="other")]
+    packed = BUILDER.documents(docs)
+    random = np.random.default_rng(seed)
+    mass = random.random(len(packed.tokens)) * 0.01
+    mass[random.integers(0, len(mass), 2)] += 1.0
+    passages = find_evidence(mass, packed.ranges, docs)
+    for passage in passages:
+        assert passage.text.strip() == passage.text != ""
+        if passage.document_id == "d":
+            assert passage.text == document.text[passage.start : passage.end]
+            places = {document.location(n, n + 1) for n in range(passage.start, passage.end)}
+            assert places == {passage.location}
+    ordered = sorted((p.document_id, p.start, p.end) for p in passages)
+    for (name, _, end), (following, start, _) in itertools.pairwise(ordered):
+        assert name != following or end <= start
+
+
+@pytest.mark.parametrize(
+    "weights", [{"row": 1.0}, {"row": 2.0, "\n": 1.0}, {"row": 1.0, "\n": 3.0}]
+)
+def test_a_row_of_a_table_is_a_passage_of_its_own(weights):
+    """It was as much of the table as a long sentence would be."""
+    lines = [f"item {n} | {n * 7} pieces | {n * n}" for n in range(1, 9)]
+    lines[3] += " row"
+    table = Document.from_text("\n".join(lines), id="t", locations=[Location(0, "sheet A", 2)])
+    at = table.text.index("row")
+    packed = BUILDER.documents([table])
+    mass = np.zeros(len(packed.tokens))
+    for word, weight in weights.items():
+        place = at if word == "row" else at + 3
+        mass[: len(packed.ranges)][
+            (packed.ranges.document == 0) & (packed.ranges.start == place)
+        ] += weight
+    (only,) = find_evidence(mass, packed.ranges, [table])
+    assert (only.text, only.location) == (lines[3], "sheet A, row 5")
+
+
+def test_passages_on_two_pages_are_two():
+    text = f"{BEFORE}\n\n{FACT}"
+    pages = [Location(0, "page 1"), Location(len(BEFORE) + 2, "page 2")]
+    located = Document.from_text(text, id="d", locations=pages)
+    plain = Document.from_text(text, id="d")
+    weights = {(0, "all day"): 1.0, (0, "48213"): 2.0}
+    assert [p.text for p in found([plain], weights)] == [text]
+    assert [(p.text, p.location) for p in found([located], weights)] == [
+        (FACT, "page 2"),
+        (BEFORE, "page 1"),
+    ]
+
+
 def test_evidence_is_json():
     assert Evidence("d", 1, 3, 0.5, "bc", "").to_dict() == {
         "document_id": "d",
@@ -180,4 +245,19 @@ def test_evidence_is_json():
         "score": 0.5,
         "text": "bc",
         "title": "",
+        "location": None,
     }
+
+
+def test_a_passage_knows_the_page_or_row_it_is_from():
+    text = "\n\n".join((BEFORE, FACT, AFTER))
+    pages = [Location(text.index(part), f"page {n}") for n, part in ((1, BEFORE), (2, FACT))]
+    table = [Location(0, "sheet Costs", 40)]
+    paged = Document.from_text(text, id="paged", locations=pages)
+    rows = Document.from_text(text, id="rows", locations=table)
+    plain = Document.from_text(text, id="plain")
+    docs = [paged, rows, plain]
+    passages = found(docs, {(n, "48213"): 1.0 for n in range(3)})
+    where = {passage.document_id: passage.location for passage in passages}
+    assert where == {"paged": "page 2", "rows": "sheet Costs, row 42", "plain": None}
+    assert next(p for p in passages if p.document_id == "paged").to_dict()["location"] == "page 2"

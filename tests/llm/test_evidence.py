@@ -8,7 +8,9 @@ import threading
 import pytest
 
 from selfextend_rag import Document, LongContextLLM
+from selfextend_rag.documents import Remark
 from selfextend_rag.evals.prose import king_james
+from tests.documents.files import pdf_bytes, written
 from tests.tiny import byte_tokenizer
 
 FREE = {"max_new_tokens": 12, "stop": (), "stop_token_ids": ()}
@@ -128,4 +130,39 @@ def test_cancelled_answers_have_what_they_said(llm):
 def test_it_is_json(llm):
     answer = llm.read(LONG).ask(QUESTION, **FREE)
     (first, *_) = json.loads(json.dumps(answer.to_dict()))["evidence"]
-    assert set(first) == {"document_id", "start", "end", "score", "text", "title"}
+    fields = {"document_id", "start", "end", "score", "text", "title", "location"}
+    assert set(first) == fields
+
+
+def test_the_page_of_a_pdf_is_named_however_it_is_asked(bundled, tmp_path):
+    filler = "And the earth was without form, and void; and darkness was upon the deep."
+    pages = [f"{filler} {KEY}" if number == 3 else filler for number in range(1, 6)]
+    document = Document.from_file(written(tmp_path, "key.pdf", pdf_bytes(*pages)))
+    reading = bundled.read([document, "The sky is blue."])
+    question = "What is the pass key?"
+    reading.save(tmp_path / "key.kv")
+    with reading.stream(question) as stream:
+        list(stream)
+    answers = [
+        stream.answer,
+        reading.ask(question),
+        *reading.ask_batch([question, question], evidence=True),
+        bundled.load(tmp_path / "key.kv").ask(question),
+    ]
+    assert [answer.text.strip() for answer in answers] == ["48213"] * 5
+    assert [answer.evidence[0].location for answer in answers] == ["page 3"] * 5
+
+
+def test_a_plan_names_the_documents_that_are_not_whole(llm):
+    loss = Remark("pages without text", "page 2 has no text", "loss")
+    note = Remark("scripts", "1 script was left out")
+    scan = Document.from_text(SHORT, title="scan.pdf", remarks=[note, loss])
+    reading = llm.read([scan, LONG])
+    said = "scan.pdf: page 2 has no text (loss)"
+    assert said in reading.plan.explain()
+    assert said in reading.ask(QUESTION, **FREE).plan.explain()
+    assert "script" not in reading.plan.explain()
+    groups = llm.plan_groups([scan, LONG])
+    assert [said in group.plan.explain() for group in groups] == [
+        scan in g.documents for g in groups
+    ]
