@@ -16,7 +16,6 @@ from selfextend_rag.cli.options import FILES, BadOption, ReadingOptions, Values,
 if TYPE_CHECKING:
     from selfextend_rag.llm import Answer, Reading
 
-_OF_DOCUMENT = ("title", "source", "id", "metadata")
 _OF_ANSWER = ("text", "finish_reason", "usage", "evidence")
 _QUOTE = 160  # characters of a passage that are shown
 _answer = partial(Option, rich_help_panel="Answer")
@@ -52,7 +51,9 @@ class Ask(ReadingOptions):
             else:
                 reading = llm.load(self.reading, documents=documents or None)
                 loaded = time.perf_counter() - begin
-                self.say(f"{reading.plan.explain()}\n")
+                for document in reading.documents:
+                    document.check_whole(self.strict or False)
+                self.say(f"{self.explained(reading.plan)}\n")
         answers = self._answers(reading, options)
         tokens, seconds = reading.plan.prompt_tokens, reading.seconds
         if self.json:
@@ -60,9 +61,7 @@ class Ask(ReadingOptions):
                 {"question": question, **{name: answer.to_dict()[name] for name in _OF_ANSWER}}
                 for question, answer in zip(self.questions, answers, strict=True)
             ]
-            read = [{name: getattr(x, name) for name in _OF_DOCUMENT} for x in reading.documents]
-            report = self.report(reading, self.reading, documents=read)
-            self.write_result({**report, "answers": answered}, "")
+            self.write_result({**self.report(reading, self.reading), "answers": answered}, "")
         elif self.reading is None:
             rate = f"{tokens / seconds:.0f} a second"
             self.say(f"\nRead {tokens} tokens in {seconds:.1f} s ({rate}).")
@@ -96,7 +95,7 @@ class Ask(ReadingOptions):
             self.write(text)
 
     def _remark(self, reading: "Reading", answer: "Answer") -> None:
-        """Say that an answer was cut off, and the lines of the documents that it rests on."""
+        """Say that an answer was cut off, and the places of the documents that it rests on."""
         if answer.finish_reason == "length":
             tokens = answer.usage.completion_tokens
             self.say(f"(cut off after {tokens} tokens; --max-new-tokens allows more)")
@@ -104,9 +103,10 @@ class Ask(ReadingOptions):
         for passage in answer.evidence:
             document = documents[passage.document_id]
             line = document.text.count("\n", 0, passage.start) + 1
+            where = passage.location or f"line {line}"
             quote = textwrap.shorten(passage.text, _QUOTE, placeholder=" ...")
-            where = document.source or passage.title or passage.document_id
-            self.say(f'  {where}, line {line} ({passage.score:.0%}): "{quote}"')
+            name = document.source or passage.title or passage.document_id
+            self.say(f'  {name}, {where} ({passage.score:.0%}): "{quote}"')
 
 
 @app.command()

@@ -9,7 +9,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,6 +24,7 @@ from selfextend_rag.errors import SelfExtendError
 if TYPE_CHECKING:
     from selfextend_rag.documents import Document
     from selfextend_rag.llm import LongContextLLM, Reading
+    from selfextend_rag.planning import ContextPlan
 
 Values = dict[str, Any]  # arguments by name
 DType = Literal["auto", "float32", "bfloat16", "float16"]
@@ -80,6 +81,9 @@ class DocumentOptions(ModelOptions):
 
     files: list[str] = Argument(..., metavar="FILE", help=FILES)
     encoding: str | None = Option(None, help="encoding of the files; found out by default")
+    strict: Literal["warning", "loss"] | None = Option(
+        None, help="refuse files whose text may be wrong, or lacks what people see in them"
+    )
     pretraining_window: int | None = Option(
         None, help="tokens the model was trained to see; what its configuration says by default"
     )
@@ -102,7 +106,8 @@ class DocumentOptions(ModelOptions):
         paths = [_STANDARD_INPUT if path == "-" else path for path in self.files]
         if paths.count(_STANDARD_INPUT) > 1:
             raise BadOption("standard input can be read once; name - once")
-        return [Document.from_file(path, encoding=self.encoding) for path in paths]
+        strict = self.strict or False
+        return [Document.from_file(path, encoding=self.encoding, strict=strict) for path in paths]
 
     def load(self, **options: Any) -> "LongContextLLM":
         """Return the model, with further options of `LongContextLLM`."""
@@ -174,7 +179,7 @@ class ReadingOptions(DocumentOptions):
     def read(self, llm: "LongContextLLM", documents: "list[Document]", asked: Values) -> "Reading":
         """Say how documents are read, and read them; ``asked`` is for `LongContextLLM.plan`."""
         plan = llm.plan(documents, max_new_tokens=self.max_new_tokens, **asked)
-        self.say(f"{plan.explain()}\n")
+        self.say(f"{self.explained(plan)}\n")
         with self.progress("reading") as progress:
             return llm.read(
                 documents,
@@ -183,7 +188,23 @@ class ReadingOptions(DocumentOptions):
                 progress=progress,
             )
 
+    def explained(self, plan: "ContextPlan") -> str:
+        """Return a plan in words, without the remarks on files that were a warning each."""
+        return (replace(plan, remarks=()) if self.files else plan).explain()
+
     def report(self, reading: "Reading", name: str | None, **more: object) -> dict[str, object]:
         """Return the JSON values of a reading, and the name that it is saved under."""
         figures = {"plan": reading.plan.to_dict(), "read_seconds": reading.seconds}
-        return {"model": self.model, "reading": name, **more, **figures}
+        read = listed(reading.documents)
+        return {"model": self.model, "reading": name, "documents": read, **more, **figures}
+
+
+def listed(documents: "Sequence[Document]") -> list[dict[str, object]]:
+    """Return the JSON values of documents but for their text: what they are, what they lack."""
+    return [
+        {
+            **{name: getattr(document, name) for name in ("title", "source", "id", "metadata")},
+            "remarks": [remark.to_dict() for remark in document.remarks],
+        }
+        for document in documents
+    ]

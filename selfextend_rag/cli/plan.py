@@ -6,7 +6,13 @@ from typing import TYPE_CHECKING
 from typer import Option
 
 from selfextend_rag.cli.app import app, silence_transformers
-from selfextend_rag.cli.options import ModelOptions, ReadingOptions, Values, user_mistakes
+from selfextend_rag.cli.options import (
+    ModelOptions,
+    ReadingOptions,
+    Values,
+    listed,
+    user_mistakes,
+)
 
 if TYPE_CHECKING:
     from selfextend_rag.llm.budget import ReadingBudget, Space
@@ -43,7 +49,8 @@ class Plan(ReadingOptions):
             else:
                 plan = budget.planned(documents, self.questions, space)[1]
                 report, texts = {"plan": plan.to_dict()}, [plan.explain()]
-        self.write_result({"model": self.model, **report}, "\n".join(texts))
+        report = {"model": self.model, "documents": listed(documents), **report}
+        self.write_result(report, "\n".join(texts))
         return 0
 
     def _budget(self, planner_options: Values) -> "ReadingBudget":

@@ -14,6 +14,7 @@ from selfextend_rag.planning import (
     ContextBudgetPlanner,
     ContextPlan,
     MemoryBudget,
+    PlanRemark,
 )
 from selfextend_rag.text.messages import BREAK
 from selfextend_rag.text.prompts import Prompt, PromptBuilder, prompt_state
@@ -94,6 +95,7 @@ class ReadingBudget:
         plan = partial(
             self.planner.plan, len(last[1].tokens), answer,
             reserve_tokens=reserve, turns=turns, memory=self.memory(),
+            remarks=remarks_of(documents),
         )  # fmt: skip
         try:
             return last[1], plan()
@@ -130,8 +132,9 @@ class ReadingBudget:
                         sizes[index] += read - plan.prompt_tokens
                     break
                 exact = self.planner.plan(
-                    read, answer, reserve_tokens=reserve, turns=turns, memory=budget
-                )
+                    read, answer, reserve_tokens=reserve, turns=turns, memory=budget,
+                    remarks=remarks_of(members),
+                )  # fmt: skip
                 groups.append(DocumentGroup(members, exact))
             else:
                 return DocumentGroups(groups, bound)
@@ -189,6 +192,15 @@ class ReadingBudget:
 def name_of(document: Document) -> str:
     """Return what to call a document in a message."""
     return document.title or document.source or document.id
+
+
+def remarks_of(documents: Sequence[Document]) -> list[PlanRemark]:
+    """Return what a plan says of documents whose text lacks something."""
+    return [
+        PlanRemark(name_of(document), remark.severity, remark.message)
+        for document in documents
+        for remark in document.shortcomings
+    ]
 
 
 def as_documents(documents: Documents) -> list[Document]:

@@ -1,7 +1,7 @@
 """How long a sequence may be, and which settings of SelfExtend it needs; integers only."""
 
 from selfextend_rag.planning.memory import DeviceMemory, MemoryEstimate, ModelMemory
-from selfextend_rag.planning.plan import ContextPlan, MemoryBudget
+from selfextend_rag.planning.plan import ContextPlan, MemoryBudget, PlanRemark
 from selfextend_rag.planning.planner import ContextBudgetPlanner
 from selfextend_rag.planning.pretraining import (
     CalibrationError,
@@ -18,6 +18,7 @@ __all__ = [
     "MemoryBudget",
     "MemoryEstimate",
     "ModelMemory",
+    "PlanRemark",
     "calibration_path",
     "planner_defaults",
     "pretraining_window_of",

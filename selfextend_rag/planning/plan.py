@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -30,6 +30,21 @@ _LOGITS = 2 * 4  # bytes for each word of the vocabulary: this step's logits and
 
 
 @dataclass(frozen=True, slots=True)
+class PlanRemark:
+    """What the text of one of a prompt's documents lacks, or may have wrong.
+
+    Args:
+        document: the document's name.
+        severity: as the document's remark has it, such as ``loss``.
+        message: the remark, a sentence.
+    """
+
+    document: str
+    severity: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class ContextPlan:
     """How one prompt and its answer will be run.
 
@@ -43,6 +58,8 @@ class ContextPlan:
         rule: what the group size was chosen by; None when attention runs plain.
         chunk_size: tokens of the prompt to run at once; None if memory was not looked at.
         memory: what is needed at most; None if it was not looked at, or is not known.
+        remarks: what is not read of the documents, though they are planned whole: the remarks on
+            their files above a note.
 
     Raises:
         ValueError: a figure is out of range.
@@ -57,6 +74,7 @@ class ContextPlan:
     rule: Rule | None = None
     chunk_size: int | None = None
     memory: MemoryEstimate | None = None
+    remarks: tuple[PlanRemark, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("prompt_tokens", "max_new_tokens", "reserve_tokens"):
@@ -111,12 +129,13 @@ class ContextPlan:
         return self.memory is None or self.memory.fits
 
     def explain(self) -> str:
-        """Return the plan in plain words: the figures, what they lead to, and the memory."""
+        """Return the plan in plain words: figures, what they lead to, memory, what is not read."""
         lines = [f"{added_up(self)} = {self.total_tokens} tokens.", self._verdict()]
         if self.memory is not None:
             lines.append(self.memory.explain())
         if self.chunk_size is not None and self.prompt_tokens > self.chunk_size:
             lines.append(f"The prompt is read {self.chunk_size} tokens at a time.")
+        lines += [f"{x.document}: {x.message} ({x.severity})" for x in self.remarks]
         return "\n".join(lines)
 
     def _verdict(self) -> str:
@@ -143,7 +162,9 @@ class ContextPlan:
         """Return the plan as JSON values, with the figures that follow from its fields."""
         figures = (*_FIGURES, "total_tokens", "extended", "extended_window")
         memory = None if self.memory is None else self.memory.to_dict()
-        return {**{name: getattr(self, name) for name in figures}, "memory": memory}
+        remarks = [asdict(remark) for remark in self.remarks]
+        named = {name: getattr(self, name) for name in figures}
+        return {**named, "memory": memory, "remarks": remarks}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ContextPlan:
@@ -152,7 +173,8 @@ class ContextPlan:
         group, window = fields.pop("group_size"), fields.pop("neighbor_window")
         settings = None if window is None else SelfExtend(group, window)
         memory = values["memory"] and MemoryEstimate.from_dict(values["memory"])
-        return cls(**fields, settings=settings, memory=memory)
+        remarks = tuple(PlanRemark(**remark) for remark in values.get("remarks", ()))
+        return cls(**fields, settings=settings, memory=memory, remarks=remarks)
 
 
 def added_up(plan: ContextPlan) -> str:

@@ -15,7 +15,7 @@ from typing import Literal
 
 from selfextend_rag.errors import ContextBudgetExceeded
 from selfextend_rag.planning.packing import Packing, pack
-from selfextend_rag.planning.plan import ContextPlan, MemoryBudget, Rule
+from selfextend_rag.planning.plan import ContextPlan, MemoryBudget, PlanRemark, Rule
 from selfextend_rag.planning.refusals import NamedSize, memory_refusal, too_large, window_refusal
 from selfextend_rag.positions import SelfExtend
 
@@ -101,6 +101,7 @@ class ContextBudgetPlanner:
         turns: int = 1,
         memory: MemoryBudget | None = None,
         documents: Sequence[NamedSize] = (),
+        remarks: Sequence[PlanRemark] = (),
     ) -> ContextPlan:
         """Return the plan for a prompt and its answer.
 
@@ -112,6 +113,7 @@ class ContextBudgetPlanner:
                 stay what they are meanwhile, and so do the keys that were read.
             memory: a model and what there is for it; by default memory is not looked at.
             documents: names and tokens of what the prompt is made of, to be named in an error.
+            remarks: what these documents lack, for the plan to say.
 
         Raises:
             ContextBudgetExceeded: no allowed settings are enough; the error has the figures.
@@ -119,7 +121,10 @@ class ContextBudgetPlanner:
             ValueError: a number of tokens is negative.
         """
         window = self.pretraining_window
-        plain = ContextPlan(prompt_tokens, max_new_tokens, reserve_tokens, window, turns=turns)
+        plain = ContextPlan(
+            prompt_tokens, max_new_tokens, reserve_tokens, window,
+            turns=turns, remarks=tuple(remarks),
+        )  # fmt: skip
         return self._planned(plain, memory, documents)
 
     def _planned(

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from selfextend_rag.cli import main
+from tests.documents.files import pdf_bytes
 from tests.tiny import byte_tokenizer, tiny_llama
 
 
@@ -28,6 +29,14 @@ def short(tmp_path):
 def long(tmp_path):
     path = tmp_path / "long.md"
     path.write_text("".join(f"Fact {i} is {i * i % 97}. " for i in range(14)))
+    return str(path)
+
+
+@pytest.fixture
+def scan(tmp_path):
+    """A PDF of three pages, the second of which is a picture."""
+    path = tmp_path / "scan.pdf"
+    path.write_bytes(pdf_bytes("The sky is blue.", "", "The sea is green."))
     return str(path)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -251,6 +252,79 @@ def test_ask_shows_the_passages_an_answer_rests_on(run, model_folder, long):
     code, told, err = run("ask", long, "-q", "Why?", "--model", model_folder, "--json")
     (asked,) = json.loads(told)["answers"]
     assert asked["evidence"] == [passage.to_dict() for passage in answer.evidence]
+
+
+def test_ask_shows_the_page_where_it_is_known(run, model_folder, scan, tmp_path):
+    code, _, err = run("ask", scan, "-q", "Why?", "--model", model_folder)
+    assert code == 0
+    assert re.search(rf'^  {re.escape(scan)}, pages? \S+ \(\d+%\): "', err, re.MULTILINE)
+    assert ", line " not in err
+    saved = tmp_path / "x.kv"
+    assert run("read", scan, "-o", saved, "--model", model_folder)[0] == 0
+    again = run("ask", "--reading", saved, "-q", "Why?", "--model", model_folder, "--json")
+    (asked,) = json.loads(again[1])["answers"]
+    assert asked["evidence"]
+    assert all(x["location"].startswith("page") for x in asked["evidence"])
+
+
+LACKS = "1 of 3 pages have no text"
+
+
+def test_what_a_file_lacks_is_said_once(run, model_folder, scan, tmp_path):
+    """By a warning when the file is read; a saved reading brings no file, and its plan says it."""
+    saved = tmp_path / "x.kv"
+    for command in (["ask", scan, "-q", "?"], ["read", scan, "-o", saved], ["plan", scan]):
+        code, out, err = run(*command, "--model", model_folder)
+        assert code == 0
+        assert err.count(LACKS) == 1
+        assert f"selfextend-rag: warning: {scan}: {LACKS}" in err
+        assert out.count(LACKS) == (command[0] == "plan")
+    code, _, err = run("ask", "--reading", saved, "-q", "?", "--model", model_folder)
+    assert (code, err.count(LACKS)) == (0, 1)
+    assert re.search(rf"^scan: {LACKS}.*\(loss\)$", err, re.MULTILINE)
+
+
+def test_json_has_all_remarks(run, model_folder, scan, short, tmp_path):
+    saved = tmp_path / "x.kv"
+    for command in (
+        ["ask", short, scan, "-q", "?"],
+        ["read", short, scan, "-o", saved],
+        ["plan", short, scan],
+        ["ask", "--reading", saved, "-q", "?"],
+    ):
+        code, out, _ = run(*command, "--model", model_folder, "--json")
+        assert code == 0
+        values = json.loads(out)
+        plain, scanned = values["documents"]
+        assert (plain["source"], plain["remarks"]) == (short, [])
+        assert scanned["remarks"] == [x.to_dict() for x in Document.from_file(scan).remarks]
+        (planned,) = values["plan"]["remarks"]
+        assert (planned["document"], planned["severity"]) == ("scan", "loss")
+        assert planned["message"] == scanned["remarks"][0]["message"]
+
+
+def test_what_is_not_whole_is_refused_on_request(run, model_folder, scan, tmp_path):
+    saved = tmp_path / "x.kv"
+    model = ["--model", model_folder]
+    assert run("read", scan, "-o", saved, *model)[0] == 0
+    for command in (
+        ["ask", scan, "-q", "?"],
+        ["plan", scan],
+        ["read", scan, "-o", tmp_path / "y.kv"],
+        ["ask", "--reading", saved, "-q", "?"],
+    ):
+        for severity in ("loss", "warning"):
+            code, out, err = run(*command, *model, "--strict", severity)
+            assert (code, out) == (2, "")
+            assert err == (
+                f"selfextend-rag: error: {scan} can't be read whole: {LACKS} (pictures or blank) "
+                "and are missing from the document: 2; mend the file, or read it without --strict\n"
+            )
+    guessed = tmp_path / "guessed.txt"
+    guessed.write_bytes("Le café est fermé à midi, déjà. ".encode("cp1252"))
+    assert run("plan", guessed, *model, "--strict", "loss")[0] == 0
+    assert run("plan", guessed, *model, "--strict", "warning")[0] == 2
+    assert run("plan", guessed, *model, "--strict", "all")[0] == 2
 
 
 def test_evidence_can_be_switched_off(run, model_folder, long):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import textwrap
@@ -12,9 +13,9 @@ import pytest
 import torch
 
 from selfextend_rag.cache import identity
-from selfextend_rag.documents import Document
+from selfextend_rag.documents import Document, Location, Remark
 from selfextend_rag.errors import CacheMismatchError, CorruptReadingError, ReadingFileError
-from selfextend_rag.llm import LongContextLLM
+from selfextend_rag.llm import LongContextLLM, saved
 from tests.tiny import byte_tokenizer, tiny_llama
 
 SHORT = "The sky is blue."
@@ -176,6 +177,72 @@ def test_metadata_that_are_no_json_values_are_refused_before_anything_is_written
     with pytest.raises(TypeError, match="metadata of document sky can't be saved"):
         llm.read(document).save(path)
     assert not path.exists()
+
+
+def changed_attachment(monkeypatch, change):
+    """Have readings saved with other values of their documents and plan."""
+    made = saved._attachment
+
+    def attachment(read):
+        about = json.loads(made(read))
+        change(about)
+        return json.dumps(about).encode()
+
+    monkeypatch.setattr(saved, "_attachment", attachment)
+
+
+PAGES = Document.from_text(
+    f"{SHORT}\n\n{LONG}",
+    title="pages",
+    remarks=[Remark("pages without text", "page 3 has no text", "loss", 1, "page 3")],
+    locations=[Location(0, "page 1"), Location(len(SHORT) + 2, "page 2")],
+)
+
+
+def test_remarks_and_locations_are_kept(llm, path):
+    reading = llm.read(PAGES)
+    reading.save(path)
+    loaded = llm.load(path)
+    assert loaded.documents[0].remarks == PAGES.remarks
+    assert loaded.documents[0].locations == PAGES.locations
+    assert loaded.plan.remarks == reading.plan.remarks
+    assert "pages: page 3 has no text (loss)" in loaded.plan.explain()
+    evidence = reading.ask(QUESTION, **FREE).evidence
+    assert {passage.location for passage in evidence} <= {"page 1", "page 2", "pages 1-2"}
+    assert loaded.ask(QUESTION, **FREE).evidence == evidence
+
+
+def test_a_reading_that_was_saved_before_there_were_remarks_is_loaded(llm, path, monkeypatch):
+    def before(about):
+        del about["plan"]["remarks"], about["documents"][0]["remarks"]
+        del about["documents"][0]["locations"]
+
+    changed_attachment(monkeypatch, before)
+    llm.read(PAGES).save(path)
+    loaded = llm.load(path, documents=PAGES)
+    assert loaded.documents[0] == PAGES
+    assert (loaded.documents[0].remarks, loaded.documents[0].locations) == ((), ())
+    assert {p.location for p in loaded.ask(QUESTION, **FREE).evidence} == {None}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda about: about["documents"][0].update(remarks="lost"),
+        lambda about: about["documents"][0]["remarks"][0].update(severity="awful"),
+        lambda about: about["documents"][0]["locations"][0].update(start="first"),
+        lambda about: about["documents"][0]["locations"].reverse(),
+        lambda about: about["documents"][0]["locations"][1].update(start=10**6),
+        lambda about: about["documents"][0].update(text=None),
+        lambda about: about.update(documents=["text"]),
+        lambda about: about["plan"]["remarks"][0].pop("document"),
+    ],
+)
+def test_wrong_values_in_a_file_are_a_corrupt_reading(llm, path, monkeypatch, change):
+    changed_attachment(monkeypatch, change)
+    llm.read(PAGES).save(path)
+    with pytest.raises(CorruptReadingError, match="lacks documents or plan"):
+        llm.load(path)
 
 
 def test_bad_files_are_told_in_one_sentence(llm, path):

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfextend_rag.errors import ContextBudgetExceeded
-from selfextend_rag.planning import ContextBudgetPlanner, ContextPlan
+from selfextend_rag.planning import ContextBudgetPlanner, ContextPlan, PlanRemark
 from selfextend_rag.positions import SelfExtend
 
 
@@ -211,6 +211,21 @@ def test_a_plan_survives_json(P, prompt, answer, extension):
     values = json.loads(json.dumps(plan.to_dict()))
     assert ContextPlan.from_dict(values) == plan
     assert values["extended_window"] == plan.extended_window
+
+
+def test_a_plan_says_what_its_documents_lack():
+    remark = PlanRemark("scan.pdf", "loss", "2 of 5 pages have no text")
+    planner = ContextBudgetPlanner(512)
+    plan = planner.plan(2000, 32, remarks=[remark])
+    assert plan.explain().endswith("\nscan.pdf: 2 of 5 pages have no text (loss)")
+    assert plan.explain().startswith(planner.plan(2000, 32).explain())
+    values = json.loads(json.dumps(plan.to_dict()))
+    assert values["remarks"] == [
+        {"document": "scan.pdf", "severity": "loss", "message": "2 of 5 pages have no text"}
+    ]
+    assert ContextPlan.from_dict(values) == plan
+    del values["remarks"]  # as plans were written before
+    assert ContextPlan.from_dict(values) == planner.plan(2000, 32)
 
 
 @pytest.mark.parametrize(
