@@ -21,7 +21,14 @@ from langchain_selfextend.settings import (
     core_llm,
     overflow_of_the_framework,
 )
-from selfextend_rag import Answer, KeptReadings, LongContextLLM, Reading, question_and_history
+from selfextend_rag import (
+    Answer,
+    KeptReadings,
+    LongContextLLM,
+    Reading,
+    frameworks,
+    question_and_history,
+)
 from selfextend_rag import Document as CoreDocument
 
 _GIVEN_BACK = frozenset(("context", "answer", "evidence", "plan"))
@@ -41,9 +48,9 @@ def create_full_document_chain(
 
     It takes ``{"input": question}`` and gives ``{"input", "context", "answer", "evidence",
     "plan"}``: the documents that were read, the answer, the passages it rests on (documents whose
-    metadata has ``document_id``, ``start``, ``end`` and ``score``) and the settings that were
-    chosen. ``chat_history``, a list of messages, may be given too. ``stream`` gives the answer
-    in parts, as it comes.
+    metadata has ``document_id``, ``start``, ``end``, ``score`` and ``location``, such as
+    ``page 12``, or None) and the settings that were chosen. ``chat_history``, a list of messages,
+    may be given too. ``stream`` gives the answer in parts, as it comes.
 
     Args:
         llm: a `ChatSelfExtend`, `SelfExtendLLM` or `LongContextLLM`.
@@ -180,15 +187,13 @@ def _passages(answer: Answer, reading: Reading, context: Sequence[Document]) -> 
     """Return the evidence of an answer as documents, the metadata of their sources kept."""
     read = zip(reading.documents, context, strict=True)
     sources = {core.id: document.metadata for core, document in read}
+    names = ("document_id", "start", "end", "score", "location")
     return [
         Document(
             page_content=found.text,
             metadata={
-                **sources.get(found.document_id, {}),
-                "document_id": found.document_id,
-                "start": found.start,
-                "end": found.end,
-                "score": found.score,
+                **frameworks.of_a_passage(sources.get(found.document_id, {})),
+                **{name: getattr(found, name) for name in names},
             },
         )
         for found in answer.evidence

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePath
+from typing import Literal
 
 from langchain_core.document_loaders import BaseLoader
 from langchain_core.documents import Document as LangChainDocument
 
-from selfextend_rag import Document
+from selfextend_rag import Document, frameworks
 
 BETWEEN_PARTS = "\n\n"
 
@@ -17,17 +18,19 @@ BETWEEN_PARTS = "\n\n"
 def core_document(document: LangChainDocument) -> Document:
     """Return a document as the core takes it; ``title`` and ``source`` come from the metadata.
 
+    So do the remarks and locations of `FileLoader`, and the page of a loader of pages.
+
     Raises:
         DocumentError: it has no text.
     """
     source = document.metadata.get("source")
     source = None if source is None else str(source)
-    return Document.from_text(
+    return frameworks.core_document(
         document.page_content,
+        document.metadata,
         title=str(document.metadata.get("title") or (PurePath(source).name if source else "")),
         source=source,
         id=document.id,
-        metadata=document.metadata,
     )
 
 
@@ -37,7 +40,8 @@ def whole_documents(
     """Return one document for each source, its parts joined by blank lines in their order.
 
     Loaders give PDF files by pages. What belongs to parts (``page``) is left out of the metadata,
-    what they agree on is kept. Documents without a source stay as they are.
+    where each page begins is its ``locations``, and what they agree on is kept. Documents without a
+    source stay as they are.
     """
     groups: dict[object, list[LangChainDocument]] = {}
     for part in parts:
@@ -46,14 +50,9 @@ def whole_documents(
 
 
 def _joined(parts: Sequence[LangChainDocument]) -> LangChainDocument:
-    first, *others = parts
-    common = {
-        name: value
-        for name, value in first.metadata.items()
-        if all(name in part.metadata and part.metadata[name] == value for part in others)
-    }
-    text = BETWEEN_PARTS.join(part.page_content for part in parts)
-    return LangChainDocument(page_content=text, metadata=common)
+    several = [(part.page_content, part.metadata) for part in parts]
+    text, metadata = frameworks.joined(several, BETWEEN_PARTS)
+    return LangChainDocument(page_content=text, metadata=metadata)
 
 
 def parents_of(
@@ -94,19 +93,31 @@ class FileLoader(BaseLoader):
 
     Args:
         paths: the files.
+        encoding: their character encoding; found out by default.
+        strict: refuse a file with remarks as severe as this; see ``Document.from_file``.
 
     Raises:
         DocumentError: a file can't be read, or has no text; while loading.
     """
 
-    def __init__(self, *paths: str | os.PathLike[str]) -> None:
+    def __init__(
+        self,
+        *paths: str | os.PathLike[str],
+        encoding: str | None = None,
+        strict: bool | Literal["note", "warning", "loss"] = False,
+    ) -> None:
         self.paths = paths
+        self.encoding = encoding
+        self.strict = strict
 
     def lazy_load(self) -> Iterator[LangChainDocument]:
-        """Yield the documents, with ``source``, ``title`` and what the core notes in metadata."""
+        """Yield the documents.
+
+        Their metadata has ``source``, ``title``, what the core knows of the file, the ``remarks``
+        on what the text does not say, and the ``locations`` it comes from, as JSON values.
+        """
         for path in self.paths:
-            document = Document.from_file(path)
+            document = Document.from_file(path, encoding=self.encoding, strict=self.strict)
             named = {"source": document.source, "title": document.title}
-            yield LangChainDocument(
-                page_content=document.text, metadata={**document.metadata, **named}
-            )
+            metadata = {**document.metadata, **named, **frameworks.file_notes(document)}
+            yield LangChainDocument(page_content=document.text, metadata=metadata)

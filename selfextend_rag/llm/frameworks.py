@@ -6,8 +6,12 @@ import inspect
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any, TypeVar
 
+from selfextend_rag.documents import Document, Location, Remark
+from selfextend_rag.documents.content import normalize_newlines
+from selfextend_rag.documents.document import text_id
 from selfextend_rag.engine import answer_options
 from selfextend_rag.errors import ContextBudgetExceeded
 from selfextend_rag.llm.library import shared_llm
@@ -18,10 +22,19 @@ from selfextend_rag.output.schema import schema_of
 _CONTEXT = set(list(inspect.signature(LongContextLLM).parameters)[2:])  # not model and tokenizer
 _AS_STORED = ("dtype", "auto")
 _T = TypeVar("_T")
+Metadata = Mapping[str, Any]
+
+FILE_NOTES = ("remarks", "locations", "text_id")
+"""The metadata that `file_notes` returns; a model need not read it."""
 
 __all__ = [
+    "FILE_NOTES",
     "answer_options",
+    "core_document",
+    "file_notes",
     "fit_or_rank",
+    "joined",
+    "of_a_passage",
     "open_llm",
     "schema_of",
     "schema_request",
@@ -148,3 +161,122 @@ def fit_or_rank(
 def schema_request(schema: Mapping[str, object]) -> str:
     """Return what asks for JSON of a schema; last in a prompt, what is before it is read once."""
     return f"Answer with a JSON object of this schema: {json.dumps(schema, ensure_ascii=False)}"
+
+
+def file_notes(document: Document) -> dict[str, object]:
+    """Return what is known of a document's file as metadata, JSON values.
+
+    ``remarks`` and ``locations`` are lists of what the document has. Frameworks copy metadata to
+    parts of a text too; ``text_id`` says in which text the locations count.
+    """
+    return {
+        "remarks": [remark.to_dict() for remark in document.remarks],
+        "locations": [asdict(location) for location in document.locations],
+        "text_id": text_id(document.text),
+    }
+
+
+def of_a_passage(metadata: Metadata) -> dict[str, Any]:
+    """Return the metadata of a document that its passages have too: not where all of it is from."""
+    return {name: metadata[name] for name in metadata if name not in ("locations", "text_id")}
+
+
+def core_document(text: str, metadata: Metadata, **named: Any) -> Document:
+    """Return a framework's document as the core's, with the remarks and locations it came with.
+
+    They are those of `file_notes`, locations if the text is still the same; or the page that a
+    loader of pages gives in ``page``, ``page_number`` or ``page_label``.
+
+    Args:
+        text: the text.
+        metadata: its metadata; the core's has no `file_notes`.
+        named: title, source and id.
+
+    Raises:
+        DocumentError: the text is blank, or holds a lone surrogate.
+    """
+    text = normalize_newlines(text)
+    remarks, locations = _noted(text, metadata, _page_names([metadata])[0])
+    taken = FILE_NOTES if "text_id" in metadata else ()
+    rest = {name: value for name, value in metadata.items() if name not in taken}
+    return Document.from_text(text, metadata=rest, remarks=remarks, locations=locations, **named)
+
+
+def joined(parts: Sequence[tuple[str, Metadata]], between: str) -> tuple[str, dict[str, Any]]:
+    """Return texts that are parts of one document as one, with the metadata they agree on.
+
+    Where each part says where it is from, as pages do, so does the whole, by `file_notes`.
+    """
+    texts = [normalize_newlines(text) for text, _ in parts]
+    metadata = [part for _, part in parts]
+    common = {
+        name: value
+        for name, value in metadata[0].items()
+        if name not in FILE_NOTES and all(name in x and x[name] == value for x in metadata)
+    }
+    remarks: dict[Remark, None] = {}
+    locations: list[Location] = []
+    start, located = 0, True
+    for text, about, page in zip(texts, metadata, _page_names(metadata), strict=True):
+        own_remarks, own = _noted(text, about, page)
+        remarks.update(dict.fromkeys(own_remarks))
+        locations += [replace(location, start=location.start + start) for location in own]
+        located = located and bool(own)
+        start += len(text) + len(between)
+    whole = between.join(texts)
+    if not (remarks or located):
+        return whole, common
+    notes = {
+        "remarks": [remark.to_dict() for remark in remarks],
+        "locations": [asdict(location) for location in locations] if located else [],
+        "text_id": text_id(whole),
+    }
+    return whole, {**common, **notes}
+
+
+def _noted(
+    text: str, metadata: Metadata, page: str | None
+) -> tuple[tuple[Remark, ...], tuple[Location, ...]]:
+    """Return the remarks and locations in metadata, or the page for a text that has none."""
+    remarks = _values(metadata.get("remarks"), Remark)
+    locations = _values(metadata.get("locations"), Location)
+    starts = [location.start for location in locations]
+    fit = starts == sorted(starts) and starts[-1:] <= [len(text)]
+    if not fit or metadata.get("text_id") not in (None, text_id(text)):
+        locations = ()
+    if not locations and page is not None:
+        locations = (Location(0, page),)
+    return remarks, locations
+
+
+def _values(values: object, kind: type[_T]) -> tuple[_T, ...]:
+    """Return remarks or locations from JSON values; none where they are something else."""
+    try:
+        return tuple(kind(**each) for each in values) if isinstance(values, list | tuple) else ()
+    except (TypeError, ValueError):  # another loader's metadata, which has the name by chance
+        return ()
+
+
+def _page_names(parts: Sequence[Metadata]) -> list[str | None]:
+    """Return what to call the pages that a loader gave one by one; None for what is no page.
+
+    ``page`` counts from 0, as in LangChain's loaders of PDF files, unless the pages show that it
+    counts from 1: one is the last of ``total_pages``, or, without that, they are 1, 2, 3 and so on.
+    """
+    pages = [part.get("page") for part in parts]
+    totals = [part.get("total_pages") for part in parts]
+    if any(total is not None for total in totals):
+        from_one = any(page is not None and page == totals[n] for n, page in enumerate(pages))
+    else:
+        from_one = len(pages) > 1 and pages == list(range(1, len(pages) + 1))
+    return [_page_name(part, 0 if from_one else 1) for part in parts]
+
+
+def _page_name(part: Metadata, more: int) -> str | None:
+    number, page, label = (part.get(name) for name in ("page_number", "page", "page_label"))
+    if isinstance(number, int):
+        return f"page {number}"
+    if isinstance(page, int):
+        return f"page {page + more}"
+    name = page or label
+    return f"page {name}" if isinstance(name, str) and name.strip() else None

@@ -74,7 +74,10 @@ def test_pages_of_a_loader_become_one_document():
     loaders = [Pages("a.pdf", ["one", "two"]), Pages("b.pdf", ["three"])]
     retriever = FullDocumentRetriever.from_loaders(loaders)
     one, other = retriever.invoke("x")
-    assert one == Document("one\n\ntwo", metadata={"source": "a.pdf", "author": "ann"})
+    assert one.page_content == "one\n\ntwo"
+    assert (one.metadata["source"], one.metadata["author"]) == ("a.pdf", "ann")
+    assert "page" not in one.metadata
+    assert [core_document(one).location(at, at + 3) for at in (0, 5)] == ["page 1", "page 2"]
     assert other.metadata == {"source": "b.pdf", "page": 0, "author": "ann"}
     assert FullDocumentRetriever.from_loaders(loaders[1]).documents == [other]
     by_author = FullDocumentRetriever.from_loaders(loaders, source_key="author")

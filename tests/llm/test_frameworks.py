@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import pytest
 
 from selfextend_rag import ContextBudgetExceeded, LongContextLLM
-from selfextend_rag.llm.frameworks import answer_options, fit_or_rank, open_llm, sort_options
+from selfextend_rag.documents import Document, Location, Remark
+from selfextend_rag.llm.frameworks import (
+    answer_options,
+    core_document,
+    file_notes,
+    fit_or_rank,
+    joined,
+    open_llm,
+    sort_options,
+)
 
 
 def test_later_options_win_under_any_of_their_names():
@@ -204,3 +216,80 @@ def test_what_joined_takes_more_than_apart_is_left_out_from_its_end():
 def test_if_not_one_document_fits_it_is_an_error():
     with pytest.raises(ContextBudgetExceeded):
         fit_or_rank("ab", **budget({"a": 9, "b": 9}, space=8))
+
+
+LOST = Remark("pages without text", "page 3 has no text", "loss", 1, "page 3")
+PAGES = Document.from_text(
+    "one\n\ntwo", remarks=[LOST], locations=[Location(0, "page 1"), Location(5, "page 2")]
+)
+
+
+def test_what_is_known_of_a_file_comes_back_from_metadata():
+    metadata = json.loads(json.dumps({"year": 1900, **file_notes(PAGES)}))
+    again = core_document("one\r\n\r\ntwo", metadata, title="t", source="a.pdf", id="7")
+    assert (again.title, again.source, again.id) == ("t", "a.pdf", "7")
+    assert (again.remarks, again.locations) == (PAGES.remarks, PAGES.locations)
+    assert again.metadata == {"year": 1900}
+
+
+def test_a_part_of_a_text_is_not_located_as_the_whole_is():
+    """A framework's splitter copies metadata to each part; its offsets are those of the whole."""
+    part = core_document("two, and more that is long", file_notes(PAGES))
+    assert (part.remarks, part.locations) == (PAGES.remarks, ())
+    by_hand = {"locations": [{"start": 90, "name": "page 9"}]}
+    assert core_document("short", by_hand).locations == ()
+
+
+@pytest.mark.parametrize("value", ["Paris", ["Paris"], [{"name": "Paris"}], {"a": 1}, None, 3])
+def test_metadata_of_others_that_has_these_names_stays_what_it_is(value):
+    metadata = {"locations": value, "remarks": value}
+    document = core_document("text", metadata)
+    assert (document.remarks, document.locations) == ((), ())
+    assert document.metadata == metadata
+
+
+@pytest.mark.parametrize(
+    ("parts", "names"),
+    [
+        ([{"page": 0}, {"page": 1}], ["page 1", "page 2"]),
+        ([{"page": 11}], ["page 12"]),
+        ([{"page": n, "total_pages": 3, "page_label": "ix"} for n in (1, 2)], ["page 2", "page 3"]),
+        ([{"page": n, "total_pages": 3} for n in (2, 3)], ["page 2", "page 3"]),
+        ([{"page": 1}, {"page": 2}], ["page 1", "page 2"]),
+        ([{"page_number": 4}, {"page_number": 6}], ["page 4", "page 6"]),
+        ([{"page_label": "iv"}, {"page_label": "5"}], ["page iv", "page 5"]),
+        ([{"page": "7"}], ["page 7"]),
+    ],
+    ids=str,
+)
+def test_pages_that_a_loader_gave_one_by_one_are_located(parts, names):
+    text, metadata = joined([(f"text {n}", part) for n, part in enumerate(parts)], "\n\n")
+    document = core_document(text, metadata)
+    starts = [text.index(f"text {n}") for n in range(len(parts))]
+    assert [document.location(start, start + 6) for start in starts] == names
+
+
+def test_a_page_alone_is_located():
+    assert core_document("text", {"page": 0}).location(0, 4) == "page 1"
+    assert core_document("text", {"page_label": "2"}).location(0, 4) == "page 2"
+    assert core_document("text", {"page": None, "page_label": " "}).location(0, 4) is None
+
+
+def test_joined_parts_keep_their_remarks_and_places_and_what_they_agree_on():
+    other = Document.from_text("three\r\nfour", locations=[Location(0, "sheet A", 3)])
+    parts = [
+        (each.text, {"source": "a", "n": n, **file_notes(each)})
+        for n, each in enumerate((PAGES, other, replace(PAGES, locations=())))
+    ]
+    text, metadata = joined(parts[:2], "\n\n")
+    whole = core_document(text, metadata)
+    assert whole.text == "one\n\ntwo\n\nthree\nfour"
+    assert whole.remarks == (LOST,)
+    assert whole.metadata == {"source": "a"}
+    at = whole.text.index("four")
+    assert whole.location(at, at + 4) == "sheet A, row 4"
+    assert whole.location(5, 8) == "page 2"
+    # a part whose place is not known would count as that of the part before it
+    assert core_document(*joined(parts, "\n\n")).locations == ()
+    assert core_document(*joined(parts, "\n\n")).remarks == (LOST,)
+    assert joined([("a", {"b": 1}), ("c", {"b": 1})], " ") == ("a c", {"b": 1})

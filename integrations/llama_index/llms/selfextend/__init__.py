@@ -13,6 +13,7 @@ except ImportError as error:
 
 from llama_index.llms.selfextend.base import SelfExtendLLM
 from llama_index.llms.selfextend.documents import (
+    FileReader,
     FullDocumentParser,
     FullDocumentPromptHelper,
     use_full_documents,
@@ -21,6 +22,7 @@ from llama_index.llms.selfextend.engines import FullDocumentChatEngine, FullDocu
 from llama_index.llms.selfextend.retriever import FullDocumentRetriever
 
 __all__ = [
+    "FileReader",
     "FullDocumentChatEngine",
     "FullDocumentParser",
     "FullDocumentPromptHelper",

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePath
+from typing import Literal
 
 from llama_index.core import Settings
 from llama_index.core.indices.prompt_helper import ChatPromptHelper, PromptHelper
 from llama_index.core.llms.llm import LLM
 from llama_index.core.node_parser import NodeParser, TokenTextSplitter
+from llama_index.core.readers.base import BaseReader
 from llama_index.core.schema import (
     BaseNode,
     MetadataMode,
@@ -20,7 +23,7 @@ from llama_index.core.schema import Document as LlamaDocument
 
 from llama_index.llms.selfextend.base import SelfExtendLLM
 from llama_index.llms.selfextend.messages import JsonObject
-from selfextend_rag import Document
+from selfextend_rag import Document, frameworks
 
 _NEVER_REACHED = 2**62
 _TEXT_TEMPLATE = TextNode.model_fields["text_template"].default
@@ -29,7 +32,8 @@ _TEXT_TEMPLATE = TextNode.model_fields["text_template"].default
 def core_document(node: BaseNode) -> Document:
     """Return a document or node as the core takes it, under its own id.
 
-    The title comes from ``title`` or the file's name in the metadata, which is not read otherwise.
+    From its metadata come the title (``title`` or the file's name), the remarks and locations of
+    `FileReader`, and the page of a reader of pages; a model does not read it otherwise.
 
     Raises:
         DocumentError: it has no text.
@@ -37,12 +41,12 @@ def core_document(node: BaseNode) -> Document:
     metadata = node.metadata
     source = metadata.get("file_path")
     title = metadata.get("title") or metadata.get("file_name")
-    return Document.from_text(
+    return frameworks.core_document(
         node.get_content(MetadataMode.NONE),
+        metadata,
         title=str(title or (PurePath(str(source)).name if source else "")),
         source=None if source is None else str(source),
         id=node.node_id,
-        metadata=metadata,
     )
 
 
@@ -61,12 +65,20 @@ def whole_node(document: BaseNode, node_id: str | None = None) -> TextNode:
     )
 
 
-def framework_document(document: Document) -> BaseNode:
+def framework_document(document: Document) -> LlamaDocument:
     """Return a document of the core as LlamaIndex's, under its own id."""
     named = {"title": document.title, "file_path": document.source}
-    more = {name: value for name, value in named.items() if value}
-    metadata = {**more, **document.metadata}
-    return LlamaDocument(id_=document.id, text=document.text, metadata=metadata)
+    metadata = {name: value for name, value in named.items() if value} | dict(document.metadata)
+    if document.remarks or document.locations:
+        metadata |= frameworks.file_notes(document)
+    hidden = [name for name in frameworks.FILE_NOTES if name in metadata]
+    return LlamaDocument(
+        id_=document.id,
+        text=document.text,
+        metadata=metadata,
+        excluded_llm_metadata_keys=hidden,
+        excluded_embed_metadata_keys=hidden,
+    )
 
 
 def source_nodes(
@@ -76,16 +88,65 @@ def source_nodes(
     nodes = []
     for found in evidence:
         document = documents[found["document_id"]]
+        where = {} if found["location"] is None else {"location": found["location"]}
         node = TextNode(
             id_=f"{found['document_id']}:{found['start']}-{found['end']}",
             text=found["text"],
-            metadata=dict(document.metadata),
+            metadata={**frameworks.of_a_passage(document.metadata), **where},
+            excluded_llm_metadata_keys=list(document.excluded_llm_metadata_keys),
+            excluded_embed_metadata_keys=list(document.excluded_embed_metadata_keys),
             start_char_idx=found["start"],
             end_char_idx=found["end"],
             relationships={NodeRelationship.SOURCE: document.as_related_node_info()},
         )
         nodes.append(NodeWithScore(node=node, score=found["score"]))
     return nodes
+
+
+class FileReader(BaseReader):
+    """Reads files whole: text, Markdown, HTML and PDF, one document each.
+
+    ``SimpleDirectoryReader(..., file_extractor={".pdf": FileReader()})`` takes it, too.
+
+    Args:
+        encoding: character encoding of the files; found out by default.
+        strict: refuse a file with remarks as severe as this; see the core's ``Document.from_file``.
+    """
+
+    def __init__(
+        self,
+        *,
+        encoding: str | None = None,
+        strict: bool | Literal["note", "warning", "loss"] = False,
+    ) -> None:
+        self._encoding = encoding
+        self._strict = strict
+
+    def lazy_load_data(
+        self, *paths: str | os.PathLike[str], extra_info: Mapping[str, object] | None = None
+    ) -> Iterator[LlamaDocument]:
+        """Yield the documents in files.
+
+        Their metadata has ``file_path``, ``title``, what the core knows of the file, and, neither
+        for a model nor for embeddings, the ``remarks`` on what the text does not say and the
+        ``locations`` it comes from, as JSON values. A document's id is that of its text.
+
+        Args:
+            paths: the files.
+            extra_info: more metadata.
+
+        Raises:
+            DocumentError: a file can't be read, or has no text; while loading.
+        """
+        known: dict[str, int] = {}
+        for path in paths:
+            file = Document.from_file(path, encoding=self._encoding, strict=self._strict)
+            document = framework_document(file)
+            known[file.id] = known.get(file.id, 0) + 1
+            if known[file.id] > 1:  # ids of a framework's documents differ
+                document.id_ = f"{file.id}-{known[file.id]}"
+            document.metadata |= extra_info or {}
+            yield document
 
 
 class FullDocumentParser(NodeParser):
