@@ -189,7 +189,7 @@ class ReadingOptions(DocumentOptions):
             )
 
     def explained(self, plan: "ContextPlan") -> str:
-        """Return a plan in words, without the remarks on files that were a warning each."""
+        """Return what a plan says, without the remarks on files that were a warning each."""
         return (replace(plan, remarks=()) if self.files else plan).explain()
 
     def report(self, reading: "Reading", name: str | None, **more: object) -> dict[str, object]:

@@ -194,7 +194,7 @@ class Document:
         refused = [remark.message for remark in self.remarks if remark.severity in severe]
         if refused:
             raise DocumentError(
-                f"{self.source or self.title or self.id} can't be read whole: "
+                f"{self.source or self.title or self.id} is not read whole: "
                 f"{'; '.join(refused)}; mend the file, or read it without strict="
             )
 

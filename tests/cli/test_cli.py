@@ -317,7 +317,7 @@ def test_what_is_not_whole_is_refused_on_request(run, model_folder, scan, tmp_pa
             code, out, err = run(*command, *model, "--strict", severity)
             assert (code, out) == (2, "")
             assert err == (
-                f"selfextend-rag: error: {scan} can't be read whole: {LACKS} (pictures or blank) "
+                f"selfextend-rag: error: {scan} is not read whole: {LACKS} (pictures or blank) "
                 "and are missing from the document: 2; mend the file, or read it without --strict\n"
             )
     guessed = tmp_path / "guessed.txt"

@@ -80,7 +80,7 @@ def test_a_pdf_page_whose_content_is_damaged_is_refused_or_a_loss(tmp_path):
         damaged = bytearray(data)
         damaged[rng.randrange(start, end)] ^= 1 << rng.randrange(8)
         path = written(tmp_path, "a.pdf", bytes(damaged))
-        with pytest.raises(DocumentError, match="is a damaged or unusual PDF|is not read whole"):
+        with pytest.raises(DocumentError, match=r"is a damaged or unusual PDF|is not read whole"):
             Document.from_file(path, strict="loss")
 
 

@@ -123,7 +123,7 @@ def test_documents_are_whole_down_to_a_severity(severity, strict, refused):
     document = Document.from_text("text", title="scan.pdf", remarks=[remark])
     if not refused:
         return document.check_whole(strict)
-    with pytest.raises(DocumentError, match=r"scan\.pdf can't be read whole: page 2 has no text"):
+    with pytest.raises(DocumentError, match=r"scan\.pdf is not read whole: page 2 has no text"):
         document.check_whole(strict)
 
 

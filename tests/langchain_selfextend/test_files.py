@@ -125,5 +125,5 @@ def test_the_loader_takes_an_encoding_and_may_be_strict(scan, tmp_path):
     assert (given.page_content, given.metadata["remarks"]) == (FRENCH, [])
     assert FileLoader(french, strict=True).load()
     for strict, path in (("warning", french), (True, scan), ("loss", scan)):
-        with pytest.raises(DocumentError, match="can't be read whole"):
+        with pytest.raises(DocumentError, match="is not read whole"):
             FileLoader(path, strict=strict).load()

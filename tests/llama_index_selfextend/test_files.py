@@ -132,5 +132,5 @@ def test_the_reader_takes_an_encoding_more_metadata_and_may_be_strict(scan, tmp_
     assert (given.text, given.metadata["year"]) == (FRENCH, 1900)
     (awaited,) = asyncio.run(FileReader().aload_data(french))
     assert awaited.metadata["remarks"][0]["severity"] == "warning"
-    with pytest.raises(DocumentError, match="can't be read whole"):
+    with pytest.raises(DocumentError, match="is not read whole"):
         FileReader(strict=True).load_data(scan)
