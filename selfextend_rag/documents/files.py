@@ -22,6 +22,7 @@ from selfextend_rag.errors import DocumentError, UnsupportedDocument
 _EXTENSIONS = {
     **{".md": "markdown", ".markdown": "markdown", ".pdf": "pdf"},
     **{".html": "html", ".htm": "html", ".xhtml": "html"},
+    **{".eml": "eml", ".emlx": "eml", ".mbox": "mbox", ".mht": "mhtml", ".mhtml": "mhtml"},
 }
 
 # Kinds that are no text, by their first bytes; a ZIP archive is looked at more closely.
@@ -54,10 +55,15 @@ _ZIP_MEMBERS = {
 }
 # The readers of each kind, as "module:function", imported when such a file is read.
 _READERS = {
+    **dict.fromkeys(("eml", "mbox", "mhtml"), "mail:read_mail"),
     "pdf": "pdf:read_pdf",
 }
 
 _PDF_OBJECT = re.compile(rb"\d\s+\d+\s+obj\b")  # where the header is damaged
+# The headers of a message, after what Apple Mail or a mailbox puts before them.
+_MAIL_HEADERS = re.compile(
+    rb"(?:\xef\xbb\xbf)?(?:\d+ *\r?\n)?(?:From [^\n]*\n)?(?:[!-9;-~]+:[^\n]*\n(?:[ \t][^\n]*\n)*)+"
+)
 _HTML_START = re.compile(
     r"\s*(?:<\?xml[^>]*>\s*)?(?:<!--(?:(?!-->).)*-->\s*)*<(?:!doctype\s+html|html|head|body|title|meta)\b",
     re.IGNORECASE | re.DOTALL,
@@ -128,6 +134,8 @@ def _binary_kind(data: bytes, name: str) -> str | None:
     """Return the kind of a file that is not text, None for text; refuse what is not read."""
     if b"%PDF-" in data[:1024] or (name.lower().endswith(".pdf") and _PDF_OBJECT.search(data)):
         return "pdf"
+    if mail := _mail_kind(data, name):
+        return mail
     kind = next((kind for start, kind in _SIGNATURES if data.startswith(start)), None)
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         kind = "a WebP image"
@@ -143,6 +151,17 @@ def _binary_kind(data: bytes, name: str) -> str | None:
         f"{name} is {kind}, which can't be read; save what it says as PDF, HTML, Markdown or plain "
         "text and read that"
     )
+
+
+def _mail_kind(data: bytes, name: str) -> str | None:
+    """Return the kind of a message: by its name, else by a header that all of today have."""
+    headers = _MAIL_HEADERS.match(data[: 1 << 16])
+    named = _EXTENSIONS.get(Path(name).suffix.lower())
+    if headers and named in ("eml", "mbox", "mhtml"):
+        return named
+    if headers is None or not re.search(rb"(?im)^mime-version:", headers[0]):
+        return None
+    return "eml" if re.search(rb"(?im)^from:(?!\W*saved\b)", headers[0]) else "mhtml"
 
 
 def _zip_kind(archive: zipfile.ZipFile) -> str | None:

@@ -1,0 +1,209 @@
+"""Mail: messages with the headers that people read, mailboxes, and web pages saved as mail."""
+
+from __future__ import annotations
+
+import re
+from email import message_from_bytes
+from email.errors import HeaderParseError
+from email.header import decode_header
+from email.message import Message
+
+from selfextend_rag.documents.content import Content, Location, Remark, Severity
+from selfextend_rag.documents.encoding import decode
+from selfextend_rag.documents.html import declared_encoding, read_html
+from selfextend_rag.errors import DocumentError
+
+_HEADERS = ("From", "To", "Cc", "Bcc", "Date", "Subject")
+_LIKE_ASCII = ("utf-7", "hz-gb-2312", "hz")  # what is in them, the declaration alone says
+_HTML = ("text/html", "application/xhtml+xml")
+_ENCRYPTED = ("multipart/encrypted", "application/pkcs7-mime", "application/x-pkcs7-mime")
+_MESSAGE_START = re.compile(rb"(?:\A|(?<=\n\n)|(?<=\n\r\n))From [^\n]*\d\d:\d\d[^\n]*\n")
+_ADDRESS = re.compile(r"\b(?:https?://|www\.|mailto:)\S+")
+
+
+def read_mail(data: bytes, name: str) -> Content:
+    """Return what a message says, or the messages of a mailbox, or a page that a browser saved.
+
+    Of the forms of a text (plain, HTML) the one with the most words is read, the last of equals;
+    words that only the others have are remarked. Messages in a message are read, and other
+    attachments are named.
+
+    Raises:
+        DocumentError: parts are nested too deeply, or HTML is.
+    """
+    data = data.removeprefix(b"\xef\xbb\xbf")
+    if counted := re.match(rb"(\d{1,12}) *\r?\n", data):  # Apple Mail's; its notes come after
+        data = data[counted.end() :][: int(counted[1])]
+    spans = [found.span() for found in _MESSAGE_START.finditer(data)] or [(0, 0)]
+    mail, text, locations = Mail(name), "", []
+    for number, (_, start) in enumerate(spans, 1):
+        source = data[start : spans[number][0] if number < len(spans) else len(data)]
+        if len(spans) > 1:
+            source = re.sub(rb"(?m)^>(>*From )", rb"\1", source)
+            locations.append(Location(len(text), f"message {number}"))
+        try:
+            text += mail.message(message_from_bytes(source)) + "\n\n"
+        except RecursionError as error:
+            says = "has parts in parts, nested too deeply; save them as files and read those"
+            raise DocumentError(f"{name} {says}") from error
+    return mail.content(text, tuple(locations))
+
+
+class Mail:
+    """Reads messages, and collects what their text does not say.
+
+    Args:
+        name: the file's name, for errors.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.titles: list[str] = []
+        self.files: list[str] = []
+        self.remarks: list[Remark] = []
+
+    def content(self, text: str, locations: tuple[Location, ...] = ()) -> Content:
+        """Return what was read, with the remarks."""
+        title = self.titles[0] if self.titles and not locations else ""
+        if self.files:
+            shown = ", ".join(self.files[:10]) + (", ..." if len(self.files) > 10 else "")
+            self._remark("warning", "attached files", f"are not read: {shown}", len(self.files))
+        metadata = {"messages": max(1, len(locations)), "attachments": self.files}
+        return Content(text.strip(), title, metadata, tuple(dict.fromkeys(self.remarks)), locations)
+
+    def message(self, message: Message) -> str:
+        """Return the headers that people read, and the text; of a saved page the text alone."""
+        headers = {name: self._header(message, name) for name in _HEADERS}
+        shown = "".join(f"{name}: {value}\n" for name, value in headers.items() if value)
+        if re.match(r"\W*saved\b", headers["From"], re.IGNORECASE):  # "<Saved by Blink>"
+            shown = ""
+        self.titles.append(headers["Subject"])
+        text = self._part(message)
+        if not text:
+            self._remark("warning", "no text", "message has headers, and no text")
+        defects = {type(x).__name__ for part in message.walk() for x in part.defects}
+        if defects:
+            names = ", ".join(sorted(name.removesuffix("Defect") for name in defects))
+            says = f"departures from the format of mail ({names}); parts may be missing or garbled"
+            self._remark("warning", "departures from the format", says, len(defects))
+        return f"{shown}\n{text}".strip()
+
+    def _remark(self, severity: Severity, kind: str, says: str, count: int = 1) -> None:
+        self.remarks.append(Remark(kind, f"{count} {says}", severity, count))
+
+    def _header(self, message: Message, name: str) -> str:
+        """Return the headers of a name, as their encoded words mean."""
+        raw = (str(value) for key, value in message.raw_items() if key.lower() == name.lower())
+        return ", ".join(map(self._decoded, raw))
+
+    def _decoded(self, header: str) -> str:
+        header = self._text(header.encode("utf-8", "surrogateescape"))
+        try:
+            words = decode_header(header)
+        except HeaderParseError:  # damaged base64
+            words = [(header, None)]
+        text = ""
+        for word, charset in words:
+            if isinstance(word, bytes):
+                plain = charset is None
+                word = word.decode("raw-unicode-escape") if plain else self._text(word, charset)
+            text += word
+        return " ".join(text.split())
+
+    def _text(self, data: bytes, charset: str | None = None) -> str:
+        """Return text in the character set that the mail names, or that is found out."""
+        given = charset if charset in _LIKE_ASCII else None
+        try:
+            content = decode(data, self.name, given=given, declared=charset)
+        except DocumentError as error:
+            try:
+                text = data.decode(charset or "utf-8", "replace")
+            except LookupError:
+                text = data.decode("ascii", "replace")
+            says = f"characters are written U+FFFD: {error}"
+            self._remark("loss", "unreadable characters", says, text.count("\ufffd"))
+            return text
+        self.remarks += content.remarks
+        return content.text
+
+    def _part(self, part: Message) -> str:
+        """Return the text of a part; what it has besides is remarked."""
+        kind, parts = part.get_content_type(), _parts(part)
+        if kind in _ENCRYPTED:
+            says = "text is encrypted or in a sealed envelope; save it from the mail program"
+            self._remark("loss", "encrypted", says)
+        elif kind.endswith("-signature"):
+            self._remark("note", "signatures", "signature was not checked")
+        elif kind == "message/rfc822" and parts and parts[0].keys():
+            return f"Attached message:\n\n{self.message(parts[0])}"
+        elif kind == "multipart/alternative" and parts:
+            return self._best(parts)
+        elif kind == "multipart/related" and parts:
+            return self._root(parts, part.get_param("start"))
+        elif kind.startswith("multipart/") and parts:
+            return "\n\n".join(filter(None, map(self._part, parts)))
+        elif part.get_content_disposition() == "attachment":
+            self._attached(part)
+        elif kind in _HTML:
+            return self._html(part)
+        elif kind == "text/plain" or kind.startswith("multipart/"):
+            return self._text(_bytes(part), part.get_content_charset()).strip()
+        else:
+            self._attached(part)
+        return ""
+
+    def _best(self, parts: list[Message]) -> str:
+        """Return the text of the form that has the most words."""
+        best, said, words, others = Mail(self.name), "", dict[str, None](), dict[str, None]()
+        for part in parts:
+            form = Mail(self.name)
+            text = form._part(part)
+            found = dict.fromkeys(re.findall(r"\w+", _ADDRESS.sub(" ", text.lower())))
+            if len(found) >= len(words):
+                best, said, words, found = form, text, found, words
+            others |= found
+            self.files += form.files
+        if missing := [word for word in others if word not in words]:
+            says = f"words are in another form of the text alone: {', '.join(missing[:10])}"
+            self._remark("warning", "other forms", says, len(missing))
+        self.remarks += best.remarks
+        return said
+
+    def _root(self, parts: list[Message], start: object) -> str:
+        """Return the text of the part that shows the others."""
+        texts = [x for x in parts if x.get_content_type() in _HTML or x.is_multipart()]
+        root = next((x for x in parts if start and x["Content-ID"] == start), [*texts, *parts][0])
+        frames = sum(x is not root for x in texts)
+        if frames:
+            self._remark("warning", "frames", "frames of the page are left out", frames)
+        if resources := len(parts) - frames - 1:
+            says = "files that the text shows (pictures, styles) are left out"
+            self._remark("note", "resources", says, resources)
+        return self._part(root)
+
+    def _html(self, part: Message) -> str:
+        data = _bytes(part)
+        markup = self._text(data, part.get_content_charset() or declared_encoding(data))
+        try:
+            page = read_html(markup, self.name)
+        except DocumentError as error:  # pictures alone, for instance
+            self._remark("loss", "unread HTML", f"text could not be read: {error}")
+            return ""
+        self.remarks += page.remarks
+        if self.titles:
+            self.titles[-1] = self.titles[-1] or page.title
+        return page.text
+
+    def _attached(self, part: Message) -> None:
+        name = self._decoded(part.get_filename() or "without a name")
+        self.files.append(f"{name} ({part.get_content_type()}, {len(_bytes(part))} bytes)")
+
+
+def _parts(part: Message) -> list[Message]:
+    payload = part.get_payload()
+    return [x for x in payload if isinstance(x, Message)] if isinstance(payload, list) else []
+
+
+def _bytes(part: Message) -> bytes:
+    data = part.get_payload(decode=True)
+    return data if isinstance(data, bytes) else b""
