@@ -3,7 +3,7 @@
 from selfextend_rag.attention.api import Impl, attend, self_extend_attention
 from selfextend_rag.attention.grouped import GroupedKeys
 from selfextend_rag.attention.mass import attention_mass
-from selfextend_rag.attention.spec import AttentionSpec, Scoring
+from selfextend_rag.attention.partial import AttentionSpec, Scoring
 
 __all__ = [
     "AttentionSpec",

@@ -11,8 +11,8 @@ from torch import Tensor
 from selfextend_rag.attention.blocked import blocked_attention
 from selfextend_rag.attention.bounds import bounds_without_holes, mask_of
 from selfextend_rag.attention.grouped import GroupedKeys
+from selfextend_rag.attention.partial import AttentionSpec
 from selfextend_rag.attention.reference import reference_attention
-from selfextend_rag.attention.spec import AttentionSpec
 from selfextend_rag.attention.triton.dispatch import triton_attention, why_not
 from selfextend_rag.positions import SelfExtend
 from selfextend_rag.rope import RotaryLayout

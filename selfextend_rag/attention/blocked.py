@@ -16,13 +16,13 @@ from torch import Tensor
 
 from selfextend_rag.attention.grouped import GroupedKeys
 from selfextend_rag.attention.partial import (
+    AttentionSpec,
     add_sinks,
     cuda_flash,
     cuda_flash_fits,
     merge,
     partial_attention,
 )
-from selfextend_rag.attention.spec import AttentionSpec
 from selfextend_rag.positions import Band
 
 _SHORT = 256  # queries up to which a call is worth keeping grouped keys for

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from selfextend_rag.attention.spec import AttentionSpec
+from selfextend_rag.attention.partial import AttentionSpec
 from selfextend_rag.positions import Band
 from selfextend_rag.rope import RotaryLayout
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from selfextend_rag.attention.grouped import GroupedKeys
-from selfextend_rag.attention.spec import AttentionSpec, Scoring
+from selfextend_rag.attention.partial import AttentionSpec, Scoring
 from selfextend_rag.positions import Band
 
 _KEPT = 1 << 24  # scores that are kept between the two passes over the keys

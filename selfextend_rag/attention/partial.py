@@ -1,16 +1,53 @@
-"""Attention in parts: queries over a block of keys, and parts merged by their log-sum-exp."""
+"""What attention computes, over a block of keys, and its parts merged by their log-sum-exp."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from selfextend_rag.attention.spec import Scoring
+from selfextend_rag.positions import Band
+from selfextend_rag.rope import RotaryLayout
 
 _FLASH_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _SCORES_AT_ONCE = 1 << 23  # scores that the portable path holds at a time
 _MERGED_AT_ONCE = 1 << 17  # 16-bit numbers on a CPU: in 32 bits they stay in its cache
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Scoring:
+    """How a softmax is made of the products of queries and keys."""
+
+    scaling: float  # factor on the products
+    softcap: float | None = None  # softcap * tanh(score / softcap), as in Gemma 2
+    sinks: Tensor | None = None  # [H], one more score per head with a value of 0, as in GPT-OSS
+
+    def capped(self, scores: Tensor) -> Tensor:
+        """Return scaled products after the softcap, if there is one."""
+        if self.softcap is None:
+            return scores
+        return self.softcap * torch.tanh(scores / self.softcap)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class AttentionSpec(Scoring):
+    """Attention of queries and keys that come un-rotated: each pair is rotated as its band says.
+
+    Bands are nearest first. The first one is at distance 0 and leaves positions as they are; the
+    reference takes any others after it, the fast implementations at most one.
+    """
+
+    rotary: RotaryLayout
+    bands: tuple[Band, ...]
+
+    def far_band(self, tokens: int) -> Band | None:
+        """Return the second band, or None where no pair of so many tokens is that far apart."""
+        if len(self.bands) == 1:
+            return None
+        _, far = self.bands
+        return far if tokens > far.nearest else None
 
 
 def partial_attention(

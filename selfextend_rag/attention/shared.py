@@ -13,8 +13,13 @@ import torch
 from torch import Tensor
 
 from selfextend_rag.attention.grouped import GroupedKeys
-from selfextend_rag.attention.partial import add_sinks, merge, partial_attention
-from selfextend_rag.attention.spec import AttentionSpec, Scoring
+from selfextend_rag.attention.partial import (
+    AttentionSpec,
+    Scoring,
+    add_sinks,
+    merge,
+    partial_attention,
+)
 from selfextend_rag.positions import Band
 
 Pair = tuple[Tensor, Tensor]

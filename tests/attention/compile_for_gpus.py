@@ -19,7 +19,7 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from selfextend_rag.attention.spec import AttentionSpec
+from selfextend_rag.attention.partial import AttentionSpec
 from selfextend_rag.attention.triton import launch, tiles
 from selfextend_rag.attention.triton.dispatch import attention_with_lse
 from selfextend_rag.positions import SelfExtend

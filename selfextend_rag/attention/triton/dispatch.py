@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from selfextend_rag.attention.spec import AttentionSpec
+from selfextend_rag.attention.partial import AttentionSpec
 from selfextend_rag.attention.triton.launch import (
     Call,
     decode_attention,

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from selfextend_rag.attention.spec import AttentionSpec
+from selfextend_rag.attention.partial import AttentionSpec
 from selfextend_rag.attention.triton.tiles import (
     INTERPRETED,
     DecodeTiles,
