@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePath
-from typing import Literal
+from typing import Any, Literal
 
 from langchain_core.document_loaders import BaseLoader
 from langchain_core.documents import Document as LangChainDocument
 
-from selfextend_rag import Document, frameworks
+from selfextend_rag import Document, SkippedFile, frameworks, read_documents
 
 BETWEEN_PARTS = "\n\n"
 
@@ -89,10 +89,13 @@ def parents_of(
 
 
 class FileLoader(BaseLoader):
-    """Loads files whole: text, Markdown, HTML and PDF, one document each.
+    """Loads files whole, one document each, also those in folders and ZIP archives.
+
+    What is found there and can't be read is logged, and is in ``skipped``, with the reason.
 
     Args:
-        paths: the files.
+        paths: files, folders and archives; see ``selfextend_rag.read_documents``.
+        glob: which files of folders and archives to read, such as ``*.pdf``; all by default.
         encoding: their character encoding; found out by default.
         strict: refuse a file with remarks as severe as this; see ``Document.from_file``.
 
@@ -103,12 +106,12 @@ class FileLoader(BaseLoader):
     def __init__(
         self,
         *paths: str | os.PathLike[str],
+        glob: str | None = None,
         encoding: str | None = None,
         strict: bool | Literal["note", "warning", "loss"] = False,
     ) -> None:
-        self.paths = paths
-        self.encoding = encoding
-        self.strict = strict
+        self.paths, self.skipped = paths, list[SkippedFile]()
+        self._options: Any = {"glob": glob, "encoding": encoding, "strict": strict}
 
     def lazy_load(self) -> Iterator[LangChainDocument]:
         """Yield the documents.
@@ -116,8 +119,11 @@ class FileLoader(BaseLoader):
         Their metadata has ``source``, ``title``, what the core knows of the file, the ``remarks``
         on what the text does not say, and the ``locations`` it comes from, as JSON values.
         """
+        self.skipped = []
         for path in self.paths:
-            document = Document.from_file(path, encoding=self.encoding, strict=self.strict)
-            named = {"source": document.source, "title": document.title}
-            metadata = {**document.metadata, **named, **frameworks.file_notes(document)}
-            yield LangChainDocument(page_content=document.text, metadata=metadata)
+            found = read_documents(path, **self._options)
+            self.skipped += found.skipped
+            for document in found.documents:
+                named = {"source": document.source, "title": document.title}
+                metadata = {**document.metadata, **named, **frameworks.file_notes(document)}
+                yield LangChainDocument(page_content=document.text, metadata=metadata)

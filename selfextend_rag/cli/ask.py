@@ -44,12 +44,12 @@ class Ask(ReadingOptions):
             names = ("temperature", "seed", "max_new_tokens")
             options: Values = {x: getattr(self, x) for x in names if getattr(self, x) is not None}
             GenerationSettings(**options)  # refuses what is out of range before anything is loaded
-            llm, documents = self.open(self.questions)
+            llm, found = self.open(self.questions)
             begin = time.perf_counter()
             if self.reading is None:
-                reading = self.read(llm, documents, {"question": self.questions})
+                reading = self.read(llm, found.documents, {"question": self.questions})
             else:
-                reading = llm.load(self.reading, documents=documents or None)
+                reading = llm.load(self.reading, documents=found.documents or None)
                 loaded = time.perf_counter() - begin
                 for document in reading.documents:
                     document.check_whole(self.strict or False)
@@ -61,7 +61,8 @@ class Ask(ReadingOptions):
                 {"question": question, **{name: answer.to_dict()[name] for name in _OF_ANSWER}}
                 for question, answer in zip(self.questions, answers, strict=True)
             ]
-            self.write_result({**self.report(reading, self.reading), "answers": answered}, "")
+            report = self.report(reading, found, self.reading)
+            self.write_result({**report, "answers": answered}, "")
         elif self.reading is None:
             rate = f"{tokens / seconds:.0f} a second"
             self.say(f"\nRead {tokens} tokens in {seconds:.1f} s ({rate}).")
@@ -128,11 +129,11 @@ class Read(ReadingOptions):
         if not os.access(folder, os.W_OK | os.X_OK):
             raise BadOption(f"nothing can be written in the folder {folder}; name another")
         with user_mistakes():
-            llm, documents = self.open()
-            reading = self.read(llm, documents, {"question_reserve": self.question_reserve})
+            llm, found = self.open()
+            reading = self.read(llm, found.documents, {"question_reserve": self.question_reserve})
         reading.save(self.output)
         size = os.path.getsize(self.output)
-        report = self.report(reading, self.output, bytes=size)
+        report = self.report(reading, found, self.output, bytes=size)
         figures = f"{reading.plan.prompt_tokens} tokens, {size / 2**20:.1f} MiB"
         self.write_result(report, f"{self.output}: {figures}, read in {reading.seconds:.1f} s")
         return 0

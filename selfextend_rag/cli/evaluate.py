@@ -35,7 +35,7 @@ class Calibrate(DocumentOptions):
     plot: Path | None = Option(None, help="PNG to draw the map in")
 
     def run(self) -> int:
-        text = "\n\n".join(document.text for document in self.documents())
+        text = "\n\n".join(document.text for document in self.documents().documents)
         with user_mistakes():
             llm = self.load()
             calibrator = self._calibrator(llm, text)

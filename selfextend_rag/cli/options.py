@@ -22,14 +22,14 @@ from selfextend_rag.cli.app import Command, put, silence_transformers
 from selfextend_rag.errors import SelfExtendError
 
 if TYPE_CHECKING:
-    from selfextend_rag.documents import Document
+    from selfextend_rag.documents import Document, ReadFiles
     from selfextend_rag.llm import LongContextLLM, Reading
     from selfextend_rag.planning import ContextPlan
 
 Values = dict[str, Any]  # arguments by name
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 Rule = Literal["empirical", "exact"]
-FILES = "text, Markdown, HTML or PDF; - is standard input"
+FILES = "files, folders or ZIP archives of files; - is standard input"
 
 _STANDARD_INPUT = "/dev/stdin"
 _budget = partial(Option, rich_help_panel="Budget")
@@ -80,6 +80,9 @@ class DocumentOptions(ModelOptions):
     """Files, and how the model that is to read them is loaded."""
 
     files: list[str] = Argument(..., metavar="FILE", help=FILES)
+    glob: str | None = Option(
+        None, help="read only such files of folders and archives: *.pdf, minutes/**/*.md"
+    )
     encoding: str | None = Option(None, help="encoding of the files; found out by default")
     strict: Literal["warning", "loss"] | None = Option(
         None, help="refuse files whose text may be wrong, or lacks what people see in them"
@@ -95,9 +98,9 @@ class DocumentOptions(ModelOptions):
         """The device as transformers takes it; None is the CPU, which needs no accelerate."""
         return None if self.device == "cpu" else self.device
 
-    def documents(self) -> "list[Document]":
-        """Return the documents in the files."""
-        from selfextend_rag.documents import Document
+    def documents(self) -> "ReadFiles":
+        """Return the documents in the files, and what was skipped."""
+        from selfextend_rag.documents import read_documents
 
         try:
             "".encode("utf-8" if self.encoding is None else self.encoding)
@@ -106,8 +109,9 @@ class DocumentOptions(ModelOptions):
         paths = [_STANDARD_INPUT if path == "-" else path for path in self.files]
         if paths.count(_STANDARD_INPUT) > 1:
             raise BadOption("standard input can be read once; name - once")
-        strict = self.strict or False
-        return [Document.from_file(path, encoding=self.encoding, strict=strict) for path in paths]
+        return read_documents(
+            paths, glob=self.glob, encoding=self.encoding, strict=self.strict or False
+        )
 
     def load(self, **options: Any) -> "LongContextLLM":
         """Return the model, with further options of `LongContextLLM`."""
@@ -170,13 +174,15 @@ class ReadingOptions(DocumentOptions):
             raise BadOption(f"--memory-limit {how}")
         return {device: size for device, _, size in pairs}
 
-    def open(self, questions: Sequence[str] = ()) -> "tuple[LongContextLLM, list[Document]]":
+    def open(self, questions: Sequence[str] = ()) -> "tuple[LongContextLLM, ReadFiles]":
         """Return the model, which plans by these options and within its memory, and documents."""
         chosen, limit = self.planner_options(questions), self.memory_limits()
-        documents = self.documents()
-        return self.load(kv_bits=self.kv_bits, memory_limit=limit, **chosen), documents
+        found = self.documents()
+        return self.load(kv_bits=self.kv_bits, memory_limit=limit, **chosen), found
 
-    def read(self, llm: "LongContextLLM", documents: "list[Document]", asked: Values) -> "Reading":
+    def read(
+        self, llm: "LongContextLLM", documents: "Sequence[Document]", asked: Values
+    ) -> "Reading":
         """Say how documents are read, and read them; ``asked`` is for `LongContextLLM.plan`."""
         plan = llm.plan(documents, max_new_tokens=self.max_new_tokens, **asked)
         self.say(f"{self.explained(plan)}\n")
@@ -192,19 +198,23 @@ class ReadingOptions(DocumentOptions):
         """Return what a plan says, without the remarks on files that were a warning each."""
         return (replace(plan, remarks=()) if self.files else plan).explain()
 
-    def report(self, reading: "Reading", name: str | None, **more: object) -> dict[str, object]:
+    def report(
+        self, reading: "Reading", found: "ReadFiles", name: str | None, **more: object
+    ) -> dict[str, object]:
         """Return the JSON values of a reading, and the name that it is saved under."""
         figures = {"plan": reading.plan.to_dict(), "read_seconds": reading.seconds}
-        read = listed(reading.documents)
-        return {"model": self.model, "reading": name, "documents": read, **more, **figures}
+        read = listed(reading.documents, found)
+        return {"model": self.model, "reading": name, **read, **more, **figures}
 
 
-def listed(documents: "Sequence[Document]") -> list[dict[str, object]]:
-    """Return the JSON values of documents but for their text: what they are, what they lack."""
-    return [
+def listed(documents: "Sequence[Document]", found: "ReadFiles") -> dict[str, object]:
+    """Return the JSON values of documents but for their text, and of what was skipped."""
+    described = [
         {
             **{name: getattr(document, name) for name in ("title", "source", "id", "metadata")},
             "remarks": [remark.to_dict() for remark in document.remarks],
         }
         for document in documents
     ]
+    skipped = [skip.to_dict() for skip in found.skipped]
+    return {"documents": described, "skipped": skipped, "unmatched": found.unmatched}

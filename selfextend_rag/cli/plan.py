@@ -29,7 +29,8 @@ class Plan(ReadingOptions):
 
     def run(self) -> int:
         planner_options = self.planner_options(self.questions)
-        documents = self.documents()
+        files = self.documents()
+        documents = files.documents
         silence_transformers()
         from selfextend_rag.llm.budget import name_of
 
@@ -49,7 +50,7 @@ class Plan(ReadingOptions):
             else:
                 plan = budget.planned(documents, self.questions, space)[1]
                 report, texts = {"plan": plan.to_dict()}, [plan.explain()]
-        report = {"model": self.model, "documents": listed(documents), **report}
+        report = {"model": self.model, **listed(documents, files), **report}
         self.write_result(report, "\n".join(texts))
         return 0
 

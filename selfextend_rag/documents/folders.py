@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import re
 import stat
@@ -19,6 +20,8 @@ from selfextend_rag.documents.content import Severity
 from selfextend_rag.documents.document import Document
 from selfextend_rag.documents.files import plain_archive
 from selfextend_rag.errors import DocumentError, UnsupportedDocument
+
+logger = logging.getLogger(__name__)
 
 _InFolders = Literal["hidden", "page resources", "link", "device", "unsupported", "refused"]
 _InArchives = Literal["encrypted", "too large", "unsafe name", "nested"]
@@ -81,7 +84,8 @@ def read_documents(
     files are read, also those in its folders and archives, and what can't be read is listed; so is
     what is hidden, links (which may lead anywhere) and the folder that a browser saves with a page.
     Members of an archive are read in memory; their ``source`` is ``archive.zip/inner/name.pdf``.
-    Names below a path are in natural order, ``2.txt`` before ``10.txt``.
+    Names below a path are in natural order, ``2.txt`` before ``10.txt``. What is skipped is also
+    logged as a warning.
 
     Args:
         paths: one path, or several.
@@ -96,6 +100,8 @@ def read_documents(
     reader = _Reader(glob, encoding, strict)
     for path in [paths] if isinstance(paths, str | os.PathLike) else paths:
         reader.read(os.fsdecode(path))
+    for skip in reader.skipped:
+        logger.warning("skipped: %s", skip.message)
     return ReadFiles(tuple(reader.documents), tuple(reader.skipped), reader.unmatched)
 
 

@@ -41,6 +41,17 @@ def scan(tmp_path):
 
 
 @pytest.fixture
+def folder(tmp_path):
+    """A folder with two texts, one in a folder of its own, and a picture."""
+    root = tmp_path / "folder"
+    (root / "minutes").mkdir(parents=True)
+    (root / "a.txt").write_text("The sky is blue.")
+    (root / "minutes" / "b.md").write_text("# Minutes\n\nThe sea is green.")
+    (root / "photo.png").write_bytes(b"\x89PNG\r\n\x1a\n...")
+    return root
+
+
+@pytest.fixture
 def run(capsys):
     """Run the command line; return its exit code, standard output and standard error."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -325,6 +326,34 @@ def test_what_is_not_whole_is_refused_on_request(run, model_folder, scan, tmp_pa
     assert run("plan", guessed, *model, "--strict", "loss")[0] == 0
     assert run("plan", guessed, *model, "--strict", "warning")[0] == 2
     assert run("plan", guessed, *model, "--strict", "all")[0] == 2
+
+
+def test_folders_and_archives_are_read_and_what_is_skipped_is_said(run, model_folder, folder):
+    archive = shutil.make_archive(str(folder.parent / "archive"), "zip", folder)
+    for root in (str(folder), archive):
+        for command in (["ask", root, "-q", "?"], ["plan", root], ["read", root, "-o", "OUT"]):
+            command = [str(folder.parent / "x.kv") if x == "OUT" else x for x in command]
+            code, out, err = run(*command, "--model", model_folder, "--json")
+            values = json.loads(out)
+            assert code == 0
+            sources = [document["source"] for document in values["documents"]]
+            assert sources == [f"{root}/a.txt", f"{root}/minutes/b.md"]
+            (skip,) = values["skipped"]
+            assert (skip["source"], skip["kind"]) == (f"{root}/photo.png", "unsupported")
+            assert err == f"selfextend-rag: warning: skipped: {skip['message']}\n"
+            assert values["unmatched"] == 0
+            assert skip["message"] in run(*command, "--model", model_folder)[2]
+
+
+def test_a_pattern_chooses_files_of_folders(run, model_folder, folder):
+    code, out, err = run("plan", folder, "--glob", "*.md", "--model", model_folder, "--json")
+    values = json.loads(out)
+    assert (code, err) == (0, "")
+    assert [x["source"] for x in values["documents"]] == [f"{folder}/minutes/b.md"]
+    assert (values["skipped"], values["unmatched"]) == ([], 2)
+    code, out, err = run("plan", folder, "--glob", "*.pdf", "--model", model_folder)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"selfextend-rag: error: {folder} has nothing to read; 3 do not match")
 
 
 def test_evidence_can_be_switched_off(run, model_folder, long):

@@ -127,3 +127,21 @@ def test_the_loader_takes_an_encoding_and_may_be_strict(scan, tmp_path):
     for strict, path in (("warning", french), (True, scan), ("loss", scan)):
         with pytest.raises(DocumentError, match="is not read whole"):
             FileLoader(path, strict=strict).load()
+
+
+def test_folders_are_read_and_what_is_skipped_is_named(scan, caplog):
+    written(scan.parent, "a.txt", "The sky is blue.")
+    written(scan.parent, "photo.png", b"\x89PNG\r\n\x1a\n...")
+    reader = FileLoader(scan.parent)
+    for _ in range(2):
+        loaded = reader.load()
+        assert [document.metadata["source"] for document in loaded] == [
+            str(scan.parent / "a.txt"),
+            str(scan),
+        ]
+        (skip,) = reader.skipped
+        assert (skip.source, skip.kind) == (str(scan.parent / "photo.png"), "unsupported")
+        assert skip.message in caplog.text
+    assert core_document(loaded[1]).locations == CoreDocument.from_file(scan).locations
+    (only,) = FileLoader(scan.parent, glob="*.txt").load()
+    assert only.page_content == "The sky is blue."

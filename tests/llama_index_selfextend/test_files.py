@@ -134,3 +134,21 @@ def test_the_reader_takes_an_encoding_more_metadata_and_may_be_strict(scan, tmp_
     assert awaited.metadata["remarks"][0]["severity"] == "warning"
     with pytest.raises(DocumentError, match="is not read whole"):
         FileReader(strict=True).load_data(scan)
+
+
+def test_folders_are_read_and_what_is_skipped_is_named(scan, caplog):
+    written(scan.parent, "a.txt", "The sky is blue.")
+    written(scan.parent, "photo.png", b"\x89PNG\r\n\x1a\n...")
+    reader = FileReader()
+    for _ in range(2):
+        loaded = reader.load_data(scan.parent)
+        assert [document.metadata["file_path"] for document in loaded] == [
+            str(scan.parent / "a.txt"),
+            str(scan),
+        ]
+        (skip,) = reader.skipped
+        assert (skip.source, skip.kind) == (str(scan.parent / "photo.png"), "unsupported")
+        assert skip.message in caplog.text
+    assert core_document(loaded[1]).locations == CoreDocument.from_file(scan).locations
+    (only,) = FileReader(glob="*.txt").load_data(scan.parent)
+    assert only.text == "The sky is blue."

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePath
-from typing import Literal
+from typing import Any, Literal
 
 from llama_index.core import Settings
 from llama_index.core.indices.prompt_helper import ChatPromptHelper, PromptHelper
@@ -23,7 +24,7 @@ from llama_index.core.schema import Document as LlamaDocument
 
 from llama_index.llms.selfextend.base import SelfExtendLLM
 from llama_index.llms.selfextend.messages import JsonObject
-from selfextend_rag import Document, frameworks
+from selfextend_rag import Document, SkippedFile, frameworks, read_documents
 
 _NEVER_REACHED = 2**62
 _TEXT_TEMPLATE = TextNode.model_fields["text_template"].default
@@ -104,11 +105,13 @@ def source_nodes(
 
 
 class FileReader(BaseReader):
-    """Reads files whole: text, Markdown, HTML and PDF, one document each.
+    """Reads files whole, one document each, also those in folders and ZIP archives.
 
+    What is found there and can't be read is logged, and is in ``skipped``, with the reason.
     ``SimpleDirectoryReader(..., file_extractor={".pdf": FileReader()})`` takes it, too.
 
     Args:
+        glob: which files of folders and archives to read, such as ``*.pdf``; all by default.
         encoding: character encoding of the files; found out by default.
         strict: refuse a file with remarks as severe as this; see the core's ``Document.from_file``.
     """
@@ -116,11 +119,12 @@ class FileReader(BaseReader):
     def __init__(
         self,
         *,
+        glob: str | None = None,
         encoding: str | None = None,
         strict: bool | Literal["note", "warning", "loss"] = False,
     ) -> None:
-        self._encoding = encoding
-        self._strict = strict
+        self._options: Any = {"glob": glob, "encoding": encoding, "strict": strict}
+        self.skipped: list[SkippedFile] = []
 
     def lazy_load_data(
         self, *paths: str | os.PathLike[str], extra_info: Mapping[str, object] | None = None
@@ -132,21 +136,24 @@ class FileReader(BaseReader):
         ``locations`` it comes from, as JSON values. A document's id is that of its text.
 
         Args:
-            paths: the files.
+            paths: files, folders and archives; see ``selfextend_rag.read_documents``.
             extra_info: more metadata.
 
         Raises:
             DocumentError: a file can't be read, or has no text; while loading.
         """
-        known: dict[str, int] = {}
+        known: Counter[str] = Counter()
+        self.skipped = []
         for path in paths:
-            file = Document.from_file(path, encoding=self._encoding, strict=self._strict)
-            document = framework_document(file)
-            known[file.id] = known.get(file.id, 0) + 1
-            if known[file.id] > 1:  # ids of a framework's documents differ
-                document.id_ = f"{file.id}-{known[file.id]}"
-            document.metadata |= extra_info or {}
-            yield document
+            found = read_documents(path, **self._options)
+            self.skipped += found.skipped
+            for file in found.documents:
+                document = framework_document(file)
+                known[file.id] += 1
+                if known[file.id] > 1:  # ids of a framework's documents differ
+                    document.id_ = f"{file.id}-{known[file.id]}"
+                document.metadata |= extra_info or {}
+                yield document
 
 
 class FullDocumentParser(NodeParser):
