@@ -6,6 +6,7 @@ it imports nothing of the package. Claims about pdfium were read in its ``cpdf_t
 
 from __future__ import annotations
 
+import base64
 import ctypes
 import faulthandler
 import io
@@ -34,7 +35,7 @@ _DOUBLED = re.compile(r"(?:([^\W\d_])\1){3}|\b(\w{2,}) \2 (\w+) \3\b")
 _SPACED = re.compile(r"(?<!\S)(?:\S{1,2} ){4,}\S{1,2}(?!\S)")  # S e r i a l
 _PAGE = re.compile(rb"/Type\s*/Page(?![A-Za-z])")
 _STREAM = re.compile(rb"obj\s*<<([^\0]{0,2000}?)>>\s*stream\r?\n")
-_DEFLATED = re.compile(rb"/Filter\s*\[?\s*/FlateDecode")
+_DEFLATED = re.compile(rb"/Filter\s*\[?\s*(?:/ASCII85Decode\s*)?/FlateDecode")
 _NOT_TEXT = re.compile(  # streams whose damage costs no text: fonts, colours, pictures, metadata
     rb"/Length1|/Subtype\s*/(?:Image|Type1C|CIDFontType0C|OpenType|XML)|/N \d|/FunctionType"
     rb"|/ShadingType|/PatternType|/Type\s*/(?:Metadata|EmbeddedFile|XRef|ObjStm)"
@@ -71,7 +72,6 @@ def read_pages(data: bytes, seconds: float = 0) -> dict[str, Any]:
             pages.append(_read_page(document, index, files))
         except pdfium.PdfiumError:
             pages.append(None)
-    faulthandler.cancel_dump_traceback_later()
     return {**facts, "pages": pages}
 
 
@@ -80,9 +80,11 @@ def _read_page(document: pdfium.PdfDocument, index: int, files: list[str]) -> di
     notes, unread = _annotations(page, files)
     if raw.FPDFPage_GetAnnotCount(page) > 0:
         # Draws fields and notes into the page, which has to be loaded again to have them.
+        before = raw.FPDFPage_CountObjects(page)
         raw.FPDFPage_Flatten(page, raw.FLAT_NORMALDISPLAY)
         page.close()
         page = document.get_page(index)
+        _place_values(page, before)
     raw.FPDFPage_SetRotation(page, 0)
     count = raw.FPDFPage_CountObjects(page)
     runs, unseen = _set_upright(page, count, raw.FPDFPage_GetObject, 0.0)
@@ -118,6 +120,34 @@ def _annotations(page: pdfium.PdfPage, files: list[str]) -> tuple[list[str], int
     return notes, unread
 
 
+def _place_values(page: pdfium.PdfPage, before: int) -> None:
+    """Move what annotations drew, at the end, to behind the text left of it, or else above it."""
+    order = [raw.FPDFPage_GetObject(page, i) for i in range(raw.FPDFPage_CountObjects(page))]
+    text = [item for item in order if raw.FPDFPageObj_GetType(item) == raw.FPDF_PAGEOBJ_TEXT]
+    boxes = [(item, *_bounds(item)) for item in text]
+    for holder in order[before:]:
+        count = max(0, raw.FPDFFormObj_CountObjects(holder))
+        values = [raw.FPDFFormObj_GetObject(holder, i) for i in range(count)]
+        for value in sorted(values, key=lambda value: (_bounds(value)[1], -_bounds(value)[0])):
+            left, bottom, right, top = _bounds(value)
+            near = []
+            for item, x, y, end, up in boxes:
+                if min(up, top) - max(y, bottom) > 0.5 * (up - y) and x < left:
+                    near.append((0, left - end, order.index(item)))
+                elif y >= (bottom + top) / 2 and x < right and end > left:
+                    near.append((1, y - top, order.index(item)))
+            if near and raw.FPDFFormObj_RemoveObject(holder, value):
+                place = min(near)[2] + 1
+                order.insert(place, value)
+                raw.FPDFPage_InsertObjectAtIndex(page, value, place)
+
+
+def _bounds(item: object) -> tuple[float, float, float, float]:
+    left, bottom, right, top = (ctypes.c_float() for _ in range(4))
+    raw.FPDFPageObj_GetBounds(item, left, bottom, right, top)
+    return left.value, bottom.value, right.value, top.value
+
+
 def _set_upright(
     holder: object, count: int, get: Callable[..., object], angle: float, depth: int = 0
 ) -> tuple[int, int]:
@@ -127,7 +157,6 @@ def _set_upright(
     to first, and it drops runs of no width, as vertical Japanese often is.
     """
     runs, unseen, matrix = 0, 0, raw.FS_MATRIX()
-    edges = [ctypes.c_float() for _ in range(4)]
     for item in map(get, repeat(holder), range(count)):
         kind = raw.FPDFPageObj_GetType(item)
         if kind not in (raw.FPDF_PAGEOBJ_TEXT, raw.FPDF_PAGEOBJ_FORM):
@@ -139,8 +168,7 @@ def _set_upright(
             found = _set_upright(item, inside, raw.FPDFFormObj_GetObject, own, depth + 1)
             runs, unseen = runs + found[0], unseen + found[1]
             continue
-        raw.FPDFPageObj_GetBounds(item, *edges)
-        left, bottom, right, top = (edge.value for edge in edges)
+        left, bottom, right, top = _bounds(item)
         runs += 1
         if right - left < 0.01:
             unseen += top - bottom < 0.01
@@ -165,6 +193,8 @@ def _text(page: pdfium.PdfTextPage) -> str:
     for match in re.finditer("[\x02\ufffe]", text):  # pdfium's mark for hyphens at line ends
         if raw.FPDFText_IsHyphen(page, match.start()) == 1:
             chars[match.start()] = "-\n"
+    for match in re.finditer("(?<=[^\x02\ufffe])\r\n(?=.)", text):
+        _join_lines(page, chars, match.start())
     lines = [line for line in text.split("\r\n") if len(line) > 3]
     doubled = _DOUBLED.search(text)
     twice = bool(doubled and doubled[1])
@@ -213,6 +243,16 @@ def _doubles(page: pdfium.PdfTextPage, text: str, visible: str) -> list[int]:
     return found
 
 
+def _join_lines(page: pdfium.PdfTextPage, chars: list[str], index: int) -> None:
+    """Take out a line break after which the line goes on: for a small number, or another column."""
+    _, right, bottom, height = _box(page, index - 1)
+    left, _, next_bottom, next_height = _box(page, index + 2)
+    common = min(bottom + height, next_bottom + next_height) - max(bottom, next_bottom)
+    small = min(height, next_height)
+    if common > 0.5 * small and -0.2 * small < left - right:
+        chars[index : index + 2] = [" " if left - right > 0.1 * small else _DELETED, _DELETED]
+
+
 def _join_letters(page: pdfium.PdfTextPage, chars: list[str], indexes: list[int]) -> None:
     """Take out the spaces that pdfium puts between letters drawn one by one, wide apart.
 
@@ -248,10 +288,13 @@ def _file_facts(document: pdfium.PdfDocument) -> dict[str, Any]:
         if not length or _NOT_TEXT.search(match[1]) or not _DEFLATED.search(match[1]):
             continue
         stream = zlib.decompressobj()
+        part = data[match.end() : match.end() + int(length[1])]
         try:
-            text = stream.decompress(data[match.end() : match.end() + int(length[1])], 1 << 26)
+            if b"/ASCII85Decode" in match[1]:
+                part = base64.a85decode(part.strip(), adobe=True)
+            text = stream.decompress(part, 1 << 26)
             facts["wrong" if text else "broken"] += not stream.eof and not stream.unconsumed_tail
-        except zlib.error as error:
+        except (ValueError, zlib.error) as error:
             # All of the text came out where only its checksum is wrong.
             facts["wrong" if "incorrect data check" in str(error) else "broken"] += 1
     return facts

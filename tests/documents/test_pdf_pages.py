@@ -1,0 +1,173 @@
+"""What pdfium repairs, drops or can't finish is refused or remarked, wherever it is called from."""
+
+from __future__ import annotations
+
+import base64
+import io
+import subprocess
+import sys
+import textwrap
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+
+import pikepdf
+import pytest
+from pikepdf import Dictionary, Name
+
+from selfextend_rag.documents import Document, DocumentError, pdf
+from selfextend_rag.documents.pdf import read_pdf
+from tests.documents.files import pdf_bytes, written
+from tests.documents.pdf_corpus import HELVETICA, at, by_hand, cid_font, saved, shown
+
+
+def read(data: bytes) -> tuple[str, dict[str, tuple[str, int]]]:
+    content = read_pdf(data, "a.pdf")
+    return content.text, {
+        remark.kind: (remark.severity, remark.count) for remark in content.remarks
+    }
+
+
+def with_content(data: bytes, filters: object) -> bytes:
+    with pikepdf.open(io.BytesIO(by_hand(at(72, 700, shown("Replaced"))))) as file:
+        file.pages[0].Contents.write(data, filter=filters)
+        return saved(file)
+
+
+def test_pages_that_the_page_tree_leaves_out_are_remarked():
+    """Pdfium believes a page count that is too small, and says nothing of the other pages."""
+    data = pdf_bytes("Anna approves travel.", "Bert approves leave.")
+    text, remarks = read(data.replace(b"/Count 2", b"/Count 1"))
+    assert text == "Anna approves travel."
+    assert remarks == {"pages outside the document": ("warning", 1)}
+
+
+def test_a_wrong_checksum_is_a_loss_and_a_broken_stream_a_refusal():
+    content = at(72, 700, shown("All of it. " * 50)).encode()
+    packed = zlib.compress(content)
+    wrong = packed[:-1] + bytes([packed[-1] ^ 1])
+    text, remarks = read(with_content(wrong, Name.FlateDecode))
+    assert text.startswith("All of it. All of it.")
+    assert remarks == {"damaged content": ("loss", 1)}
+    broken = packed[:20] + b"\xff" * 8 + packed[28:]
+    twice = base64.a85encode(broken) + b"~>"
+    filters = pikepdf.Array([Name.ASCII85Decode, Name.FlateDecode])
+    for data in (with_content(broken, Name.FlateDecode), with_content(twice, filters)):
+        with pytest.raises(DocumentError, match="1 of its streams are damaged"):
+            read(data)
+    whole = with_content(base64.a85encode(packed) + b"~>", filters)
+    assert read(whole) == (text, {})
+
+
+def test_codes_that_no_table_explains_are_counted_where_they_are_shown():
+    """Their glyph numbers came out as letters or control characters, or as nothing at all."""
+    font = {**HELVETICA, "/Encoding": Dictionary(Differences=[1, Name("/g21"), Name("/A")])}
+    text, remarks = read(by_hand(at(72, 700, "<0201020202> Tj"), font=font))
+    assert text == "A\ufffdAAA"
+    assert remarks == {"unreadable characters": ("loss", 1)}
+    with pytest.raises(DocumentError, match="4 characters, of which 4 are unreadable"):
+        read(by_hand(at(72, 700, "<01010101> Tj"), font=font))
+    outside = cid_font("90ms-RKSJ-H", "Japan1")
+    text, remarks = read(by_hand(at(72, 700, "<93fa967bff8cea> Tj"), font=outside))
+    assert remarks["unreadable characters"][0] == "loss"
+
+
+def test_runs_of_text_that_pdfium_drops_for_their_size_are_remarked():
+    narrow = cid_font("Identity-H", "Japan1")
+    narrow["/DescendantFonts"][0].DW = 0
+    narrow["/DescendantFonts"][0].W = pikepdf.Array([845, pikepdf.Array([1000])])
+    runs = "".join(at(72, 700 - 20 * n, "<034b034c> Tj") for n in range(3))
+    data = by_hand(at(72, 740, "<034d034d> Tj") + runs, font=narrow)
+    text, remarks = read(data)
+    assert text == "いい"
+    assert remarks == {"text without size": ("loss", 3)}
+
+
+def test_attached_files_are_named():
+    with pikepdf.open(io.BytesIO(pdf_bytes("See the annex."))) as file:
+        file.attachments["annex.txt"] = b"more"
+        file.attachments["Größe.csv"] = b"1"
+        content = read_pdf(saved(file), "a.pdf")
+    assert sorted(content.metadata["attachments"]) == ["Größe.csv", "annex.txt"]
+    (remark,) = content.remarks
+    assert (remark.severity, remark.count) == ("warning", 2)
+    assert "annex.txt" in remark.message
+    assert "Größe.csv" in remark.message
+
+
+def test_a_form_value_follows_its_label_and_a_table_row_is_one_line():
+    cells = [("Item", "A", "4"), ("Seal", "B", "7"), ("Bolt", "C", "9")]
+    rows = "".join(
+        at(x, 700 - 16 * n, shown(value))
+        for n, row in enumerate(cells)
+        for x, value in zip((72, 150, 260), row, strict=True)
+    )
+    assert read(by_hand(rows))[0] == "Item A 4\nSeal B 7\nBolt C 9"
+    power = (
+        at(72, 700, shown("E = mc")) + at(110.6, 705, shown("2"), 7) + at(117, 700, shown("holds"))
+    )
+    assert read(by_hand(power + at(72, 680, shown("always"))))[0] == "E = mc2 holds\nalways"
+    digits = "".join(at(72 + 20 * n, 700, shown(str(n))) for n in range(7))
+    assert read(by_hand(digits))[0] == "0 1 2 3 4 5 6"
+
+
+def test_a_file_named_pdf_whose_header_is_damaged_is_refused(tmp_path):
+    """Its source was read as text."""
+    data = pdf_bytes("Anna approves travel.").replace(b"%PDF-", b"%\xff\xff-", 1)
+    with pytest.raises(DocumentError, match="header %PDF- is damaged"):
+        Document.from_file(written(tmp_path, "a.pdf", data))
+    about = "A PDF has objects, such as 1 0 obj << >> endobj, after its header."
+    assert Document.from_file(written(tmp_path, "a.txt", about)).text == about
+    assert Document.from_file(written(tmp_path, "b.pdf", "Not a PDF at all.")).remarks
+
+
+def bomb(levels: int) -> bytes:
+    """A page that draws a form that draws a form ten times, and so on."""
+    with pikepdf.open(io.BytesIO(by_hand(at(72, 700, shown("x"))))) as file:
+        page = file.pages[0]
+        form = {"Type": Name.XObject, "Subtype": Name.Form, "BBox": [0, 0, 612, 792]}
+        inner = file.make_stream(at(72, 700, shown("again")).encode(), **form)
+        inner.Resources = page.Resources
+        for _ in range(levels):
+            outer = file.make_stream(b"/X Do " * 10, **form)
+            outer.Resources = Dictionary(XObject=Dictionary(X=inner))
+            inner = outer
+        page.Contents = file.make_stream(b"/X Do")
+        page.Resources = Dictionary(XObject=Dictionary(X=inner))
+        return saved(file)
+
+
+def test_a_page_over_the_limit_of_time_or_memory_is_refused(monkeypatch):
+    assert read(bomb(1))[0] == "again"
+    monkeypatch.setattr(pdf, "_MEMORY", 300 << 20)
+    with pytest.raises(DocumentError, match="300 MiB of memory"):
+        read(bomb(12))
+    monkeypatch.setattr(pdf, "_MEMORY", 2 << 30)
+    monkeypatch.setattr(pdf, "_SECONDS", 0.5)
+    with pytest.raises(DocumentError, match=r"one of its pages takes longer than 0\.5 s"):
+        read(bomb(12))
+
+
+def test_files_are_read_at_once_and_in_programs_that_are_no_interpreter(monkeypatch):
+    files = [pdf_bytes(f"Clause {n} holds.") for n in range(8)]
+    expected = [f"Clause {n} holds." for n in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        assert [content.text for content in pool.map(read_pdf, files, "abcdefgh")] == expected
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    monkeypatch.setattr(subprocess, "run", None)
+    with ThreadPoolExecutor(8) as pool:
+        assert [content.text for content in pool.map(read_pdf, files, "abcdefgh")] == expected
+
+
+def test_a_program_without_a_file_or_a_guard_reads(tmp_path):
+    written(tmp_path, "a.pdf", pdf_bytes("Anna approves travel."))
+    program = textwrap.dedent("""
+        import sys
+        from selfextend_rag.documents import Document
+        sys.stdout.write(Document.from_file("a.pdf").text)
+    """)
+    script = written(tmp_path, "script.py", program)
+    for command, given in (([script], ""), (["-c", program], ""), ([], program)):
+        done = subprocess.run(
+            [sys.executable, *command], input=given, cwd=tmp_path, capture_output=True, text=True
+        )
+        assert done.stdout == "Anna approves travel.", done.stderr
