@@ -114,12 +114,14 @@ class Document:
         What the file is, its content says first and its name second. Plain text and Markdown are
         kept as they are. Of HTML, scripts, styles, navigation and drawings are left out, and
         headings, lists and table rows are written as in Markdown. Of a PDF, the text of
-        every page is taken; there is no text recognition.
+        every page is taken, values of forms and free-text notes included; there is no text
+        recognition, and a page may take 20 seconds.
 
         What the text does not say is in ``remarks``; those above a note are also logged as
         warnings. ``metadata`` has ``format`` (``text``, ``markdown``, ``html``, ``pdf``) and, but
         for PDF, ``encoding`` and ``encoding_from`` (``given``, ``byte order mark``, ``content``,
-        ``declaration``, ``guess``); for PDF ``pages``.
+        ``declaration``, ``guess``); for PDF ``pages``, ``pages_without_text`` and
+        ``attachments``, the names of attached files.
 
         Args:
             path: the file.

@@ -132,7 +132,8 @@ def _bytes_of(name: str) -> bytes:
 
 def _binary_kind(data: bytes, name: str) -> str | None:
     """Return the kind of a file that is not text, None for text; refuse what is not read."""
-    if b"%PDF-" in data[:1024] or (name.lower().endswith(".pdf") and _PDF_OBJECT.search(data)):
+    named = name.lower().endswith(".pdf") or b"%%EOF" in data[-1024:]
+    if b"%PDF-" in data[:1024] or (named and _PDF_OBJECT.search(data[:1024])):
         return "pdf"
     if mail := _mail_kind(data, name):
         return mail

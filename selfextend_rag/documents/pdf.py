@@ -63,7 +63,7 @@ def _read_apart(data: bytes, name: str) -> dict[str, Any]:
         with _LOCK:
             return read_pages(data)
     memory = _MEMORY + 3 * len(data)
-    limits = [json.dumps(sys.path), str(_SECONDS), str(memory)]
+    limits = [json.dumps([str(path) for path in sys.path]), str(_SECONDS), str(memory)]
     done = subprocess.run(
         [sys.executable, "-I", "-S", str(script), *limits],
         input=data,
@@ -105,9 +105,8 @@ def _joined(found: dict[str, Any], name: str, headed: bool) -> Content:
     metadata: dict[str, object] = {"pages": len(pages), "pages_without_text": empty}
     if found["files"]:
         metadata["attachments"] = found["files"]
-    title = " ".join(found["title"].split())
     remarks = tuple(_remarks(found, empty, headed))
-    return Content(text, title, metadata, remarks, tuple(locations))
+    return Content(text, found["title"], metadata, remarks, tuple(locations))
 
 
 def _remarks(found: dict[str, Any], empty: list[int], headed: bool) -> list[Remark]:

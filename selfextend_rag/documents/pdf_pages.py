@@ -56,11 +56,13 @@ def read_pages(data: bytes, seconds: float = 0) -> dict[str, Any]:
     except pdfium.PdfiumError as error:
         locked = error.err_code == raw.FPDF_ERR_PASSWORD
         return {"error": "password" if locked else "nothing in it can be found"}
-    files = [document.get_attachment(i).get_name() for i in range(document.count_attachments())]
+    count = raw.FPDFDoc_GetAttachmentCount(document)
+    attached = [raw.FPDFDoc_GetAttachment(document, index) for index in range(count)]
+    files = [_string(raw.FPDFAttachment_GetName, file) for file in attached]
     facts = {
         **_file_facts(document),
         "rebuilt": not raw.FPDF_DocumentHasValidCrossReferenceTable(document),
-        "title": document.get_metadata_value("Title"),
+        "title": _string(raw.FPDF_GetMetaText, document, b"Title"),
         "xfa": document.get_formtype() in (raw.FORMTYPE_XFA_FULL, raw.FORMTYPE_XFA_FOREGROUND),
         "files": files,
     }
@@ -89,7 +91,9 @@ def _read_page(document: pdfium.PdfDocument, index: int, files: list[str]) -> di
     count = raw.FPDFPage_CountObjects(page)
     runs, unseen = _set_upright(page, count, raw.FPDFPage_GetObject, 0.0)
     textpage = page.get_textpage()
-    text = "\n".join([_text(textpage), *notes]).strip()
+    text = _text(textpage)
+    solid = "".join(text.split())  # what lacks an appearance, or has an old one, is added
+    text = "\n".join([text, *(s for s in notes if "".join(s.split()) not in solid)]).strip()
     textpage.close()
     page.close()
     unseen = unseen if 2 * unseen > max(runs, 4) else 0  # a space drawn alone has no size either
@@ -97,27 +101,39 @@ def _read_page(document: pdfium.PdfDocument, index: int, files: list[str]) -> di
 
 
 def _annotations(page: pdfium.PdfPage, files: list[str]) -> tuple[list[str], int]:
-    """Return the notes that lack an appearance, and how many more texts drawing leaves out."""
-    notes, unread = [], 0
+    """Return what notes and text fields say, and how many more texts the page does not show."""
+    notes, unread, form = [], 0, page.formenv
     for index in range(raw.FPDFPage_GetAnnotCount(page)):
         annotation = raw.FPDFPage_GetAnnot(page, index)
         kind = raw.FPDFAnnot_GetSubtype(annotation)
         hidden = raw.FPDFAnnot_GetFlags(annotation) & raw.FPDF_ANNOT_FLAG_HIDDEN
-        buffer = ctypes.create_string_buffer(1 << 16)
-        key = b"V" if kind == raw.FPDF_ANNOT_WIDGET else b"Contents"
-        space = ctypes.cast(buffer, ctypes.POINTER(ctypes.c_ushort))
-        size = raw.FPDFAnnot_GetStringValue(annotation, key, space, len(buffer))
-        says = buffer.raw[: max(size - 2, 0)].decode("utf-16-le", "replace").strip()
-        if kind == raw.FPDF_ANNOT_FILEATTACHMENT:
+        says = _string(raw.FPDFAnnot_GetStringValue, annotation, b"Contents")
+        if (
+            form
+            and raw.FPDFAnnot_GetFormFieldType(form, annotation) == raw.FPDF_FORMFIELD_TEXTFIELD
+        ):
+            secret = raw.FPDFAnnot_GetFormFieldFlags(form, annotation)
+            shown = not secret & raw.FPDF_FORMFLAG_TEXT_PASSWORD
+            says = _string(raw.FPDFAnnot_GetFormFieldValue, form, annotation) if shown else ""
+        elif kind == raw.FPDF_ANNOT_FILEATTACHMENT:
             file = raw.FPDFAnnot_GetFileAttachment(annotation)
-            files.append(pdfium.PdfAttachment(file, page.pdf).get_name())
-        elif says and kind == raw.FPDF_ANNOT_FREETEXT and not hidden:
-            drawn = raw.FPDFAnnot_GetAP(annotation, raw.FPDF_ANNOT_APPEARANCEMODE_NORMAL, None, 0)
-            notes += [] if drawn > 2 else [says]
-        elif says and kind not in (raw.FPDF_ANNOT_LINK, raw.FPDF_ANNOT_POPUP):
-            unread += 1 if hidden or kind != raw.FPDF_ANNOT_WIDGET else 0
+            files.append(_string(raw.FPDFAttachment_GetName, file) or "without a name")
+        elif kind in (raw.FPDF_ANNOT_LINK, raw.FPDF_ANNOT_POPUP, raw.FPDF_ANNOT_WIDGET):
+            says = ""
+        if says and (hidden or kind not in (raw.FPDF_ANNOT_WIDGET, raw.FPDF_ANNOT_FREETEXT)):
+            unread += 1
+        elif says:
+            notes.append(says)
         raw.FPDFPage_CloseAnnot(annotation)
     return notes, unread
+
+
+def _string(get: Callable[..., int], *of: object) -> str:
+    size = get(*of, None, 0)
+    buffer = (ctypes.c_ushort * (size // 2 + 1))()
+    get(*of, buffer, size)
+    text = bytes(buffer).decode("utf-16-le", "replace")
+    return " ".join(text.replace("\0", " ").split())
 
 
 def _place_values(page: pdfium.PdfPage, before: int) -> None:

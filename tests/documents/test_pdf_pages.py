@@ -113,8 +113,9 @@ def test_a_form_value_follows_its_label_and_a_table_row_is_one_line():
 def test_a_file_named_pdf_whose_header_is_damaged_is_refused(tmp_path):
     """Its source was read as text."""
     data = pdf_bytes("Anna approves travel.").replace(b"%PDF-", b"%\xff\xff-", 1)
-    with pytest.raises(DocumentError, match="header %PDF- is damaged"):
-        Document.from_file(written(tmp_path, "a.pdf", data))
+    for name in ("a.pdf", "a.txt"):
+        with pytest.raises(DocumentError, match="header %PDF- is damaged"):
+            Document.from_file(written(tmp_path, name, data))
     about = "A PDF has objects, such as 1 0 obj << >> endobj, after its header."
     assert Document.from_file(written(tmp_path, "a.txt", about)).text == about
     assert Document.from_file(written(tmp_path, "b.pdf", "Not a PDF at all.")).remarks
