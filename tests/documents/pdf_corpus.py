@@ -154,7 +154,7 @@ def plain() -> Iterator[Sample]:
         ]
     SimpleDocTemplate(out).build(story)
     yield Sample("headings", out.getvalue(), [f"Chapter {text}" for text in pages])
-    yield Sample("small landscape", flowing(pages, orientation="landscape", format="A5"), pages)
+    yield Sample("landscape", flowing(pages, orientation="landscape"), pages)
 
 
 def unicode_fonts() -> Iterator[Sample]:
