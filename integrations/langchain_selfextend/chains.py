@@ -7,31 +7,26 @@ from typing import Any
 
 from langchain_core.document_loaders import BaseLoader
 from langchain_core.documents import Document
-from langchain_core.messages import convert_to_messages
+from langchain_core.messages import BaseMessage, HumanMessage, convert_to_messages
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableGenerator
 from langchain_core.runnables.utils import AddableDict
 
 from langchain_selfextend.chat_models import ChatSelfExtend
 from langchain_selfextend.documents import core_document, whole_documents
-from langchain_selfextend.messages import JsonObject, core_messages
-from langchain_selfextend.settings import (
-    Options,
-    SelfExtendSettings,
-    core_llm,
-    overflow_of_the_framework,
-)
+from langchain_selfextend.messages import JsonObject
+from langchain_selfextend.settings import Options, SelfExtendSettings, core_llm
+from selfextend_rag import Document as CoreDocument
 from selfextend_rag import (
-    Answer,
     KeptReadings,
     LongContextLLM,
     Reading,
+    TextStream,
     frameworks,
     question_and_history,
 )
-from selfextend_rag import Document as CoreDocument
 
-_GIVEN_BACK = frozenset(("context", "answer", "evidence", "plan"))
+_GIVEN_BACK = frozenset(("context", "answer", "evidence", "plan", "usage"))
 
 Documents = Document | BaseLoader | BaseRetriever | Iterable[Document | BaseLoader]
 
@@ -47,10 +42,12 @@ def create_full_document_chain(
     """Return a chain that reads whole documents once and answers any number of questions.
 
     It takes ``{"input": question}`` and gives ``{"input", "context", "answer", "evidence",
-    "plan"}``: the documents that were read, the answer, the passages it rests on (documents whose
-    metadata has ``document_id``, ``start``, ``end``, ``score`` and ``location``, such as
-    ``page 12``, or None) and the settings that were chosen. ``chat_history``, a list of messages,
-    may be given too. ``stream`` gives the answer in parts, as it comes.
+    "plan", "usage"}``: the documents that were read, the answer, the passages it rests on
+    (documents whose metadata has ``document_id``, ``start``, ``end``, ``score`` and ``location``,
+    such as ``page 12``, or None), the settings that were chosen and LangChain's counts of tokens.
+    ``chat_history``, a list of messages, may be given too. ``stream`` gives the answer in parts, as
+    it comes. Callbacks hear of the model's run as of any chat model's, the reading of the documents
+    in it.
 
     Args:
         llm: a `ChatSelfExtend`, `SelfExtendLLM` or `LongContextLLM`.
@@ -80,17 +77,16 @@ class _FullDocumentChain:
         max_kept_bytes: int,
         options: Options,
     ) -> None:
-        core = core_llm(llm)
-        self._model = llm if isinstance(llm, SelfExtendSettings) else ChatSelfExtend(llm=core)
-        self._readings = KeptReadings(core, max_bytes=max_kept_bytes)
+        self._model = _chat_of(llm)
+        self._readings = KeptReadings(self._model.llm, max_bytes=max_kept_bytes)
         self._retriever = documents if isinstance(documents, BaseRetriever) else None
         self._documents: list[Document] | None = None
         self._known_core: list[CoreDocument] | None = None
         if documents is not None and not isinstance(documents, BaseRetriever):
             self._documents = _loaded(documents)
             self._known_core = [core_document(document) for document in self._documents]
-        self._options = self._model.call_options(options.pop("stop", None), options)
-        self._evidence = evidence
+        self._model.call_options(options.get("stop"), _without_stop(options))  # refuses them here
+        self._options, self._evidence = options, evidence
 
     def stream(self, inputs: Iterator[JsonObject], config: RunnableConfig) -> Iterator[AddableDict]:
         given = _whole(list(inputs))
@@ -99,14 +95,12 @@ class _FullDocumentChain:
         if self._retriever is not None:
             context = self._retriever.invoke(given["input"], config)
         yield AddableDict(context=context)
-        question, reading_options, asking_options = self._asked(given)
-        with overflow_of_the_framework():
-            reading = self._readings.get(self._core(context), question, **reading_options)
-            answering = reading.stream(question, **asking_options)
-        with answering:
-            for part in answering:
-                yield AddableDict(answer=part)
-            yield self._end(answering.answer, reading, context)
+        said, source = "", _WholeDocuments(self._readings, self._core(context), self._evidence)
+        for chunk in self._model.over(source).stream(_said(given), config, **self._options):
+            last, said = chunk, said + chunk.text
+            if chunk.text:
+                yield AddableDict(answer=chunk.text)
+        yield _end(last, said, source.documents, context)
 
     async def astream(
         self, inputs: AsyncIterator[JsonObject], config: RunnableConfig
@@ -117,14 +111,13 @@ class _FullDocumentChain:
         if self._retriever is not None:
             context = await self._retriever.ainvoke(given["input"], config)
         yield AddableDict(context=context)
-        question, reading_options, asking_options = self._asked(given)
-        with overflow_of_the_framework():
-            reading = await self._readings.aget(self._core(context), question, **reading_options)
-            answering = reading.stream(question, **asking_options)
-        async with answering:
-            async for part in answering:
-                yield AddableDict(answer=part)
-            yield self._end(await answering.aanswer(), reading, context)
+        said, source = "", _WholeDocuments(self._readings, self._core(context), self._evidence)
+        asked = self._model.over(source)
+        async for chunk in asked.astream(_said(given), config, **self._options):
+            last, said = chunk, said + chunk.text
+            if chunk.text:
+                yield AddableDict(answer=chunk.text)
+        yield _end(last, said, source.documents, context)
 
     def _known(self, given: JsonObject) -> list[Document]:
         """Return the documents, as far as they do not have to be retrieved."""
@@ -140,21 +133,74 @@ class _FullDocumentChain:
     def _core(self, context: Sequence[Document]) -> list[CoreDocument]:
         return self._known_core or [core_document(document) for document in context]
 
-    def _asked(self, given: JsonObject) -> tuple[str, Options, Options]:
-        """Return the question, and options to read the documents for it and to answer it."""
-        said = core_messages(convert_to_messages(given.get("chat_history") or []))
-        question, history = question_and_history(
-            [*said, {"role": "user", "content": given["input"]}]
-        )
-        reading = {"history": history, "max_new_tokens": self._options.get("max_new_tokens")}
-        asking = {"evidence": self._evidence, "cancelled": self._model.deadline()}
-        return question, reading, {"history": history, **asking, **self._options}
 
-    def _end(self, answer: Answer, reading: Reading, context: Sequence[Document]) -> AddableDict:
-        """Return what is known once the answer is whole; ``answer`` too, if it was empty."""
-        answer = self._model.in_time(answer)
-        rest = {"evidence": _passages(answer, reading, context), "plan": answer.plan.to_dict()}
-        return AddableDict(rest if answer.text else {"answer": "", **rest})
+class _WholeDocuments:
+    """Answers conversations about documents, which are read first if they have not been.
+
+    It is what `ChatSelfExtend` asks in place of its model, so that the run is reported as any.
+    """
+
+    def __init__(
+        self, readings: KeptReadings, documents: list[CoreDocument], evidence: bool
+    ) -> None:
+        self.documents = documents
+        self._readings = readings
+        self._evidence = evidence
+
+    def stream(self, prompt: Sequence[Mapping[str, Any]], **options: Any) -> TextStream:
+        question, space = _question(prompt, options)
+        reading = self._readings.get(self.documents, question, **space)
+        return self._asked(reading, question, space, options)
+
+    async def astream(self, prompt: Sequence[Mapping[str, Any]], **options: Any) -> TextStream:
+        question, space = _question(prompt, options)
+        reading = await self._readings.aget(self.documents, question, **space)
+        return self._asked(reading, question, space, options)
+
+    def _asked(
+        self, reading: Reading, question: str, space: Options, options: Options
+    ) -> TextStream:
+        history = space["history"]
+        return reading.stream(question, history=history, evidence=self._evidence, **options)
+
+
+def _question(prompt: Sequence[Mapping[str, Any]], options: Options) -> tuple[str, Options]:
+    """Return a question, and what a reading with space for it needs to know."""
+    question, history = question_and_history(prompt)
+    named = {name: options.get(name) for name in ("max_new_tokens", "cancelled")}
+    return question, {"history": history, **named}
+
+
+def _chat_of(llm: SelfExtendSettings | LongContextLLM) -> ChatSelfExtend:
+    """Return a chat model that answers as a model does by default."""
+    if isinstance(llm, ChatSelfExtend):
+        return llm
+    core = core_llm(llm)
+    if not isinstance(llm, SelfExtendSettings):
+        return ChatSelfExtend(llm=core)
+    fields = {*SelfExtendSettings.model_fields, "callbacks", "tags", "metadata"} - {"loaded"}
+    return ChatSelfExtend(**{name: getattr(llm, name) for name in fields}, llm=llm.loaded)
+
+
+def _without_stop(options: Options) -> Options:
+    return {name: value for name, value in options.items() if name != "stop"}
+
+
+def _said(given: JsonObject) -> list[BaseMessage]:
+    """Return the conversation up to the question."""
+    history = convert_to_messages(given.get("chat_history") or [])
+    return [*history, HumanMessage(given["input"])]
+
+
+def _end(
+    last: BaseMessage, said: str, read: Sequence[CoreDocument], context: Sequence[Document]
+) -> AddableDict:
+    """Return what is known once the answer is whole; ``answer`` too, if it was empty."""
+    info = last.response_metadata
+    evidence = _passages(info.get("evidence", []), read, context)
+    usage = getattr(last, "usage_metadata", None)
+    rest = {"evidence": evidence, "plan": info["plan"], "usage": usage}
+    return AddableDict(rest if said else {"answer": "", **rest})
 
 
 def _loaded(documents: Document | BaseLoader | Iterable[Document | BaseLoader]) -> list[Document]:
@@ -183,18 +229,20 @@ def _whole(chunks: Sequence[JsonObject]) -> JsonObject:
     return dict(given)
 
 
-def _passages(answer: Answer, reading: Reading, context: Sequence[Document]) -> list[Document]:
+def _passages(
+    evidence: Sequence[JsonObject], read: Sequence[CoreDocument], context: Sequence[Document]
+) -> list[Document]:
     """Return the evidence of an answer as documents, the metadata of their sources kept."""
-    read = zip(reading.documents, context, strict=True)
-    sources = {core.id: document.metadata for core, document in read}
+    pairs = zip(read, context, strict=True)
+    sources = {core.id: document.metadata for core, document in pairs}
     names = ("document_id", "start", "end", "score", "location")
     return [
         Document(
-            page_content=found.text,
+            page_content=found["text"],
             metadata={
-                **frameworks.of_a_passage(sources.get(found.document_id, {})),
-                **{name: getattr(found, name) for name in names},
+                **frameworks.of_a_passage(sources.get(found["document_id"], {})),
+                **{name: found[name] for name in names},
             },
         )
-        for found in answer.evidence
+        for found in evidence
     ]

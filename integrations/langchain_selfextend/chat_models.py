@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, Self, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
@@ -16,21 +17,60 @@ from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, Tool
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
 from langchain_core.utils.function_calling import convert_to_openai_tool
+from pydantic import PrivateAttr
 
 from langchain_selfextend.messages import JsonObject, core_messages, last_chunk, with_schema
-from langchain_selfextend.settings import Options, SelfExtendSettings, overflow_of_the_framework
+from langchain_selfextend.settings import (
+    Options,
+    Profile,
+    SelfExtendSettings,
+    overflow_of_the_framework,
+)
 from langchain_selfextend.structured import (
     OutputSchema,
     ToolSchema,
+    cut_off,
     json_schema_of,
     parsed,
     parser_of,
     schema_of_response_format,
-    tool_name_of,
+    tool_of,
+    unless_called,
 )
-from selfextend_rag import LongContextLLM
+from selfextend_rag import Answer, LongContextLLM, TextStream
 
 _STRUCTURE = ("tools", "tool_choice", "parallel_tool_calls", "json_schema")
+
+
+class Source(Protocol):
+    """What answers a conversation, as `LongContextLLM` does."""
+
+    def stream(self, prompt: Sequence[Mapping[str, Any]], **options: Any) -> TextStream:
+        """Return the answer as it comes."""
+
+    async def astream(self, prompt: Sequence[Mapping[str, Any]], **options: Any) -> TextStream:
+        """Do as ``stream``, with the event loop free."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """One call: what is asked, how, and what the answer has to hold."""
+
+    asked: Source | LongContextLLM
+    arguments: Options
+    model: str
+    must: str  # what may not be cut off: a call, an object, or nothing
+
+    def end(self, answer: Answer) -> AIMessageChunk:
+        """Return the end of a streamed answer.
+
+        Raises:
+            OutputParserException: what it must hold was cut off.
+        """
+        if self.must and answer.finish_reason == "length" and not answer.tool_calls:
+            begun = answer.unfinished_call or answer.text
+            raise cut_off(self.must, answer.usage.completion_tokens, begun)
+        return last_chunk(answer, self.model)
 
 
 class ChatSelfExtend(SelfExtendSettings, BaseChatModel):
@@ -69,7 +109,9 @@ class ChatSelfExtend(SelfExtendSettings, BaseChatModel):
                 print(chunk.text, end="")
 
     Tools and structured answers are constrained while they are generated, so they are always valid:
-    ``bind_tools``, ``with_structured_output``. A prompt that can't fit is refused before the model
+    ``bind_tools``, ``with_structured_output``. A call that must be made, or an object that
+    ``response_format`` asks for, is an ``OutputParserException`` where ``max_tokens`` cut it off. A
+    prompt that can't fit is refused before the model
     runs, with `ContextWindowExceeded`, which is LangChain's ``ContextOverflowError``.
     """
 
@@ -77,13 +119,15 @@ class ChatSelfExtend(SelfExtendSettings, BaseChatModel):
     """What ``bind_tools`` takes when it names no ``tool_choice``, up to the result of a call: such
     as ``"any"`` for a small model that can't judge when to call. After a result, it may choose."""
 
+    _source: Source | None = PrivateAttr(default=None)
+
     @property
     def _llm_type(self) -> str:
         return "selfextend"
 
     def _resolve_model_profile(self) -> ModelProfile | None:
         answer = self.max_tokens or self.llm.budget.max_new_tokens
-        return ModelProfile(
+        found = ModelProfile(
             name=self.model,
             max_input_tokens=self.llm.planner.extended_window - answer,
             max_output_tokens=answer,
@@ -95,6 +139,7 @@ class ChatSelfExtend(SelfExtendSettings, BaseChatModel):
             tool_calling=True,
             tool_choice=True,
         )
+        return cast(ModelProfile, Profile(found))
 
     def get_num_tokens_from_messages(
         self, messages: list[BaseMessage], tools: Sequence[ToolSchema] | None = None
@@ -103,27 +148,39 @@ class ChatSelfExtend(SelfExtendSettings, BaseChatModel):
         converted = [convert_to_openai_tool(tool) for tool in tools or ()]
         return self.llm.count_tokens(core_messages(messages), tools=converted)
 
-    def _call(
-        self, messages: list[BaseMessage], stop: list[str] | None, call: Options
-    ) -> tuple[LongContextLLM, Options]:
-        """Return the model of a call, and the arguments of its ``stream``."""
+    def over(self, source: Source) -> Self:
+        """Return this model with what it is asked answered by a source of its own.
+
+        Callbacks hear of its answers as of all others; none of them is kept in a cache.
+        """
+        bound = self.model_copy(update={"cache": False})
+        bound._source = source
+        return bound
+
+    def _call(self, messages: list[BaseMessage], stop: list[str] | None, call: Options) -> _Call:
+        """Return what answers a call, and how."""
         options = dict(call)
         options.pop("stream", None)
-        llm = self._llm_named(options.pop("model", None))
+        name = options.pop("model", None)
+        whole, must = options.pop("whole", True), ""
         structure = {name: options.pop(name) for name in _STRUCTURE if name in options}
         if (response_format := options.pop("response_format", None)) is not None:
             structure["json_schema"] = schema_of_response_format(response_format)
+            must = "object"
         if structure.get("tools"):
             structure |= self._choice(messages, structure)
-        prompt = core_messages(messages)
+            must = must if structure["tool_choice"] in ("auto", "none") else "call"
+        prompt = core_messages(messages, merge=self._source is None)
         if options.pop("schema_in_prompt", False):
             prompt = with_schema(prompt, structure["json_schema"])
-        return llm, {
+        arguments = {
             "prompt": prompt,
             "cancelled": self.deadline(),
             **self.call_options(stop, options),
             **{name: value for name, value in structure.items() if value is not None},
         }
+        asked = self._source or self._llm_named(name)
+        return _Call(asked, arguments, name or self.model, must if whole else "")
 
     def _choice(self, messages: Sequence[BaseMessage], structure: Options) -> Options:
         """Return what a call may choose among its tools, where ``bind_tools`` left it open."""
@@ -144,14 +201,14 @@ class ChatSelfExtend(SelfExtendSettings, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        llm, arguments = self._call(messages, stop, kwargs)
+        call = self._call(messages, stop, kwargs)
         with overflow_of_the_framework():
-            answering = llm.stream(**arguments)
+            answering = call.asked.stream(**call.arguments)
         with answering:
             for part in answering:
                 yield ChatGenerationChunk(message=AIMessageChunk(content=part))
             answer = self.in_time(answering.answer)
-        yield ChatGenerationChunk(message=last_chunk(answer, kwargs.get("model") or self.model))
+        yield ChatGenerationChunk(message=call.end(answer))
 
     async def _astream(
         self,
@@ -160,14 +217,14 @@ class ChatSelfExtend(SelfExtendSettings, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        llm, arguments = self._call(messages, stop, kwargs)
+        call = self._call(messages, stop, kwargs)
         with overflow_of_the_framework():
-            answering = await llm.astream(**arguments)
+            answering = await call.asked.astream(**call.arguments)
         async with answering:
             async for part in answering:
                 yield ChatGenerationChunk(message=AIMessageChunk(content=part))
             answer = self.in_time(await answering.aanswer())
-        yield ChatGenerationChunk(message=last_chunk(answer, kwargs.get("model") or self.model))
+        yield ChatGenerationChunk(message=call.end(answer))
 
     def _generate(
         self,
@@ -237,19 +294,29 @@ class ChatSelfExtend(SelfExtendSettings, BaseChatModel):
                 ``"function_calling"`` makes it a call of a tool with that schema.
             include_raw: give ``{"raw": message, "parsed": ..., "parsing_error": ...}``.
             strict: accepted and not needed, as for ``bind_tools``.
+            tools: that it may call instead; ``raw`` then has the calls, and ``parsed`` is None.
             kwargs: options of the call, and ``schema_in_prompt=False`` if the last message is not
                 to end with the schema, from which the model knows what its descriptions say.
 
         Raises:
-            ValueError: the method is not known.
+            ValueError: the method is not known, or nothing of the schema would be enforced.
         """
-        reader = parser_of(schema, method)
+        reader: Runnable[Any, Any] = parser_of(schema, method)
         if method == "function_calling":
-            bound = self.bind_tools([schema], tool_choice=tool_name_of(schema), **kwargs)
+            tool = tool_of(schema)
+            choice = {"tool_choice": tool["function"]["name"], "whole": False}
+            bound = self.bind_tools([tool], **{**choice, **kwargs})
         else:
             # Elsewhere, json_mode leaves it to the model to obey the schema; no reason to here.
             constraint = {"json_schema": json_schema_of(schema), "schema_in_prompt": True}
-            bound = self.bind(**{**constraint, **kwargs})
+            bound = self.bind_tools(tools or [], whole=False, **{**constraint, **kwargs})
+        if tools:
+            if method == "function_calling" or not include_raw:
+                raise ValueError(
+                    "tools go with method='json_schema' and include_raw=True, because the answer "
+                    "may be a call of one, which only the raw message has"
+                )
+            reader = unless_called(reader)
         described = {"kwargs": {"method": method, "strict": strict}, "schema": schema}
         return parsed(bound.bind(ls_structured_output_format=described), reader, include_raw)
 

@@ -32,11 +32,11 @@ _NO_TEXT_OF_AN_ANSWER = frozenset(
 _MERGED_ROLES = frozenset(("system", "user", "assistant"))
 
 
-def core_messages(messages: Sequence[BaseMessage]) -> list[JsonObject]:
+def core_messages(messages: Sequence[BaseMessage], *, merge: bool = True) -> list[JsonObject]:
     """Return messages as the core takes them.
 
-    Messages of one role in a row become one, a blank line between them: most chat templates, and
-    the plain form, want roles that alternate.
+    Messages of one role in a row become one, a blank line between them, unless ``merge`` is False:
+    most chat templates, and the plain form, want roles that alternate.
 
     Raises:
         ValueError: a message is of a kind that can't be written, or holds something besides text.
@@ -44,7 +44,7 @@ def core_messages(messages: Sequence[BaseMessage]) -> list[JsonObject]:
     converted: list[JsonObject] = []
     for message in messages:
         new = _core_message(message)
-        if converted and _may_merge(converted[-1], new):
+        if merge and converted and _may_merge(converted[-1], new):
             both = (converted[-1]["content"], new["content"])
             converted[-1]["content"] = "\n\n".join(text for text in both if text)
         else:
@@ -152,7 +152,9 @@ def last_chunk(answer: Answer, model_name: str) -> AIMessageChunk:
 
 def response_metadata(answer: Answer, model_name: str) -> JsonObject:
     """Return what is said of an answer besides its text."""
+    evidence = [passage.to_dict() for passage in answer.evidence]
     return {
+        **({"evidence": evidence} if evidence else {}),
         **({"unfinished_call": answer.unfinished_call} if answer.unfinished_call else {}),
         "finish_reason": "tool_calls" if answer.tool_calls else answer.finish_reason,
         "model_name": model_name,

@@ -8,13 +8,18 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Self
-from weakref import WeakSet
 
 from langchain_core.exceptions import ContextOverflowError, ModelTimeoutError
 from langchain_core.load.serializable import Serializable
 from pydantic import ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
-from selfextend_rag import Answer, ContextBudgetExceeded, LongContextLLM, frameworks
+from selfextend_rag import (
+    Answer,
+    ContextBudgetExceeded,
+    GenerationCancelled,
+    LongContextLLM,
+    frameworks,
+)
 
 Options = dict[str, Any]
 """Arguments by name; the function that takes them checks them."""
@@ -24,7 +29,10 @@ _OF_HOSTED_MODELS = frozenset(("api_key", "base_url", "max_retries"))
 
 _LOADING = ("dtype", "device_map", "full_attention", "model_options", "quantization_config")
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed")
-_opened: WeakSet[LongContextLLM] = WeakSet()  # by name
+
+
+class Profile(dict[str, Any]):
+    """A profile that was found and not given: an instance with other fields finds its own."""
 
 
 class ContextWindowExceeded(ContextBudgetExceeded, ContextOverflowError):
@@ -37,11 +45,13 @@ class ContextWindowExceeded(ContextBudgetExceeded, ContextOverflowError):
 
 @contextmanager
 def overflow_of_the_framework() -> Iterator[None]:
-    """Raise what does not fit as `ContextWindowExceeded`."""
+    """Raise what does not fit as `ContextWindowExceeded`, and what took too long as its error."""
     try:
         yield
     except ContextWindowExceeded:
         raise
+    except GenerationCancelled as error:  # a call is cancelled by its timeout
+        raise ModelTimeoutError(f"the timeout has ended the reading: {error}") from error
     except ContextBudgetExceeded as error:
         raise ContextWindowExceeded(
             error.args[0],
@@ -64,9 +74,8 @@ class SelfExtendSettings(Serializable):
     """A hub id, a folder, ``"bundled"``, or a model of transformers that is loaded."""
     tokenizer: object = Field(default=None, exclude=True, repr=False)
     """The tokenizer, with a model that is loaded."""
-    # None until model_post_init has opened the model, if it is not given.
-    llm: LongContextLLM = Field(default=None, exclude=True, repr=False)  # type: ignore[assignment]
-    """The `LongContextLLM` underneath; made from ``model`` unless it is given instead."""
+    loaded: LongContextLLM | None = Field(default=None, alias="llm", exclude=True, repr=False)
+    """A `LongContextLLM`, given as ``llm`` instead, or made of a model that is loaded."""
 
     dtype: object = "auto"
     """Precision of the weights, such as ``"bfloat16"``; as they are stored by default."""
@@ -100,7 +109,7 @@ class SelfExtendSettings(Serializable):
         arbitrary_types_allowed=True, populate_by_name=True, protected_namespaces=()
     )
 
-    _live: bool = PrivateAttr(default=False)
+    _opened: tuple[tuple[str, Options, Options], LongContextLLM] | None = PrivateAttr(default=None)
     _identity: str = PrivateAttr(default_factory=lambda: uuid.uuid4().hex)
     _others: dict[str, LongContextLLM] = PrivateAttr(default_factory=dict)
 
@@ -111,14 +120,13 @@ class SelfExtendSettings(Serializable):
             return values
         given = {name: value for name, value in values.items() if name not in _OF_HOSTED_MODELS}
         # LangChain's configurable fields give a new instance all fields that another one has.
-        named, llm = isinstance(given.get("model"), str), given.get("llm")
-        if named and isinstance(llm, LongContextLLM) and llm in _opened:
-            del given["llm"]
+        if isinstance(given.get("profile"), Profile):
+            del given["profile"]
         fields = cls.model_fields
         aliases = {field.alias for field in fields.values() if field.alias}
         return frameworks.sort_options(given, fields.keys() | aliases)
 
-    @field_validator("llm", mode="before")
+    @field_validator("loaded", mode="before")
     @classmethod
     def _core_llm(cls, llm: object) -> LongContextLLM | None:
         return None if llm is None else core_llm(llm)
@@ -136,23 +144,46 @@ class SelfExtendSettings(Serializable):
     def model_post_init(self, context: object, /) -> None:
         """Open the model; before the framework asks for the profile, which has its window."""
         super().model_post_init(context)
-        given: Any = self.model if self.llm is None else self.llm
-        if given is None:
+        if self.loaded is None and self.model is None:
             raise ValueError(
                 'no model was named; give model= a hub id, a folder, "bundled" or a model that is '
                 "loaded (with tokenizer=), or llm= a LongContextLLM"
             )
-        self.llm = self._open(given, self.tokenizer)
-        named = isinstance(given, str | os.PathLike)
-        self._live, self.model = not named, os.fspath(given) if named else self.llm.name
+        if isinstance(self.model, os.PathLike):
+            self.model = os.fspath(self.model)
+        if self.loaded is not None or not isinstance(self.model, str):
+            self.loaded = self._open(self.loaded or self.model, self.tokenizer)
+            self.model, self.tokenizer = self.model or self.loaded.name, None
+            if not isinstance(self.model, str):
+                self.model = self.loaded.name
         self.call_options(None, {})  # refuses here what would fail in each call
+        _ = self.llm
+
+    @property
+    def llm(self) -> LongContextLLM:
+        """Return the `LongContextLLM` underneath: always that of the fields as they are now.
+
+        Raises:
+            OptionError: the model was handed over loaded, and a field asks for another one.
+        """
+        if self.loaded is not None:
+            if self.model != self.loaded.name:
+                raise frameworks.OptionError(
+                    f"model {self.model!r} can't be had of an instance that was made of "
+                    f"{self.loaded.name}, loaded; make one with model= alone"
+                )
+            return self._open(self.loaded)
+        wanted = self.model, self._loading, dict(self.context_options)
+        if self._opened is None or self._opened[0] != wanted:
+            self._opened = wanted, self._open(self.model, self.tokenizer)
+        return self._opened[1]
+
+    @property
+    def _loading(self) -> Options:
+        return {name: getattr(self, name) for name in _LOADING}
 
     def _open(self, model: object, tokenizer: object = None) -> LongContextLLM:
-        loading = {name: getattr(self, name) for name in _LOADING}
-        llm = frameworks.open_llm(model, tokenizer, loading, self.context_options)
-        if isinstance(model, str | os.PathLike):
-            _opened.add(llm)
-        return llm
+        return frameworks.open_llm(model, tokenizer, self._loading, self.context_options)
 
     @classmethod
     def bundled(cls, **options: Any) -> Self:
@@ -166,7 +197,7 @@ class SelfExtendSettings(Serializable):
 
     def to_json(self) -> Any:
         """Return the constructor and its arguments; none when the model was handed over loaded."""
-        if not self._live:
+        if self.loaded is None:
             return super().to_json()
         described = self.to_json_not_implemented()
         # Keeps the answers of two models apart in LangChain's cache.
@@ -227,5 +258,5 @@ def core_llm(llm: object) -> LongContextLLM:
         return inner
     raise TypeError(
         "llm must be a ChatSelfExtend, a SelfExtendLLM or a LongContextLLM, got "
-        f"{type(llm).__name__}"
+        f"{type(llm).__name__}; a model of transformers goes to model=, with its tokenizer="
     )

@@ -29,6 +29,7 @@ FILE_NOTES = ("remarks", "locations", "text_id")
 
 __all__ = [
     "FILE_NOTES",
+    "OptionError",
     "answer_options",
     "core_document",
     "file_notes",

@@ -153,15 +153,17 @@ class KeptReadings(OneInProcess):
             lock.release()
 
     async def aget(self, documents: Documents, question: str = "", **options: Any) -> Reading:
-        """Do as ``get`` with the event loop free; ``cancelled`` may be given as an event alone."""
+        """Do as ``get`` with the event loop free; a cancelled task ends the reading too."""
         key = tuple(as_documents(documents))
-        cancelled = options.pop("cancelled", None) or threading.Event()
+        asked_to_end, left = is_cancelled(options.pop("cancelled", None)), threading.Event()
         asked = self._tokens_of(question, options.get("history", ()))
         if (reading := self._found(key, asked, options.get("max_new_tokens"))) is not None:
             return reading
-        return await in_thread(
-            lambda: self.get(key, question, cancelled=cancelled, **options), cancelled
-        )
+
+        def ends() -> bool:
+            return left.is_set() or asked_to_end()
+
+        return await in_thread(lambda: self.get(key, question, cancelled=ends, **options), left)
 
     def clear(self) -> None:
         """Forget all readings."""

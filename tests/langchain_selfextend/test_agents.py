@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Literal
 
 import pytest
 from langchain.agents import create_agent
+from langchain.agents.structured_output import ProviderStrategy, ToolStrategy
+from langchain_core.exceptions import OutputParserException
 from langchain_core.messages import AIMessage, ToolMessage
 from langchain_core.tools import create_retriever_tool, tool
+from pydantic import BaseModel
 
 from langchain_selfextend import ChatSelfExtend, FullDocumentRetriever
 from tests.langchain_selfextend.conftest import SMALL
@@ -68,3 +72,32 @@ def test_a_model_that_can_not_judge_when_to_call_makes_one_round_of_calls():
     kinds = ["HumanMessage", "AIMessage", "ToolMessage", "AIMessage"]
     assert [type(message).__name__ for message in messages] == kinds
     assert messages[2].content == "it rings"
+
+
+class Weight(BaseModel):
+    """What a thing weighs."""
+
+    kilograms: Literal[1, 2]
+
+
+def test_an_agent_has_tools_and_a_response_schema():
+    model = ChatSelfExtend(**{**SMALL, "max_tokens": 120})
+    agent = create_agent(model, tools=[ring], response_format=ProviderStrategy(Weight))
+    found = agent.invoke(asked("What does it weigh?"), {"recursion_limit": 9})
+    assert isinstance(found["structured_response"], Weight)
+
+
+@pytest.mark.parametrize("strategy", [ProviderStrategy, ToolStrategy])
+@pytest.mark.parametrize("tools", [[], [ring]])
+def test_an_agents_answer_that_was_cut_off_says_so(strategy, tools):
+    """It ended in an error about roles of messages, or about JSON that is not valid."""
+    model = ChatSelfExtend(**{**SMALL, "max_tokens": 3})
+    agent = create_agent(model, tools=tools, response_format=strategy(Weight))
+    with pytest.raises(OutputParserException, match=r"cut off after 3 tokens.*max_tokens"):
+        agent.invoke(asked("What does it weigh?"), {"recursion_limit": 9})
+
+
+def test_a_first_call_that_was_cut_off_says_so():
+    model = ChatSelfExtend(**{**SMALL, "max_tokens": 3}, initial_tool_choice="any")
+    with pytest.raises(OutputParserException, match="cut off"):
+        create_agent(model, [ring]).invoke(asked("What is said?"))

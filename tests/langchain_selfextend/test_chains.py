@@ -43,13 +43,14 @@ def reads(monkeypatch, chat):
     return calls
 
 
-def test_the_keys_of_a_retrieval_chain_and_two_more(chain):
+def test_the_keys_of_a_retrieval_chain_and_three_more(chain):
     result = chain.invoke({"input": QUESTION, "more": 1})
-    assert list(result) == ["input", "more", "context", "answer", "evidence", "plan"]
+    assert list(result) == ["input", "more", "context", "answer", "evidence", "plan", "usage"]
     assert result["input"] == QUESTION
     assert result["context"] == [KEY]
     assert result["answer"] == "48213"
     assert result["plan"]["extended_window"] >= result["plan"]["prompt_tokens"]
+    assert result["usage"]["input_tokens"] == result["plan"]["prompt_tokens"]
 
 
 def test_the_documents_are_read_once_for_all_questions(chat, monkeypatch):
@@ -71,7 +72,7 @@ def test_the_answer_comes_in_pieces_after_the_context(chain):
         pieces = [chunk["answer"] for chunk in chunks[2:-1]]
         assert len(pieces) > 2
         assert "".join(pieces) == "48213"
-        assert list(chunks[-1]) == ["evidence", "plan"]
+        assert list(chunks[-1]) == ["evidence", "plan", "usage"]
 
 
 def test_the_passages_an_answer_rests_on_keep_the_metadata_of_their_document(chat):
@@ -212,6 +213,7 @@ def test_events_name_the_chain(chain):
         return [event async for event in chain.astream_events({"input": QUESTION}, version="v2")]
 
     events = asyncio.run(main())
-    assert {event["name"] for event in events} == {"full_document_chain"}
+    assert {event["name"] for event in events} == {"full_document_chain", "ChatSelfExtend"}
+    events = [event for event in events if event["name"] == "full_document_chain"]
     pieces = [e["data"]["chunk"] for e in events if e["event"] == "on_chain_stream"]
     assert "".join(piece.get("answer", "") for piece in pieces) == "48213"

@@ -10,7 +10,7 @@ import time
 
 import pytest
 from langchain_core.exceptions import ContextOverflowError, ModelTimeoutError
-from langchain_core.messages import HumanMessage, SystemMessage
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, trim_messages
 from langchain_core.runnables import ConfigurableField
 
 from langchain_selfextend import ChatSelfExtend, ContextWindowExceeded
@@ -43,10 +43,10 @@ def test_instances_of_one_model_share_its_weights(chat):
 def test_weights_are_released_with_the_last_instance():
     gc.collect()  # what earlier tests left behind is not to go in between
     alone = ChatSelfExtend(model=str(FOLDER), chunk_size=77)
-    count = len([entry for entry in library._live if entry[2]() is not None])
+    count = len(library._opened)
     del alone
     gc.collect()
-    assert len([entry for entry in library._live if entry[2]() is not None]) == count - 1
+    assert len(library._opened) == count - 1
 
 
 def test_every_way_to_name_a_model_gives_the_same_answer(chat):
@@ -135,6 +135,104 @@ def test_fields_may_be_configured_per_call(chat):
     other, _ = configurable.with_config(configurable={"dtype": "float32"}).prepare()
     assert str(other.llm.model.dtype) == "torch.float32"
     assert other.llm.planner.neighbor_window == 64
+
+
+def configured(chat, **values):
+    fields = {name: ConfigurableField(id=name) for name in values}
+    found, _ = chat.configurable_fields(**fields).with_config(configurable=values).prepare()
+    return found
+
+
+def test_a_configured_model_is_the_one_that_answers_with_its_own_profile(chat):
+    other = configured(chat, model=str(FOLDER), max_tokens=4)
+    assert other.llm.name == str(FOLDER)
+    message = other.invoke(PASSKEY)
+    assert message.response_metadata["model_name"] == str(FOLDER)
+    assert message.usage_metadata["output_tokens"] == 4
+    assert other.profile["max_output_tokens"] == 4
+    given = ChatSelfExtend(**SMALL, profile={"max_input_tokens": 7})
+    assert configured(given, max_tokens=4).profile == {"max_input_tokens": 7}
+    with pytest.raises(ValueError, match="llm not found"):
+        chat.configurable_fields(llm=ConfigurableField(id="llm"))
+
+
+def test_the_model_of_the_fields_answers_also_where_a_copy_or_a_field_was_changed(chat):
+    assert str(chat.model_copy(update={"dtype": "float64"}).llm.model.dtype) == "torch.float64"
+    changed = ChatSelfExtend(**SMALL)
+    changed.context_options = {"max_group_size": 2}
+    assert changed.llm.planner.max_group_size == 2
+    assert changed.llm.model is chat.llm.model
+
+
+def test_a_loaded_model_may_be_configured_and_is_never_another_one(tiny):
+    """A model's name was taken and the old one answered; a context option ended in an error."""
+    options = {"tokenizer": tiny.tokenizer, "max_group_size": 2, "max_tokens": 4}
+    live = ChatSelfExtend(model=tiny.model, **options)
+    assert configured(live, temperature=0.5).llm is live.llm
+    for values, message in (
+        ({"model": "bundled"}, "model 'bundled' can't be had of an instance that was made of"),
+        ({"dtype": "float16"}, "dtype can't be changed on a model that is loaded"),
+        ({"context_options": {"max_group_size": 3}}, "max_group_size can't be changed"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            configured(live, **values)
+        with pytest.raises(ValueError, match=message):
+            _ = live.model_copy(update=values).llm
+    with pytest.raises(ValueError, match="model 'bundled' can't be had"):
+        ChatSelfExtend(model="bundled", llm=tiny)
+
+
+@pytest.mark.parametrize(
+    ("options", "taken"),
+    [
+        (
+            {
+                "model_id": "bundled",
+                "task": "text-generation",
+                "pipeline_kwargs": {"max_new_tokens": 5, "do_sample": False},
+                "model_kwargs": {"torch_dtype": "float64"},
+            },
+            {"max_tokens": 5, "temperature": 0.0, "dtype": "float64", "model": "bundled"},
+        ),
+        ({"model_name": "bundled", "request_timeout": 9}, {"timeout": 9.0, "model": "bundled"}),
+    ],
+)
+def test_options_of_huggingface_pipeline_are_taken_under_our_names(options, taken):
+    made = ChatSelfExtend(**options)
+    assert {name: getattr(made, name) for name in taken} == taken
+
+
+def test_what_another_class_takes_is_refused_with_what_to_use(tiny):
+    with pytest.raises(ValueError, match=r"pipeline.* model=pipeline.model and tokenizer="):
+        ChatSelfExtend(pipeline=tiny)
+    with pytest.raises(ValueError, match="max_tokens is given twice"):
+        ChatSelfExtend(model="bundled", max_tokens=3, max_new_tokens=4)
+    with pytest.raises(TypeError, match="a model of transformers goes to model="):
+        ChatSelfExtend(llm=tiny.model)
+    with pytest.raises(ValueError, match="temperature must be 0 or a positive number, got '1'"):
+        ChatSelfExtend(llm=tiny).invoke("a", temperature="1")
+
+
+def test_any_part_of_a_conversation_can_be_counted_and_trimmed(chat, tiny):
+    """Models without a chat template, and templates that are strict, refused most parts."""
+    said = [
+        SystemMessage("Be brief."),
+        AIMessage("Hello, who is there?"),
+        HumanMessage("The sky is blue."),
+        AIMessage("It is."),
+        HumanMessage("And the grass?"),
+    ]
+    for model in (chat, ChatSelfExtend(llm=tiny)):
+        whole = model.get_num_tokens_from_messages(said)
+        for start in range(len(said)):
+            assert 0 < model.get_num_tokens_from_messages(said[start:-1] or said[:1]) <= 2 * whole
+        kept = trim_messages(
+            said, max_tokens=whole - 1, token_counter=model, strategy="last", include_system=True
+        )
+        assert kept[0] == said[0]
+        assert kept[-1] == said[-1]
+        assert len(kept) < len(said)
+        assert model.get_num_tokens_from_messages(kept) < whole
 
 
 def test_a_model_that_is_not_there_is_named():

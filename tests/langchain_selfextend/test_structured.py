@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import pytest
@@ -68,6 +69,75 @@ def test_answers_obey_the_schema_in_every_form_and_method(long, schema, method):
     assert size in ("small", "large")
     assert isinstance(answer, Size if schema is Size else dict)
     assert asyncio.run(structured.ainvoke(QUESTION)) == answer
+
+
+WRAPPED = [
+    {"name": "size", "strict": True, "schema": SIZE_SCHEMA},
+    {"type": "json_schema", "json_schema": {"name": "size", "schema": SIZE_SCHEMA}},
+    {"name": "size", "description": "A size.", "parameters": SIZE_SCHEMA},
+    {"type": "function", "function": {"name": "size", "parameters": SIZE_SCHEMA}},
+    {"name": "size", "input_schema": SIZE_SCHEMA},
+]
+
+
+@dataclass
+class SizeData:
+    """A size."""
+
+    size: Literal["small", "large"]
+
+
+@pytest.mark.parametrize("method", ["json_schema", "function_calling"])
+@pytest.mark.parametrize("schema", [*WRAPPED, SizeData])
+def test_a_schema_is_enforced_in_the_form_of_other_interfaces(long, schema, method):
+    """OpenAI's form was taken for a schema that allows anything."""
+    eager = long.model_copy(update={"temperature": 0.9, "seed": 2})
+    answer = eager.with_structured_output(schema, method=method).invoke(QUESTION)
+    assert answer["size"] in ("small", "large")
+
+
+@pytest.mark.parametrize(
+    ("schema", "values"),
+    [
+        ({"title": "Colour", "enum": ["red", "blue"]}, ("red", "blue")),
+        ({"title": "Key", "anyOf": [{"const": 1}, {"const": True}]}, (1, True)),
+        ({"title": "Two", "type": "array", "items": {"const": 2}, "maxItems": 1}, ([], [2])),
+    ],
+)
+def test_a_schema_of_no_object_is_enforced_or_refused(long, schema, values):
+    assert long.with_structured_output(schema).invoke(QUESTION) in values
+    with pytest.raises(ValueError, match="is one of an object"):
+        long.with_structured_output(schema, method="function_calling")
+
+
+@pytest.mark.parametrize("method", ["json_schema", "function_calling", "json_mode"])
+@pytest.mark.parametrize(
+    "schema", [{"title": "x"}, {"size": "str"}, {"name": "f", "description": "x"}, "Size", Size(
+        size="small", count=1
+    )],
+)  # fmt: skip
+def test_what_would_enforce_nothing_is_refused(long, schema, method):
+    with pytest.raises((ValueError, TypeError), match=r"says nothing|must be a|is one of|nsupport"):
+        long.with_structured_output(schema, method=method)
+
+
+def test_tools_may_be_called_in_place_of_an_object(knowing):
+    """They were taken and not bound."""
+    either = knowing.with_structured_output(Joke, tools=[weigh_it], include_raw=True)
+    called = either.invoke("Weigh the cat and the dog.")
+    assert [call["args"]["what"] for call in called["raw"].tool_calls] == ["cat", "dog"]
+    assert (called["parsed"], called["parsing_error"]) == (None, None)
+    told = either.invoke("Tell me a joke about cats.")
+    assert told["parsed"] == Joke(**json.loads(JOKE))
+    with pytest.raises(ValueError, match="tools go with method='json_schema' and include_raw"):
+        knowing.with_structured_output(Joke, tools=[weigh_it])
+
+
+class Joke(BaseModel):
+    """A joke."""
+
+    setup: str
+    punchline: str
 
 
 @pytest.mark.parametrize("method", ["json_schema", "function_calling", "json_mode"])
@@ -244,8 +314,21 @@ def test_calls_and_results_of_tools_may_be_in_the_history(long):
     assert isinstance(message.content, str)
 
 
-def test_a_call_that_was_cut_off_is_reported_and_not_made(long):
-    message = long.bind_tools([measure], tool_choice="any").invoke(QUESTION, max_tokens=6)
+def test_a_call_that_must_be_made_and_was_cut_off_is_an_error(long):
+    """Agents ended with an empty message, or asked the model to follow its own."""
+    bound = long.bind_tools([measure], tool_choice="any")
+    with pytest.raises(OutputParserException, match=r"cut off after 6 tokens, before its call"):
+        bound.invoke(QUESTION, max_tokens=6)
+    with pytest.raises(OutputParserException, match="max_tokens"):
+        asyncio.run(bound.ainvoke(QUESTION, max_tokens=6))
+    wanted = {"type": "json_schema", "json_schema": {"name": "size", "schema": SIZE_SCHEMA}}
+    with pytest.raises(OutputParserException, match="before its object was whole"):
+        long.invoke(QUESTION, response_format=wanted, max_tokens=3)
+
+
+def test_a_call_that_the_model_chose_and_was_cut_off_is_reported_and_not_made(knowing):
+    bound = knowing.bind_tools([weigh_it])
+    message = bound.invoke("Weigh the cat and the dog.", max_tokens=20)
     assert not message.tool_calls
     assert message.response_metadata["finish_reason"] == "length"
     assert message.response_metadata["unfinished_call"]
