@@ -27,11 +27,11 @@ def zip_with(*members: str) -> bytes:
         ("blank.txt", b" \r\n\t\n", "holds only white space"),
         ("blank.txt", " \n".encode("utf-16"), "holds only white space"),
         ("junk.bin", random.Random(0).randbytes(4096), "is not a text file"),
-        ("junk.txt", b"ab\x01\x02\x03cd", "3 of its 7 characters are control codes"),
+        ("junk.txt", b"ab\x01\x02\x03cd", "3 of its 7 bytes are control codes"),
         ("zero.txt", b"hello\0world", "it holds zero bytes"),
         ("cut.txt", "naïve déjà".encode()[:-1], "1 damaged place(s), the first at byte 11"),
         ("mixed.txt", "ok déjà ".encode() + b"\xe9", "1 damaged place(s)"),
-        ("cut16.txt", b"\xff\xfea\0b", "damaged at byte 2"),
+        ("cut16.txt", b"\xff\xfea\0b", "in position 2: truncated data); it is damaged"),
         ("a.docx", zip_with("word/document.xml"), "is a ZIP archive (docx)"),
         ("a.odt", zip_with("mimetype", "content.xml"), "is a ZIP archive (opendocument)"),
         ("a.zip", zip_with("a.txt"), "is a ZIP archive"),
@@ -77,7 +77,7 @@ def test_what_is_no_file_is_refused(path, found):
 
 @pytest.mark.parametrize(
     ("encoding", "found"),
-    [("utf-8", "at byte 6; leave it out"), ("nonsense", "no encoding that Python knows")],
+    [("utf-8", "in position 6: .*; leave it out"), ("nonsense", "unknown encoding: nonsense")],
 )
 def test_a_wrong_encoding_given_is_refused(tmp_path, encoding, found):
     path = written(tmp_path, "a.txt", FRENCH.encode("latin-1"))

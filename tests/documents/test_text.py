@@ -72,7 +72,7 @@ def test_a_pipe_is_read_like_a_file(tmp_path):
         ("utf-32", "utf-32-le", "byte order mark"),
         ("utf-16-le", "utf-16-le", "content"),
         ("utf-16-be", "utf-16-be", "content"),
-        ("latin-1", "latin-1", "guess"),
+        ("latin-1", "cp1252", "guess"),
     ],
 )
 @pytest.mark.parametrize("repeats", [1, 40])
@@ -109,7 +109,7 @@ def test_a_guessed_encoding_is_said_aloud_and_can_be_overruled(tmp_path, caplog)
     path = written(tmp_path, "a.txt", FRENCH.encode("latin-1"))
     with caplog.at_level(logging.WARNING):
         Document.from_file(path)
-    assert "a.txt: not UTF-8; read as latin-1, which is a guess" in caplog.text
+    assert "a.txt: read as cp1252, which is a guess" in caplog.text
     caplog.clear()
     document = Document.from_file(path, encoding="cp1251")
     assert document.text == FRENCH.encode("latin-1").decode("cp1251")
