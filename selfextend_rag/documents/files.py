@@ -22,6 +22,7 @@ from selfextend_rag.errors import DocumentError, UnsupportedDocument
 _EXTENSIONS = {
     **{".md": "markdown", ".markdown": "markdown", ".pdf": "pdf"},
     **{".html": "html", ".htm": "html", ".xhtml": "html"},
+    **{".epub": "epub", ".msg": "msg"},
     **{".eml": "eml", ".emlx": "eml", ".mbox": "mbox", ".mht": "mhtml", ".mhtml": "mhtml"},
 }
 
@@ -45,6 +46,14 @@ _SIGNATURES = (
     (b"SQLite format 3\0", "an SQLite database"),
     (b"ID3", "an MP3 recording"),
 )
+# What an old Microsoft Office file is by one of its streams, in this order.
+_OLE_STREAMS = {
+    "EncryptedPackage": "an office file encrypted with a password",
+    "__properties_version1.0": "msg",
+    "WordDocument": "an old Word file (.doc)",
+    "PowerPoint Document": "an old PowerPoint file (.ppt)",
+    "Workbook": "an old Excel file (.xls)",
+}
 # What a ZIP archive is by one of its members; a kind of `_READERS`.
 _ZIP_MEMBERS = {
     "word/document.xml": "docx",
@@ -56,6 +65,7 @@ _ZIP_MEMBERS = {
 # The readers of each kind, as "module:function", imported when such a file is read.
 _READERS = {
     **dict.fromkeys(("eml", "mbox", "mhtml"), "mail:read_mail"),
+    "msg": "outlook:read_msg",
     "pdf": "pdf:read_pdf",
 }
 
@@ -140,14 +150,16 @@ def _binary_kind(data: bytes, name: str) -> str | None:
     kind = next((kind for start, kind in _SIGNATURES if data.startswith(start)), None)
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         kind = "a WebP image"
+    elif kind and kind.startswith("an old Microsoft"):
+        kind = next((x for at, x in _OLE_STREAMS.items() if at.encode("utf-16-le") in data), kind)
     elif kind == "a ZIP archive":
         with suppress(zipfile.BadZipFile, ValueError, NotImplementedError):
             found = _zip_kind(zipfile.ZipFile(io.BytesIO(data)))
             if found in _READERS:
                 return found
             kind = f"a ZIP archive ({found})" if found else f"{kind} (read_documents reads those)"
-    if kind is None:
-        return None
+    if kind is None or kind in _READERS:
+        return kind
     raise UnsupportedDocument(
         f"{name} is {kind}, which can't be read; save what it says as PDF, HTML, Markdown or plain "
         "text and read that"

@@ -32,11 +32,9 @@ _DEEPEST = 3  # archives in archives
 # shrinks to a tenth; what is large and shrinks more was made to fill the memory.
 _LARGEST, _EXPANSION = 1 << 28, 20
 _DAMAGE = (BadZipFile, zlib.error, LZMAError, EOFError, OSError, RuntimeError, ValueError)
-# The folder of a saved page's resources, as browsers call it in several languages.
+# The folder that a browser saves with a page, as it is called in several languages.
 _RESOURCES = re.compile(
-    r"(.+)(?:\.files|[-_](?:files?|dateien|fichiers|archivos|arquivos|ficheiros|bestanden|filer"
-    r"|pliki|soubory|tiedostot|elemei|dosyalar|datoteke|fitxers))",
-    re.IGNORECASE,
+    r"(.+)[._-](?:files?|dateien|fichiers|archivos|arquivos|bestanden|pliki|soubory)", re.IGNORECASE
 )
 
 
@@ -123,47 +121,44 @@ class _Reader:
         elif not self._archive_on_disk(path, ""):
             self.documents.append(self._from_file(path))
         if len(self.documents) == documents:
-            reasons = [skip.message for skip in self.skipped[skipped:]] or ["it has no files"]
+            reasons = [skip.message for skip in self.skipped[skipped:]]
             if self.unmatched > unmatched:
-                reasons = [f"{self.unmatched - unmatched} do not match {self._glob}", *reasons]
+                reasons.insert(0, f"{self.unmatched - unmatched} files do not match {self._glob}")
             more = f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
-            raise DocumentError(f"{path} has nothing to read; {'; '.join(reasons[:3])}{more}")
+            found = "; ".join(reasons[:3]) or "it has no files"
+            raise DocumentError(f"{path} has nothing to read; {found}{more}")
 
     def _folder(self, root: str) -> None:
         def unlisted(error: OSError) -> None:
             self._skip(str(error.filename), "refused", f"can't be listed ({error.strerror})")
 
-        found = {}
-        for folder, folders, names in os.walk(root, onerror=unlisted):
+        names = set[str]()
+        for folder, folders, files in os.walk(root, onerror=unlisted):
             links = (name for name in folders if os.path.islink(os.path.join(folder, name)))
-            for path in (os.path.join(folder, name) for name in (*names, *links)):
-                found[os.path.relpath(path, root).replace(os.sep, "/")] = path
-        for name in self._files(root, "", set(found)):
-            if os.path.islink(found[name]):
-                self._skip(found[name], "link", "is a link; name what it leads to")
-            elif not os.path.isfile(found[name]):
-                self._skip(found[name], "device", "is no regular file; name it to have it read")
-            elif not self._archive_on_disk(found[name], name):
-                self._add(found[name], self._from_file, found[name])
+            below = os.path.relpath(folder, root).replace(os.sep, "/")
+            names.update(name if below == "." else f"{below}/{name}" for name in (*files, *links))
+        for name in self._files(root, "", names):
+            path = os.path.join(root, name)
+            if os.path.islink(path):
+                self._skip(path, "link", "is a link; name what it leads to")
+            elif not os.path.isfile(path):
+                self._skip(path, "device", "is no regular file; name it to have it read")
+            elif not self._archive_on_disk(path, name):
+                self._add(path, self._from_file, path)
 
     def _files(self, path: str, below: str, names: set[str]) -> Iterator[str]:
         """Yield the files of a folder or archive that are to be read; list those set aside."""
         done = set()
         for name in sorted(names, key=_natural):
+            full, short = below + name, os.path.basename(name)
             if aside := _set_aside(name, names):
-                inner, kind, says = aside
-                if inner not in done:
-                    self._skip(f"{path}/{inner}", kind, says)
-                done.add(inner)
-            elif self._matches(below + name):
-                yield name
+                if aside[0] not in done:
+                    self._skip(f"{path}/{aside[0]}", *aside[1:])
+                done.add(aside[0])
+            elif fnmatch(full, self._glob) or fnmatch(short, self._glob) or short.endswith(".zip"):
+                yield name  # of an archive, some files may match
             else:
                 self.unmatched += 1
-
-    def _matches(self, path: str) -> bool:
-        """Return whether a file is to be read; of an archive, some files may be."""
-        matches = fnmatch(path, self._glob) or fnmatch(os.path.basename(path), self._glob)
-        return matches or path.lower().endswith(".zip")
 
     def _archive_on_disk(self, path: str, below: str) -> bool:
         """Read what is in an archive, and return whether the file is one."""

@@ -67,7 +67,7 @@ class Mail:
         title = self.titles[0] if self.titles and not locations else ""
         if self.files:
             shown = ", ".join(self.files[:10]) + (", ..." if len(self.files) > 10 else "")
-            self._remark("warning", "attached files", f"are not read: {shown}", len(self.files))
+            self.remark("warning", "attached files", f"are not read: {shown}", len(self.files))
         metadata = {"messages": max(1, len(locations)), "attachments": self.files}
         return Content(text.strip(), title, metadata, tuple(dict.fromkeys(self.remarks)), locations)
 
@@ -80,15 +80,16 @@ class Mail:
         self.titles.append(headers["Subject"])
         text = self._part(message)
         if not text:
-            self._remark("warning", "no text", "message has headers, and no text")
+            self.remark("warning", "no text", "message has headers, and no text")
         defects = {type(x).__name__ for part in message.walk() for x in part.defects}
         if defects:
             names = ", ".join(sorted(name.removesuffix("Defect") for name in defects))
             says = f"departures from the format of mail ({names}); parts may be missing or garbled"
-            self._remark("warning", "departures from the format", says, len(defects))
+            self.remark("warning", "departures from the format", says, len(defects))
         return f"{shown}\n{text}".strip()
 
-    def _remark(self, severity: Severity, kind: str, says: str, count: int = 1) -> None:
+    def remark(self, severity: Severity, kind: str, says: str, count: int = 1) -> None:
+        """Add a remark on so many things."""
         self.remarks.append(Remark(kind, f"{count} {says}", severity, count))
 
     def _header(self, message: Message, name: str) -> str:
@@ -97,7 +98,7 @@ class Mail:
         return ", ".join(map(self._decoded, raw))
 
     def _decoded(self, header: str) -> str:
-        header = self._text(header.encode("utf-8", "surrogateescape"))
+        header = self.text(header.encode("utf-8", "surrogateescape"))
         try:
             words = decode_header(header)
         except HeaderParseError:  # damaged base64
@@ -106,11 +107,11 @@ class Mail:
         for word, charset in words:
             if isinstance(word, bytes):
                 plain = charset is None
-                word = word.decode("raw-unicode-escape") if plain else self._text(word, charset)
+                word = word.decode("raw-unicode-escape") if plain else self.text(word, charset)
             text += word
         return " ".join(text.split())
 
-    def _text(self, data: bytes, charset: str | None = None) -> str:
+    def text(self, data: bytes, charset: str | None = None) -> str:
         """Return text in the character set that the mail names, or that is found out."""
         given = charset if charset in _LIKE_ASCII else None
         try:
@@ -121,7 +122,7 @@ class Mail:
             except LookupError:
                 text = data.decode("ascii", "replace")
             says = f"characters are written U+FFFD: {error}"
-            self._remark("loss", "unreadable characters", says, text.count("\ufffd"))
+            self.remark("loss", "unreadable characters", says, text.count("\ufffd"))
             return text
         self.remarks += content.remarks
         return content.text
@@ -131,9 +132,9 @@ class Mail:
         kind, parts = part.get_content_type(), _parts(part)
         if kind in _ENCRYPTED:
             says = "text is encrypted or in a sealed envelope; save it from the mail program"
-            self._remark("loss", "encrypted", says)
+            self.remark("loss", "encrypted", says)
         elif kind.endswith("-signature"):
-            self._remark("note", "signatures", "signature was not checked")
+            self.remark("note", "signatures", "signature was not checked")
         elif kind == "message/rfc822" and parts and parts[0].keys():
             return f"Attached message:\n\n{self.message(parts[0])}"
         elif kind == "multipart/alternative" and parts:
@@ -147,7 +148,7 @@ class Mail:
         elif kind in _HTML:
             return self._html(part)
         elif kind == "text/plain" or kind.startswith("multipart/"):
-            return self._text(_bytes(part), part.get_content_charset()).strip()
+            return self.text(_bytes(part), part.get_content_charset()).strip()
         else:
             self._attached(part)
         return ""
@@ -165,7 +166,7 @@ class Mail:
             self.files += form.files
         if missing := [word for word in others if word not in words]:
             says = f"words are in another form of the text alone: {', '.join(missing[:10])}"
-            self._remark("warning", "other forms", says, len(missing))
+            self.remark("warning", "other forms", says, len(missing))
         self.remarks += best.remarks
         return said
 
@@ -175,19 +176,19 @@ class Mail:
         root = next((x for x in parts if start and x["Content-ID"] == start), [*texts, *parts][0])
         frames = sum(x is not root for x in texts)
         if frames:
-            self._remark("warning", "frames", "frames of the page are left out", frames)
+            self.remark("warning", "frames", "frames of the page are left out", frames)
         if resources := len(parts) - frames - 1:
             says = "files that the text shows (pictures, styles) are left out"
-            self._remark("note", "resources", says, resources)
+            self.remark("note", "resources", says, resources)
         return self._part(root)
 
     def _html(self, part: Message) -> str:
         data = _bytes(part)
-        markup = self._text(data, part.get_content_charset() or declared_encoding(data))
+        markup = self.text(data, part.get_content_charset() or declared_encoding(data))
         try:
             page = read_html(markup, self.name)
         except DocumentError as error:  # pictures alone, for instance
-            self._remark("loss", "unread HTML", f"text could not be read: {error}")
+            self.remark("loss", "unread HTML", f"text could not be read: {error}")
             return ""
         self.remarks += page.remarks
         if self.titles:

@@ -99,7 +99,7 @@ def test_a_file_that_is_named_is_read_whatever_the_glob_and_refused_as_ever(tmp_
     [
         ({}, {}, "it has no files"),
         ({".x": "a"}, {}, ".x is hidden"),
-        ({"a.txt": "a", "b.txt": "b"}, {"glob": "*.pdf"}, r"2 do not match \*.pdf"),
+        ({"a.txt": "a", "b.txt": "b"}, {"glob": "*.pdf"}, r"2 files do not match \*.pdf"),
         ({"a.txt": "déjà vu, à la".encode("latin-1")}, {"strict": "warning"}, "is not read whole"),
         ({f"{n}.png": PNG for n in range(5)}, {}, "and 2 more"),
     ],
