@@ -34,7 +34,6 @@ _MARKS = {0xF0B7: "•", 0xF0A7: "▪", 0xF0D8: "➢", 0xF0FC: "✓", 0xAD: "-",
 _DOUBLED = re.compile(r"(?:([^\W\d_])\1){3}|\b(\w{2,}) \2 (\w+) \3\b")
 _SPACED = re.compile(r"(?<!\S)(?:\S{1,2} ){4,}\S{1,2}(?!\S)")  # S e r i a l
 _PAGE = re.compile(rb"/Type\s*/Page(?![A-Za-z])")
-_STREAM = re.compile(rb"obj\s*<<([^\0]{0,2000}?)>>\s*stream\r?\n")
 _DEFLATED = re.compile(rb"/Filter\s*\[?\s*(?:/ASCII85Decode\s*)?/FlateDecode")
 _NOT_TEXT = re.compile(  # streams whose damage costs no text: fonts, colours, pictures, metadata
     rb"/Length1|/Subtype\s*/(?:Image|Type1C|CIDFontType0C|OpenType|XML)|/N \d|/FunctionType"
@@ -88,15 +87,23 @@ def _read_page(document: pdfium.PdfDocument, index: int, files: list[str]) -> di
         page = document.get_page(index)
         _place_values(page, before)
     raw.FPDFPage_SetRotation(page, 0)
-    count = raw.FPDFPage_CountObjects(page)
-    runs, unseen = _set_upright(page, count, raw.FPDFPage_GetObject, 0.0)
+    runs: dict[str, list[object]] = {"all": [], "unseen": [], "tall": []}
+    _set_upright(_page_items(page), runs)
     textpage = page.get_textpage()
+    columns = [run for run in runs["tall"] if raw.FPDFTextObj_GetText(run, textpage, None, 0) > 4]
+    if columns:  # more than one character: vertical writing
+        for run in columns:
+            raw.FPDFPageObj_Transform(run, 0, 1, -1, 0, 0, 0)
+        textpage.close()
+        textpage = page.get_textpage()
     text = _text(textpage)
     solid = "".join(text.split())  # what lacks an appearance, or has an old one, is added
     text = "\n".join([text, *(s for s in notes if "".join(s.split()) not in solid)]).strip()
     textpage.close()
     page.close()
-    unseen = unseen if 2 * unseen > max(runs, 4) else 0  # a space drawn alone has no size either
+    unseen = len(runs["unseen"])
+    if 2 * unseen <= max(len(runs["all"]), 4):
+        unseen = 0  # a space drawn alone has no size either
     return {"text": text, "unread": unread, "unseen": unseen, "garbled": text.count("\ufffd")}
 
 
@@ -108,13 +115,11 @@ def _annotations(page: pdfium.PdfPage, files: list[str]) -> tuple[list[str], int
         kind = raw.FPDFAnnot_GetSubtype(annotation)
         hidden = raw.FPDFAnnot_GetFlags(annotation) & raw.FPDF_ANNOT_FLAG_HIDDEN
         says = _string(raw.FPDFAnnot_GetStringValue, annotation, b"Contents")
-        if (
-            form
-            and raw.FPDFAnnot_GetFormFieldType(form, annotation) == raw.FPDF_FORMFIELD_TEXTFIELD
-        ):
-            secret = raw.FPDFAnnot_GetFormFieldFlags(form, annotation)
-            shown = not secret & raw.FPDF_FORMFLAG_TEXT_PASSWORD
-            says = _string(raw.FPDFAnnot_GetFormFieldValue, form, annotation) if shown else ""
+        entry = raw.FPDFAnnot_GetFormFieldType(form, annotation) if form else -1
+        if entry == raw.FPDF_FORMFIELD_TEXTFIELD:
+            flags = raw.FPDFAnnot_GetFormFieldFlags(form, annotation)
+            says = _string(raw.FPDFAnnot_GetFormFieldValue, form, annotation)
+            says = "" if flags & raw.FPDF_FORMFLAG_TEXT_PASSWORD else says
         elif kind == raw.FPDF_ANNOT_FILEATTACHMENT:
             file = raw.FPDFAnnot_GetFileAttachment(annotation)
             files.append(_string(raw.FPDFAttachment_GetName, file) or "without a name")
@@ -138,13 +143,13 @@ def _string(get: Callable[..., int], *of: object) -> str:
 
 def _place_values(page: pdfium.PdfPage, before: int) -> None:
     """Move what annotations drew, at the end, to behind the text left of it, or else above it."""
-    order = [raw.FPDFPage_GetObject(page, i) for i in range(raw.FPDFPage_CountObjects(page))]
+    order = _page_items(page)
     text = [item for item in order if raw.FPDFPageObj_GetType(item) == raw.FPDF_PAGEOBJ_TEXT]
     boxes = [(item, *_bounds(item)) for item in text]
     for holder in order[before:]:
-        count = max(0, raw.FPDFFormObj_CountObjects(holder))
-        values = [raw.FPDFFormObj_GetObject(holder, i) for i in range(count)]
-        for value in sorted(values, key=lambda value: (_bounds(value)[1], -_bounds(value)[0])):
+        for value in sorted(
+            _form_items(holder), key=lambda value: (_bounds(value)[1], -_bounds(value)[0])
+        ):
             left, bottom, right, top = _bounds(value)
             near = []
             for item, x, y, end, up in boxes:
@@ -164,35 +169,42 @@ def _bounds(item: object) -> tuple[float, float, float, float]:
     return left.value, bottom.value, right.value, top.value
 
 
-def _set_upright(
-    holder: object, count: int, get: Callable[..., object], angle: float, depth: int = 0
-) -> tuple[int, int]:
-    """Rotate runs of text so that they read to the right; return how many, and without size.
+def _page_items(page: pdfium.PdfPage) -> list[object]:
+    return [raw.FPDFPage_GetObject(page, i) for i in range(raw.FPDFPage_CountObjects(page))]
+
+
+def _form_items(form: object) -> list[object]:
+    return [raw.FPDFFormObj_GetObject(form, i) for i in range(raw.FPDFFormObj_CountObjects(form))]
+
+
+def _set_upright(items: list[object], runs: dict[str, list[object]], angle: float = 0.0) -> None:
+    """Rotate runs of text so that they read to the right, and sort out those that are no lines.
 
     Pdfium orders the runs of a line by x, so lines of text that is drawn downward come out last
-    to first, and it drops runs of no width, as vertical Japanese often is.
+    to first, as the columns of vertical Japanese do, and it drops runs of no width.
     """
-    runs, unseen, matrix = 0, 0, raw.FS_MATRIX()
-    for item in map(get, repeat(holder), range(count)):
+    matrix, size = raw.FS_MATRIX(), ctypes.c_float()
+    for item in items:
         kind = raw.FPDFPageObj_GetType(item)
         if kind not in (raw.FPDF_PAGEOBJ_TEXT, raw.FPDF_PAGEOBJ_FORM):
             continue
         raw.FPDFPageObj_GetMatrix(item, matrix)
         own = angle + math.atan2(matrix.b, matrix.a)
         if kind == raw.FPDF_PAGEOBJ_FORM:
-            inside = raw.FPDFFormObj_CountObjects(item) if depth < 20 else 0
-            found = _set_upright(item, inside, raw.FPDFFormObj_GetObject, own, depth + 1)
-            runs, unseen = runs + found[0], unseen + found[1]
+            _set_upright(_form_items(item), runs, own)
             continue
         left, bottom, right, top = _bounds(item)
-        runs += 1
+        raw.FPDFTextObj_GetFontSize(item, size)
+        em = abs(size.value) * math.hypot(matrix.c, matrix.d)
+        runs["all"].append(item)
         if right - left < 0.01:
-            unseen += top - bottom < 0.01
+            runs["unseen"] += [item] * (top - bottom < 0.01)
             own -= math.pi / 2
+        elif top - bottom > 1.5 * em > right - left and abs(own) < 0.05:
+            runs["tall"].append(item)
         if abs(own) > 0.05:
             cos, sin = math.cos(own), math.sin(own)
             raw.FPDFPageObj_Transform(item, cos, -sin, sin, cos, 0, 0)
-    return runs, unseen
 
 
 def _text(page: pdfium.PdfTextPage) -> str:
@@ -209,7 +221,7 @@ def _text(page: pdfium.PdfTextPage) -> str:
     for match in re.finditer("[\x02\ufffe]", text):  # pdfium's mark for hyphens at line ends
         if raw.FPDFText_IsHyphen(page, match.start()) == 1:
             chars[match.start()] = "-\n"
-    for match in re.finditer("(?<=[^\x02\ufffe])\r\n(?=.)", text):
+    for match in re.finditer("(?<=[^\x02\ufffe\n])\r\n(?=[^\r])", text):
         _join_lines(page, chars, match.start())
     lines = [line for line in text.split("\r\n") if len(line) > 3]
     doubled = _DOUBLED.search(text)
@@ -299,14 +311,15 @@ def _file_facts(document: pdfium.PdfDocument) -> dict[str, Any]:
     document.save(file, flags=raw.FPDF_REMOVE_SECURITY)
     data = file.getvalue()
     facts = {"found": len(_PAGE.findall(data)), "broken": 0, "wrong": 0}
-    for match in _STREAM.finditer(data):
-        length = re.search(rb"/Length\s+(\d+)", match[1])
-        if not length or _NOT_TEXT.search(match[1]) or not _DEFLATED.search(match[1]):
+    for match in re.finditer(rb">>\s*stream\r?\n", data):
+        head = data[max(0, data.rfind(b" obj", 0, match.start())) : match.start()]
+        length = re.search(rb"/Length\s+(\d+)", head)
+        if not length or _NOT_TEXT.search(head) or not _DEFLATED.search(head):
             continue
         stream = zlib.decompressobj()
         part = data[match.end() : match.end() + int(length[1])]
         try:
-            if b"/ASCII85Decode" in match[1]:
+            if b"/ASCII85Decode" in head:
                 part = base64.a85decode(part.strip(), adobe=True)
             text = stream.decompress(part, 1 << 26)
             facts["wrong" if text else "broken"] += not stream.eof and not stream.unconsumed_tail

@@ -173,6 +173,18 @@ def unicode_fonts() -> Iterator[Sample]:
         logical = text.replace("ﬃ", "ffi").replace("ﬄ", "ffl").replace("ﬁ", "fi").replace("ﬂ", "fl")
         pdf.multi_cell(0, 8, text[::-1] if name == "hebrew" else text)
         yield Sample(f"embedded font {name}", bytes(pdf.output()), [logical.replace("ﬀ", "ff")])
+    columns = ["First comes this column", "then follows the one left of it", "and then the last"]
+    pdf = FPDF()
+    pdf.add_font("dejavu", fname=deja_vu())
+    pdf.set_font("dejavu", size=12)
+    pdf.add_page()
+    for number, column in enumerate(columns):
+        pdf.text(150 - 8 * number, 20, column)
+    with pikepdf.open(io.BytesIO(bytes(pdf.output()))) as file:
+        for item in file.objects:
+            if isinstance(item, Dictionary) and item.get("/Subtype") == Name.Type0:
+                item.Encoding = Name("/Identity-V")
+        yield Sample("vertical columns", saved(file), [" ".join(columns)])
     pdfmetrics.registerFont(TTFont("DejaVu", str(deja_vu("DejaVuSerif"))))
     text = texts["latin"] + " " + texts["greek"]
 
