@@ -219,7 +219,9 @@ class Document:
             if counted and from_row is to_row is None:
                 return f"{kind}s {a}-{b}"
             return f"{_at(first, from_row)} to {_at(last, to_row)}"
-        if from_row != to_row:
+        if from_row is None and to_row is not None:  # from the name of a sheet on
+            from_row = next(place.row for place in self.locations if place.start > start)
+        if to_row not in (None, from_row):
             return f"{first}, rows {from_row}-{to_row}"
         return _at(first, from_row)
 

@@ -24,6 +24,8 @@ _EXTENSIONS = {
     **{".html": "html", ".htm": "html", ".xhtml": "html"},
     **{".epub": "epub", ".msg": "msg"},
     **{".eml": "eml", ".emlx": "eml", ".mbox": "mbox", ".mht": "mhtml", ".mhtml": "mhtml"},
+    **{".docx": "docx", ".docm": "docx", ".pptx": "pptx", ".xlsx": "xlsx", ".xlsm": "xlsx"},
+    **{".odt": "opendocument", ".odp": "opendocument", ".ods": "opendocument"},
 }
 
 # Kinds that are no text, by their first bytes; a ZIP archive is looked at more closely.
@@ -58,6 +60,7 @@ _OLE_STREAMS = {
 _ZIP_MEMBERS = {
     "word/document.xml": "docx",
     "xl/workbook.xml": "xlsx",
+    "xl/workbook.bin": "xlsb",
     "ppt/presentation.xml": "pptx",
     "META-INF/container.xml": "epub",
     "content.xml": "opendocument",
@@ -66,7 +69,11 @@ _ZIP_MEMBERS = {
 _READERS = {
     **dict.fromkeys(("eml", "mbox", "mhtml"), "mail:read_mail"),
     "msg": "outlook:read_msg",
+    "docx": "ooxml:read_docx",
+    "opendocument": "opendocument:read_opendocument",
     "pdf": "pdf:read_pdf",
+    "pptx": "ooxml:read_pptx",
+    "xlsx": "sheets:read_xlsx",
 }
 
 _PDF_OBJECT = re.compile(rb"\d\s+\d+\s+obj\b")  # where the header is damaged

@@ -1,0 +1,171 @@
+"""Zipped office files: XML members, read within limits and without anything from outside."""
+
+from __future__ import annotations
+
+import io
+import lzma
+import posixpath
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from lxml import etree
+
+from selfextend_rag.documents.content import Content, Location, Remark, Severity
+from selfextend_rag.errors import DocumentError
+
+_MOST_UNPACKED = 256 << 20
+_MOST_RATIO, _RATIO_FROM = 300, 8 << 20  # sheets of equal rows reach 200, bombs 1,000
+_MOST_MARKUP = 3_000_000  # "<" and "=" in a member: elements and attributes, of some 200 bytes
+# What damaged archives, XML and values raise; of absent elements TypeError and AttributeError.
+_DAMAGE = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, etree.LxmlError, EOFError, OSError),
+    *(LookupError, ValueError, RuntimeError, ArithmeticError, TypeError, AttributeError),
+)
+# What is counted in office files, how severe it is and what became of it.
+_REMARKS: dict[str, tuple[Severity, str]] = {
+    "hidden": ("note", "hidden slides or sheets are in the text"),
+    "insertions": ("note", "inserted passages (tracked changes) are in the text"),
+    "macros": ("note", "file of macros, which are programs, was left out"),
+    "deletions": ("warning", "deleted passages (tracked changes) were left out"),
+    "embedded objects": ("warning", "embedded objects were left out"),
+    "form controls": ("warning", "form controls were left out"),
+    "formulas": ("warning", "formulas without a computed value are in the text as formulas"),
+    "layout": ("warning", "layout was too unusual: headings, lists and tables are plain lines"),
+    "pictures": ("warning", "pictures were left out; text in them is not read"),
+    "inserted files": ("loss", "documents inserted as files were left out"),
+    "repetitions": ("loss", "repetitions of a row or a cell were left out"),
+    "slides without text": ("loss", "slides have pictures and no text"),
+    "symbols": ("loss", "symbols of fonts of their own are missing"),
+    "words": ("loss", "words of the file did not come out"),
+}
+
+
+class Package:
+    """The XML members of a zipped office file, and counts of what its text does not say."""
+
+    def __init__(self, data: bytes, name: str) -> None:
+        self.name, self.counts = name, Counter[str]()
+        self._unpacked: dict[str, int] = {}
+        with self.reading():
+            self._zip = zipfile.ZipFile(io.BytesIO(data))
+        self.members = {info.filename: info for info in self._zip.infolist()}
+        self.counts["macros"] = sum(name.endswith("vbaProject.bin") for name in self.members)
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Make what damaged files raise a refusal."""
+        try:
+            yield
+        except DocumentError:
+            raise
+        except ImportError as error:
+            says = f"{self.name} is not read without {error.name}"
+            raise DocumentError(f'{says}; pip install "selfextend-rag[office]"') from error
+        except _DAMAGE as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise DocumentError(
+                f"{self.name} is a damaged or unusual office file ({reason}); open it in an office "
+                "program, save it again and read that"
+            ) from error
+
+    def read(self, member: str) -> bytes:
+        """Return the bytes of a member, within the limits; it ends at the size that it states."""
+        info = self.members[member]
+        self._unpacked[member] = size = info.file_size
+        if info.flag_bits & 1:
+            raise DocumentError(f"{self.name} is encrypted with a password; save it without one")
+        bomb = size > _RATIO_FROM and size > _MOST_RATIO * info.compress_size
+        bomb = bomb or sum(self._unpacked.values()) > _MOST_UNPACKED
+        data = b"" if bomb else self._zip.read(info)
+        if bomb or data.count(b"<") + data.count(b"=") > _MOST_MARKUP:
+            raise DocumentError(
+                f"{self.name} unpacks to more than is read of an office file ({member}: {size} "
+                f"bytes out of {info.compress_size}); split it, or save what it says as text"
+            )
+        return data
+
+    def xml(self, member: str) -> Any:
+        """Return the root element of a member: no DTD, no entities, at most 256 levels."""
+        parser = etree.XMLParser(
+            resolve_entities=False, no_network=True, remove_comments=True, remove_pis=True
+        )
+        root = etree.fromstring(self.read(member), parser)
+        if root.getroottree().docinfo.doctype:
+            raise ValueError("it declares a document type, which no office file does")
+        return root
+
+    def relations(self, member: str) -> dict[str, tuple[str, str]]:
+        """Return by id the type and the member of each relation; what is outside is not opened."""
+        folder, base = posixpath.split(member)
+        rels, found = f"{folder}/_rels/{base}.rels", dict[str, tuple[str, str]]()
+        for node in self.xml(rels) if rels in self.members else ():
+            to = posixpath.normpath(posixpath.join("/", folder, node.get("Target", "")))[1:]
+            if node.get("TargetMode") != "External":
+                found[node.get("Id", "")] = (node.get("Type", "").rpartition("/")[2], to)
+        return found
+
+    def copy(self, changed: Mapping[str, Any]) -> io.BytesIO:
+        """Return a package of the XML members alone, each checked, some with another root."""
+        out = io.BytesIO()
+        with zipfile.ZipFile(out, "w") as archive:
+            for member in self.members:
+                if member.lower().endswith((".xml", ".rels")):
+                    root = changed[member] if member in changed else self.xml(member)
+                    archive.writestr(member, etree.tostring(root))
+        out.seek(0)
+        return out
+
+    def content(self, content: Content, said: object, properties: str) -> Content:
+        """Return what a file says with its own title and remarks; refuse one that says nothing."""
+        if not said:
+            raise DocumentError(
+                f"{self.name} has no text ({self.counts['pictures']} pictures); leave it out, or "
+                "have the text of its pictures recognised"
+            )
+        title = self.xml(properties).findtext(".//{*}title") if properties in self.members else ""
+        title = " ".join((title or content.title).split())
+        remarks = [
+            Remark(kind, f"{self.counts[kind]} {says}", severity, self.counts[kind])
+            for kind, (severity, says) in _REMARKS.items()
+            if self.counts[kind]
+        ]
+        remarks += content.remarks
+        return Content(content.text, title, content.metadata, tuple(remarks), content.locations)
+
+
+class Lines:
+    """Text made line by line, with the place in the file that each comes from."""
+
+    def __init__(self) -> None:
+        self.said, self._text, self._length = False, list[str](), 0
+        self._next: tuple[str, int | None] | None = None
+        self._locations: list[Location] = []
+
+    def add(self, text: str, place: str, row: int | None = None, heading: bool = False) -> None:
+        """Add the line of a row, or without one a paragraph; "" adds nothing."""
+        if text:
+            if self._next != (place, row):
+                self._locations.append(Location(self._length, place, row))
+            self._next = (place, row and row + 1)
+            self._text.append(f"{text}\n" if row else f"{text}\n\n".replace("\r", "\n"))
+            self._length += len(self._text[-1])
+            self.said |= not heading
+
+    def content(self, title: str, metadata: Mapping[str, object]) -> Content:
+        """Return what was added."""
+        text = "".join(self._text).rstrip("\n")
+        return Content(text, title, metadata, (), tuple(self._locations))
+
+
+def local(element: Any) -> str:
+    """Return the name of an element without its namespace."""
+    return str(element.tag).rpartition("}")[2]
+
+
+def at(element: Any, name: str) -> str:
+    """Return an attribute of some namespace by its name without it, or ""."""
+    return next((text for key, text in element.attrib.items() if key.endswith(f"}}{name}")), "")

@@ -1,0 +1,173 @@
+"""What an OpenDocument file says is in its text, with its places, or in a remark."""
+
+from __future__ import annotations
+
+import pytest
+
+from selfextend_rag.documents import Document, DocumentError
+from tests.documents.files import written
+from tests.documents.office_files import ODF, opendocument
+
+CELLS, ROWS = "table:number-columns-repeated", "table:number-rows-repeated"
+
+
+def read(tmp_path, data, name="a.odt"):
+    return Document.from_file(written(tmp_path, name, data))
+
+
+def remarks(document):
+    return {remark.kind: (remark.severity, remark.count) for remark in document.remarks}
+
+
+def p(text):
+    return f"<text:p>{text}</text:p>"
+
+
+def cell(text, attributes=""):
+    return f"<table:table-cell {attributes}>{p(text) if text else ''}</table:table-cell>"
+
+
+def row(*cells, attributes=""):
+    return f"<table:table-row {attributes}>{''.join(cells)}</table:table-row>"
+
+
+def sheet(name, *rows, attributes=""):
+    return f'<table:table table:name="{name}" {attributes}>{"".join(rows)}</table:table>'
+
+
+def test_text_keeps_its_structure(tmp_path):
+    items = "".join(f"<text:list-item>{p(text)}</text:list-item>" for text in ("bus", "train"))
+    table = sheet("t", row(cell("Part"), cell("Cost")), row(cell("Seal"), cell("12.50")))
+    body = (
+        '<text:h text:outline-level="2">Pump log</text:h>'
+        + p("One<text:s text:c='2'/>two<text:tab/>three<text:line-break/>four &lt;b&gt;")
+        + f'<text:list text:style-name="L1">{items}</text:list><text:list>{items}</text:list>'
+        + table
+    )
+    level = "<text:list-level-style-number/>"
+    style = f'<text:list-style style:name="L1">{level}</text:list-style>'
+    document = read(tmp_path, opendocument(f"<office:text>{body}</office:text>", style))
+    lines = [line for line in document.text.split("\n") if line]
+    assert lines[:3] == ["## Pump log", "One two three", "four <b>"]
+    assert lines[3:7] == ["1. bus", "2. train", "- bus", "- train"]
+    assert lines[7:] == ["Part | Cost", "Seal | 12.50"]
+    assert (document.metadata["format"], document.remarks) == ("odt", ())
+
+
+def test_notes_comments_margins_and_objects_are_read(tmp_path):
+    note = (
+        "<text:note><text:note-citation>1</text:note-citation><text:note-body>{}</text:note-body>"
+    )
+    comment = (
+        f"<office:annotation><dc:creator>Anna</dc:creator>{p('Is it so?')}</office:annotation>"
+    )
+    chart = '<draw:frame><draw:object xlink:href="./Object 1"/><draw:image/></draw:frame>'
+    body = p(f"Text{note.format(p('Below'))}</text:note> and{comment}") + p(chart)
+    margins = (
+        f"<style:header>{p('Confidential <text:page-number>1</text:page-number>')}</style:header>"
+    )
+    inner = f"<office:body>{sheet('local', row(cell('North'), cell('4.3')))}</office:body>"
+    parts = {
+        "Object 1/content.xml": f"<office:document-content {ODF}>{inner}</office:document-content>"
+    }
+    data = opendocument(f"<office:text>{body}</office:text>", margins=margins, parts=parts)
+    document = read(tmp_path, data)
+    assert [line for line in document.text.split("\n") if line] == [
+        "Text [Below] and [comment by Anna: Is it so?]",
+        "North | 4.3",
+        "On pages: Confidential",
+    ]
+    assert document.remarks == ()
+
+
+def test_what_is_left_out_is_remarked(tmp_path):
+    deletion = (
+        f"<text:changed-region><text:deletion>{p('old')}</text:deletion></text:changed-region>"
+    )
+    body = (
+        f"<text:tracked-changes>{deletion}</text:tracked-changes>"
+        + "<office:forms xmlns:f='f'><f:form><f:text/><f:button/></f:form></office:forms>"
+        + p("new<draw:frame><draw:image/></draw:frame>")
+        + p("<draw:frame><draw:object-ole xlink:href='./Object 2'/></draw:frame>")
+    )
+    document = read(tmp_path, opendocument(f"<office:text>{body}</office:text>"))
+    assert document.text == "new"
+    assert remarks(document) == {
+        "deletions": ("warning", 1),
+        "embedded objects": ("warning", 1),
+        "form controls": ("warning", 2),
+        "pictures": ("warning", 1),
+    }
+
+
+def test_slides_come_with_their_titles_notes_and_places(tmp_path):
+    def frame(text, attributes=""):
+        return f"<draw:frame {attributes}><draw:text-box>{p(text)}</draw:text-box></draw:frame>"
+
+    title = frame("Results", 'presentation:class="title"')
+    notes = f"<presentation:notes>{frame('Say why.')}</presentation:notes>"
+    hidden = '<style:drawing-page-properties presentation:visibility="hidden"/>'
+    style = f'<style:style style:name="dp1">{hidden}</style:style>'
+    pages = (
+        f"<draw:page>{frame('Output rose')}{title}{notes}</draw:page>"
+        f'<draw:page draw:style-name="dp1">{frame("Spare")}</draw:page>'
+    )
+    body = f"<office:presentation>{pages}</office:presentation>"
+    document = read(tmp_path, opendocument(body, style), "a.odp")
+    assert document.text == (
+        "# Slide 1: Results\n\nOutput rose\n\nSay why.\n\n# Slide 2 (hidden)\n\nSpare"
+    )
+    assert document.location(document.text.index("Say"), document.text.index("why")) == "slide 1"
+    assert document.location(len(document.text) - 1, len(document.text)) == "slide 2"
+    assert remarks(document) == {"hidden": ("note", 1)}
+    assert document.metadata["format"] == "odp"
+
+
+def test_sheets_have_rows_values_and_places(tmp_path):
+    date = 'office:value-type="date" office:date-value="2024-02-29T00:00:00"'
+    formula = 'table:formula="of:=[.A1]*2"'
+    costs = sheet(
+        "Costs",
+        row(cell("Part"), cell("", f'{CELLS}="2"'), cell("Cost")),
+        row(cell("", f'{CELLS}="1024"'), attributes=f'{ROWS}="7"'),
+        row(cell("29/02/24", date), cell("x", f'{CELLS}="2"'), cell("", formula)),
+        row(cell("12 %"), attributes=f'{ROWS}="2"'),
+        row(cell(""), attributes=f'{ROWS}="1048000"'),
+    )  # fmt: skip
+    plan = sheet("Plan", row(cell("late")), attributes='table:style-name="ta1"')
+    hidden = '<style:table-properties table:display="false"/>'
+    hidden = f'<style:style style:name="ta1">{hidden}</style:style>'
+    body = f"<office:spreadsheet>{costs}{plan}</office:spreadsheet>"
+    document = read(tmp_path, opendocument(body, hidden), "a.ods")
+    assert [line for line in document.text.split("\n") if line] == [
+        "# Sheet Costs",
+        "Part |  |  | Cost",
+        "2024-02-29 | x | x | =[.A1]*2",
+        "12 %",
+        "12 %",
+        "# Sheet Plan (hidden)",
+        "late",
+    ]
+    for said, place in (("2024", "sheet Costs, row 9"), ("late", "sheet Plan, row 1")):
+        start = document.text.index(said)
+        assert document.location(start, start + 1) == place
+    start = document.text.index("12 %\n12 %")
+    assert document.location(start, start + 9) == "sheet Costs, rows 10-11"
+    assert remarks(document) == {"hidden": ("note", 1), "formulas": ("warning", 1)}
+
+
+def test_repetitions_are_bounded_and_what_is_left_out_is_counted(tmp_path):
+    many = cell("word " * 20, f'{CELLS}="16000"')
+    rows = row(many, attributes=f'{ROWS}="1000000"')
+    body = f"<office:spreadsheet>{sheet('a', rows)}</office:spreadsheet>"
+    document = read(tmp_path, opendocument(body), "a.ods")
+    assert 1_000_000 < len(document.text) < 12_000_000
+    assert remarks(document)["repetitions"][0] == "loss"
+
+
+def test_an_encrypted_file_is_refused_by_its_password(tmp_path):
+    entry = "<m:file-entry><m:encryption-data/></m:file-entry>"
+    manifest = f"<m:manifest xmlns:m='urn:m'>{entry}</m:manifest>"
+    data = opendocument("<office:text/>", parts={"META-INF/manifest.xml": manifest})
+    with pytest.raises(DocumentError, match="password"):
+        read(tmp_path, data)

@@ -1,0 +1,179 @@
+"""What a Word file says is in its text, or in a remark."""
+
+from __future__ import annotations
+
+import re
+import sys
+
+import pytest
+
+from selfextend_rag.documents import Document, DocumentError
+from tests.documents.files import written
+from tests.documents.office_files import (
+    CHART,
+    CHART_TEXT,
+    DIAGRAM,
+    EQUATION,
+    NAMESPACES,
+    docx,
+    paragraph,
+)
+
+BOX = f"<w:txbxContent>{paragraph('In a box')}</w:txbxContent>"
+GRAPHIC = "<a:graphic><a:graphicData>{}</a:graphicData></a:graphic>"
+CELLS = "<w:tr><w:tc><w:p><w:r><w:t>{}</w:t></w:r></w:p></w:tc><w:tc>{}</w:tc></w:tr>"
+
+
+def anchored(graphic, alternative=""):
+    label = f'<wp:docPr id="1" name="x" descr="{alternative}"/>'
+    anchor = f"<wp:anchor>{label}{GRAPHIC.format(graphic)}</wp:anchor>"
+    return paragraph(f"<w:r><w:drawing>{anchor}</w:drawing></w:r>")
+
+
+def read(tmp_path, data):
+    return Document.from_file(written(tmp_path, "a.docx", data))
+
+
+def kinds(document):
+    return {remark.kind: (remark.severity, remark.count) for remark in document.remarks}
+
+
+def test_the_body_keeps_its_structure(tmp_path):
+    table = CELLS.format("Part", paragraph("Cost")) + CELLS.format("Seal", paragraph("12.50"))
+    body = paragraph("Pump log", "Title1") + paragraph("The seal.") + f"<w:tbl>{table}</w:tbl>"
+    document = read(tmp_path, docx(body))
+    assert document.text == "# Pump log\n\nThe seal.\n\nPart | Cost\nSeal | 12.50"
+    assert (document.title, document.metadata) == ("Pump log", {"format": "docx"})
+    assert document.remarks == ()
+
+
+FIELD = (
+    '<w:r><w:fldChar w:fldCharType="begin"><w:ffData><w:ddList><w:result w:val="1"/>'
+    '<w:listEntry w:val="Red"/><w:listEntry w:val="Chosen green"/></w:ddList></w:ffData>'
+    '</w:fldChar><w:instrText>FORMDROPDOWN</w:instrText><w:fldChar w:fldCharType="end"/></w:r>'
+)
+MODERN, OLD = f"<wps:txbx>{BOX}</wps:txbx>", f"<v:shape><v:textbox>{BOX}</v:textbox></v:shape>"
+RUN = "<w:r><w:t>{}</w:t></w:r>"
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (paragraph(EQUATION), "(velocity^2+1)/length"),
+        (paragraph(f"<m:oMathPara>{EQUATION}</m:oMathPara>"), "(velocity^2+1)/length"),
+        (anchored(MODERN), "In a box"),
+        (paragraph(f"<w:r><w:pict>{OLD}</w:pict></w:r>"), "In a box"),
+        (paragraph('<w:r><w:pict><v:shape><v:textpath string="Draft"/></v:shape></w:pict></w:r>'),
+         "Draft"),
+        (paragraph(f"<w:fldSimple w:instr='REF a'>{RUN.format('Figure 7')}</w:fldSimple>"),
+         "Figure 7"),
+        (paragraph(f"<w:bdo w:val='rtl'>{RUN.format('abjad')}</w:bdo>"), "abjad"),
+        (paragraph(f"<w:hyperlink r:id='gone'>{RUN.format('a link')}</w:hyperlink>"), "a link"),
+        (paragraph("<w:r><w:t>one</w:t><w:cr/><w:t>two</w:t></w:r>"), "one\ntwo"),
+        (paragraph("<w:r><w:t>one</w:t><w:ptab/><w:t>two</w:t></w:r>"), "one two"),
+        (paragraph(f"<w:ruby><w:rt>{RUN.format('kanji')}</w:rt><w:rubyBase>{RUN.format('漢字')}"
+                   "</w:rubyBase></w:ruby>"), "漢字 (kanji)"),
+        (paragraph(FIELD), "Chosen green"),
+        (f"<w:sdt><w:sdtContent>{paragraph('A control')}</w:sdtContent></w:sdt>", "A control"),
+        (anchored('<c:chart r:id="chart"/>'), CHART_TEXT),
+        (anchored('<dgm:relIds r:dm="diagram"/>'), "Plan then build"),
+        (anchored("<pic:pic/>", "A worn seal"), "A worn seal"),
+    ],
+)  # fmt: skip
+def test_text_outside_plain_paragraphs_is_read_once(tmp_path, body, said):
+    """Of all but the text boxes mammoth, which makes the HTML, says nothing."""
+    parts = {"word/chart.xml": CHART, "word/diagram.xml": DIAGRAM}
+    to = {"chart": "chart chart.xml", "diagram": "diagramData diagram.xml"}
+    document = read(tmp_path, docx(paragraph("Start") + body, parts, **to))
+    assert [line for line in document.text.split("\n") if line] == ["Start", *said.split("\n")]
+    assert all(remark.kind == "pictures" for remark in document.remarks)
+
+
+def test_of_alternative_forms_one_is_read(tmp_path):
+    choice = f'<mc:Choice Requires="wps"><w:drawing>{MODERN}</w:drawing></mc:Choice>'
+    fallback = f"<mc:Fallback><w:pict>{OLD}</w:pict></mc:Fallback>"
+    both = f"<w:r><mc:AlternateContent>{choice}{fallback}</mc:AlternateContent></w:r>"
+    document = read(tmp_path, docx(paragraph(both)))
+    assert document.text == "In a box"
+
+
+def test_notes_comments_and_page_margins_are_read(tmp_path):
+    note = f'<w:{{0}}s {NAMESPACES}><w:{{0}} w:id="2">{{1}}</w:{{0}}></w:{{0}}s>'
+    margin = f"<w:{{0}} {NAMESPACES}>{{1}}</w:{{0}}>"
+    parts = {
+        "word/footnotes.xml": note.format("footnote", paragraph("Below the page")),
+        "word/endnotes.xml": note.format("endnote", paragraph("After the end")),
+        "word/comments.xml": note.format("comment", paragraph("Is it so?")),
+        "word/header1.xml": margin.format("hdr", paragraph("Confidential draft")),
+        "word/header2.xml": margin.format("hdr", paragraph("Confidential draft")),
+        "word/footer1.xml": margin.format("ftr", paragraph("Pump works")),
+    }
+    marks = "".join(f'<w:{kind}Reference w:id="2"/>' for kind in ("footnote", "endnote", "comment"))
+    to = {re.sub(r"\W", "", name): f"{re.findall('[a-z]+', name)[1]} {name[5:]}" for name in parts}
+    document = read(tmp_path, docx(paragraph(f"<w:r><w:t>Text</w:t>{marks}</w:r>"), parts, **to))
+    for said in ("Below the page", "After the end", "Is it so?", "Page footer:\nPump works"):
+        assert document.text.count(said) == 1
+    assert document.text.count("Page header:\nConfidential draft") == 1
+    assert "↑" not in document.text
+    assert document.remarks == ()
+
+
+def test_what_is_left_out_is_remarked(tmp_path):
+    body = (
+        paragraph(
+            f"<w:ins>{RUN.format('new')}</w:ins><w:del><w:r><w:delText>old</w:delText></w:r></w:del>"
+        )
+        + paragraph(
+            "<w:r><w:object><v:shape><v:imagedata/></v:shape><o:OLEObject/></w:object></w:r>"
+        )
+        + anchored("<pic:pic/>")
+        + '<w:altChunk r:id="x"/>'
+        + paragraph('<w:r><w:sym w:font="Own" w:char="F001"/></w:r>')
+    )
+    document = read(tmp_path, docx(body))
+    assert document.text == "new"
+    assert kinds(document) == {
+        "insertions": ("note", 1),
+        "deletions": ("warning", 1),
+        "embedded objects": ("warning", 1),
+        "pictures": ("warning", 2),
+        "inserted files": ("loss", 1),
+        "symbols": ("loss", 1),
+    }
+
+
+def test_words_that_do_not_come_out_are_counted(tmp_path):
+    """A note to which nothing in the body refers is in no HTML of mammoth's."""
+    note = f'<w:footnote w:id="2">{paragraph("Lost to all")}</w:footnote>'
+    notes = f"<w:footnotes {NAMESPACES}>{note}</w:footnotes>"
+    data = docx(
+        paragraph("Text for all"), {"word/footnotes.xml": notes}, n="footnotes footnotes.xml"
+    )
+    assert kinds(read(tmp_path, data)) == {"words": ("loss", 3)}
+    with pytest.raises(DocumentError, match="3 words of the file did not come out"):
+        Document.from_file(tmp_path / "a.docx", strict=True)
+
+
+def test_words_cut_by_markup_are_not_lost(tmp_path):
+    high = '<w:r><w:rPr><w:vertAlign w:val="superscript"/></w:rPr><w:t>3</w:t></w:r>'
+    runs = f"{RUN.format('re')}{RUN.format('placed 10')}{high}{RUN.format('times co­op')}"
+    document = read(tmp_path, docx(paragraph(runs)))
+    assert (document.text, document.remarks) == ("replaced 10^3times coop", ())
+
+
+def test_a_file_that_mammoth_cannot_convert_is_read_as_lines(tmp_path):
+    body = paragraph("Text") + paragraph('<w:r><w:footnoteReference w:id="9"/></w:r>')
+    document = read(tmp_path, docx(body + paragraph("More")))
+    assert document.text == "Text\nMore"
+    assert kinds(document) == {"layout": ("warning", 1)}
+
+
+def test_without_the_extra_the_refusal_names_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "mammoth", None)
+    with pytest.raises(DocumentError, match=re.escape('pip install "selfextend-rag[office]"')):
+        read(tmp_path, docx(paragraph("Text")))
+
+
+def test_a_file_without_text_is_refused_with_its_pictures_counted(tmp_path):
+    with pytest.raises(DocumentError, match=r"no text \(1 pictures\)"):
+        read(tmp_path, docx(anchored("<pic:pic/>")))
