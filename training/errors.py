@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
-from training.export import bundled_decoder
+from training.export import opened
 from training.facts import NOT_STATED, Fact, FactMaker
-from training.model import Decoder, load_checkpoint
+from training.model import Decoder
 from training.questions import VERBS
 
 
@@ -63,9 +63,8 @@ def main() -> None:
     torch.set_num_threads(1)
     rng = random.Random(args.seed)
     maker = FactMaker(json.loads((args.data / "words.json").read_text()), rng)
-    tokenizer = Tokenizer.from_file("selfextend_rag/bundled/tokenizer.json")
-    model = bundled_decoder() if args.bundled else load_checkpoint(args.run / "checkpoint.pt")[0]
-    model.eval()
+    model, folder = opened(args)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     right: Counter[str] = Counter()
     asked: Counter[str] = Counter()
     wrong: Counter[str] = Counter()

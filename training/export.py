@@ -16,6 +16,7 @@ from torch import nn
 from transformers import GenerationConfig, LlamaForCausalLM
 
 from training.model import Decoder, from_llama, load_checkpoint, to_llama
+from training.tokenizer import TOKENIZER_FILES
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +51,16 @@ def stored(folder: Path) -> dict[str, torch.Tensor]:
 
 def bundled_decoder(folder: Path = BUNDLED) -> Decoder:
     """Return a stored model as a training model, in float32."""
-    return from_llama(LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32))
+    return from_llama(LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)).eval()
+
+
+def opened(args: argparse.Namespace) -> tuple[Decoder, Path]:
+    """Return the model that ``--bundled`` or ``--run`` names, and the folder of its tokenizer."""
+    if args.bundled:
+        return bundled_decoder(), BUNDLED
+    model, state = load_checkpoint(args.run / "checkpoint.pt")
+    log.info("%s", json.dumps(state["progress"]))
+    return model.eval(), args.run
 
 
 @torch.no_grad()
@@ -73,9 +83,8 @@ def main() -> None:
     model, state = load_checkpoint(args.run / "checkpoint.pt")
     model.eval()
     args.out.mkdir(parents=True, exist_ok=True)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        if not (args.out / name).exists():
-            shutil.copy(BUNDLED / name, args.out / name)
+    for name in TOKENIZER_FILES:
+        shutil.copy(args.run / name, args.out / name)
     export(model, args.out, getattr(torch, args.dtype))
     log.info("largest difference of a logit: %.2e", largest_difference(model, args.out))
     log.info("%s", json.dumps(state["progress"]))

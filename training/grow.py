@@ -10,6 +10,7 @@ everywhere alike after 0.9 million tokens.
 """
 
 import argparse
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import torch
 
 from training.export import bundled_decoder
 from training.model import Decoder, save_checkpoint
+from training.tokenizer import TOKENIZER_FILES
 
 
 def grown(model: Decoder, new_layers: list[int]) -> Decoder:
@@ -55,6 +57,8 @@ def main() -> None:
     torch.manual_seed(args.seed)
     model = grown(bundled_decoder(args.model), args.new_layers)
     args.run.mkdir(parents=True, exist_ok=True)
+    for name in TOKENIZER_FILES:
+        shutil.copy(args.model / name, args.run / name)
     save_checkpoint(args.run / "checkpoint.pt", model, progress={"stage": args.stage})
 
 

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from training.export import bundled_decoder
+from training.export import opened
 from training.heldout import ANY, TRAINED_QUESTION, crossed, stated
-from training.model import Decoder, load_checkpoint, rotate
+from training.model import Decoder, rotate
 
 FORMS = ("The {x} of {y} is {v}.", "{v} is the {x} of {y}.")
 
@@ -74,8 +74,8 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=40)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    tokenizer = Tokenizer.from_file("selfextend_rag/bundled/tokenizer.json")
-    model = bundled_decoder() if args.bundled else load_checkpoint(args.run / "checkpoint.pt")[0]
+    model, folder = opened(args)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     for form in FORMS:
         sums = torch.zeros(model.shape.layers, model.shape.heads, 9)
         for seed in range(args.samples):

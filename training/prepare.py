@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from training.tokenizer import PROSE_VOCABULARY, save_tokenizer, train_tokenizer
+from training.tokenizer import VOCABULARY, save_tokenizer, train_tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -159,6 +159,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--raw", type=Path, default=Path("runs/raw/x"))
     parser.add_argument("--data", type=Path, default=Path("runs/data"))
+    parser.add_argument("--vocabulary", type=int, default=VOCABULARY)
     args = parser.parse_args()
     args.data.mkdir(parents=True, exist_ok=True)
     prose: list[str] = []
@@ -170,7 +171,7 @@ def main() -> None:
     (args.data / "words.json").write_text(json.dumps(words))
     log.info("%s", {name: len(entries) for name, entries in words.items()})
     tokenizer = train_tokenizer(
-        [*prose, " ".join(words["names"]), " ".join(words["nouns"])], PROSE_VOCABULARY
+        [*prose, " ".join(words["names"]), " ".join(words["nouns"])], args.vocabulary
     )
     save_tokenizer(tokenizer, args.data)
     random.Random(1).shuffle(prose)  # paragraphs of all sources mixed, in runs of one

@@ -7,7 +7,6 @@ yields. ``--bundled`` probes the model that ships instead of a checkpoint.
 """
 
 import argparse
-import json
 import logging
 from collections import Counter
 from pathlib import Path
@@ -18,9 +17,9 @@ from transformers import AutoTokenizer
 
 from selfextend_rag.evals.prose import Prose, king_james
 from training.dense import logits
-from training.export import bundled_decoder
+from training.export import opened
 from training.heldout import KINDS, Question
-from training.model import Decoder, load_checkpoint
+from training.model import Decoder
 
 log = logging.getLogger("probe")
 
@@ -91,15 +90,11 @@ def main() -> None:
         format="%(asctime)s %(message)s",
         handlers=[logging.FileHandler(args.run / "probe.txt"), logging.StreamHandler()],
     )
-    tokenizer = AutoTokenizer.from_pretrained("selfextend_rag/bundled")
+    model, folder = opened(args)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     text = args.prose.read_text("utf-8") if args.prose else king_james()
     prose = Prose.tokenize(text, tokenizer)
-    if args.bundled:
-        model = bundled_decoder()
-    else:
-        model, state = load_checkpoint(args.run / "checkpoint.pt")
-        log.info("%s", json.dumps(state["progress"]))
-    probe(model.eval(), tokenizer, prose, args)
+    probe(model, tokenizer, prose, args)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-PROSE_VOCABULARY = 2048
+VOCABULARY = 2048
 SPECIAL_TOKENS = ("<bos>", "<eos>", "<pad>")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:

@@ -13,6 +13,7 @@ import json
 import logging
 import multiprocessing as mp
 import random
+import shutil
 import signal
 import time
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from training.facts import FactMaker
 from training.model import Decoder, ModelShape, load_checkpoint, save_checkpoint
 from training.optim import Muon, optimizers_for
 from training.samples import CHOICE_WEIGHT, PROSE_WEIGHT, Prose, SampleMaker, Stage
+from training.tokenizer import TOKENIZER_FILES
 
 log = logging.getLogger("training")
 
@@ -92,14 +94,15 @@ class Progress:
         return self.accuracy / (1 - 0.99**self.accuracy_steps) if self.accuracy_steps else 0.0
 
 
-def make_batches(
-    queue: mp.Queue, stage_number: mp.Value, data: Path, tokenizer: Path, seed: int
-) -> None:
+def make_batches(queue: mp.Queue, stage_number: mp.Value, data: Path, seed: int) -> None:
     """Fill the queue with batches of the present stage (runs in a process of its own)."""
     rng = random.Random(seed)
     words = json.loads((data / "words.json").read_text())
     maker = SampleMaker(
-        Tokenizer.from_file(str(tokenizer)), Prose.load(data), FactMaker(words, rng), rng
+        Tokenizer.from_file(str(data / "tokenizer.json")),
+        Prose.load(data),
+        FactMaker(words, rng),
+        rng,
     )
     while True:
         number = stage_number.value
@@ -147,9 +150,6 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", type=Path, default=Path("runs/bundled"))
     parser.add_argument("--data", type=Path, default=Path("runs/data"))
-    parser.add_argument(
-        "--tokenizer", type=Path, default=Path("selfextend_rag/bundled/tokenizer.json")
-    )
     parser.add_argument("--tokens", type=int, default=52_000_000)
     parser.add_argument("--stage-tokens", type=int, default=6_000_000)
     parser.add_argument("--first-stage", type=int, default=0)
@@ -170,16 +170,27 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def keep_tokenizer(data: Path, run: Path) -> None:
+    """Copy the data's tokenizer to the run, for what looks at it; refuse another than it had."""
+    kept = run / "tokenizer.json"
+    if kept.exists() and kept.read_bytes() != (data / "tokenizer.json").read_bytes():
+        raise SystemExit(f"{run} was begun with another tokenizer than that of {data}")
+    for name in TOKENIZER_FILES:
+        shutil.copy(data / name, run / name)
+
+
 def train(args: argparse.Namespace) -> None:
     """Train to the end of the token budget."""
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
+    keep_tokenizer(args.data, args.run)
     checkpoint = args.run / "checkpoint.pt"
     if checkpoint.exists():
         model, state = load_checkpoint(checkpoint)
         progress = Progress(**state["progress"])
     else:
         shape = ModelShape(
+            vocabulary=Tokenizer.from_file(str(args.data / "tokenizer.json")).get_vocab_size(),
             hidden=args.hidden,
             layers=args.layers,
             heads=args.heads,
@@ -199,7 +210,7 @@ def train(args: argparse.Namespace) -> None:
     stage_number = mp.Value("i", progress.stage)
     worker = mp.Process(
         target=make_batches,
-        args=(queue, stage_number, args.data, args.tokenizer, args.seed + progress.step),
+        args=(queue, stage_number, args.data, args.seed + progress.step),
         daemon=True,
     )
     worker.start()

@@ -1,5 +1,6 @@
 """The training model is a Llama model: exported, it computes the same; the probe is SelfExtend."""
 
+import shutil
 from itertools import pairwise
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 
 from selfextend_rag.positions import SelfExtend
 from training.dense import logits
-from training.export import largest_difference, main
+from training.export import BUNDLED, largest_difference, main
 from training.grow import grown
 from training.model import (
     Decoder,
@@ -17,7 +18,7 @@ from training.model import (
     save_checkpoint,
     to_llama,
 )
-from training.train import WARMUP_STEPS, learning_rate
+from training.train import WARMUP_STEPS, keep_tokenizer, learning_rate
 
 SHAPE = ModelShape(
     vocabulary=97, hidden=32, layers=2, heads=2, head_size=16, intermediate=40, window=48
@@ -112,9 +113,22 @@ def test_export_writes_a_model_that_transformers_loads(model, tmp_path, monkeypa
     shape = ModelShape(hidden=64, heads=1, intermediate=96, layers=1)
     small = Decoder(shape).eval()
     save_checkpoint(run / "checkpoint.pt", small, progress={})
+    keep_tokenizer(BUNDLED, run)
     monkeypatch.setattr("sys.argv", ["export", "--run", str(run), "--out", str(out)])
     main()
     assert largest_difference(small, out) < 1e-5
+    assert (out / "tokenizer.json").read_bytes() == (BUNDLED / "tokenizer.json").read_bytes()
+
+
+def test_a_run_goes_on_with_the_tokenizer_that_it_began_with(tmp_path):
+    data, run = tmp_path / "data", tmp_path / "run"
+    run.mkdir()
+    shutil.copytree(BUNDLED, data)
+    keep_tokenizer(data, run)
+    keep_tokenizer(data, run)
+    (data / "tokenizer.json").write_text("{}")
+    with pytest.raises(SystemExit, match="another tokenizer"):
+        keep_tokenizer(data, run)
 
 
 def test_the_learning_rate_warms_up_stays_and_ends_at_zero():
