@@ -317,6 +317,6 @@ def test_a_conversation_that_outgrows_the_space_is_refused_and_stays_as_it_was(e
 
 
 def test_what_has_no_place_in_such_a_conversation_is_refused(engine):
-    history = [ChatMessage(role="system", content="Be kind.")]
-    with pytest.raises(ValueError, match="roles user and assistant, got one of role 'system'"):
+    history = [ChatMessage(role="tool", content="Sunny.")]
+    with pytest.raises(ValueError, match="roles user and assistant, got one of role 'tool'"):
         engine.as_chat_engine(history).chat(QUESTION)

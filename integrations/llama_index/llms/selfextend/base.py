@@ -6,10 +6,15 @@ import copy
 import functools
 import logging
 import os
-from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from typing import Any
 
 import llama_index.core
+from llama_index.core.base.llms.generic_utils import (
+    messages_to_prompt as generic_messages_to_prompt,
+)
 from llama_index.core.base.llms.types import (
     ChatMessage,
     ChatResponse,
@@ -21,10 +26,10 @@ from llama_index.core.base.llms.types import (
     LLMMetadata,
     MessageRole,
 )
-from llama_index.core.bridge.pydantic import Field, PrivateAttr
+from llama_index.core.bridge.pydantic import Field, PrivateAttr, field_validator
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from llama_index.core.llms.function_calling import FunctionCallingLLM
-from llama_index.core.llms.llm import ToolSelection
+from llama_index.core.llms.llm import ToolSelection, default_completion_to_prompt
 from llama_index.core.program.utils import FlexibleModel
 from llama_index.core.prompts import BasePromptTemplate, PromptTemplate
 from llama_index.core.tools import BaseTool
@@ -60,11 +65,18 @@ from selfextend_rag import (
     question_and_history,
 )
 
-_LOADING = ("dtype", "device_map", "full_attention", "model_options")
+_LOADING = ("dtype", "device_map", "full_attention", "model_options", "quantization_config")
 _OF_ANSWERS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed")
 _OF_EVERY_CALL = ("json_schema", "progress", "cancelled")
 _OF_CONVERSATIONS = ("tools", "tool_choice", "parallel_tool_calls")
 _OF_READINGS = ("evidence",)
+_WRITERS = {
+    "messages_to_prompt": generic_messages_to_prompt,
+    "completion_to_prompt": default_completion_to_prompt,
+    "query_wrapper_prompt": None,
+}
+"""What writes whole prompts if a user gives it, and what the framework has by default."""
+_BREAK = "\n\n"
 
 _dispatcher = get_dispatcher(__name__)
 _logger = logging.getLogger(__name__)
@@ -103,15 +115,19 @@ class SelfExtendLLM(FunctionCallingLLM):
     Instances of one model, made by name, share its weights. The first one made registers its
     tokenizer for all that LlamaIndex counts, unless you have set one of your own.
 
+    ``system_prompt`` comes before every conversation and every completion. For models without a
+    chat template, ``messages_to_prompt`` and ``completion_to_prompt`` may write the prompts.
+
     Args:
-        model: hub id, folder or ``"bundled"``; or a loaded model of transformers (with
-            ``tokenizer``), or a `LongContextLLM`.
+        model: hub id, folder or ``"bundled"``, the default; or a loaded model of transformers (with
+            ``tokenizer``), or a `LongContextLLM`, which may be given as ``llm`` too.
         tokenizer: the tokenizer of a loaded model.
         options: fields of this class, and options of `LongContextLLM` such as ``max_group_size``.
+            Those of ``HuggingFaceLLM`` are taken too, or refused with what to use instead.
 
     Raises:
         ModelLoadError: there is no such model.
-        TypeError: an option is not known, or does not go with a loaded model.
+        TypeError: an option is not known, or does not go with the model.
     """
 
     model: str = Field(description="Hub id, folder, or 'bundled'; the name of a loaded model.")
@@ -120,6 +136,7 @@ class SelfExtendLLM(FunctionCallingLLM):
     full_attention: bool = Field(
         default=False, description="Switch off sliding windows, where every layer has one."
     )
+    quantization_config: object = Field(default=None, description="Of transformers.")
     model_options: JsonObject = Field(default_factory=dict, description="For from_pretrained.")
     context_options: JsonObject = Field(default_factory=dict, description="For LongContextLLM.")
     max_new_tokens: int | None = Field(default=None, description="Tokens an answer may have.")
@@ -130,14 +147,18 @@ class SelfExtendLLM(FunctionCallingLLM):
     repetition_penalty: float | None = None
     seed: int | None = None
     stop: list[str] | None = Field(default=None, description="Texts that end an answer.")
+    timeout: float | None = Field(default=None, description="Seconds that an answer may take.")
 
     _llm: LongContextLLM = PrivateAttr()
     _reading: Reading | None = PrivateAttr(default=None)
     _live: bool = PrivateAttr(default=False)
     _window: int = PrivateAttr()
 
-    def __init__(self, model: Any = "bundled", *, tokenizer: object = None, **options: Any) -> None:
-        options = frameworks.sort_options(options, type(self).model_fields)
+    def __init__(self, model: Any = None, *, tokenizer: object = None, **options: Any) -> None:
+        model = options.pop("llm", None) if model is None else model
+        given = {} if model is None else {"model": model}
+        options = frameworks.sort_options({**given, **options}, type(self).model_fields)
+        model = options.pop("model", "bundled")
         options["dtype"] = str(options.get("dtype") or "auto").removeprefix("torch.")
         named = isinstance(model, str | os.PathLike)
         super().__init__(model=os.fspath(model) if named else "", **options)
@@ -146,7 +167,14 @@ class SelfExtendLLM(FunctionCallingLLM):
         self._live, self.model = not named, self.model or self._llm.name
         self._window = self._llm.planner.extended_window
         self._options({})  # refuses here what would fail in each call
+        if self._llm.prompts.chat:
+            self._refuse(_WRITERS, "a chat template writes them, unless prompt_form is 'plain'")
         _register_tokenizer(self.tokenize)
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _list_of_stops(cls, stop: object) -> object:
+        return [stop] if isinstance(stop, str) else stop
 
     @classmethod
     def bundled(cls, **options: Any) -> SelfExtendLLM:
@@ -190,11 +218,16 @@ class SelfExtendLLM(FunctionCallingLLM):
             tokens = core.prompts.prompt(self._get_prompt(prompt, **prompt_args))
         return core.budget.plan_prompt(len(tokens), self.metadata.num_output)
 
-    def over(self, reading: Reading) -> SelfExtendLLM:
+    def over(self, reading: Reading | None) -> SelfExtendLLM:
         """Return this model, with what it is asked put to documents that it has read.
 
-        ``complete`` then takes a question, ``chat`` a conversation about the documents.
+        ``complete`` then takes a question, ``chat`` a conversation about the documents. The system
+        prompt comes before the first question. Over None, it is as it was.
+
+        Raises:
+            TypeError: an option of this model would write the prompt, which has been read already.
         """
+        self._refuse({**_WRITERS, "output_parser": None}, "the documents have been read without it")
         bound = self.model_copy()
         bound._reading = reading
         return bound
@@ -202,14 +235,16 @@ class SelfExtendLLM(FunctionCallingLLM):
     @llm_completion_callback()
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """Return what follows a prompt; a chat model takes it as one message of the user."""
-        return collected(self._start(self._text(prompt, formatted), kwargs), completion, self.model)
+        return collected(
+            self._start(self._completion(prompt, formatted), kwargs), completion, self.model
+        )
 
     @llm_completion_callback()
     def stream_complete(
         self, prompt: str, formatted: bool = False, **kwargs: Any
     ) -> CompletionResponseGen:
         """Do as ``complete``, part by part."""
-        stream = self._start(self._text(prompt, formatted), kwargs)
+        stream = self._start(self._completion(prompt, formatted), kwargs)
         return parts(stream, completion, self.model)
 
     @llm_completion_callback()
@@ -217,7 +252,7 @@ class SelfExtendLLM(FunctionCallingLLM):
         self, prompt: str, formatted: bool = False, **kwargs: Any
     ) -> CompletionResponse:
         """Do as ``complete``, with the event loop free."""
-        stream = await self._astart(self._text(prompt, formatted), kwargs)
+        stream = await self._astart(self._completion(prompt, formatted), kwargs)
         return await acollected(stream, completion, self.model)
 
     @llm_completion_callback()
@@ -225,23 +260,25 @@ class SelfExtendLLM(FunctionCallingLLM):
         self, prompt: str, formatted: bool = False, **kwargs: Any
     ) -> CompletionResponseAsyncGen:
         """Do as ``stream_complete``, with the event loop free."""
-        stream = await self._astart(self._text(prompt, formatted), kwargs)
+        stream = await self._astart(self._completion(prompt, formatted), kwargs)
         return aparts(stream, completion, self.model)
 
     @llm_chat_callback()
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """Return the answer to a conversation."""
-        return collected(self._start(core_messages(messages), kwargs), chat_response, self.model)
+        return collected(
+            self._start(self._conversation(messages), kwargs), chat_response, self.model
+        )
 
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
         """Do as ``chat``, part by part; tool calls come whole, with the last part."""
-        return parts(self._start(core_messages(messages), kwargs), chat_response, self.model)
+        return parts(self._start(self._conversation(messages), kwargs), chat_response, self.model)
 
     @llm_chat_callback()
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """Do as ``chat``, with the event loop free."""
-        stream = await self._astart(core_messages(messages), kwargs)
+        stream = await self._astart(self._conversation(messages), kwargs)
         return await acollected(stream, chat_response, self.model)
 
     @llm_chat_callback()
@@ -249,7 +286,7 @@ class SelfExtendLLM(FunctionCallingLLM):
         self, messages: Sequence[ChatMessage], **kwargs: Any
     ) -> ChatResponseAsyncGen:
         """Do as ``stream_chat``, with the event loop free."""
-        stream = await self._astart(core_messages(messages), kwargs)
+        stream = await self._astart(self._conversation(messages), kwargs)
         return aparts(stream, chat_response, self.model)
 
     @_dispatcher.span
@@ -369,22 +406,69 @@ class SelfExtendLLM(FunctionCallingLLM):
         """
         return calls_of(response, required=error_on_no_tool_call)
 
-    def _text(self, prompt: str, formatted: bool) -> str:
-        if formatted or self.completion_to_prompt is None:
+    def _refuse(self, stock: Mapping[str, object], reason: str) -> None:
+        """Refuse what a user gave that would write prompts, or read answers, otherwise."""
+        given = [name for name, usual in stock.items() if getattr(self, name) not in (None, usual)]
+        if given:
+            raise frameworks.OptionError(
+                f"{', '.join(given)} can't be used on the prompts of {self.model}: {reason}; "
+                "leave it out, and give what a model should know of its task as system_prompt"
+            )
+
+    def _completion(self, prompt: str, formatted: bool) -> str | list[JsonObject]:
+        """Return what is completed; a chat model, and a reading, are asked it in a conversation."""
+        if formatted:
             return prompt
-        return self.completion_to_prompt(prompt)
+        if self._reading is not None or (self.system_prompt and self._llm.prompts.chat):
+            return self._conversation([ChatMessage(role=MessageRole.USER, content=prompt)])
+        assert self.completion_to_prompt is not None  # the framework has set its own
+        return self._written(self._extend_prompt(self.completion_to_prompt(prompt)), [prompt])
+
+    def _conversation(self, messages: Sequence[ChatMessage]) -> str | list[JsonObject]:
+        """Return a conversation with one system message at most, the system prompt in it."""
+        said, told = core_messages(messages), list[str]()
+        while said and said[0]["role"] == "system":
+            told.append(said.pop(0)["content"])
+        if self.system_prompt and self.system_prompt not in told:
+            told.insert(0, self.system_prompt)
+        if self.messages_to_prompt not in (None, generic_messages_to_prompt):
+            begin = [ChatMessage(role=MessageRole.SYSTEM, content=text) for text in told]
+            rest = messages[len(messages) - len(said) :]
+            texts = [*told, *(message.content or "" for message in rest)]
+            return self._written(self.messages_to_prompt([*begin, *rest]), texts)
+        return [*([{"role": "system", "content": _BREAK.join(told)}] if told else []), *said]
+
+    def _written(self, prompt: str, texts: Sequence[str]) -> str:
+        """Return a prompt that a user's function made of texts; control tokens are refused."""
+        given = "".join((*texts, self.system_prompt or ""))
+        for token in self._llm.tokenizer.all_special_tokens:
+            if prompt.count(token) > given.count(token):
+                raise ValueError(
+                    f"a prompt holds {token!r}, which is text here and no control token, as is all "
+                    "in a prompt; leave it out, or give the tokenizer a chat template"
+                )
+        return prompt
 
     def _options(self, call: JsonObject) -> JsonObject:
         own = {name: getattr(self, name) for name in (*_OF_ANSWERS, "max_new_tokens", "stop")}
         others = _OF_CONVERSATIONS if self._reading is None else _OF_READINGS
-        return frameworks.answer_options(own, call, others=(*_OF_EVERY_CALL, *others))
+        options = frameworks.answer_options(own, call, others=(*_OF_EVERY_CALL, *others))
+        if self.timeout is not None:
+            options["cancelled"] = _in_time(self.timeout, options.get("cancelled"))
+        return options
 
     def _start(self, prompt: str | list[JsonObject], call: JsonObject) -> TextStream:
+        options = self._options(call)
         if self._reading is None:
-            return self._llm.stream(prompt, **self._options(call))
+            return self._llm.stream(prompt, **options)
         asked = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-        question, history = question_and_history(asked)
-        return self._reading.stream(question, history=history, **self._options(call))
+        told = [message["content"] for message in asked[:1] if message["role"] == "system"]
+        question, history = question_and_history(asked[len(told) :])
+        if told and history:
+            history[0] = _BREAK.join([*told, history[0][0]]), history[0][1]
+        elif told:
+            question = _BREAK.join([*told, question])
+        return self._reading.stream(question, history=history, **options)
 
     async def _astart(self, prompt: str | list[JsonObject], call: JsonObject) -> TextStream:
         if self._reading is not None:
@@ -414,6 +498,24 @@ class SelfExtendLLM(FunctionCallingLLM):
     def __setstate__(self, state: JsonObject) -> None:
         """Find the model again."""
         self.__init__(**state)  # type: ignore[misc]  # as pydantic does
+
+
+def _in_time(
+    seconds: float, cancelled: threading.Event | Callable[[], bool] | None
+) -> Callable[[], bool]:
+    """Return what ends an answer that starts now: as the caller does, or by an error in time."""
+    end = time.monotonic() + seconds
+    asked = cancelled.is_set if isinstance(cancelled, threading.Event) else cancelled
+
+    def ends() -> bool:
+        if time.monotonic() > end:
+            raise TimeoutError(
+                f"the answer took more than the timeout of {seconds} seconds; allow more, or leave "
+                "timeout out"
+            )
+        return asked is not None and asked()
+
+    return ends
 
 
 def _register_tokenizer(tokenize: Callable[[str], list[int]]) -> None:

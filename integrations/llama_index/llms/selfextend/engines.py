@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from llama_index.core.base.base_query_engine import BaseQueryEngine
@@ -24,7 +25,13 @@ from llama_index.core.chat_engine.types import (
     BaseChatEngine,
     StreamingAgentChatResponse,
 )
+from llama_index.core.instrumentation.events.chat_engine import (
+    StreamChatDeltaReceivedEvent,
+    StreamChatEndEvent,
+    StreamChatStartEvent,
+)
 from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle
+from llama_index_instrumentation import get_dispatcher
 
 from llama_index.llms.selfextend.base import SelfExtendLLM
 from llama_index.llms.selfextend.documents import (
@@ -34,7 +41,10 @@ from llama_index.llms.selfextend.documents import (
     source_nodes,
 )
 from llama_index.llms.selfextend.messages import JsonObject
-from selfextend_rag import Reading
+from selfextend_rag import Document, Reading
+
+_dispatcher = get_dispatcher(__name__)
+_FIGURES = ("plan", "usage", "finish_reason")
 
 
 class FullDocumentQueryEngine(BaseQueryEngine):
@@ -174,7 +184,7 @@ class FullDocumentQueryEngine(BaseQueryEngine):
         with self.callback_manager.event(
             CBEventType.QUERY, payload={EventPayload.QUERY_STR: question}
         ) as event:
-            answer = self._llm.stream_complete(question, formatted=True, **self._options)
+            answer = self._llm.stream_complete(question, **self._options)
             streamed = self._streamed(answer)
             response = streamed if self._streaming else streamed.get_response()
             event.on_end(payload={EventPayload.RESPONSE: response})
@@ -185,7 +195,7 @@ class FullDocumentQueryEngine(BaseQueryEngine):
         with self.callback_manager.event(
             CBEventType.QUERY, payload={EventPayload.QUERY_STR: question}
         ) as event:
-            answer = await self._llm.astream_complete(question, formatted=True, **self._options)
+            answer = await self._llm.astream_complete(question, **self._options)
             streamed = self._astreamed(answer)
             response = streamed if self._streaming else await streamed.get_response()
             event.on_end(payload={EventPayload.RESPONSE: response})
@@ -216,15 +226,55 @@ class FullDocumentQueryEngine(BaseQueryEngine):
         return AsyncStreamingResponse(texts(), source_nodes=nodes, metadata=metadata)
 
     def _finish(
-        self, part: CompletionResponse, nodes: list[NodeWithScore], metadata: JsonObject
+        self,
+        part: CompletionResponse | ChatResponse,
+        nodes: list[NodeWithScore],
+        metadata: JsonObject,
     ) -> None:
         """Fill in what is known once the answer is whole, where the response keeps it."""
         if part.raw is not None:
             nodes += self.sources(part.raw)
-            metadata |= {name: part.raw[name] for name in ("plan", "usage", "finish_reason")}
+            metadata |= {name: part.raw[name] for name in _FIGURES}
+
+    def __copy__(self) -> FullDocumentQueryEngine:
+        """Return a copy on the same reading, as a deep copy is too."""
+        copied = object.__new__(type(self))
+        copied.__dict__ |= self.__dict__
+        return copied
+
+    def __deepcopy__(self, memo: object) -> FullDocumentQueryEngine:
+        return self.__copy__()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle what it is made of, from a model made by name; the documents are read again."""
+        plan, read = self._reading.plan, list(self._reading.documents)
+        space = {"question_reserve": plan.reserve_tokens, "turns": plan.turns}
+        made = list(self._documents.values()), self._streaming, self._options
+        return _read_again, (
+            self._llm.over(None), read, {"max_new_tokens": plan.max_new_tokens, **space}, *made,
+        )  # fmt: skip
 
     def _get_prompt_modules(self) -> JsonObject:
         return {}
+
+
+def _read_again(
+    llm: SelfExtendLLM,
+    read: Sequence[Document],
+    space: JsonObject,
+    documents: Sequence[BaseNode],
+    streaming: bool,
+    options: JsonObject,
+) -> FullDocumentQueryEngine:
+    reading = llm.core.read(read, **space)
+    return FullDocumentQueryEngine(llm, reading, documents, streaming=streaming, **options)
+
+
+@dataclass
+class FullDocumentChatResponse(StreamingAgentChatResponse):
+    """A streamed answer; ``metadata`` has plan, usage and finish reason once it has ended."""
+
+    metadata: JsonObject = field(default_factory=dict)
 
 
 class FullDocumentChatEngine(BaseChatEngine):
@@ -266,23 +316,23 @@ class FullDocumentChatEngine(BaseChatEngine):
         streamed = self.stream_chat(message, chat_history)
         for _ in streamed.response_gen:
             pass
-        return AgentChatResponse(response=streamed.response, source_nodes=streamed.source_nodes)
+        return _whole(streamed)
 
     def stream_chat(
         self, message: str, chat_history: list[ChatMessage] | None = None
-    ) -> StreamingAgentChatResponse:
+    ) -> FullDocumentChatResponse:
         """Do as ``chat``, part by part, by ``response_gen``."""
-        said, nodes = self._said(message, chat_history), list[NodeWithScore]()
+        said, found = self._said(message, chat_history), FullDocumentChatResponse()
         answer = self._engine._llm.stream_chat(said, **self._engine._options)
 
         def followed() -> Generator[ChatResponse, None, None]:
+            _dispatcher.event(StreamChatStartEvent())
             for part in answer:
                 yield part
-                self._finish(part, said, nodes)
+                self._finish(part, said, found)
 
-        return StreamingAgentChatResponse(
-            chat_stream=followed(), source_nodes=nodes, is_writing_to_memory=False
-        )
+        found.chat_stream, found.is_writing_to_memory = followed(), False
+        return found
 
     async def achat(
         self, message: str, chat_history: list[ChatMessage] | None = None
@@ -291,23 +341,23 @@ class FullDocumentChatEngine(BaseChatEngine):
         streamed = await self.astream_chat(message, chat_history)
         async for _ in streamed.async_response_gen():
             pass
-        return AgentChatResponse(response=streamed.response, source_nodes=streamed.source_nodes)
+        return _whole(streamed)
 
     async def astream_chat(
         self, message: str, chat_history: list[ChatMessage] | None = None
-    ) -> StreamingAgentChatResponse:
+    ) -> FullDocumentChatResponse:
         """Do as ``stream_chat``, by ``async_response_gen()``, with the event loop free."""
-        said, nodes = self._said(message, chat_history), list[NodeWithScore]()
+        said, found = self._said(message, chat_history), FullDocumentChatResponse()
         answer = await self._engine._llm.astream_chat(said, **self._engine._options)
 
         async def followed() -> AsyncGenerator[ChatResponse, None]:
+            _dispatcher.event(StreamChatStartEvent())
             async for part in answer:
                 yield part
-                self._finish(part, said, nodes)
+                self._finish(part, said, found)
 
-        return StreamingAgentChatResponse(
-            achat_stream=followed(), source_nodes=nodes, is_writing_to_memory=False
-        )
+        found.achat_stream, found.is_writing_to_memory = followed(), False
+        return found
 
     def _said(self, message: str, chat_history: Sequence[ChatMessage] | None) -> list[ChatMessage]:
         if chat_history is not None:
@@ -315,12 +365,23 @@ class FullDocumentChatEngine(BaseChatEngine):
         return [*self._history, ChatMessage(role=MessageRole.USER, content=message)]
 
     def _finish(
-        self, part: ChatResponse, said: Sequence[ChatMessage], nodes: list[NodeWithScore]
+        self, part: ChatResponse, said: Sequence[ChatMessage], found: FullDocumentChatResponse
     ) -> None:
-        """Keep an answer once it is whole, and name its sources where the response keeps them."""
+        """Keep an answer once it is whole; the response has its sources and figures."""
+        if part.delta:
+            _dispatcher.event(StreamChatDeltaReceivedEvent(delta=part.delta))
         if part.raw is not None:
-            nodes += self._engine.sources(part.raw)
+            _dispatcher.event(StreamChatEndEvent())
+            self._engine._finish(part, found.source_nodes, found.metadata)
             self._history = [*said, part.message]
+
+
+def _whole(streamed: FullDocumentChatResponse) -> AgentChatResponse:
+    return AgentChatResponse(
+        response=streamed.response,
+        source_nodes=streamed.source_nodes,
+        metadata=streamed.metadata,
+    )
 
 
 def _answer_tokens(llm: SelfExtendLLM, options: JsonObject) -> int | None:
