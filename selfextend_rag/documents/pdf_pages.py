@@ -314,7 +314,7 @@ def _file_facts(document: pdfium.PdfDocument) -> dict[str, Any]:
     for match in re.finditer(rb">>\s*stream\r?\n", data):
         head = data[max(0, data.rfind(b" obj", 0, match.start())) : match.start()]
         length = re.search(rb"/Length\s+(\d+)", head)
-        if not length or _NOT_TEXT.search(head) or not _DEFLATED.search(head):
+        if _NOT_TEXT.search(head) or not _DEFLATED.search(head) or not (length and int(length[1])):
             continue
         stream = zlib.decompressobj()
         part = data[match.end() : match.end() + int(length[1])]
