@@ -232,7 +232,8 @@ def _text(page: pdfium.PdfTextPage) -> str:
     for index in _doubles(page, text, r"[^\s\0]") if twice else ():
         chars[index] = _DELETED
     for match in _SPACED.finditer(text):
-        _join_letters(page, chars, [i for i in range(*match.span()) if not chars[i].isspace()])
+        if 2 * len(re.findall(r"\w", match[0])) > len(match[0].replace(" ", "")):  # no dot leaders
+            _join_letters(page, chars, *match.span())
     text = "".join(chars).replace("\r\n", "\n").translate(_MARKS)
     text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     text = _NO_LETTER.sub("\ufffd", text)
@@ -281,23 +282,20 @@ def _join_lines(page: pdfium.PdfTextPage, chars: list[str], index: int) -> None:
         chars[index : index + 2] = [" " if left - right > 0.1 * small else _DELETED, _DELETED]
 
 
-def _join_letters(page: pdfium.PdfTextPage, chars: list[str], indexes: list[int]) -> None:
+def _join_letters(page: pdfium.PdfTextPage, chars: list[str], start: int, end: int) -> None:
     """Take out the spaces that pdfium puts between letters drawn one by one, wide apart.
 
     Letters are joined where the gaps between them are alike and those between words clearly wider;
     a row of single letters or digits, evenly spaced, stays as it is.
     """
-    gaps, spaces = [], []
-    for i, j in pairwise(indexes):
-        before, after = _box(page, i), _box(page, j)
-        gaps.append((after[0] - before[1]) / before[3])
-        spaces.append([k for k in range(i + 1, j) if chars[k] == " "])
+    boxes = {i: _box(page, i) for i in range(start, end) if chars[i] != " "}
+    gaps = [(boxes[j][0] - boxes[i][1]) / boxes[i][3] for i, j in pairwise(boxes)]
     usual = sorted(gaps)[len(gaps) // 2]
     widest = usual + max(0.12, 0.5 * usual)
     if usual > 0.5 or (usual > 0.17 and max(gaps) <= widest):
         return
-    for gap, between in zip(gaps, spaces, strict=True):
-        for k in between:
+    for (i, j), gap in zip(pairwise(boxes), gaps, strict=True):
+        for k in range(i + 1, j):
             if gap <= widest and raw.FPDFText_IsGenerated(page, k) == 1:
                 chars[k] = _DELETED
 

@@ -108,6 +108,8 @@ def test_a_form_value_follows_its_label_and_a_table_row_is_one_line():
     assert read(by_hand(power + at(72, 680, shown("always"))))[0] == "E = mc2 holds\nalways"
     digits = "".join(at(72 + 20 * n, 700, shown(str(n))) for n in range(7))
     assert read(by_hand(digits))[0] == "0 1 2 3 4 5 6"
+    leaders = at(72, 700, "[(Costs)" + "-300(.)" * 20 + "-300(12)] TJ")
+    assert read(by_hand(leaders))[0] == "Costs" + " ." * 20 + " 12"
 
 
 def test_a_form_without_any_other_text_is_read():
