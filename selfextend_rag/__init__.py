@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # the table below in the terms of type checkers; a test compares them
     from selfextend_rag.documents import Document as Document
     from selfextend_rag.documents import DocumentError as DocumentError
+    from selfextend_rag.documents import Location as Location
     from selfextend_rag.documents import ReadFiles as ReadFiles
+    from selfextend_rag.documents import Remark as Remark
     from selfextend_rag.documents import SkippedFile as SkippedFile
     from selfextend_rag.documents import read_documents as read_documents
     from selfextend_rag.documents import word_relevance as word_relevance
@@ -56,7 +58,10 @@ if TYPE_CHECKING:  # the table below in the terms of type checkers; a test compa
     from selfextend_rag.positions import SelfExtend as SelfExtend
 else:
     _NAMES = {
-        "documents": "Document DocumentError ReadFiles SkippedFile read_documents word_relevance",
+        "documents": (
+            "Document DocumentError Location ReadFiles Remark SkippedFile read_documents "
+            "word_relevance"
+        ),
         "engine": "Engine GenerationSettings Usage",
         "errors": (
             "CacheMismatchError ConstraintError ContextBudgetExceeded CorruptReadingError "

@@ -211,14 +211,13 @@ class _Windows:
     """All windows of tokens within one place of a document."""
 
     def __init__(self, weights: Weights, places: Integers, width: int) -> None:
-        self.weights, starts, ends = weights, [], []
-        borders = np.flatnonzero(np.diff(places)) + 1
-        for first, last in zip([0, *borders], [*borders, len(places)], strict=True):
-            if len(places) and places[first] >= 0:
-                begins = np.arange(first, max(first, last - width) + 1)
-                starts.append(begins)
-                ends.append(np.minimum(begins + width, last))
-        self.start, self.end = np.concatenate(starts), np.concatenate(ends)
+        borders = np.concatenate([[0], np.flatnonzero(np.diff(places)) + 1, [len(places)]])
+        lengths = np.diff(borders)
+        first, last = np.repeat(borders[:-1], lengths), np.repeat(borders[1:], lengths)
+        begin = np.arange(len(places))
+        begins = (places >= 0) & (begin <= np.maximum(first, last - width))
+        self.weights, self.start = weights, begin[begins]
+        self.end = np.minimum(self.start + width, last[begins])
         sums = np.concatenate([[0.0], np.cumsum(weights)])
         self.sums = sums[self.end] - sums[self.start]
 
