@@ -13,7 +13,7 @@ import chardet
 import webencodings
 
 from selfextend_rag.documents.content import Content, Remark
-from selfextend_rag.errors import DocumentError
+from selfextend_rag.errors import DocumentError, UnsupportedDocument
 
 _MARKS = {  # longest first: the UTF-32 mark starts with the UTF-16 one
     **{codecs.BOM_UTF32_LE: "utf-32-le", codecs.BOM_UTF32_BE: "utf-32-be"},
@@ -106,8 +106,8 @@ def _content(text: str, name: str, codec: str, source: str = "content", why: str
     return Content(text, "", {"encoding": codec, "encoding_from": source}, guess)
 
 
-def _binary(name: str, finding: str) -> DocumentError:
-    return DocumentError(
+def _binary(name: str, finding: str) -> UnsupportedDocument:
+    return UnsupportedDocument(
         f"{name} is not a text file ({finding}); give a text, Markdown, HTML or PDF file, or pass "
         "encoding= if it is text in an unusual encoding"
     )

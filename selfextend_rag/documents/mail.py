@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from email import message_from_bytes
 from email.errors import HeaderParseError
 from email.header import decode_header
 from email.message import Message
 
-from selfextend_rag.documents.content import Content, Location, Remark, Severity
+from selfextend_rag.documents.content import (
+    Content,
+    Location,
+    Remark,
+    Severity,
+    normalize_newlines,
+)
 from selfextend_rag.documents.encoding import decode
 from selfextend_rag.documents.html import declared_encoding, read_html
 from selfextend_rag.errors import DocumentError
@@ -40,13 +47,15 @@ def read_mail(data: bytes, name: str) -> Content:
         source = data[start : spans[number][0] if number < len(spans) else len(data)]
         if len(spans) > 1:
             source = re.sub(rb"(?m)^>(>*From )", rb"\1", source)
-            locations.append(Location(len(text), f"message {number}"))
         try:
-            text += mail.message(message_from_bytes(source)) + "\n\n"
+            said = mail.message(message_from_bytes(source))
         except RecursionError as error:
             says = "has parts in parts, nested too deeply; save them as files and read those"
             raise DocumentError(f"{name} {says}") from error
-    return mail.content(text, tuple(locations))
+        if said:
+            locations.append(Location(len(text), f"message {number}"))
+            text += f"{said}\n\n"
+    return mail.content(text, locations if len(spans) > 1 else [])
 
 
 class Mail:
@@ -62,14 +71,20 @@ class Mail:
         self.files: list[str] = []
         self.remarks: list[Remark] = []
 
-    def content(self, text: str, locations: tuple[Location, ...] = ()) -> Content:
+    def content(self, text: str, locations: Sequence[Location] = ()) -> Content:
         """Return what was read, with the remarks."""
         title = self.titles[0] if self.titles and not locations else ""
         if self.files:
             shown = ", ".join(self.files[:10]) + (", ..." if len(self.files) > 10 else "")
-            self.remark("warning", "attached files", f"are not read: {shown}", len(self.files))
+            self.remark(
+                "warning",
+                "attached files",
+                f"attached files are not read: {shown}",
+                len(self.files),
+            )
         metadata = {"messages": max(1, len(locations)), "attachments": self.files}
-        return Content(text.strip(), title, metadata, tuple(dict.fromkeys(self.remarks)), locations)
+        remarks = tuple(dict.fromkeys(self.remarks))
+        return Content(text.rstrip(), title, metadata, remarks, tuple(locations))
 
     def message(self, message: Message) -> str:
         """Return the headers that people read, and the text; of a saved page the text alone."""
@@ -86,7 +101,7 @@ class Mail:
             names = ", ".join(sorted(name.removesuffix("Defect") for name in defects))
             says = f"departures from the format of mail ({names}); parts may be missing or garbled"
             self.remark("warning", "departures from the format", says, len(defects))
-        return f"{shown}\n{text}".strip()
+        return normalize_newlines(f"{shown}\n{text}").strip()
 
     def remark(self, severity: Severity, kind: str, says: str, count: int = 1) -> None:
         """Add a remark on so many things."""
@@ -119,10 +134,10 @@ class Mail:
         except DocumentError as error:
             try:
                 text = data.decode(charset or "utf-8", "replace")
-            except LookupError:
+            except (LookupError, ValueError):  # no name of an encoding
                 text = data.decode("ascii", "replace")
-            says = f"characters are written U+FFFD: {error}"
-            self.remark("loss", "unreadable characters", says, text.count("\ufffd"))
+            says = f"characters or more are garbled, or written U+FFFD: {error}"
+            self.remark("loss", "unreadable characters", says, max(1, text.count("\ufffd")))
             return text
         self.remarks += content.remarks
         return content.text
@@ -171,16 +186,17 @@ class Mail:
         return said
 
     def _root(self, parts: list[Message], start: object) -> str:
-        """Return the text of the part that shows the others."""
+        """Return the text of the part that shows the others, and of those that it can't show."""
         texts = [x for x in parts if x.get_content_type() in _HTML or x.is_multipart()]
         root = next((x for x in parts if start and x["Content-ID"] == start), [*texts, *parts][0])
-        frames = sum(x is not root for x in texts)
-        if frames:
+        shown = [x for x in parts if x["Content-Location"] or x.get_content_maintype() == "image"]
+        if frames := sum(x in texts for x in shown if x is not root):
             self.remark("warning", "frames", "frames of the page are left out", frames)
-        if resources := len(parts) - frames - 1:
+        if resources := sum(x not in texts for x in shown if x is not root):
             says = "files that the text shows (pictures, styles) are left out"
             self.remark("note", "resources", says, resources)
-        return self._part(root)
+        said = map(self._part, (root, *(x for x in parts if x is not root and x not in shown)))
+        return "\n\n".join(filter(None, said))
 
     def _html(self, part: Message) -> str:
         data = _bytes(part)
@@ -201,8 +217,8 @@ class Mail:
 
 
 def _parts(part: Message) -> list[Message]:
-    payload = part.get_payload()
-    return [x for x in payload if isinstance(x, Message)] if isinstance(payload, list) else []
+    parts = part.get_payload() if part.is_multipart() else []
+    return [x for x in parts if isinstance(x, Message)]
 
 
 def _bytes(part: Message) -> bytes:

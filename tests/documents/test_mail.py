@@ -141,12 +141,13 @@ def test_pictures_shown_in_the_text_are_counted_apart_from_attachments(tmp_path)
     message = composed("Plain", "<p>Plain <img src='cid:1'></p>")
     form = message.get_payload(1)
     form.add_related(b"GIF8", maintype="image", subtype="gif", cid="<1>")
+    form.add_related(b"%PDF-", maintype="application", subtype="pdf", filename="a.pdf")
     message.add_attachment("BEGIN:VCALENDAR", subtype="calendar", filename="date.ics")
     document = read(tmp_path, message)
     assert document.text.endswith("Subject: Seal\n\nPlain")
     kinds = remarks(document)
     assert kinds["resources"] == ("note", 1)
-    assert kinds["attached files"] == ("warning", 1)
+    assert kinds["attached files"] == ("warning", 2)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +179,7 @@ def test_text_in_a_message_without_the_boundary_it_names_is_not_lost(tmp_path):
 
 
 def test_a_mailbox_is_read_message_by_message_and_each_has_its_place(tmp_path):
-    bodies = ["From here on, all is well.", ">From there, too.", "The last."]
+    bodies = ["From here on,\nall is well.", ">From there, too.", "The last."]
     box = "".join(
         f"From ann Thu Jan  1 10:00:0{n} 2026\n{HEADERS}\n{body}\n\n"
         for n, body in enumerate(bodies)
@@ -203,8 +204,8 @@ def test_a_page_saved_as_mail_is_its_text_alone(tmp_path, charset, name):
     coded = "Content-Transfer-Encoding: quoted-printable"
     parts = [
         f"Content-Type: text/html; charset={charset}\n{coded}\n\n{page}",
-        "Content-Type: text/css\n\np { color: red }",
-        "Content-Type: text/html\n\n<p>A frame.</p>",
+        "Content-Type: text/css\nContent-Location: a.css\n\np { color: red }",
+        "Content-Type: text/html\nContent-Location: b.html\n\n<p>A frame.</p>",
     ]
     body = "".join(f"--b\n{part}\n" for part in parts) + "--b--\n"
     head = (
@@ -225,6 +226,21 @@ def test_mail_is_recognised_by_its_headers_and_text_that_looks_alike_is_not(tmp_
     named = read(tmp_path, b"Just words.\n", "a.eml")
     assert named.metadata["format"] == "text"
     assert "misnamed" in remarks(named)
+
+
+@pytest.mark.parametrize("name", ["utf\0", "no-such", "rot13", "undefined"])
+def test_a_character_set_that_is_none_is_no_error(tmp_path, name):
+    """The library decodes non-ASCII text by the name it finds, even one with a zero in it."""
+    head = f"Content-Type: text/plain; charset={name}"
+    assert read(tmp_path, mail(FRENCH, head)).text == TOP + FRENCH.strip()
+
+
+def test_an_empty_message_of_a_mailbox_moves_no_place(tmp_path):
+    start = "From ann Thu Jan  1 10:00:00 2026\n"
+    box = f"{start}X: y\n\n\n\n{start}{HEADERS}\nThe text.\n\n{start}X: y\n\n"
+    document = read(tmp_path, box.encode(), "a.mbox")
+    assert document.text == TOP + "The text."
+    assert document.location(0, len(document.text)) == "message 2"
 
 
 def test_parts_nested_out_of_all_reason_are_refused(tmp_path):
