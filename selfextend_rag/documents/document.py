@@ -109,24 +109,25 @@ class Document:
         encoding: str | None = None,
         strict: bool | Severity = False,
     ) -> Document:
-        """Return the document in a text, Markdown, HTML or PDF file.
+        """Return the document in a file: text, HTML, PDF, an office file, mail or an e-book.
 
         What the file is, its content says first and its name second. Plain text and Markdown are
         kept as they are. Of HTML, scripts, styles, navigation and drawings are left out, and
         headings, lists and table rows are written as in Markdown. Of a PDF, the text of
         every page is taken, values of forms and free-text notes included; there is no text
-        recognition, and a page may take 20 seconds.
+        recognition, and a page may take 20 seconds. Of mail, the headers that people read and the
+        form of the text that says most are taken, and messages in it; of an e-book, its chapters.
 
         What the text does not say is in ``remarks``; those above a note are also logged as
-        warnings. ``metadata`` has ``format`` (``text``, ``markdown``, ``html``, ``pdf``) and, but
-        for PDF, ``encoding`` and ``encoding_from`` (``given``, ``byte order mark``, ``content``,
-        ``declaration``, ``guess``); for PDF ``pages``, ``pages_without_text`` and
-        ``attachments``, the names of attached files.
+        warnings. ``metadata`` has ``format`` (``text``, ``markdown``, ``html``, ``pdf``, ``eml``,
+        ``epub``, ...) and, of text and HTML, ``encoding`` and ``encoding_from`` (``given``,
+        ``byte order mark``, ``content``, ``declaration``, ``guess``); for PDF ``pages``,
+        ``pages_without_text`` and ``attachments``, the names of attached files, as for mail.
 
         Args:
             path: the file.
-            encoding: its character encoding, when you know better than detection does; PDF files
-                have their own and ignore it.
+            encoding: its character encoding, when you know better than detection does; PDF, office
+                files, mail and e-books say theirs, and ignore it.
             strict: refuse a file with remarks as severe as this or more: ``"warning"``, or
                 ``"loss"``, the same as True.
 

@@ -68,6 +68,7 @@ _ZIP_MEMBERS = {
 # The readers of each kind, as "module:function", imported when such a file is read.
 _READERS = {
     **dict.fromkeys(("eml", "mbox", "mhtml"), "mail:read_mail"),
+    "epub": "epub:read_epub",
     "msg": "outlook:read_msg",
     "docx": "ooxml:read_docx",
     "opendocument": "opendocument:read_opendocument",
