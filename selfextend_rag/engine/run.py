@@ -5,23 +5,27 @@ from __future__ import annotations
 import copy
 import inspect
 import threading
+import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from typing import Literal, Protocol
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
 from selfextend_rag.cache import SelfExtendCache
-from selfextend_rag.cache.cache import can_rewind, rewind
+from selfextend_rag.cache.cache import can_rewind, rewind, shortest
 from selfextend_rag.cache.identity import model_state
 from selfextend_rag.errors import CacheMismatchError, GenerationCancelled, UnsupportedModelError
 from selfextend_rag.model.extension import never
 from selfextend_rag.positions import SelfExtend
+
+_SECONDS_BETWEEN_LOOKS = 0.05
+_LONG_CHUNK = 64  # tokens; shorter ones are run in a moment
 
 Progress = Callable[[int, int], None]
 """Called with the tokens read so far and the tokens to read, after each chunk."""
@@ -137,6 +141,39 @@ class CachedPrefix:
             rewind(self.cache, len(self.tokens))
 
 
+class _BrokenOff(GenerationCancelled):
+    """Cancelled within a chunk; the cache holds parts of it, and can't be used any more."""
+
+
+class _Cancelled(BaseException):
+    """Ends a forward; no ``Exception``, which code of a model may catch."""
+
+
+@contextmanager
+def _interrupted_by(cancelled: Callable[[], bool], model: PreTrainedModel) -> Iterator[None]:
+    """Raise `_Cancelled` in a forward within the block, between two modules, once cancelled.
+
+    A chunk of a long prompt may take many seconds, and smaller ones would take longer together.
+    """
+    looked = time.monotonic()
+
+    def look(module: nn.Module, given: object) -> None:
+        nonlocal looked
+        if torch.compiler.is_compiling() or time.monotonic() - looked < _SECONDS_BETWEEN_LOOKS:
+            return
+        looked = time.monotonic()
+        if cancelled():
+            raise _Cancelled
+
+    leaves = [module for module in model.modules() if not any(True for _ in module.children())]
+    hooks = [module.register_forward_pre_hook(look) for module in leaves]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 def feed(
     model: PreTrainedModel,
     tokens: tuple[int, ...],
@@ -147,10 +184,13 @@ def feed(
 ) -> Tensor:
     """Run tokens in chunks after those cached, and return the last one's logits ``[1, V]``.
 
-    For callers that hold the model's lock and have set it up, as `forward` is.
+    For callers that hold the model's lock and have set it up, as `forward` is. A cancellation is
+    seen between chunks and, where they are long, within them; the cache then ends with the last
+    whole chunk.
 
     Raises:
-        GenerationCancelled: cancelled before the last chunk was read.
+        GenerationCancelled: cancelled before the last chunk was read. It is of a type of its own
+            where the cache can't be cut back to a whole chunk.
         UnsupportedModelError: the model keeps no keys in the cache.
     """
     total = cached + len(tokens)
@@ -158,7 +198,16 @@ def feed(
         if run.cancelled():
             raise GenerationCancelled(cached + start, total)
         chunk = tokens[start : start + chunk_size]
-        logits = forward(model, [chunk], cache)
+        long = len(chunk) >= _LONG_CHUNK
+        try:
+            with _interrupted_by(run.cancelled, model) if long else nullcontext():
+                logits = forward(model, [chunk], cache)
+        except _Cancelled:
+            done = cached + start
+            if run.observer is not None or not can_rewind(cache) or shortest(cache) > done:
+                raise _BrokenOff(done, total) from None
+            rewind(cache, done)
+            raise GenerationCancelled(done, total) from None
         done = cached + start + len(chunk)
         if cache.get_seq_length() != done:
             raise UnsupportedModelError(
