@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -206,6 +207,33 @@ def test_it_is_a_node_of_a_graph_whose_state_is_kept(chain):
     kept = app.get_state(config).values
     assert kept["context"] == [KEY]
     assert kept["plan"]["pretraining_window"] == 512
+
+
+@pytest.mark.parametrize("through", ["chat", "chain"])
+async def test_a_caller_that_gives_up_is_back_within_a_chunk_and_no_forward_begins(chat, through):
+    """The prompt is one chunk, in which each layer takes a while."""
+    begun, seconds = [], 0.5
+    chat.invoke(QUESTION)  # the model has been looked at
+    layers = [m for m in chat.llm.model.modules() if type(m).__name__.endswith("DecoderLayer")]
+    slow = [lambda *given: begun.append(time.monotonic()), lambda *given: time.sleep(seconds)]
+    hooks = [chat.llm.model.register_forward_pre_hook(slow[0])]
+    hooks += [layer.register_forward_pre_hook(slow[1]) for layer in layers]
+    chain = create_full_document_chain(chat, [KEY])
+    prompt = f"Once more: {KEY.page_content} {QUESTION}"
+    asked = chat.ainvoke(prompt) if through == "chat" else chain.ainvoke({"input": QUESTION})
+    try:
+        task = asyncio.ensure_future(asked)
+        while not begun:
+            await asyncio.sleep(0.01)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(task, 0.1)
+        assert time.monotonic() - begun[0] < seconds * (len(layers) - 1)
+        await asyncio.sleep(seconds)
+        assert len(begun) == 1
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert (await chain.ainvoke({"input": QUESTION}))["answer"] == "48213"
 
 
 def test_events_name_the_chain(chain):
