@@ -112,8 +112,9 @@ class Document:
         """Return the document in a file: text, HTML, PDF, an office file, mail or an e-book.
 
         What the file is, its content says first and its name second. Plain text and Markdown are
-        kept as they are. Of HTML, scripts, styles, navigation and drawings are left out, and
-        headings, lists and table rows are written as in Markdown. Of a PDF, the text of
+        kept as they are. Of HTML, scripts, styles and menus are left out, headings and lists
+        are written as in Markdown, values of tables stay in their column, deleted text is
+        ``~~old~~``, and text that the page hides is read and counted. Of a PDF, the text of
         every page is taken, values of forms and free-text notes included; there is no text
         recognition, and a page may take 20 seconds. Of mail, the headers that people read and the
         form of the text that says most are taken, and messages in it; of an e-book, its chapters.

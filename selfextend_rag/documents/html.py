@@ -1,32 +1,52 @@
-"""From HTML to text that keeps the structure: headings, paragraphs, lists, table rows."""
+"""From HTML to text that keeps the structure, and an account of what the text does not say."""
 
 from __future__ import annotations
 
+import json
 import re
-from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from html import escape
 
-from bs4 import BeautifulSoup, Tag
-from bs4.element import NavigableString, PageElement, PreformattedString
-
-from selfextend_rag.documents.content import Content, Remark
+from selfextend_rag.documents.content import LONE_SURROGATE, Content, Remark, Severity
+from selfextend_rag.documents.page import REMOVED, Page
 from selfextend_rag.errors import DocumentError
 
-_REMOVED = ("script", "style", "nav", "template", "svg")
-_HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
-_LISTS = ("ul", "menu", "ol")
-_PARAGRAPHS = (
-    *("address", "article", "aside", "blockquote", "body", "caption", "details", "dialog"),
-    *("div", "dl", "fieldset", "figcaption", "figure", "footer", "form", "header", "hgroup"),
-    *("hr", "main", "p", "pre", "section", "summary", "table", *_LISTS, *_HEADINGS),
-)
-_LINES = ("br", "dd", "dt", "li", "tr", "option")
-# A row that holds one of these lays out a page; any other is a row of a table.
-_LAYOUT = [*_HEADINGS, "ul", "ol", "dl", "table", "pre", "blockquote"]
 _DECLARED = re.compile(
     rb"""<meta[^>]{0,200}?charset\s*=\s*["']?\s*([\w.:-]+)|<\?xml[^>]{0,200}?encoding\s*=\s*["']"""
     rb"([\w.:-]+)",
     re.IGNORECASE,
 )
+
+
+# A CDATA section that ends; others, comments and scripts are as they were, up to the page's end.
+_CDATA = re.compile(
+    r"<!--.*?(?:-->|\Z)|<(script|style)\b.*?(?:</\1|\Z)|<!\[CDATA\[(.*?)(\]\]>|\Z)",
+    re.IGNORECASE | re.DOTALL,
+)
+_ARTICLE = re.compile(r'"articleBody"\s*:\s*("(?:[^"\\]++|\\.)*+")', re.DOTALL)
+# Sentences in a script, as far as no sign of code is in them.
+_PROSE = re.compile(r"""["'`>]([^"`<>{}\[\]=;|\\]{80,})""")
+_WORD = re.compile(r"[\u3040-\u9fff\uac00-\ud7af]{3}|[^\W\d_]{2,}")
+
+
+# What the text does not say. A menu that is mostly links says nothing of the page itself.
+REMARKS: dict[str, tuple[Severity, str]] = {
+    "script": ("note", "scripts are left out"),
+    "style": ("note", "style sheets are left out"),
+    "comments": ("note", "comments are left out"),
+    "hidden fields": ("note", "hidden fields and passwords of forms are left out"),
+    "menus": ("note", "words of menus, mostly links, are left out"),
+    "menus with text": ("warning", "words of menus that are not mostly links are left out"),
+    "in templates": ("warning", "words in templates, which scripts may show, are left out"),
+    "hidden": ("warning", "words that the page hides are read like the others"),
+    "aria-hidden": ("note", "words hidden from screen readers alone are read"),
+    "pictures": ("note", "pictures or recordings have no description"),
+    "frames": ("warning", "frames show other files, which are not opened"),
+    "spans ignored": ("warning", "tables have values that may be in wrong columns"),
+    "cut off": ("warning", "tag, comment or script has no end, and text may be lost with it"),
+    "lone surrogates": ("loss", "lone surrogates, which are no characters, are written U+FFFD"),
+}
 
 
 def declared_encoding(data: bytes) -> str | None:
@@ -35,164 +55,95 @@ def declared_encoding(data: bytes) -> str | None:
     return (found.group(1) or found.group(2)).decode("ascii") if found else None
 
 
-def read_html(markup: str, name: str) -> Content:
-    """Return the text of a page without its scripts, styles, navigation and drawings.
+def read_html(markup: str, name: str, *, may_be_empty: bool = False) -> Content:
+    """Return the text of a web page, or of a part of one, as people see it.
 
     Headings start with ``#`` signs, list items with ``-`` or their number, and table rows are
-    their cells between ``|``; a superscript number is written ``^2``. Link targets, images,
-    comments and soft hyphens are no text and leave none. A page without text is refused.
+    their cells between ``|``, each in its column; a superscript number is written ``^2``, deleted
+    text ``~~old~~``, a ticked box ``[x]``, the text of a picture ``[image: text]``. Hidden text is
+    read too, since scripts show it, and counted. Menus (``nav``), scripts, styles and comments
+    are left out and counted; where a page has little text and its scripts have an ``articleBody``,
+    that is read. Nothing outside the markup is opened.
+
+    Args:
+        markup: the page.
+        name: what errors call it.
+        may_be_empty: return a page without text; otherwise it is refused.
+
+    Raises:
+        DocumentError: the page has no text, or its elements are nested too deeply.
     """
-    # The prolog of XHTML would only make the parser warn.
-    soup = BeautifulSoup(re.sub(r"\A\s*<\?xml[^>]*>", "", markup), "lxml")
-    title = _title(soup)
-    removed: Counter[str] = Counter()
-    for element in soup.find_all(_REMOVED):
-        if not element.decomposed:
-            removed[element.name] += 1
-            element.decompose()
-    for head in soup.find_all("head"):
-        head.decompose()
-    text = _text(soup)
-    if not text.strip():
-        left_out = ", ".join(f"{n} {tag}" for tag, n in removed.items()) or "nothing"
+    markup, unreadable = LONE_SURROGATE.subn("\ufffd", markup)
+    if "<![CDATA[" in markup:
+        markup = _CDATA.sub(lambda found: escape(found[2]) if found[3] else found[0], markup)
+    page = Page(markup, name)
+    if page.counts["menus"] + page.counts["menus with text"] and not page.text():
+        page = Page(markup, name, with_menus=True)
+    page.counts["lone surrogates"] = unreadable
+    page.counts["frames"] = len(page.frames)
+    in_scripts = _read_scripts(page, name)
+    names = ": " + ", ".join(page.frames[:5])
+    remarks = [
+        Remark(kind, f"{count} {says}{names * (kind == 'frames')}", severity, count)
+        for kind, (severity, says) in REMARKS.items()
+        if (count := page.counts[kind])
+    ]
+    removed = {tag: page.counts[tag] for tag in REMOVED if page.counts[tag]}
+    if not page.text() and not may_be_empty:
+        left_out = ", ".join(f"{count} {tag}" for tag, count in removed.items()) or "nothing"
+        more = [
+            f"; {remark.message}"
+            for remark in (*remarks, *in_scripts)
+            if remark.kind not in removed
+        ]
         raise DocumentError(
-            f"{name} is an HTML page without text (left out: {left_out}); save the page from a "
-            "browser once it shows its text, and read that"
+            f"{name} is an HTML page without text (left out: {left_out}{''.join(more)}); save the "
+            "page from a browser once it shows its text, and read that"
         )
-    remarks: tuple[Remark, ...] = ()
-    if removed:
-        says = f"left out of the page: {', '.join(f'{n} {tag}' for tag, n in removed.items())}"
-        remarks = (Remark("elements left out", says, "note", removed.total()),)
-    return Content(text, title, {"removed_elements": dict(removed)}, remarks)
+    title = page.title or page.heading
+    return Content(page.text(), title, {"removed_elements": removed}, (*remarks, *in_scripts))
 
 
-def _title(soup: BeautifulSoup) -> str:
-    for name in ("title", "h1"):
-        element = soup.find(name)
-        if element and (title := " ".join(element.get_text().replace("\u00ad", "").split())):
-            return title
-    return ""
+def _read_scripts(page: Page, name: str) -> list[Remark]:
+    """Read articles that scripts alone have; return a remark, and one on other prose of theirs."""
+    remarks = []
+    shown = _packed(page.text())
+    articles = dict.fromkeys(found for script in page.scripts for found in _ARTICLE.findall(script))
+    for article in articles:
+        with suppress(ValueError):  # what is no string of JSON is counted below
+            body = LONE_SURROGATE.sub("\ufffd", json.loads(article, strict=False))
+            if not re.search(r"<\w", body):
+                body = "".join(f"<p>{escape(line)}" for line in body.splitlines())
+            read = Page(body, name)
+            text = read.text()
+            if _missing(text.splitlines(), shown) > len(text) / 2:
+                page.out.adopt(read.out)
+                shown += _packed(text)
+                says = f"an article of {len(text)} characters that only a script has is read"
+                remarks.append(Remark("text in scripts", says, "warning"))
+    prose = [part for script in page.scripts for part in _PROSE.findall(_unescaped(script))]
+    missing = _missing([part for part in prose if len(_WORD.findall(part)) > 9], shown)
+    if missing > 400:
+        says = (
+            f"scripts have about {missing} characters of prose that the text has not; if a browser "
+            "shows them, save the page from there and read that"
+        )
+        mostly: Severity = "warning" if missing > len(shown) / 2 else "note"
+        remarks.append(Remark("text in scripts", says, mostly))
+    return remarks
 
 
-def _text(root: Tag) -> str:
-    """Walk without recursion: unclosed tags nest thousands deep in real pages."""
-    writer = _Writer()
-    stack: list[tuple[PageElement, bool]] = [(root, False)]
-    while stack:
-        node, leaving = stack.pop()
-        if isinstance(node, NavigableString):
-            if not isinstance(node, PreformattedString):
-                writer.text(str(node))
-        elif isinstance(node, Tag) and leaving:
-            writer.end(node)
-        elif isinstance(node, Tag):
-            writer.start(node)
-            stack.append((node, True))
-            stack.extend((child, False) for child in reversed(node.contents))
-    return writer.finish()
+def _missing(parts: Sequence[str], shown: str) -> int:
+    """Return how many characters of the parts are not in a packed text, by a sample of each."""
+    packed = [_packed(part) for part in sorted(parts, key=len)[-500:]]
+    return sum(len(part) for part in packed if part[len(part) // 3 :][:40] not in shown)
 
 
-class _Writer:
-    """Builds the text line by line; ``_gap`` line ends are owed before the next one."""
+def _packed(text: str) -> str:
+    return "".join(text.split())
 
-    def __init__(self) -> None:
-        self._parts: list[str] = []
-        self._line: list[str] = []
-        self._prefix = ""
-        self._gap = 0
-        self._lists: list[int | None] = []  # next number of each open list; None: a dash
-        self._preformatted = 0
-        self._cells: list[bool] = []  # of each open cell: part of a table (or of a layout)?
 
-    def start(self, tag: Tag) -> None:
-        name = tag.name
-        self._break(name)
-        if name in _HEADINGS:
-            self._prefix += "#" * int(name[1]) + " "
-        elif name in ("ul", "menu"):
-            self._lists.append(None)
-        elif name == "ol":
-            start = str(tag.get("start", "1"))
-            self._lists.append(int(start) if start.isdecimal() else 1)
-        elif name == "li":
-            self._prefix = self._item_prefix()
-        elif name == "pre":
-            self._preformatted += 1
-        elif name in ("td", "th"):
-            self._start_cell(tag)
-        elif name == "sup" and re.match(r"[-\u2212+]?\d", tag.get_text().strip()):
-            self._line.append("^")
-
-    def end(self, tag: Tag) -> None:
-        name = tag.name
-        if name == "pre":
-            self._flush()
-            self._preformatted -= 1
-        elif name in _LISTS:
-            self._lists.pop()
-        elif name == "li" or name in _HEADINGS:
-            self._flush()
-            self._prefix = ""  # an empty item or heading
-        elif name in ("td", "th") and not self._cells.pop():
-            self._flush(gap=2)
-        self._break(name)
-
-    def text(self, text: str) -> None:
-        if self._preformatted and not self._in_table_cell():
-            self._line.append(text)
-            return
-        text = re.sub(r"[ \t\r\n\f\u00a0]+", " ", text.replace("\u00ad", ""))
-        at_start = not self._line or self._line[-1].endswith(" ")
-        text = text.lstrip(" ") if at_start else text
-        if text:
-            self._line.append(text)
-
-    def finish(self) -> str:
-        self._flush()
-        return "".join(self._parts).strip("\n")
-
-    def _in_table_cell(self) -> bool:
-        return bool(self._cells) and self._cells[-1]
-
-    def _break(self, name: str) -> None:
-        gap = 2 if name in _PARAGRAPHS else 1 if name in _LINES else 0
-        if not gap:
-            return
-        if self._in_table_cell():
-            self.text(" ")
-        elif name == "br" and self._preformatted:
-            self._line.append("\n")
-        elif name in _LISTS and self._lists:
-            self._flush(gap=1)  # a list inside a list
-        else:
-            self._flush(gap=gap)
-
-    def _item_prefix(self) -> str:
-        if not self._lists:
-            return "- "
-        number = self._lists[-1]
-        if number is not None:
-            self._lists[-1] = number + 1
-        return "  " * (len(self._lists) - 1) + ("- " if number is None else f"{number}. ")
-
-    def _start_cell(self, cell: Tag) -> None:
-        row = cell.find_parent("tr") or cell
-        is_table_cell = row.find(_LAYOUT) is None
-        if not is_table_cell:
-            self._flush(gap=2)
-        elif cell.find_previous_sibling(["td", "th"]) is not None:
-            self._line = ["".join(self._line).rstrip(" "), " | "]
-        self._cells.append(is_table_cell)
-
-    def _flush(self, gap: int = 0) -> None:
-        """End the line; a prefix with nothing after it waits for the text that it is for."""
-        line = "".join(self._line)
-        line = line.strip("\n") if self._preformatted else line.rstrip(" ")
-        self._line.clear()
-        if line.strip(" \n|"):
-            if self._parts:
-                self._parts.append("\n" * max(self._gap, 1))
-            self._parts.append(self._prefix + line)
-            self._prefix, self._gap = "", 0
-        if not self._prefix:
-            self._gap = max(self._gap, gap)
+def _unescaped(script: str) -> str:
+    """Return a script whose strings are what their escapes mean, near enough to find sentences."""
+    script = re.sub(r"(?<!\\)\\++u([0-9a-fA-F]{4})", lambda found: chr(int(found[1], 16)), script)
+    return re.sub(r"(?<!\\)\\++(?:[nrt]|(.))", lambda found: found[1] or " ", script)

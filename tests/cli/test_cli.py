@@ -219,7 +219,7 @@ def test_help_and_version_load_nothing_heavy():
                 main(arguments)
             except SystemExit as end:
                 assert end.code == 0
-        heavy = {"torch", "transformers", "numpy", "rich", "pypdfium2", "bs4"} & set(sys.modules)
+        heavy = {"torch", "transformers", "numpy", "rich", "pypdfium2", "lxml"} & set(sys.modules)
         assert not heavy, heavy
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True, timeout=60,
