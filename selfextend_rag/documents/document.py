@@ -118,6 +118,8 @@ class Document:
         every page is taken, values of forms and free-text notes included; there is no text
         recognition, and a page may take 20 seconds. Of mail, the headers that people read and the
         form of the text that says most are taken, and messages in it; of an e-book, its chapters.
+        Of Word, PowerPoint, Excel and OpenDocument files, notes, comments, charts and every sheet
+        are taken too. ``docs/documents.md`` says more of each kind.
 
         What the text does not say is in ``remarks``; those above a note are also logged as
         warnings. ``metadata`` has ``format`` (``text``, ``markdown``, ``html``, ``pdf``, ``eml``,

@@ -16,7 +16,7 @@ from lxml import etree
 
 from selfextend_rag.documents.content import Content
 from selfextend_rag.documents.html import read_html
-from selfextend_rag.documents.package import Lines, Package, at, local
+from selfextend_rag.documents.package import Package, at, local
 
 _W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 _BREAKS = {"tab": "\t", "ptab": "\t", "br": "\n", "cr": "\n", "noBreakHyphen": "-"}
@@ -29,7 +29,7 @@ _READ = {
     *("endnotes", "endnote", "comments", "comment"),
 }
 _SHAPES = ("{*}sp", "{*}pic", "{*}graphicFrame", "{*}cxnSp")
-_MOST_ELEMENTS = 400_000  # of which minidom and mammoth make some 2 KB each
+_MOST_ELEMENTS = 200_000  # over which mammoth takes more than 10 s, and 2 KB for each
 
 
 def read_docx(data: bytes, name: str) -> Content:
@@ -50,12 +50,12 @@ def read_docx(data: bytes, name: str) -> Content:
             elif kind in ("header", "footer") and (said := lines(_prepared(package, member))):
                 around["\n".join((f"Page {kind}:", *said))] = None
         source = "\n".join((*(line for root in parts.values() for line in lines(root)), *around))
-        content = Content(source)
+        page = Content(source)
         if source and (markup := _markup(package, parts)):
-            content = read_html(f"{markup}<pre>{escape(chr(10).join(around))}</pre>", name)
-        package.counts["words"] = _missing(source, content.text)
-        content = Content(content.text, content.title, {}, content.remarks)
-        return package.content(content, source, "docProps/core.xml")
+            page = read_html(f"{markup}<pre>{escape(chr(10).join(around))}</pre>", name)
+        package.counts["words"] = _missing(source, page.text)
+        package.add(page.text)
+        return package.content(page.title)
 
 
 def _markup(package: Package, parts: dict[str, Any]) -> str:
@@ -104,9 +104,6 @@ def _rewrite(node: Any, counts: Counter[str]) -> None:
         node.tag = f"{_W}br" if name == "cr" else f"{_W}tab"
     elif name == "hyperlink":  # links are not followed, and some lead nowhere
         node.attrib.clear()
-    elif name == "ruby":
-        base, above = (" ".join(lines(node.find(f"{{*}}{part}"))) for part in ("rubyBase", "rt"))
-        _replace(node, _run(f"{base} ({above})"))
     elif name == "ddList":  # a form's list, whose field has no text
         chosen = [int(at(choice, "val")) for choice in node.iterfind("{*}result")]
         entries = [at(entry, "val") for entry in node.iterfind("{*}listEntry")]
@@ -134,14 +131,14 @@ def read_pptx(data: bytes, name: str) -> Content:
     Raises:
         DocumentError: it is damaged, encrypted or without text.
     """
-    package, main, text, first = Package(data, name), "ppt/presentation.xml", Lines(), ""
+    package, main, first = Package(data, name), "ppt/presentation.xml", ""
     with package.reading():
         slides, behind = package.relations(main), dict[str, None]()
         listed = package.xml(main).findall("{*}sldIdLst/{*}sldId")
         for number, node in enumerate(listed, 1):
             place, member = f"slide {number}", slides[at(node, "id")][1]
             root = simplified(package, member)
-            shapes, hidden = [*root.iter(*_SHAPES)], root.get("show") in ("0", "false")
+            shapes = [*root.iter(*_SHAPES)]
             titles = [shape for shape in shapes if _place(shape) in ("title", "ctrTitle")]
             title = " ".join(line for shape in titles for line in lines(shape))
             said = [t for s in shapes if s not in titles for t in _shape(s, package, member)]
@@ -152,19 +149,17 @@ def read_pptx(data: bytes, name: str) -> Content:
                     said += ("Notes:", *notes) if notes else ()
                 elif kind == "comments":
                     comments = package.xml(part)
-                    texts = (node.text or "" for node in comments.iter("{*}text"))
-                    said += (f"Comment: {line}" for line in (*texts, *lines(comments)))
+                    texts = [node.text or "" for node in comments.iter("{*}text")] + lines(comments)
+                    said += (f"Comment: {text}" for text in texts)
                 elif kind == "slideLayout":
                     behind.update(dict.fromkeys(_behind(package, part)))
             silent = not title and not said and root.find(".//{*}pic") is not None
-            package.counts.update({"hidden": hidden, "slides without text": silent})
-            heading = f"# Slide {number}{' (hidden)' * hidden}"
-            text.add(f"{heading}: {title}" if title else heading, place, heading=not title)
-            text.add("\n".join(said), place)
+            package.counts["slides without text"] += silent
+            package.head(place, root.get("show") in ("0", "false"), title)
+            package.add("\n".join(said), place)
             first = first or title
-        text.add("\n".join(behind), "slide background")
-        content = text.content(first, {"slides": len(listed)})
-        return package.content(content, text.said, "docProps/core.xml")
+        package.add("\n".join(behind), "slide background")
+        return package.content(first, slides=len(listed))
 
 
 def _place(shape: Any) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from selfextend_rag.documents.content import Content
 from selfextend_rag.documents.html import read_html
-from selfextend_rag.documents.package import Lines, Package, at, local
+from selfextend_rag.documents.package import Package, at, local
 from selfextend_rag.documents.sheets import Row, aligned
 from selfextend_rag.errors import DocumentError
 
@@ -28,7 +28,6 @@ _AROUND = {
 }
 # Templates of indexes, programs, and what a remark speaks of.
 _SKIPPED = re.compile("(.*-source|scripts?|event-listeners|forms|tracked-changes|binary-data)")
-_FIELDS = ("page-number", "page-count", "sheet-name", "date", "time", "file-name", "title")
 _MOST_REPEATED = 5_000_000  # characters, of rows and cells that are there once for many
 _KINDS = {"text": "odt", "spreadsheet": "ods", "presentation": "odp", "drawing": "odg"}
 
@@ -43,7 +42,7 @@ def read_opendocument(data: bytes, name: str) -> Content:
     Raises:
         DocumentError: it is damaged, encrypted or without text.
     """
-    package, lines, manifest = Package(data, name), Lines(), "META-INF/manifest.xml"
+    package, manifest = Package(data, name), "META-INF/manifest.xml"
     with package.reading():
         if manifest in package.members and b"encryption-data" in package.read(manifest):
             raise DocumentError(f"{name} is encrypted with a password; save it without one")
@@ -51,25 +50,24 @@ def read_opendocument(data: bytes, name: str) -> Content:
         kind, reader = _KINDS.get(local(body), "odf"), _Reader(package, body)
         for number, page in enumerate(body.findall("{*}page"), 1):
             titles = [frame for frame in page if at(frame, "class") == "title"]
-            place = f"{'slide' if kind == 'odp' else 'page'} {number}"
-            reader.head(page, place, reader.plain(titles), lines)
-            notes = page.findall("{*}notes")
-            lines.add(reader.text(e for e in page if e not in (*titles, *notes)), place)
-            lines.add(reader.text(notes), place)
+            place, notes = (
+                f"{'slide' if kind == 'odp' else 'page'} {number}",
+                page.findall("{*}notes"),
+            )
+            package.head(place, at(page, "style-name") in reader.hidden, reader.plain(titles))
+            package.add(reader.text(e for e in page if e not in (*titles, *notes)), place)
+            package.add(reader.text(notes), place)
         for table in body.findall("{*}table") if kind == "ods" else ():
             place = f"sheet {at(table, 'name')}"
-            reader.head(table, place, "", lines)
+            package.head(place, at(table, "style-name") in reader.hidden)
             for row, line in aligned(reader.rows(table)):
-                lines.add(line, place, row)
-            lines.add(reader.text(table.findall("{*}shapes")), place)
-        margins = "\n\n".join(f"On pages: {text}" for text in reader.margins(body))
-        if kind in ("ods", "odp", "odg"):
-            lines.add(margins, "page margins")
-            content, said = lines.content("", {"format": kind}), lines.said
-        else:
-            text = "\n\n".join(filter(None, (reader.text([body]), margins)))
-            content, said = Content(text, "", {"format": kind}), bool(text)
-        return package.content(content, said, "meta.xml")
+                package.add(line, place, row)
+            package.add(reader.text(table.findall("{*}shapes")), place)
+        if kind in ("odt", "odf"):
+            package.add(reader.text([body]))
+        margins = "\n".join(f"On pages: {text}" for text in reader.margins(body))
+        package.add(margins, "" if kind in ("odt", "odf") else "page margins")
+        return package.content(format=kind)
 
 
 class _Reader:
@@ -79,19 +77,12 @@ class _Reader:
         self._package, self._counts, root = package, package.counts, body.getroottree().getroot()
         numbered = root.iter("{*}list-level-style-number")
         self._numbered = {at(level.getparent(), "name") for level in numbered}
-        self._hidden = {
+        self.hidden = {
             at(properties.getparent(), "name")
             for properties in root.iter("{*}drawing-page-properties", "{*}table-properties")
             if at(properties, "visibility") == "hidden" or at(properties, "display") == "false"
         }
         self._objects, self._repeated = set[str](), 0
-
-    def head(self, part: Any, place: str, title: str, lines: Lines) -> None:
-        """Begin a slide, a page or a sheet."""
-        hidden = at(part, "style-name") in self._hidden
-        self._counts["hidden"] += hidden
-        heading = f"# {place[0].upper()}{place[1:]}{' (hidden)' * hidden}"
-        lines.add(f"{heading}: {title}" if title else heading, place, heading=not title)
 
     def text(self, nodes: Iterable[Any]) -> str:
         """Return elements as text, "" where they have none."""
@@ -183,11 +174,8 @@ class _Reader:
         member, parts = "styles.xml", body.findall("{*}footer-decl")
         if member in self._package.members:
             parts += self._package.xml(member).iterfind(".//{*}master-page/*")
-        for part in parts:
-            for field in part.iter(*(f"{{*}}{field}" for field in _FIELDS)):
-                field.text = ""  # the number of a page that the text does not have
         said = dict.fromkeys(self.plain([part]) for part in parts)
-        return [text for text in said if re.sub(r"Page|\W", "", text)]
+        return [text for text in said if re.sub(r"Page|\W|\d", "", text)]
 
 
 def _visible(markup: str) -> str:

@@ -45,11 +45,13 @@ _REMARKS: dict[str, tuple[Severity, str]] = {
 
 
 class Package:
-    """The XML members of a zipped office file, and counts of what its text does not say."""
+    """A zipped office file: its XML members, its text so far, and counts of what that lacks."""
 
     def __init__(self, data: bytes, name: str) -> None:
         self.name, self.counts = name, Counter[str]()
-        self._unpacked: dict[str, int] = {}
+        self._unpacked, self._text, self._length = dict[str, int](), list[str](), 0
+        self._locations, self._said = list[Location](), False
+        self._next: tuple[str, int | None] = ("", None)
         with self.reading():
             self._zip = zipfile.ZipFile(io.BytesIO(data))
         self.members = {info.filename: info for info in self._zip.infolist()}
@@ -119,46 +121,40 @@ class Package:
         out.seek(0)
         return out
 
-    def content(self, content: Content, said: object, properties: str) -> Content:
-        """Return what a file says with its own title and remarks; refuse one that says nothing."""
-        if not said:
+    def head(self, place: str, hidden: bool, title: str = "") -> None:
+        """Begin a slide or a sheet with its name, which alone is no text."""
+        self.counts["hidden"] += hidden
+        said, name = self._said or bool(title), place[0].upper() + place[1:]
+        name += " (hidden)" * hidden
+        self.add(f"# {name}: {title}" if title else f"# {name}", place)
+        self._said = said
+
+    def add(self, text: str, place: str = "", row: int | None = None) -> None:
+        """Add the line of a row, or without one a paragraph, of a place; "" adds nothing."""
+        if text:
+            if place and self._next != (place, row):
+                self._locations.append(Location(self._length, place, row))
+            self._next, self._said = (place, row and row + 1), True
+            self._text.append(f"{text}\n" if row else f"{text}\n\n".replace("\r", "\n"))
+            self._length += len(self._text[-1])
+
+    def content(self, title: str = "", **metadata: object) -> Content:
+        """Return what was added, with a remark on each thing counted; refuse a file of nothing."""
+        if not self._said:
             raise DocumentError(
                 f"{self.name} has no text ({self.counts['pictures']} pictures); leave it out, or "
                 "have the text of its pictures recognised"
             )
-        title = self.xml(properties).findtext(".//{*}title") if properties in self.members else ""
-        title = " ".join((title or content.title).split())
-        remarks = [
-            Remark(kind, f"{self.counts[kind]} {says}", severity, self.counts[kind])
+        for properties in {"docProps/core.xml", "meta.xml"} & self.members.keys():
+            title = self.xml(properties).findtext(".//{*}title") or title
+        text, counts = "".join(self._text).rstrip("\n"), self.counts
+        remarks = (
+            Remark(kind, f"{counts[kind]} {says}", severity, counts[kind])
             for kind, (severity, says) in _REMARKS.items()
-            if self.counts[kind]
-        ]
-        remarks += content.remarks
-        return Content(content.text, title, content.metadata, tuple(remarks), content.locations)
-
-
-class Lines:
-    """Text made line by line, with the place in the file that each comes from."""
-
-    def __init__(self) -> None:
-        self.said, self._text, self._length = False, list[str](), 0
-        self._next: tuple[str, int | None] | None = None
-        self._locations: list[Location] = []
-
-    def add(self, text: str, place: str, row: int | None = None, heading: bool = False) -> None:
-        """Add the line of a row, or without one a paragraph; "" adds nothing."""
-        if text:
-            if self._next != (place, row):
-                self._locations.append(Location(self._length, place, row))
-            self._next = (place, row and row + 1)
-            self._text.append(f"{text}\n" if row else f"{text}\n\n".replace("\r", "\n"))
-            self._length += len(self._text[-1])
-            self.said |= not heading
-
-    def content(self, title: str, metadata: Mapping[str, object]) -> Content:
-        """Return what was added."""
-        text = "".join(self._text).rstrip("\n")
-        return Content(text, title, metadata, (), tuple(self._locations))
+            if counts[kind]
+        )
+        title = " ".join(title.split())
+        return Content(text, title, metadata, tuple(remarks), tuple(self._locations))
 
 
 def local(element: Any) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 from selfextend_rag.documents.content import Content
 from selfextend_rag.documents.ooxml import graphics, lines, simplified
-from selfextend_rag.documents.package import Lines, Package, at, local
+from selfextend_rag.documents.package import Package, at, local
 
 Row = tuple[int, dict[int, str]]  # its number, and its cells by the number of their column
 _MOST_CHARACTERS = 50_000_000  # of a sheet, whose columns may be far apart
@@ -33,20 +33,18 @@ def read_xlsx(data: bytes, name: str) -> Content:
     Raises:
         DocumentError: it is damaged, encrypted or without text, or openpyxl is not installed.
     """
-    package, text, main = Package(data, name), Lines(), "xl/workbook.xml"
+    package, main = Package(data, name), "xl/workbook.xml"
     with package.reading():
         workbook, relations = package.xml(main), package.relations(main)
         book, sheets = _Book(package, workbook, main), workbook.findall("{*}sheets/{*}sheet")
         for sheet in sheets:
             member, place = relations[at(sheet, "id")][1], f"sheet {sheet.get('name')}"
-            root, hidden = simplified(package, member), sheet.get("state", "visible") != "visible"
-            package.counts["hidden"] += hidden
-            text.add(f"# S{place[1:]}{' (hidden)' * hidden}", place, heading=True)
+            root = simplified(package, member)
+            package.head(place, sheet.get("state", "visible") != "visible")
             for row, line in aligned(book.rows(root)):
-                text.add(line, place, row)
-            text.add("\n".join(_extras(root, package, member)), place)
-        content = text.content("", {"sheets": [sheet.get("name") for sheet in sheets]})
-        return package.content(content, text.said, "docProps/core.xml")
+                package.add(line, place, row)
+            package.add("\n".join(_extras(root, package, member)), place)
+        return package.content(sheets=[sheet.get("name") for sheet in sheets])
 
 
 def aligned(rows: Iterable[Row]) -> Iterator[tuple[int, str]]:

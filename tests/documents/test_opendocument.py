@@ -75,7 +75,7 @@ def test_notes_comments_margins_and_objects_are_read(tmp_path):
     assert [line for line in document.text.split("\n") if line] == [
         "Text [Below] and [comment by Anna: Is it so?]",
         "North | 4.3",
-        "On pages: Confidential",
+        "On pages: Confidential 1",
     ]
     assert document.remarks == ()
 

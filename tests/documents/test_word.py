@@ -71,8 +71,6 @@ RUN = "<w:r><w:t>{}</w:t></w:r>"
         (paragraph(f"<w:hyperlink r:id='gone'>{RUN.format('a link')}</w:hyperlink>"), "a link"),
         (paragraph("<w:r><w:t>one</w:t><w:cr/><w:t>two</w:t></w:r>"), "one\ntwo"),
         (paragraph("<w:r><w:t>one</w:t><w:ptab/><w:t>two</w:t></w:r>"), "one two"),
-        (paragraph(f"<w:ruby><w:rt>{RUN.format('kanji')}</w:rt><w:rubyBase>{RUN.format('漢字')}"
-                   "</w:rubyBase></w:ruby>"), "漢字 (kanji)"),
         (paragraph(FIELD), "Chosen green"),
         (f"<w:sdt><w:sdtContent>{paragraph('A control')}</w:sdtContent></w:sdt>", "A control"),
         (anchored('<c:chart r:id="chart"/>'), CHART_TEXT),
