@@ -123,9 +123,10 @@ class Document:
 
         What the text does not say is in ``remarks``; those above a note are also logged as
         warnings. ``metadata`` has ``format`` (``text``, ``markdown``, ``html``, ``pdf``, ``eml``,
-        ``epub``, ...) and, of text and HTML, ``encoding`` and ``encoding_from`` (``given``,
-        ``byte order mark``, ``content``, ``declaration``, ``guess``); for PDF ``pages``,
-        ``pages_without_text`` and ``attachments``, the names of attached files, as for mail.
+        ``epub``, ``csv``, ``ipynb``, ``python``, ...) and, of text and HTML, ``encoding`` and
+        ``encoding_from`` (``given``, ``byte order mark``, ``content``, ``declaration``,
+        ``guess``); for PDF ``pages``, ``pages_without_text`` and ``attachments``, the names of
+        attached files, as for mail.
 
         Args:
             path: the file.

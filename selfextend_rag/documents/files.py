@@ -12,15 +12,25 @@ from contextlib import suppress
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from selfextend_rag.documents.content import Content, Remark, normalize_newlines
 from selfextend_rag.documents.encoding import decode
 from selfextend_rag.documents.html import declared_encoding, read_html
 from selfextend_rag.errors import DocumentError, UnsupportedDocument
 
+# Texts that are kept as they are, or read by one of `_TEXT_READERS`, by the ends of their names.
+_TEXTS = {
+    **{".md": "markdown", ".markdown": "markdown", ".csv": "csv", ".tsv": "csv", ".ipynb": "ipynb"},
+    **{".json": "json", ".jsonl": "json", ".xml": "xml", ".rst": "rst", ".tex": "latex"},
+    **{".srt": "srt", ".vtt": "vtt", ".yaml": "yaml", ".yml": "yaml", ".toml": "toml"},
+    **{".py": "python", ".js": "javascript", ".ts": "typescript", ".java": "java", ".c": "c"},
+    **{".h": "c", ".cpp": "c++", ".hpp": "c++", ".cs": "c#", ".go": "go", ".rs": "rust"},
+    **{".rb": "ruby", ".php": "php", ".sh": "shell", ".sql": "sql", ".r": "r", ".css": "css"},
+}
 _EXTENSIONS = {
-    **{".md": "markdown", ".markdown": "markdown", ".pdf": "pdf"},
+    **_TEXTS,
+    ".pdf": "pdf",
     **{".html": "html", ".htm": "html", ".xhtml": "html"},
     **{".epub": "epub", ".msg": "msg"},
     **{".eml": "eml", ".emlx": "eml", ".mbox": "mbox", ".mht": "mhtml", ".mhtml": "mhtml"},
@@ -65,6 +75,7 @@ _ZIP_MEMBERS = {
     "META-INF/container.xml": "epub",
     "content.xml": "opendocument",
 }
+_TEXT_READERS = {"csv": "tables:read_table", "ipynb": "notebook:read_notebook"}
 # The readers of each kind, as "module:function", imported when such a file is read.
 _READERS = {
     **dict.fromkeys(("eml", "mbox", "mhtml"), "mail:read_mail"),
@@ -85,6 +96,9 @@ _MAIL_HEADERS = re.compile(
 _HTML_START = re.compile(
     r"\s*(?:<\?xml[^>]*>\s*)?(?:<!--(?:(?!-->).)*-->\s*)*<(?:!doctype\s+html|html|head|body|title|meta)\b",
     re.IGNORECASE | re.DOTALL,
+)
+_NOTEBOOK = re.compile(
+    r'\s*\{\s*"(?:cells|metadata|nbformat)"(?=.*"cell_type")(?=.*"nbformat")', re.DOTALL
 )
 _TAG = re.compile(r"<(?:[a-z][a-z0-9]*[\s/>]|!--)", re.IGNORECASE)
 _MARKDOWN_FENCE = re.compile(r" {0,3}(```+|~~~+)")
@@ -112,11 +126,7 @@ def read_bytes(data: bytes, name: str, encoding: str | None = None) -> Content:
         raise DocumentError(f"{name} is empty (0 bytes); leave it out, or give the full file")
     kind = _binary_kind(data, name)
     if kind is not None:
-        module, function = _READERS[kind].split(":")
-        reader: Callable[[bytes, str], Content] = getattr(
-            import_module(f"selfextend_rag.documents.{module}"), function
-        )
-        content = reader(data, name)
+        content = _reader(_READERS[kind])(data, name)
     else:
         kind, content = _read_text(data, name, encoding)
     remarks = content.remarks
@@ -130,6 +140,14 @@ def read_bytes(data: bytes, name: str, encoding: str | None = None) -> Content:
         metadata={"format": kind, **content.metadata},
         remarks=remarks,
     )
+
+
+def _reader(place: str) -> Callable[[Any, str], Content]:
+    module, function = place.split(":")
+    reader: Callable[[Any, str], Content] = getattr(
+        import_module(f"selfextend_rag.documents.{module}"), function
+    )
+    return reader
 
 
 def _bytes_of(name: str) -> bytes:
@@ -203,7 +221,7 @@ def plain_archive(file: BinaryIO) -> zipfile.ZipFile | None:
 
 
 def _read_text(data: bytes, name: str, encoding: str | None) -> tuple[str, Content]:
-    """Return whether bytes are text, Markdown or HTML, and what they say."""
+    """Return what kind of text bytes are, and what they say."""
     named = _EXTENSIONS.get(Path(name).suffix.lower())
     may_declare = named == "html" or data.lstrip()[:1] == b"<"
     declared = declared_encoding(data) if may_declare else None
@@ -215,9 +233,15 @@ def _read_text(data: bytes, name: str, encoding: str | None) -> tuple[str, Conte
         page = read_html(text, name)
         metadata = {**content.metadata, **page.metadata}
         return "html", replace(page, metadata=metadata, remarks=content.remarks + page.remarks)
-    if named == "markdown":
-        return "markdown", replace(content, title=_markdown_title(text))
-    return "text", content
+    kind = named if named and named in _TEXTS.values() else "text"
+    if kind in ("text", "json") and _NOTEBOOK.match(text):
+        kind = "ipynb"
+    if kind in _TEXT_READERS:
+        read = _reader(_TEXT_READERS[kind])(text, name)
+        metadata = {**content.metadata, **read.metadata}
+        content = replace(read, metadata=metadata, remarks=content.remarks + read.remarks)
+    title = _markdown_title(content.text) if kind in ("markdown", "ipynb") else ""
+    return kind, replace(content, title=title)
 
 
 def _markdown_title(text: str) -> str:

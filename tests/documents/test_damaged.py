@@ -24,7 +24,7 @@ def test_damaged_files_are_read_or_refused(tmp_path, kind):
     status, report = run(tmp_path, kind, "--count", "150", "--seconds", "10")
     assert report[kind]["failures"] == {}
     assert sum(report[kind]["outcomes"].values()) == 150
-    assert set(report[kind]["outcomes"]) == {"read", "read with remarks", "refused"}
+    assert set(report[kind]["outcomes"]) <= {"read", "read with remarks", "refused"}
     assert status == 0
 
 
