@@ -153,7 +153,7 @@ def _unmarked(data: bytes, name: str) -> Content:
 def _script(text: str) -> str | None:
     """Return the script of a text; None where its characters are of several, as in no text."""
     found = Counter(
-        "EAST ASIAN" if _EAST_ASIAN.match(c) else unicodedata.name(c, c).split()[0]
+        "EAST ASIAN" if _EAST_ASIAN.match(c) else unicodedata.name(c, hex(ord(c))).split()[0]
         for c in _ANY_SCRIPT.sub("", text)
     )
     script, count = found.most_common(1)[0] if found else ("LATIN", 0)

@@ -14,6 +14,7 @@ from selfextend_rag.errors import DocumentError
 
 _FONTS = ("http://www.idpf.org/2008/embedding", "http://ns.adobe.com/pdf/enc#RC")
 """How fonts are made useless for others, which hides no text (EPUB 3.3, section 4.3.7; Adobe)."""
+_PAGE = "application/xhtml+xml"
 
 
 def read_epub(data: bytes, name: str) -> Content:
@@ -27,72 +28,55 @@ def read_epub(data: bytes, name: str) -> Content:
     """
     package = Package(data, name)
     with package.reading():
-        _refuse_protected(package)
         chapters, remarks, metadata = _order(package)
         pages = [_page(package, chapter) for chapter in chapters]
-    text, locations, found = "", [], dict[tuple[str, Severity], list[Remark]]()
+    text, locations, found = "", [], dict[tuple[str, Severity], list[tuple[int, Remark]]]()
     for number, page in enumerate(pages, 1):
-        place = f"chapter {number}"
         if page.text:
-            locations.append(Location(len(text), place))
+            locations.append(Location(len(text), f"chapter {number}"))
             text += f"{page.text}\n\n"
         for remark in page.remarks:
-            same = found.setdefault((remark.kind, remark.severity), [])
-            same.append(replace(remark, location=place))
+            found.setdefault((remark.kind, remark.severity), []).append((number, remark))
     if not locations:
-        says = f"has no text in any of its {len(pages)} chapters; have that of its pictures"
-        raise DocumentError(f"{name} {says} recognised and read that")
+        says = f"has no text in its {len(pages)} chapters; have that of its pictures recognised"
+        raise DocumentError(f"{name} {says}")
     for (kind, severity), same in found.items():
-        says = f"in {len(same)} of {len(pages)} chapters, the first {same[0].location}"
-        count = sum(remark.count for remark in same)
-        remarks.append(Remark(kind, f"{says}: {same[0].message}", severity, count))
-    return Content(text.strip(), str(metadata["title"]), metadata, tuple(remarks), tuple(locations))
-
-
-def _refuse_protected(package: Package) -> None:
-    """Refuse a book with parts that are encrypted, other than its fonts."""
-    if "META-INF/encryption.xml" in package.members:
-        root = package.xml("META-INF/encryption.xml")
-        methods = {node.get("Algorithm") for node in root.iterfind(".//{*}EncryptionMethod")}
-        if methods - {*_FONTS}:
-            says = "is protected against copying (DRM); read a copy that has no protection"
-            raise DocumentError(f"{package.name} {says}")
+        says = f"in {len(same)} of {len(pages)} chapters, first in chapter {same[0][0]}"
+        count = sum(remark.count for _, remark in same)
+        remarks.append(Remark(kind, f"{says}: {same[0][1].message}", severity, count))
+    return Content(
+        text.rstrip(), str(metadata["title"]), metadata, tuple(remarks), tuple(locations)
+    )
 
 
 def _order(package: Package) -> tuple[list[str], list[Remark], dict[str, object]]:
     """Return the chapters' members in their order, what is not in it, and whose book it is."""
-    container = package.xml("META-INF/container.xml")
-    main = next(node.get("full-path") for node in container.iterfind(".//{*}rootfile"))
-    book, folder = package.xml(main), posixpath.dirname(main)
-    items = {
-        node.get("id"): (
-            posixpath.normpath(posixpath.join(folder, unquote(node.get("href")))),
-            node,
-        )
-        for node in book.iterfind(".//{*}manifest/{*}item")
-    }
-    ids = [node.get("idref") for node in book.iterfind(".//{*}spine/{*}itemref")]
-    chapters = [items[id][0] for id in ids if id in items]
-    present = [chapter for chapter in chapters if chapter in package.members]
-    others = [
-        member
-        for member, node in items.values()
-        if node.get("media-type") == "application/xhtml+xml"
-        and member not in chapters
-        and "nav" not in (node.get("properties") or "").split()
-    ]
+    if "META-INF/encryption.xml" in package.members:
+        methods = package.xml("META-INF/encryption.xml").iterfind(".//{*}EncryptionMethod")
+        if {node.get("Algorithm") for node in methods} - {*_FONTS}:
+            says = "is protected against copying (DRM); read a copy that has no protection"
+            raise DocumentError(f"{package.name} {says}")
+    main = package.xml("META-INF/container.xml").find(".//{*}rootfile").get("full-path")
+    book, members, pages = package.xml(main), dict[str, str](), set[str]()
+    for node in book.iterfind(".//{*}manifest/{*}item"):
+        path = posixpath.join(posixpath.dirname(main), unquote(node.get("href")))
+        members[node.get("id")] = member = posixpath.normpath(path)
+        if node.get("media-type") == _PAGE and "nav" not in node.get("properties", "").split():
+            pages.add(member)
+    order = [members.get(node.get("idref"), "") for node in book.iterfind(".//{*}itemref")]
+    chapters = [member for member in order if member in package.members]
     remarks = []
-    if missing := len(ids) - len(present):
-        says = f"{missing} of {len(ids)} chapters are not in the file"
+    if missing := len(order) - len(chapters):
+        says = f"{missing} of {len(order)} chapters are not in the file"
         remarks.append(Remark("missing chapters", says, "loss", missing))
-    if others:
+    if others := sorted(pages - {*order}):
         says = f"{len(others)} pages outside the order of reading are left out: {others[:5]}"
         remarks.append(Remark("other pages", says, "warning", len(others)))
-    title, creators = (
+    titles, creators = (
         [" ".join(node.xpath("string()").split()) for node in book.iterfind(f".//{{*}}{tag}")]
         for tag in ("title", "creator")
     )
-    return present, remarks, {"title": (title or [""])[0], "creators": creators}
+    return chapters, remarks, {"title": "".join(titles[:1]), "creators": creators}
 
 
 def _page(package: Package, member: str) -> Content:
@@ -101,6 +85,5 @@ def _page(package: Package, member: str) -> Content:
     try:
         page = read_html(content.text, package.name)
     except DocumentError as error:  # a picture alone, as covers are
-        remark = Remark("chapters without text", str(error), "warning")
-        return Content("", remarks=(*content.remarks, remark))
+        page = Content("", remarks=(Remark("chapters without text", str(error), "warning"),))
     return replace(page, text=normalize_newlines(page.text), remarks=content.remarks + page.remarks)

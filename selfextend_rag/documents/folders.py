@@ -180,7 +180,7 @@ class _Reader:
             if member.filename in members:
                 says = "is in its archive more than once; the last is read"
                 self._skip(f"{path}/{member.filename}", "refused", says)
-            if not member.is_dir():
+            if not member.filename.endswith("/"):
                 members[member.filename] = member
         below = below and f"{below}/"
         for name in self._files(path, below, set(members)):

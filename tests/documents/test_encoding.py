@@ -283,3 +283,10 @@ def test_text_in_utf16_without_a_mark_is_never_silently_another_text(text, littl
         return
     as_bytes = all(byte >= 32 for byte in data)  # then nothing says that it isn't UTF-8
     assert content.text == text or content.remarks or as_bytes
+
+
+@pytest.mark.parametrize("space", ["\x1e", "\x85"])
+def test_white_space_without_a_name_of_its_own_is_no_error(space):
+    """Unicode names no control codes, and what splits a name at white space found none."""
+    text = f"The first line,{space}the second line of it."
+    assert decode(text.encode("utf-16-le"), "a.txt").text == text

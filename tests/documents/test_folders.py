@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import random
 import struct
 import zipfile
 from pathlib import Path
@@ -195,6 +196,36 @@ def test_a_size_that_is_not_true_is_not_believed(tmp_path):
     read = read_documents(path)
     assert texts(read) == {f"{path}/b.txt": "b"}
     assert kinds(read, path) == {"a.txt": "refused"}
+
+
+def test_a_member_without_a_name_is_listed(tmp_path):
+    """The library fails on it where it is asked whether it is a folder."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr("a.txt", "a")
+        nameless = zipfile.ZipInfo("x")
+        nameless.filename = ""
+        with archive.open(nameless, "w") as member:
+            member.write(b"x")
+    path = written(tmp_path, "a.zip", out.getvalue())
+    read = read_documents(path)
+    assert texts(read) == {f"{path}/a.txt": "a"}
+    assert [skip.kind for skip in read.skipped] == ["unsafe name"]
+
+
+def test_a_damaged_archive_is_read_or_refused_and_never_fails(tmp_path):
+    members = {"a/b.txt": "Text. " * 50, "in.zip": zipped({"z.md": "# Z"})}
+    rng = random.Random(11)
+    read_or_refused = [0, 0]
+    for number in range(200):
+        damaged = bytearray(zipped(members, (zipfile.ZIP_STORED, zipfile.ZIP_LZMA)[number % 2]))
+        for _ in range(rng.randrange(1, 5)):
+            damaged[rng.randrange(len(damaged))] = rng.randrange(256)
+        try:
+            read_or_refused[0] += bool(read_documents(written(tmp_path, "a.zip", bytes(damaged))))
+        except DocumentError:
+            read_or_refused[1] += 1
+    assert min(read_or_refused) > 10
 
 
 def test_a_member_that_is_there_twice_is_named(tmp_path):
