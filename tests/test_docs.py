@@ -13,6 +13,7 @@ from selfextend_rag.cli import main
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("selfextend_rag/**/*.md")])
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+PRINTED = re.compile(r"# -> (.+)$", re.MULTILINE)
 LINK = re.compile(r"\]\((?!https?://|#)([^)#]+)")
 # What takes minutes, or sets up the machine: run by CI itself, or by who measures anew.
 ELSEWHERE = ("make ", "python benchmarks/", "python -m selfextend_rag.evals", "git ")
@@ -43,8 +44,17 @@ def _in_the_repository(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("source", list(blocks("python")))
-def test_python_snippets_run_as_written(source):
+def test_python_snippets_run_and_print_what_they_say(source, capsys):
+    """``# -> text`` is a part of what is printed up to there; ``...`` is anything.
+
+    A snippet of README printed a pass key that its document did not hold, and only its exit code
+    was looked at.
+    """
     exec(compile(source, "snippet", "exec", dont_inherit=True), {"__name__": "snippet"})
+    out, promised = capsys.readouterr().out, PRINTED.findall(source)
+    assert promised or "print(" not in source, "say what it prints, by # -> text"
+    parts = [re.escape(part.strip()) for text in promised for part in text.split("...")]
+    assert re.search(".*?".join(parts), out, re.DOTALL), out
 
 
 @pytest.mark.parametrize("command", list(commands()))
