@@ -288,5 +288,5 @@ def test_text_in_utf16_without_a_mark_is_never_silently_another_text(text, littl
 @pytest.mark.parametrize("space", ["\x1e", "\x85"])
 def test_white_space_without_a_name_of_its_own_is_no_error(space):
     """Unicode names no control codes, and what splits a name at white space found none."""
-    text = f"The first line,{space}the second line of it."
+    text = f"The first line,{space}the second line of it." + " It goes on." * 10
     assert decode(text.encode("utf-16-le"), "a.txt").text == text
