@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import openpyxl
 import pytest
 
 from selfextend_rag import Document, LongContextLLM
@@ -43,3 +44,23 @@ def test_each_page_of_a_pdf_is_named(bundled, tmp_path, number):
     pages = [page(rng, KEY * (n == number)) for n in range(1, PAGES + 1)]
     path = written(tmp_path, "key.pdf", pdf_bytes(*pages))
     assert found_in(bundled, path) == f"page {number}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("sheet", "row"), [("Costs", 2), ("Costs", 19), ("Staff", 11), ("Stock", 24)]
+)
+def test_the_sheet_and_the_row_of_a_workbook_are_named(bundled, tmp_path, sheet, row):
+    """Rows are counted as the program that made them shows them, empty ones included."""
+    rng = random.Random(row)
+    book = openpyxl.Workbook()
+    book.remove(book.active)
+    for name in ("Costs", "Staff", "Stock"):
+        made = book.create_sheet(name)
+        for number in (1, *range(2, 12), *range(15, 26)):  # 12 to 14 are empty
+            note = KEY if (name, number) == (sheet, row) else f"paid in {rng.randint(1900, 2000)}"
+            for column, value in enumerate((f"item {number}", rng.randint(2, 900), note), 1):
+                made.cell(number, column, value)
+    path = tmp_path / "key.xlsx"
+    book.save(path)
+    assert found_in(bundled, path) == f"sheet {sheet}, row {row}"
