@@ -76,10 +76,13 @@ def put(stream: TextIO, text: str) -> None:
 def print_error(text: str, kind: str = "error") -> None:
     """Write an error as one line; options replace the arguments of Python that it names."""
     if sys.stderr is not None:
-        line = _NAMED.sub(
-            lambda name: f"--{name[name.lastindex or 0].replace('_', '-')}", " ".join(text.split())
-        )
+        line = with_options(" ".join(text.split()))
         sys.stderr.write(f"{PROGRAM}: {kind}: {line}\n")
+
+
+def with_options(text: str) -> str:
+    """Return a text with options in place of the arguments of Python that it names."""
+    return _NAMED.sub(lambda name: f"--{name[name.lastindex or 0].replace('_', '-')}", text)
 
 
 def _on_terminal() -> bool:

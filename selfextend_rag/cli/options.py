@@ -18,7 +18,7 @@ from typer import Argument, Option
 
 from selfextend_rag.bundled import FOLDER
 from selfextend_rag.bundled import NAME as BUNDLED
-from selfextend_rag.cli.app import Command, put, silence_transformers
+from selfextend_rag.cli.app import Command, put, silence_transformers, with_options
 from selfextend_rag.errors import SelfExtendError
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ class ReadingOptions(DocumentOptions):
 
     def explained(self, plan: "ContextPlan") -> str:
         """Return what a plan says, without the remarks on files that were a warning each."""
-        return (replace(plan, remarks=()) if self.files else plan).explain()
+        return with_options((replace(plan, remarks=()) if self.files else plan).explain())
 
     def report(
         self, reading: "Reading", found: "ReadFiles", name: str | None, **more: object

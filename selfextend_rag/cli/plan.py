@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from typer import Option
 
-from selfextend_rag.cli.app import app, silence_transformers
+from selfextend_rag.cli.app import app, silence_transformers, with_options
 from selfextend_rag.cli.options import (
     ModelOptions,
     ReadingOptions,
@@ -51,7 +51,7 @@ class Plan(ReadingOptions):
                 plan = budget.planned(documents, self.questions, space)[1]
                 report, texts = {"plan": plan.to_dict()}, [plan.explain()]
         report = {"model": self.model, **listed(documents, files), **report}
-        self.write_result(report, "\n".join(texts))
+        self.write_result(report, with_options("\n".join(texts)))
         return 0
 
     def _budget(self, planner_options: Values) -> "ReadingBudget":

@@ -197,7 +197,7 @@ def name_of(document: Document) -> str:
 def remarks_of(documents: Sequence[Document]) -> list[PlanRemark]:
     """Return what a plan says of documents whose text lacks something."""
     return [
-        PlanRemark(name_of(document), remark.severity, remark.message)
+        PlanRemark(document.source or name_of(document), remark.severity, remark.message)
         for document in documents
         for remark in document.shortcomings
     ]

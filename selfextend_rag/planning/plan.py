@@ -34,7 +34,7 @@ class PlanRemark:
     """What the text of one of a prompt's documents lacks, or may have wrong.
 
     Args:
-        document: the document's name.
+        document: its source, or its title where there was no file.
         severity: as the document's remark has it, such as ``loss``.
         message: the remark, a sentence.
     """

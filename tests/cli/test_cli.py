@@ -282,7 +282,15 @@ def test_what_a_file_lacks_is_said_once(run, model_folder, scan, tmp_path):
         assert out.count(LACKS) == (command[0] == "plan")
     code, _, err = run("ask", "--reading", saved, "-q", "?", "--model", model_folder)
     assert (code, err.count(LACKS)) == (0, 1)
-    assert re.search(rf"^scan: {LACKS}.*\(loss\)$", err, re.MULTILINE)
+    assert re.search(rf"^{re.escape(scan)}: {LACKS}.*\(loss\)$", err, re.MULTILINE)
+
+
+def test_plans_name_options_and_not_arguments(run, model_folder, tmp_path):
+    guessed = tmp_path / "guessed.txt"
+    guessed.write_bytes("Le café est fermé à midi, déjà. ".encode("cp1252"))
+    code, out, err = run("plan", guessed, "--model", model_folder)
+    assert (code, "encoding=" in out + err) == (0, False)
+    assert out.count("--encoding") == err.count("--encoding") == 1
 
 
 def test_json_has_all_remarks(run, model_folder, scan, short, tmp_path):
@@ -300,7 +308,7 @@ def test_json_has_all_remarks(run, model_folder, scan, short, tmp_path):
         assert (plain["source"], plain["remarks"]) == (short, [])
         assert scanned["remarks"] == [x.to_dict() for x in Document.from_file(scan).remarks]
         (planned,) = values["plan"]["remarks"]
-        assert (planned["document"], planned["severity"]) == ("scan", "loss")
+        assert (planned["document"], planned["severity"]) == (scan, "loss")
         assert planned["message"] == scanned["remarks"][0]["message"]
 
 
@@ -353,7 +361,7 @@ def test_a_pattern_chooses_files_of_folders(run, model_folder, folder):
     assert (values["skipped"], values["unmatched"]) == ([], 2)
     code, out, err = run("plan", folder, "--glob", "*.pdf", "--model", model_folder)
     assert (code, out) == (2, "")
-    assert err.startswith(f"selfextend-rag: error: {folder} has nothing to read; 3 do not match")
+    assert err.startswith(f"selfextend-rag: error: {folder} has nothing to read; 3 files do not match")
 
 
 def test_evidence_can_be_switched_off(run, model_folder, long):
