@@ -108,7 +108,7 @@ def _rewrite(node: Any, counts: Counter[str]) -> None:
         chosen = [int(at(choice, "val")) for choice in node.iterfind("{*}result")]
         entries = [at(entry, "val") for entry in node.iterfind("{*}listEntry")]
         node.getparent().getparent().addnext(_run(entries[chosen[0] if chosen else 0])[0])
-    elif name not in _READ and node.find(".//{*}t") is not None:
+    elif name not in _READ and next(node.iter("{*}t"), None) is not None:
         node.tag = f"{_W}smartTag"  # which holds anything
 
 
@@ -133,13 +133,13 @@ def read_pptx(data: bytes, name: str) -> Content:
     """
     package, main, first = Package(data, name), "ppt/presentation.xml", ""
     with package.reading():
-        slides, behind = package.relations(main), dict[str, None]()
+        slides, behind = package.relations(main), dict[str, list[str]]()
         listed = package.xml(main).findall("{*}sldIdLst/{*}sldId")
         for number, node in enumerate(listed, 1):
             place, member = f"slide {number}", slides[at(node, "id")][1]
             root = simplified(package, member)
             shapes = [*root.iter(*_SHAPES)]
-            titles = [shape for shape in shapes if _place(shape) in ("title", "ctrTitle")]
+            titles = dict.fromkeys(s for s in shapes if _place(s) in ("title", "ctrTitle"))
             title = " ".join(line for shape in titles for line in lines(shape))
             said = [t for s in shapes if s not in titles for t in _shape(s, package, member)]
             for kind, part in package.relations(member).values():
@@ -151,14 +151,15 @@ def read_pptx(data: bytes, name: str) -> Content:
                     comments = package.xml(part)
                     texts = [node.text or "" for node in comments.iter("{*}text")] + lines(comments)
                     said += (f"Comment: {text}" for text in texts)
-                elif kind == "slideLayout":
-                    behind.update(dict.fromkeys(_behind(package, part)))
+                elif kind == "slideLayout" and part not in behind:
+                    behind[part] = [*_behind(package, part)]
             silent = not title and not said and root.find(".//{*}pic") is not None
             package.counts["slides without text"] += silent
             package.head(place, root.get("show") in ("0", "false"), title)
             package.add("\n".join(said), place)
             first = first or title
-        package.add("\n".join(behind), "slide background")
+        background = dict.fromkeys(line for part in behind.values() for line in part)
+        package.add("\n".join(background), "slide background")
         return package.content(first, slides=len(listed))
 
 
@@ -260,6 +261,6 @@ def _run(text: str) -> Any:
 
 
 def _replace(element: Any, *others: Any) -> None:
-    parent = element.getparent()
-    position = parent.index(element)
-    parent[position : position + 1] = others
+    for other in reversed(others):
+        element.addnext(other)
+    element.getparent().remove(element)

@@ -28,7 +28,8 @@ _AROUND = {
 }
 # Templates of indexes, programs, and what a remark speaks of.
 _SKIPPED = re.compile("(.*-source|scripts?|event-listeners|forms|tracked-changes|binary-data)")
-_MOST_REPEATED = 5_000_000  # characters, of rows and cells that are there once for many
+_MOST_REPEATED = 1_000_000  # characters, of rows and cells that are there once for many
+_ABOUT = ("creator", "creator-initials", "date", "date-string", "note-citation")  # of a note
 _KINDS = {"text": "odt", "spreadsheet": "ods", "presentation": "odp", "drawing": "odg"}
 
 
@@ -49,13 +50,15 @@ def read_opendocument(data: bytes, name: str) -> Content:
         body = package.xml("content.xml").find("{*}body/*")
         kind, reader = _KINDS.get(local(body), "odf"), _Reader(package, body)
         for number, page in enumerate(body.findall("{*}page"), 1):
-            titles = [frame for frame in page if at(frame, "class") == "title"]
+            titles = dict.fromkeys(frame for frame in page if at(frame, "class") == "title")
             place, notes = (
                 f"{'slide' if kind == 'odp' else 'page'} {number}",
                 page.findall("{*}notes"),
             )
             package.head(place, at(page, "style-name") in reader.hidden, reader.plain(titles))
-            package.add(reader.text(e for e in page if e not in (*titles, *notes)), place)
+            package.add(
+                reader.text(e for e in page if e not in titles and local(e) != "notes"), place
+            )
             package.add(reader.text(notes), place)
         for table in body.findall("{*}table") if kind == "ods" else ():
             place = f"sheet {at(table, 'name')}"
@@ -103,7 +106,8 @@ class _Reader:
             yield "<br>" if name == "line-break" else " "
         elif name in ("note", "annotation"):
             author = f"comment by {node.findtext('{*}creator', '?')}: " * (name == "annotation")
-            yield escape(f" [{author}{self.plain(node.iterfind('.//{*}p'))}] ")
+            says = self.plain(child for child in node if local(child) not in _ABOUT)
+            yield escape(f" [{author}{says}] ")
         elif name in ("object", "object-ole") and not len(node):
             yield from self._object(normpath(f"{at(node, 'href')}/content.xml"))
         elif name == "semantics" and (formula := node.findtext("{*}annotation")):

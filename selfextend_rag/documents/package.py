@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import lzma
 import posixpath
+import re
 import zipfile
 import zlib
 from collections import Counter
@@ -39,7 +40,7 @@ _REMARKS: dict[str, tuple[Severity, str]] = {
     "inserted files": ("loss", "documents inserted as files were left out"),
     "repetitions": ("loss", "repetitions of a row or a cell were left out"),
     "slides without text": ("loss", "slides have pictures and no text"),
-    "symbols": ("loss", "symbols of fonts of their own are missing"),
+    "symbols": ("loss", "symbols of fonts of their own are missing or unreadable"),
     "words": ("loss", "words of the file did not come out"),
 }
 
@@ -49,7 +50,8 @@ class Package:
 
     def __init__(self, data: bytes, name: str) -> None:
         self.name, self.counts = name, Counter[str]()
-        self._unpacked, self._text, self._length = dict[str, int](), list[str](), 0
+        self._unpacked, self._text, self._length = 0, list[str](), 0
+        self._relations = dict[str, dict[str, tuple[str, str]]]()
         self._locations, self._said = list[Location](), False
         self._next: tuple[str, int | None] = ("", None)
         with self.reading():
@@ -77,11 +79,12 @@ class Package:
     def read(self, member: str) -> bytes:
         """Return the bytes of a member, within the limits; it ends at the size that it states."""
         info = self.members[member]
-        self._unpacked[member] = size = info.file_size
+        size = info.file_size
+        self._unpacked += size
         if info.flag_bits & 1:
             raise DocumentError(f"{self.name} is encrypted with a password; save it without one")
         bomb = size > _RATIO_FROM and size > _MOST_RATIO * info.compress_size
-        bomb = bomb or sum(self._unpacked.values()) > _MOST_UNPACKED
+        bomb = bomb or self._unpacked > _MOST_UNPACKED
         data = b"" if bomb else self._zip.read(info)
         if bomb or data.count(b"<") + data.count(b"=") > _MOST_MARKUP:
             raise DocumentError(
@@ -103,8 +106,8 @@ class Package:
     def relations(self, member: str) -> dict[str, tuple[str, str]]:
         """Return by id the type and the member of each relation; what is outside is not opened."""
         folder, base = posixpath.split(member)
-        rels, found = f"{folder}/_rels/{base}.rels", dict[str, tuple[str, str]]()
-        for node in self.xml(rels) if rels in self.members else ():
+        rels, found = f"{folder}/_rels/{base}.rels", self._relations.setdefault(member, {})
+        for node in self.xml(rels) if rels in self.members and not found else ():
             to = posixpath.normpath(posixpath.join("/", folder, node.get("Target", "")))[1:]
             if node.get("TargetMode") != "External":
                 found[node.get("Id", "")] = (node.get("Type", "").rpartition("/")[2], to)
@@ -148,6 +151,7 @@ class Package:
         for properties in {"docProps/core.xml", "meta.xml"} & self.members.keys():
             title = self.xml(properties).findtext(".//{*}title") or title
         text, counts = "".join(self._text).rstrip("\n"), self.counts
+        counts["symbols"] += len(re.findall("[\ue000-\uf8ff]", text))
         remarks = (
             Remark(kind, f"{counts[kind]} {says}", severity, counts[kind])
             for kind, (severity, says) in _REMARKS.items()

@@ -76,7 +76,10 @@ class _Book:
                 styles, known = package.xml(member), self._numbers.BUILTIN_FORMATS
                 own = {n.get("numFmtId"): n.get("formatCode") for n in styles.iter("{*}numFmt")}
                 numbers = (xf.get("numFmtId", "0") for xf in styles.iterfind("{*}cellXfs/{*}xf"))
-                self._formats = [own.get(n) or known.get(int(n), "General") for n in numbers]
+                # Excel allows 255 characters; each cell's is searched.
+                self._formats = [
+                    (own.get(n) or known.get(int(n), "General"))[:255] for n in numbers
+                ]
 
     def rows(self, sheet: Any) -> Iterator[Row]:
         """Yield the number and the cells of each row."""

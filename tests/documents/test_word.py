@@ -152,6 +152,10 @@ def test_words_that_do_not_come_out_are_counted(tmp_path):
         Document.from_file(tmp_path / "a.docx", strict=True)
 
 
+def test_letters_of_symbol_fonts_are_counted(tmp_path):
+    assert kinds(read(tmp_path, docx(paragraph("\uf0b7 Text")))) == {"symbols": ("loss", 1)}
+
+
 def test_words_cut_by_markup_are_not_lost(tmp_path):
     high = '<w:r><w:rPr><w:vertAlign w:val="superscript"/></w:rPr><w:t>3</w:t></w:r>'
     runs = f"{RUN.format('re')}{RUN.format('placed 10')}{high}{RUN.format('times co­op')}"
