@@ -54,8 +54,26 @@ def read_docx(data: bytes, name: str) -> Content:
         if source and (markup := _markup(package, parts)):
             page = read_html(f"{markup}<pre>{escape(chr(10).join(around))}</pre>", name)
         package.counts["words"] = _missing(source, page.text)
+        package.counts["heading numbers"] = _numbered_headings(package, parts[main])
         package.add(page.text)
         return package.content(page.title)
+
+
+def _numbered_headings(package: Package, document: Any) -> int:
+    """Return how many headings have a number that Word counts; those of lists are in the HTML."""
+    if (member := "word/styles.xml") not in package.members:
+        return 0
+    styles, number = package.xml(member), "{*}numPr/{*}numId"
+    names = {at(n.getparent(), "styleId"): at(n, "val").lower() for n in styles.iter("{*}name")}
+    numbered = {
+        at(n.getparent().getparent().getparent(), "styleId") for n in styles.iter("{*}numId")
+    }
+    found = 0
+    for style in document.iterfind(".//{*}pPr/{*}pStyle"):
+        own = style.getparent().find(number)
+        is_numbered = at(style, "val") in numbered if own is None else at(own, "val") != "0"
+        found += names.get(at(style, "val"), "").startswith("heading ") and is_numbered
+    return found
 
 
 def _markup(package: Package, parts: dict[str, Any]) -> str:

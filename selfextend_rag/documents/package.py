@@ -35,6 +35,7 @@ _REMARKS: dict[str, tuple[Severity, str]] = {
     "embedded objects": ("warning", "embedded objects were left out"),
     "form controls": ("warning", "form controls were left out"),
     "formulas": ("warning", "formulas without a computed value are in the text as formulas"),
+    "heading numbers": ("warning", "automatic numbers of headings were left out"),
     "layout": ("warning", "layout was too unusual: headings, lists and tables are plain lines"),
     "pictures": ("warning", "pictures were left out; text in them is not read"),
     "inserted files": ("loss", "documents inserted as files were left out"),

@@ -16,6 +16,7 @@ from tests.documents.office_files import (
     EQUATION,
     NAMESPACES,
     docx,
+    edited,
     paragraph,
 )
 
@@ -150,6 +151,21 @@ def test_words_that_do_not_come_out_are_counted(tmp_path):
     assert kinds(read(tmp_path, data)) == {"words": ("loss", 3)}
     with pytest.raises(DocumentError, match="3 words of the file did not come out"):
         Document.from_file(tmp_path / "a.docx", strict=True)
+
+
+@pytest.mark.parametrize("of_style", [True, False])
+def test_numbers_of_headings_that_word_counts_are_remarked(tmp_path, of_style):
+    """mammoth gives lists their numbers, and headings none."""
+    number = '<w:numPr><w:ilvl w:val="0"/><w:numId w:val="1"/></w:numPr>'
+    data = docx(paragraph("Liability", "Title1") + paragraph("Text"))
+    if of_style:
+        name = '<w:name w:val="heading 1"/>'
+        data = edited(data, "word/styles.xml", name, f"{name}<w:pPr>{number}</w:pPr>")
+    else:
+        data = edited(data, "word/document.xml", "</w:pPr>", f"{number}</w:pPr>")
+    document = read(tmp_path, data)
+    assert kinds(document) == {"heading numbers": ("warning", 1)}
+    assert "# Liability" in document.text
 
 
 def test_letters_of_symbol_fonts_are_counted(tmp_path):
