@@ -132,3 +132,31 @@ def test_a_retriever_is_a_run_of_its_own_before_the_models(ask):
     )
     ask(chain, QUESTION, {"callbacks": [kept]})
     assert [run.run_type for run in kept.roots[0].child_runs] == ["retriever", "chat_model"]
+
+
+def test_spans_of_opentelemetry_have_the_models_run_with_its_tokens():
+    """By OpenInference's instrumentation of LangChain, where it is installed."""
+    reason = "needs openinference-instrumentation-langchain and opentelemetry-sdk"
+    instrumentation = pytest.importorskip("openinference.instrumentation.langchain", reason=reason)
+    sdk = pytest.importorskip("opentelemetry.sdk.trace", reason=reason)
+    export = pytest.importorskip("opentelemetry.sdk.trace.export", reason=reason)
+    memory = pytest.importorskip(
+        "opentelemetry.sdk.trace.export.in_memory_span_exporter", reason=reason
+    )
+    exporter, provider = memory.InMemorySpanExporter(), sdk.TracerProvider()
+    provider.add_span_processor(export.SimpleSpanProcessor(exporter))
+    instrumentor = instrumentation.LangChainInstrumentor()
+    instrumentor.instrument(tracer_provider=provider)
+    try:
+        chain = create_full_document_chain(ChatSelfExtend(**SMALL), [KEY])
+        usage = chain.invoke(QUESTION)["usage"]
+    finally:
+        instrumentor.uninstrument()
+    spans = {span.name: span for span in exporter.get_finished_spans()}
+    model, whole = spans["ChatSelfExtend"], spans["full_document_chain"]
+    assert model.parent.span_id == whole.context.span_id
+    assert model.attributes["openinference.span.kind"] == "LLM"
+    assert model.attributes["llm.model_name"] == "bundled"
+    assert model.attributes["llm.token_count.prompt"] == usage["input_tokens"]
+    assert model.attributes["llm.token_count.completion"] == usage["output_tokens"]
+    assert "48213" in str(model.attributes["output.value"])
