@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import timedelta
+from decimal import Decimal
 from math import isfinite
 from typing import Any
 
@@ -141,7 +142,9 @@ def _extras(sheet: Any, package: Package, member: str) -> Iterator[str]:
                     yield f"Comment on {comment.get('ref')}: {says}"
             yield from (*lines(root), *graphics(root, package, part)) if kind == "drawing" else ()
     for margin in sheet.iterfind("{*}headerFooter/*"):
-        yield f"Page {local(margin)[-6:].lower()}: {_MARGIN_CODES.sub(' ', margin.text or '')}"
+        text = " ".join(_MARGIN_CODES.sub(" ", margin.text or "").split())
+        if re.sub(r"Page|of|\W", "", text):
+            yield f"Page {local(margin)[-6:].lower()}: {text}"
 
 
 def _string(node: Any) -> str:
@@ -164,7 +167,9 @@ def _formatted(number: float, code: str) -> str:
     if not digits or not isfinite(number):
         return f"{number:.15g}"
     scale = 100 if "%" in form else 0.001 ** (len(digits[0]) - len(digits[0].rstrip(",")))
-    whole, dot, rest = f"{abs(number) * scale:.15g}".partition(".")
+    shown = f"{abs(number) * scale:.15g}"
+    shown = f"{Decimal(shown):f}" if "E" not in form and abs(number) < 1e21 else shown
+    whole, dot, rest = shown.partition(".")
     whole = whole.zfill(re.split("[.E]", digits[0])[0].count("0"))
     sign = "-" * (number < 0 and not (own and re.search("[-(]", form)))
     return f"{form[: digits.start()]}{sign}{whole}{dot}{rest}{form[digits.end() :]}"

@@ -361,7 +361,9 @@ def test_a_pattern_chooses_files_of_folders(run, model_folder, folder):
     assert (values["skipped"], values["unmatched"]) == ([], 2)
     code, out, err = run("plan", folder, "--glob", "*.pdf", "--model", model_folder)
     assert (code, out) == (2, "")
-    assert err.startswith(f"selfextend-rag: error: {folder} has nothing to read; 3 files do not match")
+    assert err.startswith(
+        f"selfextend-rag: error: {folder} has nothing to read; 3 files do not match"
+    )
 
 
 def test_evidence_can_be_switched_off(run, model_folder, long):

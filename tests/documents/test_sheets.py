@@ -82,7 +82,10 @@ def test_columns_keep_their_places_and_empty_ones_are_left_out(tmp_path):
     [
         (12.5, "General", "12.5"),
         (0.1 + 0.2, "General", "0.3"),
-        (1e20, "General", "1e+20"),
+        (489290024005183000, "General", "489290024005183000"),
+        (1e-7, "General", "0.0000001"),
+        (1e30, "General", "1e+30"),
+        (123456789, "0.00E+00", "123456789"),
         (-3, "General", "-3"),
         (True, "General", "TRUE"),
         ("#N/A", "General", "#N/A"),
@@ -158,6 +161,7 @@ def test_what_is_not_in_cells_is_read_or_remarked(tmp_path):
     sheet = workbook.active
     sheet["B2"].comment = Comment("Is it\nso?", "Anna")
     sheet.oddHeader.center.text = "Confidential"
+    sheet.oddFooter.center.text = "Page &P of &N"
     chart = BarChart()
     chart.title = "Output by year"
     chart.add_data(Reference(sheet, min_col=2, min_row=1, max_row=2), titles_from_data=True)
@@ -165,7 +169,8 @@ def test_what_is_not_in_cells_is_read_or_remarked(tmp_path):
     workbook.create_sheet("Spare").sheet_state = "veryHidden"
     workbook["Spare"]["A1"] = "kept"
     document = read(tmp_path, saved(workbook))
-    for said in ("Comment on B2: Is it so?", "Page header:  Confidential", "Output by year"):
+    assert "Page footer" not in document.text
+    for said in ("Comment on B2: Is it so?", "Page header: Confidential", "Output by year"):
         assert document.text.count(said) == 1
         start = document.text.index(said)
         assert document.location(start, start + 4) == "sheet Sheet"
