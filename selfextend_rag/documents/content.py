@@ -83,8 +83,3 @@ class Content:
     metadata: Mapping[str, object] = field(default_factory=dict)
     remarks: tuple[Remark, ...] = ()
     locations: tuple[Location, ...] = ()
-
-
-def normalize_newlines(text: str) -> str:
-    """Return the text with every line end, ``\\r\\n`` or ``\\r``, made ``\\n``."""
-    return text.replace("\r\n", "\n").replace("\r", "\n")

@@ -17,8 +17,8 @@ from selfextend_rag.documents.content import (
     Location,
     Remark,
     Severity,
-    normalize_newlines,
 )
+from selfextend_rag.documents.encoding import normalize_newlines
 from selfextend_rag.documents.files import read_bytes, read_file
 from selfextend_rag.errors import DocumentError
 

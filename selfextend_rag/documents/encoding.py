@@ -85,6 +85,11 @@ def decode(
     return _likeliest(data, name, declared)
 
 
+def normalize_newlines(text: str) -> str:
+    """Return the text with every line end, ``\\r\\n`` or ``\\r``, made ``\\n``."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
 def _content(text: str, name: str, codec: str, source: str = "content", why: str = "") -> Content:
     controls = len(_CONTROL.findall(text))
     if "\0" in text or controls > 0.01 * len(text):

@@ -6,8 +6,8 @@ import posixpath
 from dataclasses import replace
 from urllib.parse import unquote
 
-from selfextend_rag.documents.content import Content, Location, Remark, Severity, normalize_newlines
-from selfextend_rag.documents.encoding import decode
+from selfextend_rag.documents.content import Content, Location, Remark, Severity
+from selfextend_rag.documents.encoding import decode, normalize_newlines
 from selfextend_rag.documents.html import declared_encoding, read_html
 from selfextend_rag.documents.package import Package
 from selfextend_rag.errors import DocumentError

@@ -14,9 +14,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from selfextend_rag.documents.content import Content, Remark, normalize_newlines
-from selfextend_rag.documents.encoding import decode
-from selfextend_rag.documents.html import declared_encoding, read_html
+from selfextend_rag.documents.content import Content, Remark
+from selfextend_rag.documents.encoding import decode, normalize_newlines
 from selfextend_rag.errors import DocumentError, UnsupportedDocument
 
 # Texts that are kept as they are, or read by one of `_TEXT_READERS`, by the ends of their names.
@@ -224,13 +223,17 @@ def _read_text(data: bytes, name: str, encoding: str | None) -> tuple[str, Conte
     """Return what kind of text bytes are, and what they say."""
     named = _EXTENSIONS.get(Path(name).suffix.lower())
     may_declare = named == "html" or data.lstrip()[:1] == b"<"
-    declared = declared_encoding(data) if may_declare else None
+    declared = None
+    if may_declare:
+        from selfextend_rag.documents.html import declared_encoding
+
+        declared = declared_encoding(data)
     content = decode(data, name, given=encoding, declared=declared)
     text = normalize_newlines(content.text)
     if not text.strip():
         raise DocumentError(f"{name} holds only white space; leave it out, or give the full file")
     if _HTML_START.match(text) or (named == "html" and _TAG.search(text)):
-        page = read_html(text, name)
+        page = _reader("html:read_html")(text, name)
         metadata = {**content.metadata, **page.metadata}
         return "html", replace(page, metadata=metadata, remarks=content.remarks + page.remarks)
     kind = named if named and named in _TEXTS.values() else "text"

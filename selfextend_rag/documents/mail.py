@@ -14,9 +14,8 @@ from selfextend_rag.documents.content import (
     Location,
     Remark,
     Severity,
-    normalize_newlines,
 )
-from selfextend_rag.documents.encoding import decode
+from selfextend_rag.documents.encoding import decode, normalize_newlines
 from selfextend_rag.documents.html import declared_encoding, read_html
 from selfextend_rag.errors import DocumentError
 

@@ -8,7 +8,8 @@ from collections import Counter
 from contextlib import suppress
 from typing import Any
 
-from selfextend_rag.documents.content import Content, Location, Remark, normalize_newlines
+from selfextend_rag.documents.content import Content, Location, Remark
+from selfextend_rag.documents.encoding import normalize_newlines
 from selfextend_rag.documents.html import read_html
 from selfextend_rag.errors import DocumentError
 

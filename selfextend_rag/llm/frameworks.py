@@ -10,8 +10,8 @@ from dataclasses import asdict, replace
 from typing import Any, TypeVar
 
 from selfextend_rag.documents import Document, Location, Remark
-from selfextend_rag.documents.content import normalize_newlines
 from selfextend_rag.documents.document import text_id
+from selfextend_rag.documents.encoding import normalize_newlines
 from selfextend_rag.engine import answer_options
 from selfextend_rag.errors import ContextBudgetExceeded
 from selfextend_rag.llm.library import shared_llm
