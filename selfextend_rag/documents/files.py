@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from selfextend_rag.documents.content import Content, Remark
 from selfextend_rag.documents.encoding import decode, normalize_newlines
@@ -107,7 +107,7 @@ _MARKDOWN_HEADING = re.compile(r" {0,3}#{1,6}[ \t]+(.+?)(?:[ \t]+#+)?[ \t]*$")
 def read_file(path: str | os.PathLike[str], encoding: str | None = None) -> Content:
     """Return what a file says; see ``Document.from_file``."""
     name = os.fsdecode(path)
-    return read_bytes(_bytes_of(name), name, encoding)
+    return read_bytes(bytes_of(name), name, encoding)
 
 
 def read_bytes(data: bytes, name: str, encoding: str | None = None) -> Content:
@@ -149,7 +149,8 @@ def _reader(place: str) -> Callable[[Any, str], Content]:
     return reader
 
 
-def _bytes_of(name: str) -> bytes:
+def bytes_of(name: str) -> bytes:
+    """Return what a file or a pipe holds."""
     try:
         mode = os.stat(name).st_mode
         # Opening a device could wait or read for ever; a pipe is as good as a file.
@@ -208,13 +209,11 @@ def _zip_kind(archive: zipfile.ZipFile) -> str | None:
     return next((kind for name, kind in _ZIP_MEMBERS.items() if name in members), None)
 
 
-def plain_archive(file: BinaryIO) -> zipfile.ZipFile | None:
-    """Return a ZIP archive of files, None where the file is a document or a damaged archive."""
-    start = file.read(4)
-    file.seek(0)
-    if start in (b"PK\x03\x04", b"PK\x05\x06"):
+def plain_archive(data: bytes) -> zipfile.ZipFile | None:
+    """Return a ZIP archive of files, None where the data is a document or a damaged archive."""
+    if data.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         with suppress(zipfile.BadZipFile, ValueError, NotImplementedError):
-            archive = zipfile.ZipFile(file)
+            archive = zipfile.ZipFile(io.BytesIO(data))
             return archive if _zip_kind(archive) is None else None
     return None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 import re
@@ -18,7 +17,7 @@ from zipfile import BadZipFile, ZipFile, ZipInfo
 
 from selfextend_rag.documents.content import Severity
 from selfextend_rag.documents.document import Document
-from selfextend_rag.documents.files import plain_archive
+from selfextend_rag.documents.files import bytes_of, plain_archive
 from selfextend_rag.errors import DocumentError, UnsupportedDocument
 
 logger = logging.getLogger(__name__)
@@ -103,11 +102,14 @@ def read_documents(
     return ReadFiles(tuple(reader.documents), tuple(reader.skipped), reader.unmatched)
 
 
+class _Skipped(Exception):
+    """Why a file is not read: a kind, and what follows its name in the message."""
+
+
 class _Reader:
     def __init__(self, glob: str | None, encoding: str | None, strict: bool | Severity) -> None:
         self._glob = (glob or "*").replace("**/", "*")  # fnmatch's * matches a / too
-        self._from_file = partial(Document.from_file, encoding=encoding, strict=strict)
-        self._from_bytes = partial(Document.from_bytes, encoding=encoding, strict=strict)
+        self._document = partial(Document.from_bytes, encoding=encoding, strict=strict)
         self._left = 0  # bytes that the archive may still expand to
         self.documents: list[Document] = []
         self.skipped: list[SkippedFile] = []
@@ -118,8 +120,8 @@ class _Reader:
         documents, skipped, unmatched = len(self.documents), len(self.skipped), self.unmatched
         if os.path.isdir(path):
             self._folder(path)
-        elif not self._archive_on_disk(path, ""):
-            self.documents.append(self._from_file(path))
+        elif not self._archive(data := bytes_of(path), path, "", 0):
+            self.documents.append(self._document(data, path))
         if len(self.documents) == documents:
             reasons = [skip.message for skip in self.skipped[skipped:]]
             if self.unmatched > unmatched:
@@ -139,12 +141,29 @@ class _Reader:
             names.update(name if below == "." else f"{below}/{name}" for name in (*files, *links))
         for name in self._files(root, "", names):
             path = os.path.join(root, name)
-            if os.path.islink(path):
-                self._skip(path, "link", "is a link; name what it leads to")
-            elif not os.path.isfile(path):
-                self._skip(path, "device", "is no regular file; name it to have it read")
-            elif not self._archive_on_disk(path, name):
-                self._add(path, self._from_file, path)
+            self._add(path, name, 0, partial(_on_disk, path))
+
+    def _archive(self, data: bytes, path: str, below: str, depth: int) -> bool:
+        """Read the files in an archive, and return whether the data is one."""
+        archive = plain_archive(data)
+        if archive is None:
+            return False
+        if depth == _DEEPEST:
+            raise _Skipped("nested", f"is an archive in {depth} others; unpack them")
+        if depth == 0:
+            self._left = max(_LARGEST, _EXPANSION * len(data))
+        members = {}
+        for member in archive.infolist():
+            if member.filename in members:
+                says = "is in its archive more than once; the last is read"
+                self._skip(f"{path}/{member.filename}", "refused", says)
+            if not member.filename.endswith("/"):
+                members[member.filename] = member
+        below = below and f"{below}/"
+        for name in self._files(path, below, set(members)):
+            unpacked = partial(self._unpacked, archive, members[name])
+            self._add(f"{path}/{name}", below + name, depth + 1, unpacked)
+        return True
 
     def _files(self, path: str, below: str, names: set[str]) -> Iterator[str]:
         """Yield the files of a folder or archive that are to be read; list those set aside."""
@@ -160,70 +179,46 @@ class _Reader:
             else:
                 self.unmatched += 1
 
-    def _archive_on_disk(self, path: str, below: str) -> bool:
-        """Read what is in an archive, and return whether the file is one."""
-        if not os.path.isfile(path):
-            return False
-        try:
-            with open(path, "rb") as file:
-                archive = plain_archive(file)
-                if archive is not None:
-                    self._left = max(_LARGEST, _EXPANSION * os.path.getsize(path))
-                    self._archive(archive, path, below, 1)
-        except OSError:  # read as a file, it is refused with the reason
-            return False
-        return archive is not None
-
-    def _archive(self, archive: ZipFile, path: str, below: str, depth: int) -> None:
-        members = {}
-        for member in archive.infolist():
-            if member.filename in members:
-                says = "is in its archive more than once; the last is read"
-                self._skip(f"{path}/{member.filename}", "refused", says)
-            if not member.filename.endswith("/"):
-                members[member.filename] = member
-        below = below and f"{below}/"
-        for name in self._files(path, below, set(members)):
-            data = self._unpacked(archive, members[name], source := f"{path}/{name}")
-            if data is None:
-                continue
-            nested = plain_archive(io.BytesIO(data))
-            if nested is None:
-                self._add(source, self._from_bytes, data, source)
-            elif depth == _DEEPEST:
-                self._skip(source, "nested", f"is an archive in {depth} others; unpack them")
-            else:
-                self._archive(nested, source, below + name, depth + 1)
-
-    def _unpacked(self, archive: ZipFile, member: ZipInfo, source: str) -> bytes | None:
-        """Return what a member holds, or None once it is said why not."""
+    def _unpacked(self, archive: ZipFile, member: ZipInfo) -> bytes:
         parts = re.split(r"[/\\]", member.filename)
         if ".." in parts or not parts[0] or parts[0][1:2] == ":":
-            self._skip(source, "unsafe name", "has a name that leads out of its archive")
-        elif stat.S_ISLNK(member.external_attr >> 16):
-            self._skip(source, "link", "is a link; name what it leads to")
-        elif member.flag_bits & 1:
-            self._skip(source, "encrypted", "needs a password; unpack its archive with it")
-        elif member.file_size > self._left:
+            raise _Skipped("unsafe name", "has a name that leads out of its archive")
+        if stat.S_ISLNK(member.external_attr >> 16):
+            raise _Skipped("link", "is a link; name what it leads to")
+        if member.flag_bits & 1:
+            raise _Skipped("encrypted", "needs a password; unpack its archive with it")
+        if member.file_size > self._left:
             says = "makes its archive far larger than one of its size should be; unpack it"
-            self._skip(source, "too large", says)
-        else:
-            self._left -= member.file_size
-            try:
-                return archive.read(member)
-            except _DAMAGE as error:
-                self._skip(source, "refused", f"can't be unpacked ({error}); unpack its archive")
-        return None
-
-    def _add(self, source: str, read: Callable[..., Document], *given: bytes | str) -> None:
+            raise _Skipped("too large", says)
+        self._left -= member.file_size
         try:
-            self.documents.append(read(*given))
+            return archive.read(member)
+        except _DAMAGE as error:
+            says = f"can't be unpacked ({error}); unpack its archive"
+            raise _Skipped("refused", says) from error
+
+    def _add(self, source: str, below: str, depth: int, read: Callable[[], bytes]) -> None:
+        """Read a file of a folder or archive, or list it."""
+        try:
+            data = read()
+            if not self._archive(data, source, below, depth):
+                self.documents.append(self._document(data, source))
+        except _Skipped as skip:
+            self._skip(source, *skip.args)
         except DocumentError as error:
             kind: SkipKind = "unsupported" if isinstance(error, UnsupportedDocument) else "refused"
             self.skipped.append(SkippedFile(source, kind, str(error)))
 
     def _skip(self, source: str, kind: SkipKind, says: str) -> None:
         self.skipped.append(SkippedFile(source, kind, f"{source} {says}"))
+
+
+def _on_disk(path: str) -> bytes:
+    if os.path.islink(path):
+        raise _Skipped("link", "is a link; name what it leads to")
+    if not os.path.isfile(path):
+        raise _Skipped("device", "is no regular file; name it to have it read")
+    return bytes_of(path)
 
 
 def _natural(path: str) -> list[list[str | int]]:

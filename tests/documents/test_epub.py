@@ -23,7 +23,7 @@ XHTML = (
 )
 CHAPTERS = {
     "b.xhtml": "<h1>Zwei &#8211; Prüfung</h1><p>The second.</p>",
-    "text/a b.xhtml": "<a id='x'/><h1>Eins</h1><p>The first<img src='x.png'/>.</p>",
+    "text/a b.xhtml": "<a id='x'/><h1>Eins</h1><p>The first.</p><img src='x.png'/>",
     "c.xhtml": "<p>The third.</p>",
 }
 
