@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import datetime, timedelta
 from html import escape
 from typing import Any
 
@@ -254,18 +255,27 @@ def graphics(element: Any, package: Package, member: str) -> Iterator[str]:
     """Yield the lines of the charts and diagrams that an element of a member shows."""
     relations = package.relations(member)
     for node in element.iter("{*}chart", "{*}relIds"):
-        root = simplified(package, relations[at(node, "dm") or at(node, "id")][1])
-        yield from lines(root)
-        for series in root.iter("{*}ser", "{*}strDim", "{*}numDim"):
-            name = "".join(node.text or "" for node in series.iterfind("{*}tx//{*}v"))
-            points: dict[str, list[str]] = {}
-            for point in series.iterfind("*//{*}pt"):
-                text = point.findtext("{*}v") or point.text or ""
-                with suppress(ValueError):
-                    text = f"{float(text):.15g}"  # 4.3 for 4.2999999999999998
-                if text != name:
-                    points.setdefault(point.get("idx", ""), []).append(text)
-            yield f"{name}: {'; '.join(map(' = '.join, points.values()))}".removeprefix(": ")
+        _, part = relations.get(at(node, "dm") or at(node, "id"), ("", ""))
+        if part in package.members:
+            root = simplified(package, part)
+            yield from lines(root)
+            yield from map(_series, root.iter("{*}ser", "{*}strDim", "{*}numDim"))
+        else:
+            package.counts["embedded objects"] += 1
+
+
+def _series(series: Any) -> str:
+    """Return the name of a chart's series, then its labels and values as last drawn."""
+    name = "".join(node.text or "" for node in series.iterfind("{*}tx//{*}v"))
+    points: dict[str, list[str]] = {}
+    for point in (p for part in series if local(part) != "tx" for p in part.iter("{*}pt")):
+        text = point.findtext("{*}v") or point.text or ""
+        with suppress(ValueError, OverflowError):
+            text = f"{float(text):.15g}"  # 4.3 for 4.2999999999999998
+            if re.search("y|d.*m|m.*d", point.getparent().findtext("{*}formatCode", "")):
+                text = f"{datetime(1899, 12, 30) + timedelta(float(text)):%Y-%m-%d}"
+        points.setdefault(point.get("idx", ""), []).append(text)
+    return f"{name}: {'; '.join(map(' = '.join, points.values()))}".removeprefix(": ")
 
 
 def _run(text: str) -> Any:

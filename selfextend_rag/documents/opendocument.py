@@ -17,13 +17,7 @@ from selfextend_rag.errors import DocumentError
 # Markup around what an element contains; others add none, and nothing that they contain is lost.
 _AROUND = {
     **{"p": "p", "list-item": "li", "list-header": "li", "table": "table", "table-row": "tr"},
-    **{
-        "table-cell": "td",
-        "covered-table-cell": "td",
-        "title": "div",
-        "desc": "div",
-        "page": "div",
-    },
+    **{"table-cell": "td", "covered-table-cell": "td", "title": "div", "desc": "div"},
     **dict.fromkeys(("text-box", "custom-shape", "rect", "ellipse", "line", "connector"), "div"),
 }
 # Templates of indexes, programs, and what a remark speaks of.
@@ -51,15 +45,11 @@ def read_opendocument(data: bytes, name: str) -> Content:
         kind, reader = _KINDS.get(local(body), "odf"), _Reader(package, body)
         for number, page in enumerate(body.findall("{*}page"), 1):
             titles = dict.fromkeys(frame for frame in page if at(frame, "class") == "title")
-            place, notes = (
-                f"{'slide' if kind == 'odp' else 'page'} {number}",
-                page.findall("{*}notes"),
-            )
+            shapes = (e for e in page if e not in titles and local(e) != "notes")
+            place = f"{'slide' if kind == 'odp' else 'page'} {number}"
             package.head(place, at(page, "style-name") in reader.hidden, reader.plain(titles))
-            package.add(
-                reader.text(e for e in page if e not in titles and local(e) != "notes"), place
-            )
-            package.add(reader.text(notes), place)
+            package.add(reader.text(shapes), place)
+            package.add(reader.text(page.findall("{*}notes")), place)
         for table in body.findall("{*}table") if kind == "ods" else ():
             place = f"sheet {at(table, 'name')}"
             package.head(place, at(table, "style-name") in reader.hidden)

@@ -29,11 +29,11 @@ NAMESPACES = " ".join(
 CHART = f"""<c:chartSpace {NAMESPACES}><c:chart><c:title><c:tx><c:rich><a:p><a:r>
 <a:t>Output by year</a:t></a:r></a:p></c:rich></c:tx></c:title><c:plotArea><c:barChart><c:ser>
 <c:tx><c:strRef><c:strCache><c:pt idx="0"><c:v>Turbines</c:v></c:pt></c:strCache></c:strRef></c:tx>
-<c:cat><c:strRef><c:strCache><c:pt idx="0"><c:v>North</c:v></c:pt>
-<c:pt idx="1"><c:v>South</c:v></c:pt></c:strCache></c:strRef></c:cat><c:val><c:numRef><c:numCache>
+<c:cat><c:strRef><c:strCache><c:pt idx="0"><c:v>North</c:v></c:pt><c:pt
+idx="1"><c:v>Turbines</c:v></c:pt></c:strCache></c:strRef></c:cat><c:val><c:numRef><c:numCache>
 <c:pt idx="0"><c:v>4.2999999999999998</c:v></c:pt><c:pt idx="1"><c:v>7</c:v></c:pt></c:numCache>
 </c:numRef></c:val></c:ser></c:barChart></c:plotArea></c:chart></c:chartSpace>"""
-CHART_TEXT = "Output by year\nTurbines: North = 4.3; South = 7"
+CHART_TEXT = "Output by year\nTurbines: North = 4.3; Turbines = 7"
 DIAGRAM = f"""<dgm:dataModel {NAMESPACES}><dgm:ptLst><dgm:pt><dgm:t>
 <a:p><a:r><a:t>Plan then build</a:t></a:r></a:p></dgm:t></dgm:pt></dgm:ptLst></dgm:dataModel>"""
 EQUATION = """<m:oMath><m:f>

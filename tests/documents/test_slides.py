@@ -65,6 +65,15 @@ def test_tables_charts_diagrams_and_equations_are_text(tmp_path):
     )
 
 
+def test_days_of_charts_are_written_as_days(tmp_path):
+    days = CHART.replace("strCache>", "numCache>").replace(">North<", ">45351<")
+    days = days.replace("<c:pt", "<c:formatCode>dd/mm/yyyy</c:formatCode><c:pt", 2)
+    frame = '<p:graphicFrame><c:chart r:id="c"/></p:graphicFrame>'
+    rels = relations(c="chart ../charts/chart1.xml")
+    parts = {"ppt/charts/chart1.xml": days, "ppt/slides/_rels/slide1.xml.rels": rels}
+    assert "2024-02-29 = 4.3" in read(tmp_path, pptx(slide(frame), parts=parts)).text
+
+
 def test_notes_comments_and_what_is_behind_a_slide_are_text(tmp_path):
     notes = slide(shape("7", "sldNum") + shape("Say why.", "body"), "notes")
     comments = f"<p:cmLst {NAMESPACES}><p:cm><p:text>Is it so?</p:text></p:cm></p:cmLst>"
