@@ -16,7 +16,6 @@ from langchain_core.language_models.model_profile import ModelProfile
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, ToolMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
-from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import PrivateAttr
 
 from langchain_selfextend.messages import JsonObject, core_messages, last_chunk, with_schema
@@ -29,6 +28,7 @@ from langchain_selfextend.settings import (
 from langchain_selfextend.structured import (
     OutputSchema,
     ToolSchema,
+    converted,
     cut_off,
     json_schema_of,
     parsed,
@@ -145,8 +145,8 @@ class ChatSelfExtend(SelfExtendSettings, BaseChatModel):
         self, messages: list[BaseMessage], tools: Sequence[ToolSchema] | None = None
     ) -> int:
         """Return the tokens of the whole prompt that these messages, and tools, make."""
-        converted = [convert_to_openai_tool(tool) for tool in tools or ()]
-        return self.llm.count_tokens(core_messages(messages), tools=converted)
+        described = [converted(tool) for tool in tools or ()]
+        return self.llm.count_tokens(core_messages(messages), tools=described)
 
     def over(self, source: Source) -> Self:
         """Return this model with what it is asked answered by a source of its own.
@@ -268,10 +268,10 @@ class ChatSelfExtend(SelfExtendSettings, BaseChatModel):
         Raises:
             ValueError: ``tool_choice`` names no tool that is there.
         """
-        converted = [convert_to_openai_tool(tool) for tool in tools]
+        described = [converted(tool) for tool in tools]
         return self.bind(
-            tools=converted,
-            tool_choice=_tool_choice(tool_choice, converted),
+            tools=described,
+            tool_choice=_tool_choice(tool_choice, described),
             parallel_tool_calls=parallel_tool_calls,
             **kwargs,
         )
@@ -327,8 +327,9 @@ def _tool_choice(choice: str | bool | JsonObject | None, tools: Sequence[JsonObj
         return None
     if isinstance(choice, bool):
         return "required" if choice else "none"
-    chosen: str = choice["function"]["name"] if isinstance(choice, Mapping) else choice
-    names = [tool["function"]["name"] for tool in tools]
+    named: Any = choice.get("function", choice) if isinstance(choice, Mapping) else {"name": choice}
+    chosen: str | None = named.get("name")  # OpenAI's form, or Anthropic's
+    names = [tool["function"]["name"] for tool in tools if "function" in tool]
     if chosen == "any":
         return "required"
     if chosen not in ("auto", "required", "none", *names):

@@ -56,6 +56,13 @@ def parser_of(schema: OutputSchema, method: str) -> BaseOutputParser[Any]:
     )
 
 
+def converted(tool: ToolSchema) -> JsonObject:
+    """Return a tool in OpenAI's form; of a dictionary with a schema, all of that schema."""
+    if isinstance(tool, Mapping) and {"schema", "json_schema", "title"} & tool.keys():
+        return tool_of(tool)
+    return convert_to_openai_tool(tool)
+
+
 def tool_of(schema: OutputSchema) -> JsonObject:
     """Return a schema as a tool in OpenAI's form.
 
@@ -63,7 +70,9 @@ def tool_of(schema: OutputSchema) -> JsonObject:
         ValueError: a dictionary is none of an object, or has no name.
     """
     if not isinstance(schema, Mapping):
-        return convert_to_openai_tool(schema)
+        if not isinstance(schema, type) or is_basemodel_subclass(schema) or is_typeddict(schema):
+            return convert_to_openai_tool(schema)
+        schema = {"title": schema.__name__, **TypeAdapter(schema).json_schema()}
     named: JsonObject = dict(schema)
     while isinstance(inner := next((named[x] for x in _NAMED_IN if x in named), None), Mapping):
         named = dict(inner)
@@ -90,8 +99,8 @@ def json_schema_of(schema: OutputSchema) -> JsonObject:
     if isinstance(schema, type) and hasattr(schema, "model_json_schema"):
         described: JsonObject = schema.model_json_schema()
         return described
-    if isinstance(schema, Mapping):
-        return dict(frameworks.schema_of(schema))
+    if isinstance(schema, Mapping) and (found := frameworks.schema_of(schema)):
+        return dict(found)
     if not isinstance(schema, type):
         raise ValueError(
             "a schema must be a Pydantic class, a TypedDict, a dataclass or a dictionary, got "

@@ -187,6 +187,10 @@ class LongContextLLM(OneInProcess):
     ) -> PrefixStore | None:
         """Return where prompts are kept for those to come, or None if nothing is to be kept."""
         model, tokenizer, kv_bits = self.model, self.tokenizer, self.engine.kv_bits
+        if not isinstance(max_bytes, int):
+            raise ValueError(f"prefix_cache_bytes must be a number of bytes, got {max_bytes!r}")
+        if not isinstance(folder, str | os.PathLike | None):
+            raise ValueError(f"prefix_cache_dir must be the path of a folder, got {folder!r}")
         if max_bytes == 0:
             if folder is not None:
                 raise ValueError("prefix_cache_dir needs a prefix_cache_bytes above 0, got 0")

@@ -72,6 +72,10 @@ class PromptBuilder:
     ) -> None:
         if form not in ("auto", "chat", "plain"):
             raise ValueError(f'form must be "auto", "chat" or "plain", got {form!r}')
+        if not isinstance(instruction, str):
+            raise ValueError(f"instruction must be a text, got {instruction!r}")
+        if not isinstance(template_options, Mapping | None):
+            raise ValueError(f"template_options must be a dictionary, got {template_options!r}")
         if form == "chat" and not tokenizer.chat_template:
             raise ValueError(
                 "the chat form needs a chat template, and the tokenizer has none; take the plain "

@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
 from langchain_selfextend import ChatSelfExtend
+from selfextend_rag import ToolError
 from tests.langchain_selfextend.conftest import SMALL
 from tests.llm.knowing import JOKE, knowing_llm
 
@@ -112,7 +113,7 @@ def test_a_schema_of_no_object_is_enforced_or_refused(long, schema, values):
 
 @pytest.mark.parametrize("method", ["json_schema", "function_calling", "json_mode"])
 @pytest.mark.parametrize(
-    "schema", [{"title": "x"}, {"size": "str"}, {"name": "f", "description": "x"}, "Size", Size(
+    "schema", [{"title": "x"}, {"size": "str"}, {"name": "f", "description": "x"}, {}, "Size", Size(
         size="small", count=1
     )],
 )  # fmt: skip
@@ -344,3 +345,18 @@ def test_objects_have_the_properties_they_name_unless_they_say_more(knowing):
 
     assert answered(named) == {"setup"}
     assert answered(named | {"additionalProperties": True}) == {"setup", "punchline"}
+
+
+def test_a_tool_keeps_the_schema_of_any_form(long):
+    """Of OpenAI's form of a schema the name alone was left, and any arguments would do."""
+    named = {"name": "size", "strict": True, "schema": SIZE_SCHEMA}
+    for tool_form in (named, SIZE_SCHEMA, {"name": "size", "input_schema": SIZE_SCHEMA}):
+        bound = long.bind_tools([tool_form], tool_choice="any")
+        (call,) = bound.invoke(QUESTION).tool_calls
+        assert call["args"]["size"] in ("small", "large")
+    one = {"type": "tool", "name": "size"}  # Anthropic's
+    assert long.bind_tools([named, weigh], tool_choice=one).invoke(QUESTION).tool_calls
+    with pytest.raises(ValueError, match="is one of an object"):
+        long.bind_tools([{"title": "Colour", "enum": ["red"]}])
+    with pytest.raises(ToolError, match="a tool must be"):
+        long.bind_tools([{"type": "web_search"}], tool_choice="any").invoke(QUESTION)

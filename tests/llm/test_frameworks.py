@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -167,10 +168,17 @@ def test_a_value_of_another_type_is_named(llm, options, message):
         llm.read("abc").ask("Who?", **options)
 
 
-@pytest.mark.parametrize("option", ["max_group_size", "neighbor_window", "chunk_size"])
-def test_an_option_of_the_window_of_another_type_is_named(llm, option):
-    with pytest.raises(ValueError, match=f"{option} must be .*integer, got '8'"):
-        LongContextLLM(llm.model, llm.tokenizer, **{option: "8"})
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        *((name, "8") for name in ("max_group_size", "neighbor_window", "chunk_size", "kv_bits")),
+        *(("trained_fraction", "1"), ("prefix_cache_bytes", "1"), ("prefix_cache_dir", 5)),
+        *(("instruction", 5), ("template_options", [1])),
+    ],
+)
+def test_an_option_of_a_model_that_is_of_another_type_is_named(llm, option, value):
+    with pytest.raises(ValueError, match=rf"{option} must be .*, got {re.escape(repr(value))}"):
+        LongContextLLM(llm.model, llm.tokenizer, **{option: value})
 
 
 def test_what_a_model_was_made_with_may_be_said_again(llm):
