@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # the table below in the terms of type checkers; a test compares them
+    from selfextend_rag.display import progress_bar as progress_bar
     from selfextend_rag.documents import Document as Document
     from selfextend_rag.documents import DocumentError as DocumentError
     from selfextend_rag.documents import Location as Location
@@ -58,6 +59,7 @@ if TYPE_CHECKING:  # the table below in the terms of type checkers; a test compa
     from selfextend_rag.positions import SelfExtend as SelfExtend
 else:
     _NAMES = {
+        "display": "progress_bar",
         "documents": (
             "Document DocumentError Location ReadFiles Remark SkippedFile read_documents "
             "word_relevance"

@@ -19,10 +19,11 @@ INTEGRATIONS = ("langchain_selfextend", "llama_index.llms.selfextend")
 # Rooms beside the order, and what of ours they may import.
 BASE: dict[str, frozenset[str]] = {
     "errors": frozenset(),
+    "display": frozenset(),
     "bundled": frozenset(),
     "positions": frozenset({"errors"}),
     "documents": frozenset({"errors"}),
-    "planning": frozenset({"errors", "positions"}),
+    "planning": frozenset({"display", "errors", "positions"}),
 }
 # The order: a room may import every earlier one, and of the rooms above these. A new room has to
 # name its place here.
@@ -34,7 +35,7 @@ def _order() -> dict[str, frozenset[str]]:
     allowed = dict(BASE)
     earlier: set[str] = set()
     for room in (*FROM_TENSORS_UP, *FROM_TEXT_UP):
-        beside: set[str] = {"errors", "positions"}
+        beside: set[str] = {"display", "errors", "positions"}
         if room in FROM_TEXT_UP:
             beside = set(BASE)
         elif room in ("model", "engine"):  # what layers keep is measured for the planner

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ TOP = 3  # the most passages that are returned
 _SINKS = 2  # tokens at the start of a prompt, which draw attention whatever they are
 _CORE = 0.9  # share of a window's weight that its core has
 _LEAST = 0.1  # share of the best passage's weight below which no passage is worth showing
+_SHOWN = 160  # characters around a passage that are shown with it
 _REACH = 240  # characters within which a sentence's border is looked for
 
 _SENTENCE_END = re.compile(r"[.!?]+[\"'\u2019\u201d)\]]*(?=\s|$)|[\u3002\uff01\uff1f]+|(?=\n\s*\n)")
@@ -102,6 +103,8 @@ class Evidence:
         title: the document's title.
         location: where in its file the passage is, such as ``page 12`` or ``sheet Costs, row 40``;
             None where that is not known, as in plain text.
+        before: what the document says right before it, to be shown with it.
+        after: what it says right after it.
     """
 
     document_id: str
@@ -111,10 +114,13 @@ class Evidence:
     text: str
     title: str
     location: str | None = None
+    before: str = field(default="", compare=False, repr=False)
+    after: str = field(default="", compare=False, repr=False)
 
     def to_dict(self) -> dict[str, object]:
-        """Return the passage as JSON values."""
-        return asdict(self)
+        """Return the passage as JSON values, without what is around it."""
+        values = asdict(self)
+        return {name: values[name] for name in values if name not in ("before", "after")}
 
 
 @dataclass(slots=True)
@@ -178,7 +184,10 @@ def find_evidence(
 def _passage(span: _Span, document: Document) -> Evidence:
     start, end, text = span.start, span.end, document.text[span.start : span.end]
     where = document.location(start, end)
-    return Evidence(document.id, start, end, span.score, text, document.title, where)
+    before = document.text[max(0, start - _SHOWN) : start]
+    after = document.text[end : end + _SHOWN]
+    title = document.title
+    return Evidence(document.id, start, end, span.score, text, title, where, before, after)
 
 
 class _Places:

@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypedDict
 
+from selfextend_rag import display
 from selfextend_rag.cache.store import PrefixStore
 from selfextend_rag.documents import Document
 from selfextend_rag.engine import (
@@ -92,6 +93,23 @@ class Answer:
     def complete(self) -> bool:
         """Return whether the answer came to its own end, and was not cut off."""
         return self.finish_reason in ("stop", "tool_calls")
+
+    def _repr_html_(self) -> str:
+        """Return the answer for a notebook, its evidence marked in what is around it."""
+        used, ended = self.usage, "" if self.complete else f", ended by {self.finish_reason}"
+        parts = [display.paragraph(self.text or self.unfinished_call)]
+        if self.tool_calls:
+            rows = [(call.name, call.arguments) for call in self.tool_calls]
+            parts.append(display.table(("calls", "arguments"), rows))
+        for found in self.evidence:
+            where = found.location or f"characters {found.start} to {found.end}"
+            source = f"{found.title or found.document_id}, {where} ({found.score:.0%})"
+            parts.append(display.quotation(found.before, found.text, found.after, source))
+        figures = f"{used.prompt_tokens} tokens read, {used.completion_tokens} answered{ended}"
+        return display.page(*parts, display.paragraph(figures))
+
+    def _repr_markdown_(self) -> str:
+        return self._repr_html_()
 
     def to_dict(self) -> dict[str, object]:
         """Return the answer as JSON values."""

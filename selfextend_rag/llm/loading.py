@@ -9,14 +9,16 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import torch
 from huggingface_hub import constants
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
@@ -28,7 +30,9 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging as hf_logging
 
+from selfextend_rag import display
 from selfextend_rag.errors import ModelLoadError, UnknownMemoryError, in_short
 from selfextend_rag.llm.hub import hub_answers
 from selfextend_rag.llm.memory import MemoryLimit, budget_of, model_memory, sizes_of
@@ -70,7 +74,8 @@ def load_model(
         options = _without_windows(source, options)
     model: PreTrainedModel
     load = AutoModelForCausalLM.from_pretrained
-    model, info = _loaded(source, "model", load, {**options, "output_loading_info": True})
+    with _bars_if_watched():
+        model, info = _loaded(source, "model", load, {**options, "output_loading_info": True})
     missing = sorted(info["missing_keys"]) or sorted(str(key) for key in info["mismatched_keys"])
     if missing:
         raise ModelLoadError(
@@ -79,6 +84,23 @@ def load_model(
         )
     model.eval()
     return model
+
+
+@contextmanager
+def _bars_if_watched() -> Iterator[None]:
+    """Keep bars of transformers and of the hub out of files and pipes; then all is as it was."""
+    shown, hub_shown = hf_logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
+    if not shown or display.is_watched():
+        yield
+        return
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        with warnings.catch_warnings(action="ignore"):  # the hub's own switch has priority
+            hf_logging.enable_progress_bar()
+        if not hub_shown:
+            disable_progress_bars()
 
 
 def _without_windows(source: str | os.PathLike[str], options: dict[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
+from selfextend_rag import display
 from selfextend_rag.cache.identity import digest
 from selfextend_rag.cache.persist import make_folder, replacing
 from selfextend_rag.errors import ReadingFileError
@@ -86,6 +87,18 @@ class SupportReport:
         rows = [{**vars(x), "rotary": x.describe_rotary()} for x in self.layers]
         head = {"model": self.model, "supported": self.supported, "reason": self.reason}
         return {**head, "layers": rows}
+
+    def _repr_html_(self) -> str:
+        """Return the report for a notebook: the verdict, and a row for each layer."""
+        rows = [(x.name, x.status, x.reason, x.describe_rotary()) for x in self.layers]
+        verdict = "supported" if self.supported else f"refused: {self.reason}"
+        head = ("layer", "status", "reason", "rotary layout")
+        return display.page(
+            display.paragraph(f"{self.model}: {verdict}"), display.table(head, rows)
+        )
+
+    def _repr_markdown_(self) -> str:
+        return self._repr_html_()
 
     def __str__(self) -> str:
         head = f"{self.model}: {'supported' if self.supported else 'refused: ' + self.reason}"

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
+from selfextend_rag import display
 from selfextend_rag.planning.memory import (
     DeviceMemory,
     Forward,
@@ -127,6 +128,24 @@ class ContextPlan:
     def fits_memory(self) -> bool:
         """Return whether memory holds it; True where memory was not looked at."""
         return self.memory is None or self.memory.fits
+
+    def _repr_html_(self) -> str:
+        """Return the plan for a notebook: its words, and its settings."""
+        settings = {
+            "group_size": self.group_size,
+            "neighbor_window": self.neighbor_window,
+            "pretraining_window": self.pretraining_window,
+            "extended_window": self.extended_window,
+            "total_tokens": self.total_tokens,
+            "chunk_size": self.chunk_size,
+        }
+        rows = [item for item in settings.items() if item[1] is not None]
+        return display.page(
+            display.paragraph(self.explain()), display.table(("setting", "tokens"), rows)
+        )
+
+    def _repr_markdown_(self) -> str:
+        return self._repr_html_()
 
     def explain(self) -> str:
         """Return the plan in plain words: figures, what they lead to, memory, what is not read."""
