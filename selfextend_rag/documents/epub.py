@@ -82,8 +82,9 @@ def _order(package: Package) -> tuple[list[str], list[Remark], dict[str, object]
 def _page(package: Package, member: str) -> Content:
     data = package.read(member)
     content = decode(data, f"{package.name}: {member}", declared=declared_encoding(data))
-    try:
-        page = read_html(content.text, package.name)
-    except DocumentError as error:  # a picture alone, as covers are
-        page = Content("", remarks=(Remark("chapters without text", str(error), "warning"),))
-    return replace(page, text=normalize_newlines(page.text), remarks=content.remarks + page.remarks)
+    page = read_html(content.text, package.name, may_be_empty=True)
+    remarks = content.remarks + page.remarks
+    if not page.text:  # a cover, for instance
+        says = f"{member} has no text"
+        remarks = (*remarks, Remark("chapters without text", says, "warning"))
+    return replace(page, text=normalize_newlines(page.text), remarks=remarks)
