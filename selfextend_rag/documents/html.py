@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from html import escape
@@ -17,8 +18,6 @@ _DECLARED = re.compile(
     rb"([\w.:-]+)",
     re.IGNORECASE,
 )
-
-
 # A CDATA section that ends; others, comments and scripts are as they were, up to the page's end.
 _CDATA = re.compile(
     r"<!--.*?(?:-->|\Z)|<(script|style)\b.*?(?:</\1|\Z)|<!\[CDATA\[(.*?)(\]\]>|\Z)",
@@ -27,8 +26,7 @@ _CDATA = re.compile(
 _ARTICLE = re.compile(r'"articleBody"\s*:\s*("(?:[^"\\]++|\\.)*+")', re.DOTALL)
 # Sentences in a script, as far as no sign of code is in them.
 _PROSE = re.compile(r"""["'`>]([^"`<>{}\[\]=;|\\]{80,})""")
-_WORD = re.compile(r"[\u3040-\u9fff\uac00-\ud7af]{3}|[^\W\d_]{2,}")
-
+_WORD = re.compile(r"[\u3040-\u9fff\uac00-\ud7af]{3}|(?<!\S)[^\W\d_]{2,}")
 
 # What the text does not say. A menu that is mostly links says nothing of the page itself.
 REMARKS: dict[str, tuple[Severity, str]] = {
@@ -43,7 +41,9 @@ REMARKS: dict[str, tuple[Severity, str]] = {
     "aria-hidden": ("note", "words hidden from screen readers alone are read"),
     "pictures": ("note", "pictures or recordings have no description"),
     "frames": ("warning", "frames show other files, which are not opened"),
-    "spans ignored": ("warning", "tables have values that may be in wrong columns"),
+    "spans ignored": ("warning", "cells span too much of a table; others may be in wrong columns"),
+    "articles in scripts": ("warning", "articles that only scripts have are read, at the end"),
+    "text in scripts": ("warning", "characters of prose in scripts, which a browser may show"),
     "cut off": ("warning", "tag, comment or script has no end, and text may be lost with it"),
     "lone surrogates": ("loss", "lone surrogates, which are no characters, are written U+FFFD"),
 }
@@ -79,9 +79,8 @@ def read_html(markup: str, name: str, *, may_be_empty: bool = False) -> Content:
     page = Page(markup, name)
     if page.counts["menus"] + page.counts["menus with text"] and not page.text():
         page = Page(markup, name, with_menus=True)
-    page.counts["lone surrogates"] = unreadable
-    page.counts["frames"] = len(page.frames)
-    in_scripts = _read_scripts(page, name)
+    page.counts += Counter({"lone surrogates": unreadable, "frames": len(page.frames)})
+    _read_scripts(page, name)
     names = ": " + ", ".join(page.frames[:5])
     remarks = [
         Remark(kind, f"{count} {says}{names * (kind == 'frames')}", severity, count)
@@ -91,25 +90,20 @@ def read_html(markup: str, name: str, *, may_be_empty: bool = False) -> Content:
     removed = {tag: page.counts[tag] for tag in REMOVED if page.counts[tag]}
     if not page.text() and not may_be_empty:
         left_out = ", ".join(f"{count} {tag}" for tag, count in removed.items()) or "nothing"
-        more = [
-            f"; {remark.message}"
-            for remark in (*remarks, *in_scripts)
-            if remark.kind not in removed
-        ]
+        more = "".join(f"; {remark.message}" for remark in remarks if remark.severity != "note")
         raise DocumentError(
-            f"{name} is an HTML page without text (left out: {left_out}{''.join(more)}); save the "
-            "page from a browser once it shows its text, and read that"
+            f"{name} is an HTML page without text (left out: {left_out}{more}); save the page from "
+            "a browser once it shows its text, and read that"
         )
-    title = page.title or page.heading
-    return Content(page.text(), title, {"removed_elements": removed}, (*remarks, *in_scripts))
+    headings = (line for _, prefix, line in page.out.lines if prefix == "# ")
+    title = page.title or next(headings, "")
+    return Content(page.text(), title, {"removed_elements": removed}, tuple(remarks))
 
 
-def _read_scripts(page: Page, name: str) -> list[Remark]:
-    """Read articles that scripts alone have; return a remark, and one on other prose of theirs."""
-    remarks = []
+def _read_scripts(page: Page, name: str) -> None:
+    """Read articles that only scripts have, and count other prose that the page does not show."""
     shown = _packed(page.text())
-    articles = dict.fromkeys(found for script in page.scripts for found in _ARTICLE.findall(script))
-    for article in articles:
+    for article in _ARTICLE.findall("\n".join(page.scripts)):
         with suppress(ValueError):  # what is no string of JSON is counted below
             body = LONE_SURROGATE.sub("\ufffd", json.loads(article, strict=False))
             if not re.search(r"<\w", body):
@@ -119,18 +113,11 @@ def _read_scripts(page: Page, name: str) -> list[Remark]:
             if _missing(text.splitlines(), shown) > len(text) / 2:
                 page.out.adopt(read.out)
                 shown += _packed(text)
-                says = f"an article of {len(text)} characters that only a script has is read"
-                remarks.append(Remark("text in scripts", says, "warning"))
+                page.counts["articles in scripts"] += 1
     prose = [part for script in page.scripts for part in _PROSE.findall(_unescaped(script))]
     missing = _missing([part for part in prose if len(_WORD.findall(part)) > 9], shown)
-    if missing > 400:
-        says = (
-            f"scripts have about {missing} characters of prose that the text has not; if a browser "
-            "shows them, save the page from there and read that"
-        )
-        mostly: Severity = "warning" if missing > len(shown) / 2 else "note"
-        remarks.append(Remark("text in scripts", says, mostly))
-    return remarks
+    if missing > max(400, len(shown) / 2):
+        page.counts["text in scripts"] = missing
 
 
 def _missing(parts: Sequence[str], shown: str) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from dataclasses import dataclass, field
 
 _SPACE = re.compile(r"[ \t\r\n\f\u00a0]+")
 
@@ -77,7 +76,6 @@ class Lines:
         return "".join("\n" * gap + prefix + line for gap, prefix, line in self.lines).strip("\n")
 
 
-@dataclass(slots=True)
 class Table:
     """Rows of cells, each written as its cells between ``|``.
 
@@ -85,69 +83,56 @@ class Table:
     the table has header cells, as data has, headings and lists are a part of their cell.
     """
 
-    layout: bool = False
-    headed: bool = False
-    rows: list[list[Lines] | None] = field(default_factory=list)  # None: a section's end
+    def __init__(self, layout: bool) -> None:
+        self.layout, self.headed = layout, False
+        self.ignored = 0  # spans that would have taken too many characters
+        self.sections: list[list[list[Lines]]] = [[]]  # rows, which cells span within a section
 
     def add(self, cell: Lines) -> None:
         """Add a cell to the last row."""
-        row = self.rows[-1] if self.rows else None
-        if row is None:
-            self.rows.append(row := [])
-        row.append(cell)
+        if not self.sections[-1]:
+            self.sections[-1].append([])
+        self.sections[-1][-1].append(cell)
 
     def write(self, out: Lines, spare: int) -> int:
         """Write the rows to ``out``, each value in its column.
 
+        A cell that spans rows is repeated in each, so that every row can be understood alone; the
+        further columns of a cell are empty, as a number repeated would be another number.
+
         Returns:
-            What is left of the ``spare`` characters allowed for spans; below 0: some were ignored.
+            What is left of the ``spare`` characters allowed for spans.
         """
-        below: dict[int, tuple[int, str]] = {}  # column -> rows still spanned, their text
-        for row in self.rows:
-            if row is None:
-                below.clear()
-                continue
-            structure = max((cell.structure for cell in row), default=0)
-            alone = len(row) == 1 and len(row[0].lines) > 1
-            if self.layout or alone or structure > self.headed:
+        for rows in self.sections:
+            grid = [dict[int, str]() for _ in rows]
+            for index, row in enumerate(rows):
+                laid_out = self._lays_out(row)
+                values, end = grid[index], 0
                 for cell in row:
-                    out.adopt(cell)
-                row = [Lines(cell.columns, cell.rows) for cell in row]
-            values, spare = _values(row, below, spare)
-            if row and any(values):
-                out.flush(1)
-                out.add(" | ".join(values).rstrip(" "))
+                    while end in values:
+                        end += 1
+                    text = "" if laid_out else cell.flat()
+                    below = range(index, min(index + cell.rows, len(rows)))
+                    columns = cell.columns
+                    size = len(below) * (len(text) + 3 * columns) - len(text) - 3
+                    if size > spare:
+                        below, columns, size = below[:1], 1, 0
+                        self.ignored += 1
+                    spare -= size
+                    for spanned in below:
+                        grid[spanned].update(dict.fromkeys(range(end, end + columns), ""))
+                        grid[spanned][end] = text
+                    end += 1
+                    if laid_out:
+                        out.adopt(cell)
+                end = max([end, *(column + 1 for column, text in values.items() if text)])
+                if row and any(values.values()):
+                    out.flush(1)
+                    line = " | ".join(values.get(column, "") for column in range(end))
+                    out.add(line.rstrip(" "))
         return spare
 
-
-def _values(
-    row: list[Lines], below: dict[int, tuple[int, str]], spare: int
-) -> tuple[list[str], int]:
-    """Return the text of each column, and what is left to spare.
-
-    A cell that spans rows is repeated in each, so that every row can be understood alone; the
-    further columns of a cell are empty, as a number repeated would be another number.
-    """
-    values: list[str] = []
-    end = 0  # the column after the last that has a value
-    cells = deque(row)
-    farthest = max(below, default=-1)
-    while cells or len(values) <= farthest:
-        rows, text = below.pop(len(values), (0, ""))
-        columns = 1
-        if rows or not cells:
-            spare -= len(text) + 3
-        else:
-            cell = cells.popleft()
-            text, columns, rows = cell.flat(), cell.columns, cell.rows
-            spare -= 3 * (columns - 1)
-            end = len(values) + 1
-        end = len(values) + 1 if text else end
-        if spare < 0:
-            columns = rows = 1
-        for _ in range(columns):
-            if rows > 1:
-                below[len(values)] = rows - 1, text
-            values.append(text)
-            text = ""
-    return values[:end], spare
+    def _lays_out(self, row: list[Lines]) -> bool:
+        structure = max((cell.structure for cell in row), default=0)
+        alone = len(row) == 1 and len(row[0].lines) > 1
+        return self.layout or alone or structure > self.headed

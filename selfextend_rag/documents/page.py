@@ -25,7 +25,7 @@ _LINES = ("br", "dd", "dt", "li", "optgroup", "option", "text", "tr")
 _GAPS = dict.fromkeys(_PARAGRAPHS, 2) | dict.fromkeys(_LINES, 1)  # line ends around elements
 _STRUCTURE = dict.fromkeys((*_HEADINGS, *_LISTS, "dl", "blockquote"), 1) | {"table": 2, "pre": 2}
 _PICTURES = ("audio", "canvas", "embed", "img", "image", "object", "svg", "video")
-_PREFIXES = {"dd": ": ", **_HEADINGS}
+_PREFIXES = _HEADINGS | {"dd": ": "}
 # What is written around an element; a box in a line is apart from the words around it.
 _BOXES = ("button", "input", "select", "textarea", "title", "desc", *_PICTURES)
 _AROUND = dict.fromkeys(_BOXES, (" ", " ")) | dict.fromkeys(("del", "s", "strike"), ("~~", "~~"))
@@ -41,10 +41,7 @@ _NAMELESS = ("base", "frame", "iframe", "link", "meta", "script", "style")
 _ROLES = {"row": "tr", "cell": "td", "gridcell": "td", "columnheader": "th", "rowheader": "th"}
 _ROLES |= {"table": "table", "grid": "table"}
 _ENTERED = dict.fromkeys(_PREFORMATTED, "preformatted") | {"select": "select", "svg": "svg"}
-_STYLES = {
-    "hidden": re.compile(r"display:none|visibility:hidden|(?:opacity|font-size):0(?![.\d])"),
-    "preformatted": re.compile("white-space:(?:pre|break)"),
-}
+_HIDDEN = re.compile(r"display:none|visibility:hidden|(?:opacity|font-size):0(?![.\d])")
 _BLOCK = re.compile(r"display:(?:block|flex|grid|list-item|table)")
 _END = "<!--end of the page-->"
 
@@ -58,7 +55,7 @@ class Page:
 
     def __init__(self, markup: str, name: str, *, with_menus: bool = False) -> None:
         self.out = Lines()
-        self.title = self.heading = ""
+        self.title = ""
         self.counts = Counter({"cut off": 1})  # what is left out or hidden; see `html.REMARKS`
         self.frames: list[str] = []  # in other files
         self.scripts: list[str] = []
@@ -167,9 +164,10 @@ class Page:
     def _start_attributes(self, tag: str, attributes: Mapping[str, str], gap: int) -> int:
         """Note what attributes say of an element; return the line ends around it."""
         style = "".join(attributes.get("style", "").lower().split())
-        for state, pattern in _STYLES.items():
-            if pattern.search(style) or state in attributes:
-                self._enter(state)
+        if "hidden" in attributes or _HIDDEN.search(style):
+            self._enter("hidden")
+        if "white-space:pre" in style:
+            self._enter("preformatted")
         if attributes.get("aria-hidden") == "true":
             self._enter("aria-hidden")
         if "line-through" in style:
@@ -221,7 +219,7 @@ class Page:
             out.lists.append(_number(attributes.get("start", "")) if tag == "ol" else None)
             self._at_end(out.lists.pop)
         elif tag in ("li", "option") or tag in _PREFIXES:
-            self._at_end(self._end_prefixed, tag, len(out.lines))
+            self._at_end(self._end_prefixed)
             if tag == "li":
                 out.item(attributes.get("value", ""))
             elif tag != "option":
@@ -246,11 +244,9 @@ class Page:
         elif tag in ("table", "thead", "tbody", "tfoot", "tr", "td", "th"):
             self._start_table(tag, attributes)
 
-    def _end_prefixed(self, tag: str, first: int) -> None:
+    def _end_prefixed(self) -> None:
         self.out.flush()
         self.out.prefix = ""
-        if tag == "h1" and not self.heading:
-            self.heading = " ".join(line for _, _, line in list(self.out.lines)[first:])
 
     def _end_named(self, tag: str, attributes: Mapping[str, str], written: int) -> None:
         """Write what an element without text is called; count a picture that is not."""
@@ -289,7 +285,7 @@ class Page:
             self._at_end(self._end_table)
         table = self._tables[-1]
         if tag == "tr":
-            table.rows.append([])
+            table.sections[-1].append([])
         elif tag in ("td", "th"):
             columns = min(_number(attributes.get("colspan", "")), 1_000) or 1
             rows = min(_number(attributes.get("rowspan", "")), 65_534) or 65_534  # 0: to the end
@@ -300,13 +296,14 @@ class Page:
             self._at_end(cell.flush)
             self.out = cell
         elif tag != "table":
-            table.rows.append(None)
-            self._at_end(table.rows.append, None)
+            table.sections.append([])
+            self._at_end(table.sections.append, [])
 
     def _end_table(self) -> None:
         self.out.flush()
-        self._spare = self._tables.pop().write(self.out, self._spare)
-        self.counts["spans ignored"] += self._spare < 0
+        table = self._tables.pop()
+        self._spare = table.write(self.out, self._spare)
+        self.counts["spans ignored"] += table.ignored
 
 
 def _number(text: str) -> int:
