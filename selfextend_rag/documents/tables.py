@@ -6,8 +6,6 @@ import csv
 import io
 import re
 from collections import Counter
-from contextlib import suppress
-from itertools import islice
 
 from selfextend_rag.documents.content import Content, Location, Remark
 
@@ -24,29 +22,25 @@ def read_table(text: str, name: str) -> Content:
     sep = _SEP_LINE.match(text)
     body = text[sep.end() :] if sep else text
     delimiters = sep[1] if sep else "\t" if name.lower().endswith(".tsv") else _DELIMITERS
-    likeness = {delimiter: _likeness(body, delimiter) for delimiter in delimiters}
-    delimiter = max(likeness, key=lambda d: likeness[d])
-    lines = []
-    with suppress(csv.Error):  # a quote that does not close, a cell of over 131,072 characters
-        for row in csv.reader(_lines(body), delimiter=delimiter, strict=True):
-            line = " | ".join(re.sub(r"\s*\n\s*", " ", cell).strip() for cell in row)
-            lines.append(line.rstrip() if line.strip(" |") else "")
-        if likeness[delimiter] >= 0.8:
-            return Content("\n".join(lines), locations=(Location(0, "table", 1),))
+    tables = [_table(body, delimiter) for delimiter in delimiters if delimiter in body]
+    alike, lines = max(tables, key=lambda table: table[0], default=(0.0, []))
+    if alike >= 0.8:
+        return Content("\n".join(lines), locations=(Location(0, "table", 1),))
     says = "its rows could not be separated for sure, and are kept as they are in the file"
     return Content(text, remarks=(Remark("table kept as it is", says),))
 
 
-def _lines(text: str) -> io.StringIO:
-    return io.StringIO(text, newline="\n")  # no other character ends a row
-
-
-def _likeness(text: str, delimiter: str) -> float:
-    """Return the share of the first rows that have the commonest number of cells, if over one."""
-    rows = csv.reader(_lines(text), delimiter=delimiter, strict=True)
+def _table(text: str, delimiter: str) -> tuple[float, list[str]]:
+    """Return the share of rows of the commonest number of cells, if over one, and the lines."""
+    lines: list[str] = []
+    widths: Counter[int] = Counter()
+    rows = csv.reader(io.StringIO(text, newline="\n"), delimiter=delimiter, strict=True)
     try:
-        widths = Counter(len(row) for row in islice(rows, 1000) if row)
-    except csv.Error:
-        return 0.0
-    width, count = max(widths.items(), key=lambda item: item[1], default=(1, 0))
-    return count / widths.total() if width > 1 else 0.0
+        for row in rows:
+            cells = (re.sub(r"\s*\n\s*", " ", c) if "\n" in c else c for c in map(str.strip, row))
+            lines.append(" | ".join(cells).rstrip() if any(map(str.strip, row)) else "")
+            widths[len(row)] += bool(row)
+    except csv.Error:  # a quote that does not close, a cell of over 131,072 characters
+        return 0.0, []
+    width, count = widths.most_common(1)[0]
+    return (count / widths.total() if width > 1 else 0.0), lines
