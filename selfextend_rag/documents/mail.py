@@ -21,6 +21,7 @@ from selfextend_rag.errors import DocumentError
 
 _HEADERS = ("From", "To", "Cc", "Bcc", "Date", "Subject")
 _LIKE_ASCII = ("utf-7", "hz-gb-2312", "hz")  # what is in them, the declaration alone says
+_LONGEST_HEADER = 1 << 18
 _HTML = ("text/html", "application/xhtml+xml")
 _ENCRYPTED = ("multipart/encrypted", "application/pkcs7-mime", "application/x-pkcs7-mime")
 _MESSAGE_START = re.compile(rb"(?:\A|(?<=\n\n)|(?<=\n\r\n))From [^\n]*\d\d:\d\d[^\n]*\n")
@@ -113,6 +114,9 @@ class Mail:
 
     def _decoded(self, header: str) -> str:
         header = self.text(header.encode("utf-8", "surrogateescape"))
+        if len(header) > _LONGEST_HEADER:  # decoding takes the square of it
+            self.remark("warning", "long header", "header is too long to decode, and as written")
+            return " ".join(header.split())
         try:
             words = decode_header(header)
         except HeaderParseError:  # damaged base64
