@@ -209,6 +209,22 @@ def test_it_is_a_node_of_a_graph_whose_state_is_kept(chain):
     assert kept["plan"]["pretraining_window"] == 512
 
 
+async def test_the_timeout_bounds_the_reading_of_the_documents_too(chat, monkeypatch):
+    """It was looked at once they had been read, which may take minutes."""
+    chain = create_full_document_chain(ChatSelfExtend(**SMALL, timeout=0.05), [KEY])
+    prefill = chat.llm.engine.prefill
+
+    def slow(*given, cancelled, **options):
+        time.sleep(0.1)
+        return prefill(*given, cancelled=cancelled, **options)
+
+    monkeypatch.setattr(chat.llm.engine, "prefill", slow)
+    with pytest.raises(ModelTimeoutError, match="the timeout has ended the reading"):
+        chain.invoke({"input": QUESTION})
+    with pytest.raises(ModelTimeoutError, match="the timeout has ended the reading"):
+        await chain.ainvoke({"input": QUESTION})
+
+
 @pytest.mark.parametrize("through", ["chat", "chain"])
 async def test_a_caller_that_gives_up_is_back_within_a_chunk_and_no_forward_begins(chat, through):
     """The prompt is one chunk, in which each layer takes a while."""
