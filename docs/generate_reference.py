@@ -14,8 +14,8 @@ PAGE = Path(__file__).with_name("reference.md")
 PACKAGES = ("selfextend_rag", "langchain_selfextend", "llama_index.llms.selfextend")
 HEAD = """# API reference
 
-All public names, and what each is. Arguments, results and errors are in the docstrings: `help(name)`. This page is
-written by `python docs/generate_reference.py`.
+All public names, and what each is; arguments, results and errors are in docstrings (`help(name)`).
+This page is written by `python docs/generate_reference.py`.
 """
 
 
@@ -33,9 +33,8 @@ def section(package: str) -> str:
 
 def entry(name: str, found: object) -> str:
     """Return what a name is, in one line, and in one line each its methods."""
-    kind = (
-        "class" if inspect.isclass(found) else "module" if inspect.ismodule(found) else "function"
-    )
+    kinds = {"class": inspect.isclass, "module": inspect.ismodule, "function": callable}
+    kind = next(kind for kind, is_one in kinds.items() if is_one(found))
     lines = [f"* **`{name}`** ({kind}): {first_line(found)}"]
     if inspect.isclass(found):
         lines += [f"  * `{each}`: {said}" for each, said in methods(found)]
