@@ -164,9 +164,11 @@ def _likeliest(data: bytes, name: str, declared: str | None) -> Content:
         return _content(_strict(data, name, damaged, _DAMAGED), name, damaged, "guess")
     why, known = "", webencodings.lookup(declared or "")
     codec = known.codec_info.name if known else declared or ""
-    text = _try(data, _SUPERSETS.get(codec, codec))
-    if declared and text and _try(_ASCII, codec) == _ASCII.decode() and not _C1.search(text):
-        sampled = sample.decode(_SUPERSETS.get(codec, codec), "ignore")
+    codec = _SUPERSETS.get(codec, codec)
+    possible = _try(_ASCII, codec) == _ASCII.decode()  # of others not even the data is tried
+    text = _try(data, codec) if possible else None
+    if declared and text and not _C1.search(text):
+        sampled = sample.decode(codec, "ignore")
         rated = max((r[3] for r in readings if r[1] == sampled), default=likely)
         if 2 * rated >= likely or _high(sample) <= 4:
             return _content(text, name, declared.lower(), "declaration")

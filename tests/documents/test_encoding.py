@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+import warnings
 
 import pytest
 from hypothesis import given
@@ -252,6 +253,15 @@ def test_a_declaration_is_checked_not_believed(tmp_path, label, codec, text, bel
     assert document.text == text.replace("\n", " ")
     assert (document.metadata["encoding_from"] == "declaration") == believed
     assert ([r.kind for r in document.remarks] == ["guessed encoding"]) == (not believed)
+
+
+@pytest.mark.parametrize("label", ["punycode", "idna", "unicode_escape", "utf-7", "base64", ""])
+def test_codecs_that_no_file_is_in_are_not_even_tried(label):
+    """The codec unicode_escape warns of backslashes, wherever it is tried."""
+    data = r"C:\temp\query, größer".encode("cp1252")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert decode(data, "a.html", declared=label).metadata["encoding"] == "cp1252"
 
 
 @pytest.mark.parametrize(("codec", "text"), SAMPLES)
