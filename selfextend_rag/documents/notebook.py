@@ -42,7 +42,7 @@ def read_notebook(text: str, name: str) -> Content:
             out += cell
     if not out:
         raise DocumentError(f"{name} is a notebook without text; leave it out")
-    remarks = (Remark(w, f"{n} {w} not read", "warning", n) for w, n in left_out.items() if n)
+    remarks = (Remark(w, f"{w} not read: {n}", "warning", n) for w, n in left_out.items() if n)
     return Content(out, "", {"cells": len(cells)}, tuple(remarks), tuple(locations))
 
 
