@@ -78,13 +78,13 @@ _TEXT_READERS = {"csv": "tables:read_table", "ipynb": "notebook:read_notebook"}
 # The readers of each kind, as "module:function", imported when such a file is read.
 _READERS = {
     **dict.fromkeys(("eml", "mbox", "mhtml"), "mail:read_mail"),
-    "epub": "epub:read_epub",
+    "epub": "office.epub:read_epub",
     "msg": "outlook:read_msg",
-    "docx": "ooxml:read_docx",
-    "opendocument": "opendocument:read_opendocument",
+    "docx": "office.ooxml:read_docx",
+    "opendocument": "office.opendocument:read_opendocument",
     "pdf": "pdf:read_pdf",
-    "pptx": "ooxml:read_pptx",
-    "xlsx": "sheets:read_xlsx",
+    "pptx": "office.ooxml:read_pptx",
+    "xlsx": "office.sheets:read_xlsx",
 }
 
 _PDF_OBJECT = re.compile(rb"\d\s+\d+\s+obj\b")  # where the header is damaged

@@ -9,7 +9,7 @@ from urllib.parse import unquote
 from selfextend_rag.documents.content import Content, Location, Remark, Severity
 from selfextend_rag.documents.encoding import decode, normalize_newlines
 from selfextend_rag.documents.html import declared_encoding, read_html
-from selfextend_rag.documents.package import Package
+from selfextend_rag.documents.office.package import Package
 from selfextend_rag.errors import DocumentError
 
 _FONTS = ("http://www.idpf.org/2008/embedding", "http://ns.adobe.com/pdf/enc#RC")

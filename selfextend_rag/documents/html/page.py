@@ -9,7 +9,7 @@ from functools import partial
 
 from lxml import etree
 
-from selfextend_rag.documents.lines import Lines, Table
+from selfextend_rag.documents.html.lines import Lines, Table
 from selfextend_rag.errors import DocumentError
 
 _HEADINGS = {f"h{level}": "#" * level + " " for level in range(1, 7)}

@@ -16,8 +16,8 @@ from math import isfinite
 from typing import Any
 
 from selfextend_rag.documents.content import Content
-from selfextend_rag.documents.ooxml import graphics, lines, simplified
-from selfextend_rag.documents.package import Package, at, local
+from selfextend_rag.documents.office.ooxml import graphics, lines, simplified
+from selfextend_rag.documents.office.package import Package, at, local
 
 Row = tuple[int, dict[int, str]]  # its number, and its cells by the number of their column
 _MOST_CHARACTERS = 50_000_000  # of a sheet, whose columns may be far apart

@@ -10,8 +10,8 @@ from typing import Any
 
 from selfextend_rag.documents.content import Content
 from selfextend_rag.documents.html import read_html
-from selfextend_rag.documents.package import Package, at, local
-from selfextend_rag.documents.sheets import Row, aligned
+from selfextend_rag.documents.office.package import Package, at, local
+from selfextend_rag.documents.office.sheets import Row, aligned
 from selfextend_rag.errors import DocumentError
 
 # Markup around what an element contains; others add none, and nothing that they contain is lost.

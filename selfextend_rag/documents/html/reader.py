@@ -10,7 +10,7 @@ from contextlib import suppress
 from html import escape
 
 from selfextend_rag.documents.content import LONE_SURROGATE, Content, Remark, Severity
-from selfextend_rag.documents.page import REMOVED, Page
+from selfextend_rag.documents.html.page import REMOVED, Page
 from selfextend_rag.errors import DocumentError
 
 _DECLARED = re.compile(

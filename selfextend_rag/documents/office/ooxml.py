@@ -17,7 +17,7 @@ from lxml import etree
 
 from selfextend_rag.documents.content import Content
 from selfextend_rag.documents.html import read_html
-from selfextend_rag.documents.package import Package, at, local
+from selfextend_rag.documents.office.package import Package, at, local
 
 _W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 _BREAKS = {"tab": "\t", "ptab": "\t", "br": "\n", "cr": "\n", "noBreakHyphen": "-"}

@@ -1,0 +1,5 @@
+"""From HTML to text that keeps the structure; other formats that hold HTML use it too."""
+
+from selfextend_rag.documents.html.reader import declared_encoding, read_html
+
+__all__ = ["declared_encoding", "read_html"]

@@ -1,0 +1,1 @@
+"""Formats that are XML in a ZIP archive: those of Office, OpenDocument and EPUB."""
