@@ -65,6 +65,8 @@ def progress_bar(description: str = "reading") -> Callable[[int, int], None]:
         from tqdm.auto import tqdm
 
         with lock:
+            if bars and (done < bars[0].n or total != bars[0].total):  # that run was ended early
+                bars.pop().close()
             if not bars:
                 bars.append(tqdm(total=total, desc=description, unit=" tokens"))
             bars[0].update(done - bars[0].n)

@@ -103,6 +103,17 @@ def test_a_bar_follows_a_run_to_its_end_and_serves_the_next(llm, monkeypatch):
     assert "of two" in shown.getvalue()
 
 
+def test_a_run_after_one_that_was_ended_early_has_a_bar_of_its_own(monkeypatch):
+    shown = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", shown)
+    bar = progress_bar()
+    for done, total in ((50, 100), (10, 100), (100, 100), (3, 7), (7, 7)):
+        bar(done, total)
+    assert "50/100" in shown.getvalue()
+    assert shown.getvalue().count("\n") == 3
+    assert shown.getvalue().count("100%") == 2
+
+
 @pytest.mark.parametrize(("terminal", "seen"), [(False, False), (True, True)])
 def test_bars_of_loading_are_drawn_where_somebody_watches(monkeypatch, terminal, seen):
     from transformers.utils import logging
