@@ -125,10 +125,15 @@ def test_bars_of_loading_are_drawn_where_somebody_watches(monkeypatch, terminal,
     shown = Stream()
     monkeypatch.setattr(sys, "stderr", shown)
     monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
-    before = logging.is_progress_bar_enabled()
-    LongContextLLM.bundled()
-    assert ("Loading weights" in shown.getvalue()) == seen
-    assert logging.is_progress_bar_enabled() == before
+    before = logging.is_progress_bar_enabled()  # a command that another test ran turns them off
+    logging.enable_progress_bar()
+    try:
+        LongContextLLM.bundled()
+        assert ("Loading weights" in shown.getvalue()) == seen
+        assert logging.is_progress_bar_enabled()
+    finally:
+        if not before:
+            logging.disable_progress_bar()
 
 
 def test_a_notebook_without_widgets_is_watched_by_nobody(monkeypatch):

@@ -147,16 +147,18 @@ def _interruptible():
 def test_ctrl_c_while_reading_is_exit_code_130_without_a_traceback(
     run, model_folder, short, monkeypatch
 ):
-    """A real signal, in the middle of a forward."""
+    """A real signal, in the middle of a forward, and one alone: another could hit the next test."""
 
     def interrupt(*_):
+        hook.remove()
         signal.raise_signal(signal.SIGINT)
 
-    plain = LongContextLLM.from_pretrained.__func__
+    plain, hook = LongContextLLM.from_pretrained.__func__, None
 
     def load(cls, source, **options):
         llm = plain(cls, source, **options)
-        llm.model.register_forward_pre_hook(interrupt)
+        nonlocal hook
+        hook = llm.model.register_forward_pre_hook(interrupt)
         return llm
 
     monkeypatch.setattr(LongContextLLM, "from_pretrained", classmethod(load))
