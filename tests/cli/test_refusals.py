@@ -43,7 +43,7 @@ def bad_files(tmp_path):
         (["good.txt", "-q", "?", "--plain", "--group-size", "4"], "--plain goes without"),
         (["good.txt", "-q", "?", "--pretraining-window", "3"], "--pretraining-window must be"),
         (["good.txt", "-q", "?", "--pretraining-window", "0"], "--pretraining-window must be"),
-        (["junk.bin", "-q", "?"], "or pass --encoding if it is text"),
+        (["junk.bin", "-q", "?"], "pass --encoding if it is text"),
         (["good.txt", "-q", "?", "--encoding", "punycode"], "can't be read as 'punycode'"),
         (["good.txt", "-q", "?", "--encoding", "a\0b"], "--encoding takes names such as utf-8"),
         (["good.txt", "-q", "?", "--seed", "9" * 30], "--seed must be an integer of at most 64"),
