@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -23,6 +24,11 @@ from selfextend_rag.documents.files import read_bytes, read_file
 from selfextend_rag.errors import DocumentError
 
 logger = logging.getLogger(__name__)
+
+# Scripts without spaces between words count by character.
+_WORD = re.compile(
+    r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,3 +282,27 @@ def text_id(text: str) -> str:
 
 def _at(name: str, row: int | None) -> str:
     return name if row is None else f"{name}, row {row}"
+
+
+def word_relevance(question: str, texts: Sequence[str]) -> list[float]:
+    """Return the BM25 score of each text; 0 for all when they share no word with the question.
+
+    Raises:
+        ImportError: bm25s is not installed; the extras of the frameworks bring it.
+    """
+    try:
+        import bm25s
+    except ImportError as error:
+        raise ImportError(
+            "ranking documents by their words needs bm25s, which is not installed; install it "
+            "with: pip install bm25s (the extras langchain and llama-index bring it), or rank by "
+            "embeddings"
+        ) from error
+    corpus = [_WORD.findall(text.lower()) for text in texts]
+    known = {word for words in corpus for word in words}
+    asked = [word for word in _WORD.findall(question.lower()) if word in known]
+    if not asked:
+        return [0.0] * len(texts)
+    index = bm25s.BM25()
+    index.index(corpus, show_progress=False)
+    return [float(score) for score in index.get_scores(asked)]
