@@ -78,6 +78,8 @@ def room_of(module: str) -> str:
         if module == integration or module.startswith(integration + "."):
             return integration
     parts = module.split(".")
+    if parts[0] == CORE and parts[-1] == "__main__":  # also a package's: a program is the last
+        return "__main__"
     return parts[1] if parts[0] == CORE and len(parts) > 1 else ""
 
 

@@ -1,17 +1,21 @@
 """``selfextend-rag calibrate`` and ``eval``: how good a model is, by length and settings."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from typer import Argument, Option
 
-from selfextend_rag.cli.app import PROGRAM, Command, app, print_error, silence_transformers
-from selfextend_rag.cli.options import BadOption, DocumentOptions, user_mistakes
+from selfextend_rag.bundled import NAME as BUNDLED
+from selfextend_rag.cli.app import app, print_error, silence_transformers
+from selfextend_rag.cli.options import BadOption, DocumentOptions, ModelOptions, user_mistakes
 
 if TYPE_CHECKING:
     from selfextend_rag.evals.calibration import Calibrator
     from selfextend_rag.llm import LongContextLLM
+
+_grid = partial(Option, rich_help_panel="Grid of passkey, lookup and perplexity")
 
 
 @app.command()
@@ -82,16 +86,89 @@ class Calibrate(DocumentOptions):
         )
 
 
-@app.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@app.command()
 @dataclass(kw_only=True)
-class Eval(Command):
-    """Measure lookups by length and depth."""
+class Eval(ModelOptions):
+    """Measure how well a model finds, answers and predicts in long texts.
 
-    arguments: list[str] = Argument([])
+    `passkey`, `lookup` and `perplexity` need no data. Exit code 1 when a metric that was to be
+    checked differs from its official score.
+    """
+
+    tasks: list[str] = Argument([], metavar="TASK", help="passkey, lookup or perplexity")
+    model: str = Option(BUNDLED, help="hub id or folder")
+    methods: str = Option("plain,selfextend", help="what to measure, by comma")
+    device: str = Option("cpu", help="torch device")
+    out: Path | None = Option(None, help="folder for results and pictures")
+    no_plot: bool = Option(False, "--no-plot", help="write no picture")
+    check_metrics: Path | None = Option(
+        None, metavar="FILE", help="compare the metrics with the official scores in a JSON file"
+    )
+    lengths: list[str] = _grid([], help="tokens, by comma; 1, 2, 4, 8, 16 windows by default")
+    depths: int = _grid(10, help="places of the fact")
+    samples: int = _grid(20, help="documents in each cell")
+    seed: int = _grid(0)
+    neighbor_window: int | None = _grid(None, help="W; a quarter of the window by default")
+    group_size: int | None = _grid(
+        None, help="G, also inside the window; by default what a length needs"
+    )
+    trained_fraction: float = _grid(2 / 3, help="share of the window to use")
+    only: Literal["plain", "selfextend"] | None = _grid(None, help="the one method to measure")
+    kv_bits: Literal[8, 4] | None = _grid(None, help="keep keys and values in so many bits")
+    prose: Path | None = _grid(None, help="text file; King James Bible by default")
+    bin_size: int = _grid(64, help="positions in a perplexity bin")
 
     def run(self) -> int:
+        if self.check_metrics is not None:
+            return self._check_metrics(self.check_metrics)
+        tasks, lengths = self._numbers()
+        if not tasks:
+            raise BadOption("name a task: passkey, lookup or perplexity")
         silence_transformers()
-        from selfextend_rag.evals import cli  # heavy, and so are its options
-
         with user_mistakes():
-            return cli.run(cli.parser(f"{PROGRAM} eval").parse_args(self.arguments), self.write)
+            reports = [self._run_grid(task, lengths) for task in tasks]
+        if self.json:
+            self.write_result({"results": reports}, "")
+        return 0
+
+    def _check_metrics(self, path: Path) -> int:
+        from selfextend_rag.evals.metrics.check import check_metrics
+
+        check = check_metrics(path)
+        differences = [asdict(each) for each in check.differences]
+        report = {"cases": check.cases, "agreeing": check.agreeing, "differences": differences}
+        self.write_result(report, check.explain())
+        return 1 if check.differences else 0
+
+    def _numbers(self) -> tuple[list[str], list[int]]:
+        """Return the tasks and the lengths, which may follow one another as well as a comma."""
+        tasks = [task for task in self.tasks if not task.isdecimal()]
+        given = [part for text in self.lengths for part in text.split(",")]
+        more = [task for task in self.tasks if task.isdecimal()]
+        if more and not given:
+            raise BadOption(f"{more[0]} is no task; lengths follow --lengths")
+        try:
+            return tasks, [int(text) for text in (*given, *more)]
+        except ValueError as error:
+            raise BadOption(f"--lengths takes numbers of tokens by comma: {error}") from error
+
+    def _run_grid(self, task: str, lengths: list[int]) -> dict[str, object]:
+        from selfextend_rag.evals.grids import Grid, run_grid
+
+        names = (
+            "model", "depths", "samples", "seed", "neighbor_window", "group_size",
+            "trained_fraction", "kv_bits", "prose", "bin_size", "device", "full_attention", "out",
+        )  # fmt: skip
+        labels = [self.only] if self.only else self.methods.split(",")
+        grid = Grid(
+            task=task,
+            lengths=lengths,
+            labels=labels,
+            plot=not self.no_plot,
+            **{name: getattr(self, name) for name in names},
+        )
+        return run_grid(grid, self._write_line)
+
+    def _write_line(self, text: str) -> None:
+        if not self.json:
+            self.write(text)

@@ -1,7 +1,8 @@
 """Evaluations: passkey and lookups by length and depth, and perplexity by position.
 
 ``tasks`` builds prompts of an exact number of tokens, ``access`` lets a model answer them,
-``runner`` measures, ``plots`` draws, ``cli`` is ``python -m selfextend_rag.evals``.
+``runner`` measures, ``plots`` draws, ``grids`` is what ``selfextend-rag eval`` runs. ``metrics``
+has what published benchmarks define.
 """
 
 from selfextend_rag.evals.access import EvaluatedModel, HuggingFaceModel

@@ -1,7 +1,8 @@
-"""Run the evaluation from the command line."""
+"""``python -m selfextend_rag.evals``: the command ``selfextend-rag eval`` by another name."""
 
 import sys
 
-from selfextend_rag.evals.cli import main
+from selfextend_rag.cli import main
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main(["eval", *sys.argv[1:]]))

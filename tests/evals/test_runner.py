@@ -2,14 +2,23 @@
 
 import json
 import math
+import re
 
 import pytest
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from selfextend_rag.bundled import FOLDER
-from selfextend_rag.evals import HuggingFaceModel, Prose, king_james, run_lookups, run_perplexity
-from selfextend_rag.evals.cli import main, parser, settings_for
+from selfextend_rag.cli import main
+from selfextend_rag.evals import (
+    HuggingFaceModel,
+    Prose,
+    grids,
+    king_james,
+    run_lookups,
+    run_perplexity,
+)
+from selfextend_rag.evals.grids import Grid
 from selfextend_rag.evals.runner import MAX_NEW_TOKENS, depths
 from selfextend_rag.planning import ContextBudgetPlanner
 from selfextend_rag.positions import SelfExtend
@@ -108,27 +117,23 @@ def test_generation_stops_before_the_end_token(tiny):
     assert stopped == free[: free.index(free[2])]
 
 
-def arguments(*options):
-    return parser("evals").parse_args(["passkey", *options])
-
-
 @pytest.mark.parametrize("length", [513, 1024, 5000, 8192])
 def test_the_chosen_settings_are_those_a_user_gets(length):
-    settings = settings_for(arguments(), length, 512)
+    settings = Grid(task="passkey").settings(length, 512)
     assert settings == ContextBudgetPlanner(512).plan(length, MAX_NEW_TOKENS).settings
     assert settings.extended_window(512) >= length + MAX_NEW_TOKENS
 
 
 def test_a_prompt_inside_the_window_is_extended_on_request_alone():
-    assert settings_for(arguments(), 400, 512) is None
-    assert settings_for(arguments("--group-size", "4"), 400, 512) == SelfExtend(4, 128)
+    assert Grid(task="passkey").settings(400, 512) is None
+    assert Grid(task="passkey", group_size=4).settings(400, 512) == SelfExtend(4, 128)
 
 
 def test_the_command_line_writes_results_for_both(tiny, tokenizer, tmp_path):
     tiny.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     arguments = f"--model {tmp_path / 'model'} --depths 2 --samples 1 --no-plot --out {tmp_path}"
-    assert main(["passkey", *arguments.split(), "--lengths", "60", "120"]) == 0
+    assert main(["eval", "passkey", *arguments.split(), "--lengths", "60", "120"]) == 0
     report = json.loads((tmp_path / "results.json").read_text())
     assert report["pretraining_window"] == 64
     for label in ("plain", "selfextend"):
@@ -147,7 +152,7 @@ def test_bits_of_keys_and_values_are_measured_and_reported(tiny, tokenizer, tmp_
     shared = f"--model {tmp_path / 'model'} --samples 1 --no-plot --out {tmp_path} --lengths 150"
     found = []
     for bits in ([], ["--kv-bits", "8"], ["--kv-bits", "4"]):
-        assert main(["perplexity", *shared.split(), *bits]) == 0
+        assert main(["eval", "perplexity", *shared.split(), *bits]) == 0
         report = json.loads((tmp_path / "results.json").read_text())
         assert report["kv_bits"] == (int(bits[1]) if bits else None)
         found.append(report["results"]["selfextend"][0]["perplexity"])
@@ -159,14 +164,36 @@ def test_pictures_are_written_for_lookups_and_perplexity(tiny, tokenizer, tmp_pa
     pytest.importorskip("matplotlib", reason="matplotlib is optional and not installed")
     tiny.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
-    shared = f"--model {tmp_path / 'model'} --samples 1 --out {tmp_path} --lengths 120"
-    assert main(["lookup", *shared.split(), "--depths", "2", "--lengths", "150"]) == 0
-    assert main(["perplexity", *shared.split()]) == 0
+    shared = f"--model {tmp_path / 'model'} --samples 1 --out {tmp_path}"
+    assert main(["eval", "lookup", *shared.split(), "--depths", "2", "--lengths", "150"]) == 0
+    assert main(["eval", "perplexity", *shared.split(), "--lengths", "120"]) == 0
     for name in ("lookup.png", "perplexity.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("option", ["--depths", "--samples", "--bin-size", "--lengths"])
-def test_counts_of_nothing_are_refused(option):
-    with pytest.raises(ValueError, match=r"must be .*positive integer"):
-        main(["passkey", option, "0"])
+def test_counts_of_nothing_are_refused(option, capsys):
+    assert main(["eval", "passkey", option, "0"]) == 2
+    assert re.search(rf"{option} must be .*positive integer", capsys.readouterr().err)
+
+
+def test_lengths_are_given_by_comma_or_one_after_another(monkeypatch):
+    seen = []
+    monkeypatch.setattr(grids, "run_grid", lambda grid, write: seen.append(grid) or {})
+    for lengths in (["64,128"], ["64", "128"], ["64", "--lengths", "128"]):
+        assert main(["eval", "passkey", "--lengths", *lengths]) == 0
+    assert [list(grid.lengths) for grid in seen] == [[64, 128]] * 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["passkey", "64"], "64 is no task"),
+        (["passkey", "--lengths", "many"], "--lengths takes numbers"),
+        ([], "name a task"),
+        (["passkey", "--methods", "plain,magic"], "methods must be of"),
+    ],
+)
+def test_what_can_not_be_measured_is_said(arguments, said, capsys):
+    assert main(["eval", *arguments]) == 2
+    assert said in capsys.readouterr().err
