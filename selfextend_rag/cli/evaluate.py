@@ -9,13 +9,24 @@ from typer import Argument, Option
 
 from selfextend_rag.bundled import NAME as BUNDLED
 from selfextend_rag.cli.app import app, print_error, silence_transformers
-from selfextend_rag.cli.options import BadOption, DocumentOptions, ModelOptions, user_mistakes
+from selfextend_rag.cli.options import (
+    BadOption,
+    DocumentOptions,
+    DType,
+    ModelOptions,
+    user_mistakes,
+)
 
 if TYPE_CHECKING:
+    from selfextend_rag.evals.benchmarks import Task
     from selfextend_rag.evals.calibration import Calibrator
+    from selfextend_rag.evals.methods import Input, LoadedModel
+    from selfextend_rag.evals.suite.run import Results, SuiteOptions
     from selfextend_rag.llm import LongContextLLM
 
-_grid = partial(Option, rich_help_panel="Grid of passkey, lookup and perplexity")
+GRIDS = ("passkey", "lookup", "perplexity")
+_grid = partial(Option, rich_help_panel="passkey, lookup and perplexity")
+_suite = partial(Option, rich_help_panel="Benchmarks")
 
 
 @app.command()
@@ -91,30 +102,51 @@ class Calibrate(DocumentOptions):
 class Eval(ModelOptions):
     """Measure how well a model finds, answers and predicts in long texts.
 
-    `passkey`, `lookup` and `perplexity` need no data. Exit code 1 when a metric that was to be
-    checked differs from its official score.
+    `passkey`, `lookup` and `perplexity` need no data, and neither do `ruler`, `needle` and
+    `passkey/5`, `/10`, `/36` and `/64`. `longbench`, `leval`, `mdqa`, `kv`, `longeval` and `pg19`
+    read the benchmark's files; `longbench/qasper` is one task of them. What was answered before,
+    in the same folder, is not run again. Exit code 1 when a metric that was to be checked differs
+    from its official score.
     """
 
-    tasks: list[str] = Argument([], metavar="TASK", help="passkey, lookup or perplexity")
+    tasks: list[str] = Argument([], metavar="TASK", help="such as passkey, leval, ruler/vt")
     model: str = Option(BUNDLED, help="hub id or folder")
     methods: str = Option("plain,selfextend", help="what to measure, by comma")
     device: str = Option("cpu", help="torch device")
-    out: Path | None = Option(None, help="folder for results and pictures")
-    no_plot: bool = Option(False, "--no-plot", help="write no picture")
+    out: Path | None = Option(
+        None, help="folder for results; of benchmarks eval-results by default, of grids none"
+    )
+    no_plot: bool = Option(False, "--no-plot", help="draw no picture")
     check_metrics: Path | None = Option(
         None, metavar="FILE", help="compare the metrics with the official scores in a JSON file"
     )
-    lengths: list[str] = _grid([], help="tokens, by comma; 1, 2, 4, 8, 16 windows by default")
-    depths: int = _grid(10, help="places of the fact")
-    samples: int = _grid(20, help="documents in each cell")
-    seed: int = _grid(0)
-    neighbor_window: int | None = _grid(None, help="W; a quarter of the window by default")
-    group_size: int | None = _grid(
+    lengths: list[str] = Option([], help="tokens, by comma; 1, 2, 4, 8, 16 windows by default")
+    depths: int = Option(10, help="places of a fact")
+    samples: int = Option(20, help="documents of each length, and of each place of a fact")
+    seed: int = Option(0)
+    neighbor_window: int | None = Option(None, help="W; a quarter of the window by default")
+    group_size: int | None = Option(
         None, help="G, also inside the window; by default what a length needs"
     )
-    trained_fraction: float = _grid(2 / 3, help="share of the window to use")
+    trained_fraction: float | None = Option(
+        None, help="share of the window to use; in grids two thirds by default"
+    )
+    kv_bits: Literal[8, 4] | None = Option(None, help="keep keys and values in so many bits")
+    data: str | None = _suite(
+        None, metavar="FOLDER", help="the benchmark's files, or the id of a data set of `datasets`"
+    )
+    limit: int | None = _suite(None, help="documents of each task; all by default")
+    inputs: str = _suite(
+        "", help="whole, cut or both by comma; plain attention is given both by default"
+    )
+    cut_tokens: int | None = _suite(
+        None, help="what prompts are cut to; as published for the model's window by default"
+    )
+    pretraining_window: int | None = _suite(
+        None, help="tokens the model was trained to see; what its configuration says by default"
+    )
+    dtype: DType = _suite("auto", help="precision of the weights; auto is as they are stored")
     only: Literal["plain", "selfextend"] | None = _grid(None, help="the one method to measure")
-    kv_bits: Literal[8, 4] | None = _grid(None, help="keep keys and values in so many bits")
     prose: Path | None = _grid(None, help="text file; King James Bible by default")
     bin_size: int = _grid(64, help="positions in a perplexity bin")
 
@@ -123,12 +155,18 @@ class Eval(ModelOptions):
             return self._check_metrics(self.check_metrics)
         tasks, lengths = self._numbers()
         if not tasks:
-            raise BadOption("name a task: passkey, lookup or perplexity")
+            raise BadOption("name a task, such as passkey, ruler or leval; --help lists them")
         silence_transformers()
+        report: dict[str, object] = {}
         with user_mistakes():
-            reports = [self._run_grid(task, lengths) for task in tasks]
+            grids = [task for task in tasks if task in GRIDS]
+            benchmarks = [task for task in tasks if task not in GRIDS]
+            if grids:
+                report["results"] = [self._run_grid(task, lengths) for task in grids]
+            if benchmarks:
+                report |= self._run_suite(benchmarks, lengths)
         if self.json:
-            self.write_result({"results": reports}, "")
+            self.write_result(report, "")
         return 0
 
     def _check_metrics(self, path: Path) -> int:
@@ -156,14 +194,15 @@ class Eval(ModelOptions):
         from selfextend_rag.evals.grids import Grid, run_grid
 
         names = (
-            "model", "depths", "samples", "seed", "neighbor_window", "group_size",
-            "trained_fraction", "kv_bits", "prose", "bin_size", "device", "full_attention", "out",
+            "model", "depths", "samples", "seed", "neighbor_window", "group_size", "kv_bits",
+            "prose", "bin_size", "device", "full_attention", "out",
         )  # fmt: skip
-        labels = [self.only] if self.only else self.methods.split(",")
+        fraction = 2 / 3 if self.trained_fraction is None else self.trained_fraction
         grid = Grid(
             task=task,
             lengths=lengths,
-            labels=labels,
+            labels=self._method_names(),
+            trained_fraction=fraction,
             plot=not self.no_plot,
             **{name: getattr(self, name) for name in names},
         )
@@ -172,3 +211,76 @@ class Eval(ModelOptions):
     def _write_line(self, text: str) -> None:
         if not self.json:
             self.write(text)
+
+    def _run_suite(self, names: list[str], lengths: list[int]) -> dict[str, object]:
+        from selfextend_rag.evals.benchmarks import Source, SyntheticOptions, selected_tasks
+        from selfextend_rag.evals.methods import MethodOptions, methods_of
+        from selfextend_rag.evals.suite.report import REPORT, write_results
+        from selfextend_rag.evals.suite.rows import RowFile
+        from selfextend_rag.evals.suite.run import check_needs, run_suite
+        from selfextend_rag.evals.suite.summary import summary_of, table
+
+        options = self._suite_options()
+        source = Source.of(self.data)
+        self._check_plots()
+        loaded = self._loaded()
+        lengths = lengths or [loaded.window * times for times in (1, 2, 4, 8, 16)]
+        synthetic = SyntheticOptions(tuple(lengths), self.samples, self.seed, self.depths)
+        tasks, missing = selected_tasks(names, source, synthetic)
+        check_needs(tasks)
+        chosen = MethodOptions(
+            self.group_size, self.neighbor_window, self.trained_fraction, self.kv_bits
+        )
+        methods = methods_of(self._method_names(), loaded, chosen)
+        folder = self.out or Path("eval-results")
+        if missing:
+            self.say(f"Not there, and left out: {', '.join(missing)}")
+        with RowFile(folder) as file:
+            results = run_suite(tasks, methods, loaded, file, options, self._say_item)
+        summary = summary_of(results)
+        write_results(folder, results, summary, loaded, methods, plot=not self.no_plot)
+        self._write_line(f"{table(summary)}\n")
+        self.say(
+            f"{results.computed} rows computed, {results.found} found in {folder}; see "
+            f"{folder / REPORT}"
+        )
+        counts = {"computed": results.computed, "found": results.found, "left_out": missing}
+        return {**counts, "summary": summary, "report": str(folder / REPORT)}
+
+    def _method_names(self) -> list[str]:
+        return [self.only] if self.only else self.methods.split(",")
+
+    def _say_item(self, task: "Task", number: int, results: "Results") -> None:
+        self.say(f"{task.name}: document {number}, {results.computed} rows computed")
+
+    def _suite_options(self) -> "SuiteOptions":
+        from selfextend_rag.evals.suite.run import SuiteOptions
+
+        forms = self.inputs.split(",") if self.inputs else []
+        known: dict[str, Input] = {"whole": "whole", "cut": "cut"}
+        if unknown := [form for form in forms if form not in known]:
+            raise BadOption(f"--inputs takes whole and cut, by comma, got {unknown[0]!r}")
+        return SuiteOptions(self.limit, tuple(known[x] for x in forms), self.cut_tokens)
+
+    def _check_plots(self) -> None:
+        """Refuse to begin what could not be drawn in the end."""
+        if not self.no_plot:
+            from selfextend_rag.evals.plots import pyplot
+
+            try:
+                pyplot()
+            except ImportError as error:
+                raise BadOption(f"{error}; or pass --no-plot") from error
+
+    def _loaded(self) -> "LoadedModel":
+        from selfextend_rag.evals.methods import LoadedModel
+        from selfextend_rag.llm.loading import load_model, load_tokenizer
+
+        model = load_model(
+            self.source,
+            full_attention=self.full_attention,
+            device_map=None if self.device == "cpu" else self.device,
+            dtype=self.dtype,
+        )
+        tokenizer = load_tokenizer(self.source)
+        return LoadedModel(self.model, model, tokenizer, self.pretraining_window or 0)

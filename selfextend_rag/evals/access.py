@@ -14,6 +14,7 @@ from selfextend_rag.cache import SelfExtendCache
 from selfextend_rag.positions import SelfExtend
 
 _NLL_BLOCK = 1024
+_WHOLE = 8192  # tokens up to which a text is run at once
 
 
 class EvaluatedModel(Protocol):
@@ -84,17 +85,30 @@ class HuggingFaceModel:
 
     @torch.inference_mode()
     def token_nll(self, token_ids: Sequence[int]) -> list[float]:
-        """Return the negative log-likelihood of each token but the first, in nats."""
+        """Return the negative log-likelihood of each token but the first, in nats.
+
+        A long text is run in chunks, since its logits for every word of the vocabulary would not
+        fit in memory at once.
+        """
         ids = torch.tensor([list(token_ids)], device=self.model.device)
-        with self._attention():
-            # the cache rounds what attention sees; without rounding none is needed
-            cache = self._cache() if self.kv_bits else None
-            outputs = self.model(ids, past_key_values=cache, use_cache=cache is not None)
-            logits: Tensor = outputs.logits[0]
+        total = ids.shape[1]
+        chunk = total if total <= _WHOLE else _NLL_BLOCK
+        # the cache rounds what attention sees; without rounding or chunks none is needed
+        cache = self._cache() if self.kv_bits or chunk < total else None
         values: list[float] = []
-        for start in range(0, ids.shape[1] - 1, _NLL_BLOCK):
-            end = min(start + _NLL_BLOCK, ids.shape[1] - 1)
-            block = logits[start:end].float()
-            target = ids[0, start + 1 : end + 1]
-            values += torch.nn.functional.cross_entropy(block, target, reduction="none").tolist()
+        with self._attention():
+            for start in range(0, total, chunk):
+                part = ids[:, start : start + chunk]
+                outputs = self.model(part, past_key_values=cache, use_cache=cache is not None)
+                values += _nll(outputs.logits[0], ids[0, start + 1 : start + chunk + 1])
         return values
+
+
+def _nll(logits: Tensor, targets: Tensor) -> list[float]:
+    """Return the negative log-likelihood of the tokens ``[T]`` that follow logits ``[T+1, V]``."""
+    values: list[float] = []
+    for start in range(0, len(targets), _NLL_BLOCK):
+        target = targets[start : start + _NLL_BLOCK]
+        block = logits[start : start + len(target)].float()
+        values += torch.nn.functional.cross_entropy(block, target, reduction="none").tolist()
+    return values

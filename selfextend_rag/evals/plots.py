@@ -10,7 +10,12 @@ from selfextend_rag.evals.calibration import CalibrationCell
 from selfextend_rag.evals.runner import Cell, PerplexityRow
 
 
-def _pyplot() -> Any:
+def pyplot() -> Any:
+    """Return pyplot, set to draw without a screen.
+
+    Raises:
+        ImportError: matplotlib is not installed; the message names the extra.
+    """
     try:
         import matplotlib
     except ImportError as error:
@@ -31,7 +36,7 @@ def heat_maps(cells: Mapping[str, Sequence[Cell]], title: str, path: Path) -> No
         title: above all of it.
         path: the PNG.
     """
-    plt = _pyplot()
+    plt = pyplot()
     figure, axes = plt.subplots(
         1, len(cells), figsize=(1 + 4.2 * len(cells), 4.2), squeeze=False, layout="constrained"
     )
@@ -65,7 +70,7 @@ def nll_curves(
         title: above all of it.
         path: the PNG.
     """
-    plt = _pyplot()
+    plt = pyplot()
     figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
     for label, result in results.items():
         axis.plot(result["bin_starts"], result["means"], label=label)
@@ -84,7 +89,7 @@ def calibration_map(cells: Sequence[CalibrationCell], title: str, path: Path) ->
         title: above it.
         path: the PNG.
     """
-    plt = _pyplot()
+    plt = pyplot()
     figure, axis = plt.subplots(figsize=(7, 4.5), layout="constrained")
     for cell in cells:
         axis.text(

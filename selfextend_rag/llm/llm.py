@@ -120,6 +120,8 @@ class LongContextLLM(OneInProcess):
         ValueError: an option is out of range.
     """
 
+    prompt_builder = PromptBuilder  # a subclass may write other prompts
+
     def __init__(
         self,
         model: PreTrainedModel,
@@ -155,7 +157,7 @@ class LongContextLLM(OneInProcess):
             extension=extension,
             rule=rule,
         )
-        self.prompts = PromptBuilder(
+        self.prompts = self.prompt_builder(
             tokenizer, form=prompt_form, instruction=instruction, template_options=template_options
         )
         at_once = CHUNK_SIZES[0] if chunk_size is None else chunk_size

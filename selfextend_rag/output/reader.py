@@ -134,7 +134,7 @@ class AnswerReader:
         self._thinking = StopTexts((THOUGHT_END,)) if is_json and prompts.thinks else None
         # A stop text such as a line end must not end an answer that has not begun.
         self._detokenizer = Detokenizer(
-            prompts.codec.decode, skip_leading_space=is_json or (framed and not prompts.chat)
+            prompts.codec.decode, skip_leading_space=is_json or (framed and prompts.skips_space)
         )
         self._stops = StopTexts(() if is_json else settings.stop)
         calls = form.calls

@@ -96,6 +96,11 @@ class PromptBuilder:
         return () if self.chat else ("\n",)
 
     @property
+    def skips_space(self) -> bool:
+        """Return whether the space at the beginning of an answer is the prompt's: after a colon."""
+        return not self.chat
+
+    @property
     def thinks(self) -> bool:
         """Return whether prompts end in a thought that the template has begun."""
         return self.chat and self._template.begins_thought

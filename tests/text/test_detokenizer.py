@@ -29,7 +29,8 @@ def encode(text):
 
 def reader(decode, stops=(), *, framed=False):
     """Of free text in the plain form; a framed one leaves out the white space it begins with."""
-    prompts = SimpleNamespace(codec=SimpleNamespace(decode=decode), chat=False, thinks=False)
+    codec = SimpleNamespace(decode=decode)
+    prompts = SimpleNamespace(codec=codec, chat=False, skips_space=True, thinks=False)
     return AnswerReader(prompts, GenerationSettings(stop=tuple(stops)), FREE, framed)
 
 

@@ -1,0 +1,58 @@
+"""Methods of reading long texts, by name; others are added by `register`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from selfextend_rag.evals.methods.base import (
+    Answered,
+    Input,
+    LoadedModel,
+    Method,
+    MethodError,
+    MethodOptions,
+    Predicted,
+)
+from selfextend_rag.evals.methods.windowed import plain, self_extend
+
+__all__ = [
+    "METHODS",
+    "Answered",
+    "Input",
+    "LoadedModel",
+    "Method",
+    "MethodError",
+    "MethodOptions",
+    "Predicted",
+    "methods_of",
+    "register",
+]
+
+Factory = Callable[[LoadedModel, MethodOptions], Method]
+
+METHODS: dict[str, Factory] = {"plain": plain, "selfextend": self_extend}
+"""What makes each method."""
+
+
+def register(name: str, factory: Factory) -> None:
+    """Add a method to those that can be named.
+
+    Raises:
+        MethodError: there is one of that name, or the name can't be typed.
+    """
+    if name in METHODS or not name or "," in name or name != name.strip():
+        raise MethodError(f"can't add a method of the name {name!r}; take another")
+    METHODS[name] = factory
+
+
+def methods_of(names: Sequence[str], loaded: LoadedModel, options: MethodOptions) -> list[Method]:
+    """Return the methods of these names, for one model.
+
+    Raises:
+        MethodError: there is none of a name, or a name comes twice.
+    """
+    if unknown := [name for name in names if name not in METHODS]:
+        raise MethodError(f"there is no method {unknown[0]!r}; there are {', '.join(METHODS)}")
+    if not names or len(set(names)) < len(names):
+        raise MethodError(f"name each method once, at least one, got {', '.join(names) or 'none'}")
+    return [METHODS[name](loaded, options) for name in names]

@@ -1,0 +1,148 @@
+"""Plain attention and SelfExtend: the whole prompt is read, by the product's own readings."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import cached_property
+
+from selfextend_rag.documents import Document
+from selfextend_rag.evals.access import HuggingFaceModel
+from selfextend_rag.evals.benchmarks.items import Item
+from selfextend_rag.evals.methods.base import (
+    Answered,
+    Input,
+    LoadedModel,
+    MethodOptions,
+    Predicted,
+)
+from selfextend_rag.llm import LongContextLLM
+from selfextend_rag.planning import ContextPlan
+from selfextend_rag.planning.planner import Extension
+from selfextend_rag.text.frame import FramedPrompts, FramedQuestion
+
+
+class FramedLLM(LongContextLLM):
+    """A model whose prompts are a benchmark's own."""
+
+    prompt_builder = FramedPrompts
+
+
+class Windowed:
+    """Reads a document whole, plain or extended as the planner chooses for its longest question.
+
+    Args:
+        name: of the method.
+        loaded: the model.
+        options: of methods.
+        extension: as of `ContextBudgetPlanner`.
+        inputs: in which form prompts are given to it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        loaded: LoadedModel,
+        options: MethodOptions,
+        extension: Extension,
+        inputs: tuple[Input, ...],
+    ) -> None:
+        self.name, self.inputs = name, inputs
+        self._loaded, self._options, self._extension = loaded, options, extension
+
+    def identity(self) -> Mapping[str, object]:
+        """Return the planner's settings and the precision of keys and values."""
+        planner = {name: str(value) for name, value in asdict(self._plain.planner).items()}
+        return {"method": self.name, "kv_bits": self._options.kv_bits, **planner}
+
+    def answers(self, item: Item) -> list[Answered]:
+        """Return the answers to all questions on an item, the document read once."""
+        llm = self._chat if item.chat else self._plain
+        document, questions = framed(llm.prompts, item)
+        most = max(question.max_new_tokens for question in item.questions)
+        reserve = max(len(llm.prompts.question(question)) for question in questions)
+        reading = llm.read(document, max_new_tokens=most, question_reserve=reserve)
+        asked = [
+            {"question": text, "max_new_tokens": question.max_new_tokens, "stop": question.stop}
+            for text, question in zip(questions, item.questions, strict=True)
+        ]
+        answers = reading.ask_batch(asked, at_once=self._options.at_once)
+        settings = settings_of(reading.plan)
+        return [
+            Answered(
+                text=answer.text,
+                finish_reason=answer.finish_reason,
+                prompt_tokens=answer.usage.prompt_tokens,
+                new_tokens=answer.usage.completion_tokens,
+                seconds=answer.usage.prefill_seconds + answer.usage.decode_seconds,
+                read_seconds=reading.seconds,
+                settings=settings,
+            )
+            for answer in answers
+        ]
+
+    def predicted(self, item: Item) -> Predicted:
+        """Return the likelihoods of the first tokens of an item's text."""
+        loaded, count = self._loaded, item.predict_tokens
+        tokens = loaded.encode(item.before + item.document)[:count]
+        plan = self._plain.planner.plan(len(tokens), 0)
+        started = time.perf_counter()
+        adapter = HuggingFaceModel(loaded.model, plan.settings, kv_bits=self._options.kv_bits)
+        nlls = adapter.token_nll(tokens)
+        seconds = time.perf_counter() - started
+        words = len(loaded.decode(tokens).split())
+        return Predicted(tuple(nlls), words, seconds, settings_of(plan))
+
+    @cached_property
+    def _plain(self) -> FramedLLM:
+        return self._llm("plain")
+
+    @cached_property
+    def _chat(self) -> FramedLLM:
+        return self._llm("chat") if self._loaded.tokenizer.chat_template else self._plain
+
+    def _llm(self, form: str) -> FramedLLM:
+        options, extended = self._options, self._extension != "never"
+        return FramedLLM(
+            self._loaded.model,
+            self._loaded.tokenizer,
+            pretraining_window=self._loaded.window,
+            prompt_form="chat" if form == "chat" else "plain",
+            extension=self._extension,
+            group_size=options.group_size if extended else None,
+            neighbor_window=options.neighbor_window if extended else None,
+            trained_fraction=options.trained_fraction if extended else None,
+            kv_bits=options.kv_bits,
+            prefix_cache_bytes=0,
+        )
+
+
+def framed(prompts: object, item: Item) -> tuple[Document, list[FramedQuestion]]:
+    """Return an item's document and questions, white space between them where tokens need it."""
+    assert isinstance(prompts, FramedPrompts)
+    whole, texts = item.before + item.document, [question.text for question in item.questions]
+    document, _ = prompts.split(whole, texts[0])
+    moved = document[len(whole) :]
+    if not all(text.startswith(moved) and text != moved for text in texts):
+        document, moved = whole, ""
+    questions = [
+        FramedQuestion(question.text[len(moved) :], question.begin) for question in item.questions
+    ]
+    return Document(document, "", item.id), questions
+
+
+def settings_of(plan: ContextPlan) -> dict[str, object]:
+    """Return what a plan chose, as JSON values; empty for plain attention."""
+    return {} if plan.settings is None else asdict(plan.settings)
+
+
+def plain(loaded: LoadedModel, options: MethodOptions) -> Windowed:
+    """Return plain attention: prompts cut by the benchmark's rule, and whole past the window."""
+    return Windowed("plain", loaded, options, "never", ("cut", "whole"))
+
+
+def self_extend(loaded: LoadedModel, options: MethodOptions) -> Windowed:
+    """Return SelfExtend; what fits the window runs plain, unless a group size is given."""
+    extension: Extension = "auto" if options.group_size is None else "always"
+    return Windowed("selfextend", loaded, options, extension, ("whole",))

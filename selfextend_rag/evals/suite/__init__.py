@@ -1,0 +1,1 @@
+"""Runs benchmarks by methods: rows that outlive a crash, a summary, one report."""

@@ -1,0 +1,118 @@
+"""Pictures of results, as PNG: scores by task, depth and length, and place of the gold document."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from selfextend_rag.evals.benchmarks.items import Task
+from selfextend_rag.evals.plots import pyplot
+from selfextend_rag.evals.suite.rows import Row
+from selfextend_rag.evals.suite.run import Results
+
+
+def pictures(results: Results, summary: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:
+    """Yield a title and a PNG for each picture that the results allow."""
+    plt = pyplot()
+    scored = {name: task for name, task in summary["tasks"].items() if not task["lower_is_better"]}
+    if scored:
+        yield "Scores by task", _bars(plt, scored, summary["columns"])
+    for benchmark in dict.fromkeys(name.split("/")[0] for name in summary["tasks"]):
+        yield from _of_benchmark(plt, benchmark, results)
+
+
+def _of_benchmark(plt: Any, benchmark: str, results: Results) -> Iterator[tuple[str, bytes]]:
+    by_kind: dict[str, list[Task]] = {}
+    for task in results.tasks:  # passkey/5/2000 and passkey/5/8000 share a picture
+        if task.name.split("/")[0] == benchmark:
+            by_kind.setdefault(task.name.rpartition("/")[0], []).append(task)
+    for kind, tasks in by_kind.items():
+        rows = {
+            str(column): [
+                row
+                for task in tasks
+                for row in results.rows.get((task.name, column), [])
+                if row.status == "answered"
+            ]
+            for column in results.columns
+        }
+        rows = {name: found for name, found in rows.items() if found}
+        every = [row for found in rows.values() for row in found]
+        names = set.intersection(*({*row.groups} for row in every)) if every else set()
+        if {"depth", "length"} <= names:
+            yield f"{kind}: score by depth and length", _heat_maps(plt, rows)
+        elif "gold_at" in names:
+            yield f"{kind}: score by the place of the gold document", _curves(plt, rows, "gold_at")
+        elif "depth" in names:
+            yield f"{kind}: score by depth", _curves(plt, rows, "depth")
+
+
+def _bars(plt: Any, tasks: Mapping[str, Any], columns: Sequence[str]) -> bytes:
+    names = list(tasks)
+    figure, axis = plt.subplots(
+        figsize=(8, 1 + 0.3 * len(names) * len(columns)), layout="constrained"
+    )
+    height = 0.8 / len(columns)
+    for number, column in enumerate(columns):
+        for place, name in enumerate(names):
+            found = tasks[name]["columns"].get(column, {})
+            if "score" not in found:
+                continue
+            low, high = found["interval"] or (found["score"], found["score"])
+            errors = [[max(0, found["score"] - low)], [max(0, high - found["score"])]]
+            axis.barh(
+                place + number * height, found["score"], height, xerr=errors, color=f"C{number}"
+            )
+        axis.barh(0, 0, color=f"C{number}", label=column)
+    axis.set_yticks([place + 0.4 - height / 2 for place in range(len(names))], names)
+    axis.invert_yaxis()
+    axis.set(xlabel="score, with its interval", xlim=(0, 100))
+    axis.legend()
+    return _png(plt, figure)
+
+
+def _heat_maps(plt: Any, rows: Mapping[str, Sequence[Row]]) -> bytes:
+    figure, axes = plt.subplots(
+        1, len(rows), figsize=(1 + 4.2 * len(rows), 4.2), squeeze=False, layout="constrained"
+    )
+    image = None
+    for axis, (name, found) in zip(axes[0], rows.items(), strict=True):
+        lengths, depths = (
+            sorted({float(row.groups[x]) for row in found}) for x in ("length", "depth")
+        )
+        grid = [
+            [_mean(found, length=length, depth=depth) for length in lengths] for depth in depths
+        ]
+        image = axis.imshow(grid, vmin=0, vmax=100, cmap="RdYlGn", aspect="auto")
+        axis.set_xticks(range(len(lengths)), [f"{x:.0f}" for x in lengths])
+        axis.set_yticks(range(len(depths)), [f"{x:.2f}" for x in depths])
+        axis.set(title=name, xlabel="prompt and answer, tokens", ylabel="depth of the fact")
+    figure.colorbar(image, ax=axes[0].tolist(), label="score")
+    return _png(plt, figure)
+
+
+def _curves(plt: Any, rows: Mapping[str, Sequence[Row]], by: str) -> bytes:
+    figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
+    for name, found in rows.items():
+        values = sorted({float(row.groups[by]) for row in found})
+        axis.plot(values, [_mean(found, **{by: value}) for value in values], "o-", label=name)
+    axis.set(xlabel=by.replace("_", " "), ylabel="score", ylim=(-3, 103))
+    axis.legend()
+    return _png(plt, figure)
+
+
+def _mean(rows: Sequence[Row], **groups: float) -> float:
+    scores = [
+        row.scores["score"]
+        for row in rows
+        if all(float(row.groups[name]) == value for name, value in groups.items())
+    ]
+    return sum(scores) / len(scores) if scores else float("nan")
+
+
+def _png(plt: Any, figure: Any) -> bytes:
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=110)
+    plt.close(figure)
+    return stream.getvalue()

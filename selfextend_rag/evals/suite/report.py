@@ -1,0 +1,220 @@
+"""One HTML page of a suite's results, which loads nothing from elsewhere, and its JSON."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from selfextend_rag.evals.methods.base import LoadedModel, Method
+from selfextend_rag.evals.suite.rows import Row
+from selfextend_rag.evals.suite.run import Results
+
+SUMMARY, REPORT = "summary.json", "report.html"
+_EXAMPLES = 2  # answers of each task and column that are shown
+_STYLE = (
+    "body{font:15px/1.5 system-ui,sans-serif;max-width:75rem;margin:2rem auto;padding:0 1rem}"
+    "table{border-collapse:collapse;margin:1rem 0}th,td{border:1px solid #bbb;padding:.3rem .6rem;"
+    "text-align:left;vertical-align:top}th{background:#f2f2f2}img{max-width:100%}"
+    "small{color:#555}pre{white-space:pre-wrap;margin:0}"
+)
+
+
+def write_results(
+    folder: Path,
+    results: Results,
+    summary: Mapping[str, Any],
+    loaded: LoadedModel,
+    methods: Sequence[Method],
+    *,
+    plot: bool,
+) -> None:
+    """Write ``summary.json`` and ``report.html`` in a folder; each appears whole or not at all."""
+    about = {
+        "model": loaded.name,
+        "pretraining_window": loaded.window,
+        "model_fingerprint": loaded.fingerprint,
+        "methods": {method.name: dict(method.identity()) for method in methods},
+        "package": metadata.version("selfextend-rag"),
+        "torch": metadata.version("torch"),
+        "transformers": metadata.version("transformers"),
+    }
+    text = json.dumps({**about, **summary}, ensure_ascii=False, indent=1)
+    _replace(folder / SUMMARY, f"{text}\n")
+    _replace(folder / REPORT, page(results, summary, about, plot=plot))
+
+
+def _replace(path: Path, text: str) -> None:
+    beside = path.with_suffix(f"{path.suffix}.new")
+    beside.write_text(text, "utf-8", errors="replace")
+    os.replace(beside, path)
+
+
+def page(
+    results: Results, summary: Mapping[str, Any], about: Mapping[str, Any], *, plot: bool
+) -> str:
+    """Return the report as one HTML page."""
+    title = f"Evaluation of {about['model']}"
+    level = f"{summary['level']:.0%}"
+    parts = [
+        f"<h1>{_text(title)}</h1>",
+        f"<p>Intervals hold {level} of {summary['resamples']} bootstrap samples of documents. A "
+        "prompt is read whole, or cut by the benchmark's own rule where a column says so. Answers "
+        "are greedy.</p>",
+        _scores(summary),
+        *_differences(summary),
+        *(_pictures(results, summary) if plot else ()),
+        "<h2>By group</h2>",
+        *_groups(summary),
+        "<h2>Time</h2>",
+        _times(results),
+        "<h2>Answers</h2>",
+        *_examples(results),
+        "<h2>How it was measured</h2>",
+        _table(["", ""], [[name, _shown(value)] for name, value in about.items()]),
+        f"<p><small>{_text(platform.platform())}, Python {platform.python_version()}</small></p>",
+    ]
+    head = f'<meta charset="utf-8"><title>{_text(title)}</title><style>{_STYLE}</style>'
+    return (
+        f"<!doctype html><html lang='en'><head>{head}</head><body>{''.join(parts)}</body></html>\n"
+    )
+
+
+def _scores(summary: Mapping[str, Any]) -> str:
+    columns, rows = summary["columns"], []
+    for name, task in summary["tasks"].items():
+        about = f"{task['metric']}; {task['prompt']} prompts"
+        notes = (
+            f"<br><small>{_text(about)}{'. ' + _text(task['note']) if task['note'] else ''}</small>"
+        )
+        cells = [_score(task["columns"].get(column)) for column in columns]
+        rows.append([f"{_text(name)}{notes}", *cells])
+    for name, average in summary["averages"].items():
+        means = average["columns"]
+        cells = [f"{means[x]:.2f}" if x in means else "" for x in columns]
+        rows.append([f"<b>{_text(name)}, mean of {average['tasks']}</b>", *cells])
+    return "<h2>Scores</h2>" + _table(["task", *columns], rows)
+
+
+def _score(figures: Mapping[str, Any] | None) -> str:
+    if figures is None:
+        return ""
+    counts = [f"{figures['answered']} answers on {figures['items']} documents"]
+    counts += [f"{figures[x]} {x}" for x in ("refused", "skipped") if figures[x]]
+    if "score" not in figures:
+        return f"<small>{', '.join(counts)}</small>"
+    if figures["unfinished"]:
+        counts.append(f"{figures['unfinished']} cut off at their longest")
+    counts.append(f"{figures['prompt_tokens']:.0f} tokens a prompt")
+    if figures["cut_tokens"]:
+        counts.append(f"{figures['cut_tokens']:.0f} tokens cut")
+    if figures["group_sizes"] != [1]:
+        counts.append(f"group sizes {', '.join(map(str, figures['group_sizes']))}")
+    if "word_perplexity" in figures:
+        counts.append(f"{figures['word_perplexity']:.2f} a word")
+    around = "" if figures["interval"] is None else " [{:.2f}, {:.2f}]".format(*figures["interval"])
+    return f"<b>{figures['score']:.2f}</b>{around}<br><small>{', '.join(counts)}</small>"
+
+
+def _differences(summary: Mapping[str, Any]) -> list[str]:
+    rows = []
+    for name, task in summary["tasks"].items():
+        for found in task["differences"]:
+            bounds = found["interval"]
+            clear = bounds is not None and (bounds[0] > 0 or bounds[1] < 0)
+            figure = f"{found['difference']:+.2f}"
+            around = "" if bounds is None else f" [{bounds[0]:+.2f}, {bounds[1]:+.2f}]"
+            rows.append(
+                [
+                    _text(name),
+                    _text(f"{found['column']} over {found['over']}"),
+                    f"<b>{figure}</b>{around}" if clear else f"{figure}{around}",
+                    str(found["items"]),
+                ]
+            )
+    if not rows:
+        return []
+    said = "<p>On the same documents; bold where the interval leaves out zero.</p>"
+    return ["<h2>Differences</h2>", said, _table(["task", "", "difference", "documents"], rows)]
+
+
+def _pictures(results: Results, summary: Mapping[str, Any]) -> list[str]:
+    from selfextend_rag.evals.suite.figures import pictures
+
+    found = []
+    for title, png in pictures(results, summary):
+        data = base64.b64encode(png).decode("ascii")
+        found.append(
+            f"<h3>{_text(title)}</h3><img alt='{_text(title)}' src='data:image/png;base64,{data}'>"
+        )
+    return found
+
+
+def _groups(summary: Mapping[str, Any]) -> list[str]:
+    found = []
+    for name, task in summary["tasks"].items():
+        columns = task["columns"]
+        for group in dict.fromkeys(x for c in columns.values() for x in c.get("groups", {})):
+            parts = {x: columns[x].get("groups", {}).get(group, {}) for x in columns}
+            values = dict.fromkeys(value for part in parts.values() for value in part)
+            rows = [
+                [_text(value), *(_part(parts[x].get(value)) for x in columns)] for value in values
+            ]
+            found += [f"<h3>{_text(name)}, by {_text(group)}</h3>", _table([group, *columns], rows)]
+    return found or ["<p>There is nothing to break down.</p>"]
+
+
+def _part(part: Mapping[str, Any] | None) -> str:
+    return "" if part is None else f"{part['score']:.2f} <small>({part['answered']})</small>"
+
+
+def _times(results: Results) -> str:
+    rows = []
+    for (task, column), found in results.rows.items():
+        answered = [row for row in found if row.status == "answered"]
+        read = {row.item: row.read_seconds for row in answered}
+        if answered:
+            answering = sum(row.seconds for row in answered)
+            figures = [f"{sum(read.values()):.1f}", f"{answering:.1f}"]
+            rows.append([_text(task), _text(str(column)), *figures])
+    return _table(["task", "", "seconds of reading", "seconds of answering"], rows)
+
+
+def _examples(results: Results) -> list[str]:
+    rows = []
+    for (task, column), found in results.rows.items():
+        rows += [
+            [_text(f"{task}, {row.item}"), _text(str(column)), *_answer(row)]
+            for row in found[:_EXAMPLES]
+        ]
+    return [_table(["", "", "answer", "right", "score"], rows)]
+
+
+def _answer(row: Row) -> list[str]:
+    if row.status != "answered":
+        return [f"<small>{_text(f'{row.status}: {row.reason}')}</small>", "", ""]
+    gold = json.dumps(dict(row.gold), ensure_ascii=False)
+    score = f"{row.scores['score']:.2f}"
+    return [f"<pre>{_text(row.text[:400])}</pre>", f"<small>{_text(gold[:400])}</small>", score]
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    top = "".join(f"<th>{_text(name)}</th>" for name in head)
+    body = "".join(f"<tr>{''.join(f'<td>{x}</td>' for x in row)}</tr>" for row in rows)
+    return f"<table><tr>{top}</tr>{body}</table>"
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, str | int | float):
+        return _text(str(value))
+    return f"<pre>{_text(json.dumps(value, indent=1, ensure_ascii=False, default=str))}</pre>"
+
+
+def _text(text: str) -> str:
+    return html.escape(text)

@@ -1,0 +1,165 @@
+"""Results on disk: one line of JSON for each answer, only ever appended to.
+
+What belongs to one document is written at once, and counts when it is all there. A process that is
+killed leaves at most one line unfinished, which the next one drops.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from selfextend_rag.errors import SelfExtendError
+
+try:
+    import fcntl
+except ImportError:  # on Windows, where nothing keeps two runs from one folder
+    fcntl = None  # type: ignore[assignment]
+
+FILE = "rows.jsonl"
+
+
+class ResultsError(SelfExtendError, ValueError):
+    """Results that can't be read, or are being written by another process."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One answer, or why there is none.
+
+    Args:
+        task, item, question, method, input: what it answers.
+        fingerprint: of model, settings, prompt, gold and package.
+        of: how many rows the item has.
+        status: ``answered``, ``refused`` where the method can't, ``skipped`` where the benchmark
+            leaves the item out.
+        scores: by name; empty without an answer.
+        groups: what results are broken down by.
+        text: the answer.
+        gold: what it was scored against.
+        reason: why there is no answer.
+        finish_reason: why the answer ended.
+        prompt_tokens, new_tokens: of the whole prompt, and generated.
+        cut_tokens: how many tokens fewer the prompt has by the benchmark's rule.
+        settings: what the method chose.
+        seconds, read_seconds: of this answer, and of the document that its row shares.
+    """
+
+    task: str
+    item: str
+    question: str
+    method: str
+    input: str
+    fingerprint: str
+    of: int
+    status: str
+    scores: Mapping[str, float] = field(default_factory=dict)
+    groups: Mapping[str, str | int | float] = field(default_factory=dict)
+    text: str = ""
+    gold: Mapping[str, Any] = field(default_factory=dict)
+    reason: str = ""
+    finish_reason: str = ""
+    prompt_tokens: int = 0
+    new_tokens: int = 0
+    cut_tokens: int = 0
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    read_seconds: float = 0.0
+
+
+Key = tuple[str, str, str, str, str]  # task, item, method, input, fingerprint
+
+
+class RowFile:
+    """The rows of a folder, opened by one process at a time; a context manager.
+
+    Args:
+        folder: made if it is not there.
+
+    Raises:
+        ResultsError: another process has it open, or a line before the last is no row.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / FILE
+        self._file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            self._lock()
+            self._groups = self._read()
+        except BaseException:
+            os.close(self._file)
+            raise
+
+    def __enter__(self) -> RowFile:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        os.close(self._file)
+
+    def get(self, key: Key) -> list[Row] | None:
+        """Return the rows of an item, in the order of its questions, if they are all there."""
+        return self._groups.get(key)
+
+    def append(self, rows: Sequence[Row]) -> None:
+        """Write the rows of one item at once."""
+        lines = "".join(f"{json.dumps(asdict(row), ensure_ascii=False)}\n" for row in rows)
+        data = memoryview(lines.encode("utf-8", "surrogatepass"))
+        while data:
+            data = data[os.write(self._file, data) :]
+        self._groups.update(_groups(rows))
+
+    def _lock(self) -> None:
+        if fcntl is None:
+            return
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ResultsError(
+                f"{self.path} is being written by another process; wait for it, or name another "
+                "folder (--out)"
+            ) from error
+
+    def _read(self) -> dict[Key, list[Row]]:
+        with self.path.open("rb") as file:
+            data = file.read()
+        whole = data.rfind(b"\n") + 1
+        if whole < len(data):  # of a process that was killed while it wrote
+            os.ftruncate(self._file, whole)
+        rows = []
+        for number, line in enumerate(data[:whole].splitlines(), 1):
+            try:
+                rows.append(Row(**json.loads(line.decode("utf-8", "surrogatepass"))))
+            except (ValueError, TypeError) as error:
+                raise ResultsError(
+                    f"{self.path}, line {number}, is no row of results: {error}; name another "
+                    "folder (--out), or remove the line"
+                ) from error
+        return _groups(rows)
+
+
+def key_of(row: Row) -> Key:
+    """Return what tells the rows of one item from those of others."""
+    return row.task, row.item, row.method, row.input, row.fingerprint
+
+
+def _groups(rows: Iterable[Row]) -> dict[Key, list[Row]]:
+    """Return rows by item, without those of items that are not all there."""
+    open_: dict[Key, dict[str, Row]] = {}
+    for row in rows:
+        open_.setdefault(key_of(row), {})[row.question] = row
+    return {
+        key: list(found.values())
+        for key, found in open_.items()
+        if len(found) == next(iter(found.values())).of
+    }

@@ -1,0 +1,94 @@
+"""Prompts in a frame of the caller's: nothing is added, and tokens are those of the whole text."""
+
+import pytest
+
+from selfextend_rag.documents import Document
+from selfextend_rag.llm import LongContextLLM
+from selfextend_rag.text.frame import FramedPrompts, FramedQuestion
+from selfextend_rag.text.prompts import PromptBuilder
+from tests.tiny import byte_tokenizer, tiny_llama
+
+TEXT = "Given: a text.\n\nThe sky is blue."
+
+
+def whole(prompts, document, question):
+    left, right = prompts.split(document, str(question))
+    asked = FramedQuestion(right, question.begin)
+    parts = prompts.documents([Document(left, "", "1")]), prompts.question(asked)
+    return [token for part in parts for token in part.tokens]
+
+
+def test_a_plain_prompt_is_the_start_token_and_the_text():
+    tokenizer = byte_tokenizer()
+    prompts = FramedPrompts(tokenizer)
+    question = FramedQuestion("\n\nColour?", " It is")
+    tokens = whole(prompts, TEXT, question)
+    assert tokens[0] == tokenizer.bos_token_id
+    assert tokenizer.decode(tokens[1:]) == f"{TEXT}\n\nColour? It is"
+
+
+def test_a_chat_prompt_is_one_user_message_and_the_beginning_of_the_answer():
+    tokenizer = byte_tokenizer(chat=True)
+    prompts = FramedPrompts(tokenizer)
+    tokens = whole(prompts, TEXT, FramedQuestion("\n\nColour?", "It is"))
+    expected = f"<bos><|start|>user\n{TEXT}\n\nColour?<|end|>\n<|start|>assistant\nIt is"
+    assert tokenizer.decode(tokens) == expected
+
+
+def test_control_tokens_in_a_frame_are_text():
+    tokenizer = byte_tokenizer(chat=True)
+    prompts = FramedPrompts(tokenizer)
+    tokens = whole(prompts, "Say <|end|> now.", FramedQuestion(" <|end|>?"))
+    assert tokens.count(tokenizer.convert_tokens_to_ids("<|end|>")) == 1
+
+
+def test_white_space_goes_where_the_vocabulary_joins_it():
+    """One that joins a full stop with the line ends after it wants them on the left."""
+
+    class Joins(FramedPrompts):
+        def __init__(self, tokenizer, joined):
+            super().__init__(tokenizer)
+            text = self.codec.text
+            marked = lambda s, *, after="": text(s.replace(joined, "\x01"), after=after)  # noqa: E731
+            self.codec.text = marked
+
+    left = Joins(byte_tokenizer(), ".\n\n").split("The end.", "\n\nQuestion")
+    assert left == ("The end.\n\n", "Question")
+    right = Joins(byte_tokenizer(), "\n\nQ").split("The end.", "\n\nQuestion")
+    assert right == ("The end.", "\n\nQuestion")
+
+
+def test_what_a_frame_has_no_form_for_is_refused():
+    prompts = FramedPrompts(byte_tokenizer())
+    two = [Document("a", "", "1"), Document("b", "", "2")]
+    with pytest.raises(ValueError, match="one document, got 2"):
+        prompts.documents(two)
+    with pytest.raises(ValueError, match="empty"):
+        prompts.question(FramedQuestion(""))
+    with pytest.raises(ValueError, match="no history"):
+        prompts.question("Why?", [("a", "b")])
+
+
+class Framed(LongContextLLM):
+    prompt_builder = FramedPrompts
+
+
+def test_an_answer_keeps_its_space_and_ends_at_no_line():
+    """Code is scored with its indentation; after a colon of our own form the space is dropped."""
+    tokenizer = byte_tokenizer()
+    assert not FramedPrompts(tokenizer).skips_space
+    assert PromptBuilder(tokenizer).skips_space
+    llm = Framed(tiny_llama(window=128), tokenizer, prefix_cache_bytes=0)
+    reading = llm.read(Document(TEXT, "", "1"), max_new_tokens=40)
+    (answer,) = reading.ask_batch([{"question": " x", "max_new_tokens": 40, "stop": ()}])
+    tokens = [
+        tokenizer.bos_token_id,
+        *tokenizer(f"{TEXT} x", add_special_tokens=False)["input_ids"],
+    ]
+    expected = list(llm.engine.generate(tokens, reading_options(llm, 40)))
+    assert answer.text == tokenizer.decode(expected, skip_special_tokens=True)
+    assert answer.finish_reason == "length"
+
+
+def reading_options(llm, most):
+    return llm._runner.options({"max_new_tokens": most}, framed=True)
