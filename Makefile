@@ -1,4 +1,5 @@
 # make demo    read a real document with the bundled model and answer a question
+# make example NAME=langchain_agent  run a script of examples/; ARGS="..." are its arguments
 # make test    run the tests of every day, in a few minutes
 # make test-rest  run the others: every model family, kernels compiled for GPUs, slow tests
 # make test-all   run both
@@ -6,7 +7,7 @@
 # make bench   time this package against plain attention
 # make clean   remove what was built; make distclean also removes the virtual environment
 #
-# demo, the tests, check and bench first make .venv/ themselves; only Python 3.11 or later is needed.
+# demo, example, the tests, check and bench first make .venv/ themselves; only Python 3.11 or later is needed.
 
 PYTHON ?= python3
 VENV := .venv
@@ -27,11 +28,14 @@ SOURCES := pyproject.toml constraints.txt
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test test-rest test-all check bench clean distclean
+.PHONY: demo example test test-rest test-all check bench clean distclean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
 	$(BIN)/selfextend-rag ask $(DEMO_DOCUMENT) -q "$(DEMO_QUESTION)"
+
+example: $(VENV)/.installed-dev
+	$(BIN)/python examples/$(NAME).py $(ARGS)
 
 # Tests compute on tiny tensors in parallel processes, so more threads in each only cost time;
 # CI makes Hypothesis draw the same examples in every run: what fails once fails for everybody.

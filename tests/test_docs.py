@@ -11,12 +11,17 @@ import pytest
 from selfextend_rag.cli import main
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("selfextend_rag/**/*.md")])
+PLACES = ("*.md", "docs/*.md", "examples/*.md", "examples/documents/*.md", "selfextend_rag/**/*.md")
+PAGES = sorted(page for place in PLACES for page in ROOT.glob(place))
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 PRINTED = re.compile(r"# -> (.+)$", re.MULTILINE)
 LINK = re.compile(r"\]\((?!https?://|#)([^)#]+)")
-# What takes minutes, or sets up the machine: run by CI itself, or by who measures anew.
-ELSEWHERE = ("make ", "python benchmarks/", "python -m selfextend_rag.evals", "git ")
+# What takes minutes, or sets up the machine: run by CI itself, or by who measures again. Examples
+# are run by tests/examples.
+ELSEWHERE = (
+    *("make ", "python benchmarks/", "python -m selfextend_rag.evals", "git "),
+    "python examples/",
+)
 
 
 def blocks(language):
@@ -80,3 +85,17 @@ def test_commands_run_as_written(command, capsys):
 def test_links_within_the_repository_lead_somewhere(page):
     for target in LINK.findall(page.read_text("utf-8")):
         assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_every_example_has_a_row_with_its_command_and_a_test_that_runs_it():
+    page = (ROOT / "examples/README.md").read_text("utf-8")
+    tests = "".join(path.read_text("utf-8") for path in ROOT.glob("tests/examples/test_*.py"))
+    scripts = {path.name for path in (ROOT / "examples").glob("*.py")} - {"notebook.py"}
+    notebooks = {path.name for path in (ROOT / "examples").glob("*.ipynb")}
+    assert len(scripts) >= 7
+    rows = re.findall(
+        r"^\| `python examples/(?:notebook.py examples/)?(\S+)` \|", page, re.MULTILINE
+    )
+    assert sorted(rows) == sorted(scripts | notebooks)
+    for name in scripts | notebooks:
+        assert name in tests or f'"{name.removesuffix(".py")}"' in tests, f"no test runs {name}"

@@ -1,4 +1,4 @@
-"""The notebook runs from the top, and what is committed of it is what it shows."""
+"""The notebooks run from the top, and what is committed of them is what they show."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ pytest.importorskip("llama_index.core", reason="llama-index-core is an extra and
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOK = ROOT / "examples" / "whole_documents.ipynb"
+CHAT = ROOT / "examples" / "document_chat.ipynb"
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +45,26 @@ def test_its_cells_run_and_show_what_is_committed(runner, monkeypatch, tmp_path)
         assert all("Euphrates" in text for text in frameworks)
         assert len(frameworks) == 2
         assert "Loading weights" not in "".join(outputs)
+
+
+def test_the_chat_answers_with_pages_keeps_what_was_read_and_refuses_what_does_not_fit(
+    runner, monkeypatch, tmp_path
+):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("SELFEXTEND_RAG_HOME", str(tmp_path))
+    committed, now = shown(json.loads(CHAT.read_text("utf-8"))), shown(runner.run(CHAT))
+    for outputs in (committed, now):
+        plan, bar, code, budget, several, kept, refused = outputs
+        assert "SelfExtend with group_size" in plan
+        assert "reading: 100%" in bar
+        assert "<p>48213</p>" in code
+        assert "<mark>The access code of the workshop is 48213.</mark>" in code
+        assert "Handbook of the observatory, page 4 (" in code
+        assert "<p>6400" in budget
+        assert "page 5 (" in budget
+        assert "What is the access code of the workshop? 48213" in several
+        assert "48213" in kept
+        assert "exceeds the extended window of" in refused
 
 
 def test_it_stops_at_a_cell_that_fails(runner, tmp_path):
