@@ -142,6 +142,9 @@ class Eval(ModelOptions):
     cut_tokens: int | None = _suite(
         None, help="what prompts are cut to; as published for the model's window by default"
     )
+    likelihood: bool = _suite(
+        False, "--likelihood", help="measure how likely the right answers are, too"
+    )
     pretraining_window: int | None = _suite(
         None, help="tokens the model was trained to see; what its configuration says by default"
     )
@@ -229,7 +232,11 @@ class Eval(ModelOptions):
         tasks, missing = selected_tasks(names, source, synthetic)
         check_needs(tasks)
         chosen = MethodOptions(
-            self.group_size, self.neighbor_window, self.trained_fraction, self.kv_bits
+            self.group_size,
+            self.neighbor_window,
+            self.trained_fraction,
+            self.kv_bits,
+            likelihood=self.likelihood,
         )
         methods = methods_of(self._method_names(), loaded, chosen)
         folder = self.out or Path("eval-results")

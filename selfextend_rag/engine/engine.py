@@ -28,6 +28,7 @@ from selfextend_rag.engine.run import (
     check_mode,
     feed,
     is_cancelled,
+    last_nlls,
 )
 from selfextend_rag.engine.sampling import GenerationSettings, TokenConstraint
 from selfextend_rag.errors import GenerationCancelled
@@ -208,6 +209,34 @@ class Engine:
             at_once, reuse = 1, reuse if prefix is None else None
             keys = OneByOne(self.model, run, settings, chunk_size, prefix, self.kv_bits, reuse)
         return Answers(prompts, keys, at_once=at_once)
+
+    def continuation_nll(
+        self, prefix: CachedPrefix, tokens: Sequence[int], count: int, cancelled: Cancelled = None
+    ) -> list[float]:
+        """Return the negative log-likelihoods, in nats, of the last tokens of a prompt.
+
+        Args:
+            prefix: what the prompt begins with and has been read; it is left as it was found.
+            tokens: the whole prompt, the text whose likelihood is asked for at its end.
+            count: tokens of that text.
+            cancelled: looked at before anything runs.
+
+        Raises:
+            CacheMismatchError: the prompt does not continue the prefix, or the model has changed.
+            GenerationCancelled: cancelled before it ran.
+            ValueError: no token of the prompt is between the prefix and the text.
+        """
+        model, run, prompt = self.model, Run(cancelled=is_cancelled(cancelled)), _checked(tokens)
+        prefix.check_prompt(prompt, None)
+        rest = prompt[len(prefix) :]
+        if not 0 < count < len(rest):
+            raise ValueError(f"of {len(rest)} new tokens, from 1 to all but one, got {count}")
+        with lock_of(model).hold(run.cancelled) as held:
+            if not held or run.cancelled():
+                raise GenerationCancelled(0, len(rest))
+            prefix.check_model(model)
+            with switched(model, prefix.settings, run.cancelled), prefix.borrowed() as cache:
+                return last_nlls(model, rest, count, cache)
 
     def rows_unsupported_reason(self, prefix: CachedPrefix, cancelled: Cancelled = None) -> str:
         """Return why the model can't make several answers at a time; empty if it can.

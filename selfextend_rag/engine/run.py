@@ -9,11 +9,12 @@ import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
@@ -234,9 +235,7 @@ def forward(
         ValueError: the model is in training mode.
     """
     check_mode(model)
-    device = next(model.get_input_embeddings().parameters()).device
-    # Offloaded weights are on no device; accelerate's hooks then move what they are given.
-    device = torch.device("cpu") if device.type == "meta" else device
+    device = _input_device(model)
     options: dict[str, object] = dict(_last_logits(model))
     if positions is not None:
         options["position_ids"] = torch.tensor(positions, device=device)
@@ -244,6 +243,33 @@ def forward(
     output = model(input_ids=tokens, past_key_values=cache, use_cache=True, **options)
     logits: Tensor = output.logits
     return logits[:, -1]
+
+
+@torch.inference_mode()
+def last_nlls(
+    model: PreTrainedModel, tokens: Sequence[int], count: int, cache: Cache
+) -> list[float]:
+    """Run the next tokens at once; return the last ``count`` ones' negative log-likelihoods.
+
+    In nats. There must be more tokens than that, as the first logits predict the second token.
+
+    Raises:
+        ValueError: the model is in training mode.
+    """
+    check_mode(model)
+    ids = torch.tensor([list(tokens)], device=_input_device(model))
+    options: dict[str, Any] = {"logits_to_keep": count + 1} if _last_logits(model) else {}
+    output = model(input_ids=ids, past_key_values=cache, use_cache=True, **options)
+    logits: Tensor = output.logits[0, -count - 1 : -1]
+    targets = ids[0, -count:].to(logits.device)
+    values: list[float] = F.cross_entropy(logits.float(), targets, reduction="none").tolist()
+    return values
+
+
+def _input_device(model: PreTrainedModel) -> torch.device:
+    device = next(model.get_input_embeddings().parameters()).device
+    # Offloaded weights are on no device; accelerate's hooks then move what they are given.
+    return torch.device("cpu") if device.type == "meta" else device
 
 
 def check_mode(model: PreTrainedModel) -> None:

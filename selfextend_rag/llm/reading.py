@@ -199,6 +199,36 @@ class Reading(OneInProcess):
 
         return Job(self._runner.worker, work, cancelled).result()
 
+    def answer_nll(self, question: str, answer: str) -> list[float]:
+        """Return how unlikely an answer is that was written elsewhere: for each token, in nats.
+
+        That is the negative log-likelihood of each of its tokens after the documents, the question
+        and the tokens before it. Their mean tells how well a model knows an answer that it does not
+        word like that, such as a base model that follows no instructions.
+
+        Args:
+            question: as for ``ask``.
+            answer: the text of the answer; that it ends there is no part of it.
+
+        Raises:
+            ContextBudgetExceeded: question and answer need more space than the plan left.
+            MemoryBudgetExceeded: memory has no space for them; nothing has run.
+            ValueError: question or answer is empty.
+        """
+        self._check_prompts()
+        runner, prefix = self._runner, self._prefix
+        wanted = runner.prompts.answer(answer).tokens
+        asked = (*prefix.tokens, *runner.prompts.question(question).tokens)
+        plan = runner.budget.planner.plan_within(self.plan, len(asked), len(wanted))
+        tokens, new = (*asked, *wanted), len(asked) + len(wanted) - len(prefix)
+
+        def work(is_cancelled: Callable[[], bool]) -> list[float]:
+            with runner.ledger.reserving(plan, new, reading=True) as reserve:
+                reserve(prefix.cache)
+                return runner.engine.continuation_nll(prefix, tokens, len(wanted), is_cancelled)
+
+        return Job(runner.worker, work).result()
+
     def _start_of_rows(
         self,
         prompts: Sequence[PreparedPrompt],

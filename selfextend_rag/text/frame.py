@@ -93,6 +93,16 @@ class FramedPrompts(PromptBuilder):
         tokens = self._template.encoded(rendered, after=after).ids
         return Prompt((*tokens, *(self._continued(begin) if begin else ())))
 
+    def answer(self, text: str) -> Prompt:
+        """Return an answer that was written elsewhere, as it is.
+
+        Raises:
+            ValueError: it is empty.
+        """
+        if not text:
+            raise ValueError("the answer is empty")
+        return Prompt(tuple(self._continued(text)))
+
     def _continued(self, text: str) -> list[int]:
         """Return the tokens of a text in the middle of others: no space of a beginning."""
         return self.codec.text(text, after="a" if text[:1].isspace() else "\n")

@@ -179,6 +179,17 @@ class PromptBuilder:
         text = self._border.right + plain_conversation(turns)
         return Prompt(tuple(self.codec.text(text, after=after)))
 
+    def answer(self, text: str) -> Prompt:
+        """Return an answer that was written elsewhere, as it would follow ``question``.
+
+        Raises:
+            ValueError: it is blank.
+        """
+        if not text.strip():
+            raise ValueError("the answer is empty")
+        text, after = (text, "\n") if self.chat else (f" {text.lstrip()}", ":")
+        return Prompt(tuple(self.codec.text(text, after=after)))
+
     def prompt(
         self, prompt: str | Sequence[Message], tools: Sequence[Mapping[str, object]] = ()
     ) -> Prompt:

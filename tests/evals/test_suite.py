@@ -320,6 +320,24 @@ def test_rows_say_what_the_product_answers(model_folder, data, tmp_path, monkeyp
     assert whole["seconds"] > 0
 
 
+def test_right_answers_are_measured_on_request(model_folder, data, tmp_path, monkeypatch):
+    shortened(monkeypatch)
+    arguments = options(model_folder, data, tmp_path / "out")
+    arguments = [arguments[0], arguments[1], *arguments[3:], "--methods", "selfextend"]
+    assert main(arguments) == 0
+    assert main([*arguments, "--likelihood"]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "out/rows.jsonl").open()]
+    assert len(rows) == 12
+    without, measured = rows[0], rows[6]
+    assert without["text"] == measured["text"]
+    assert "gold_nll" not in without["scores"]
+    assert measured["scores"]["gold_tokens"] == 2  # " A", after "Answer:"
+    figures = json.loads((tmp_path / "out/summary.json").read_text())["tasks"]["leval/tpo"]
+    found = figures["columns"]["selfextend"]["gold_nll"]
+    nlls = [row["scores"]["gold_nll"] for row in rows[6:]]
+    assert found == pytest.approx(sum(nlls) / 12)
+
+
 def test_a_book_is_predicted_as_by_the_models_own_loss(model_folder, data, tmp_path):
     arguments = options(model_folder, data, tmp_path / "out")
     assert main([arguments[0], *arguments[2:], "--methods", "plain"]) == 0

@@ -82,6 +82,7 @@ class MethodOptions:
         trained_fraction: share of the window that counts as well trained; measured or two thirds.
         kv_bits: keep keys and values in 8 or 4 bits.
         at_once: the most questions on one document that are answered at a time.
+        likelihood: measure how likely the right answers are, too.
     """
 
     group_size: int | None = None
@@ -89,6 +90,7 @@ class MethodOptions:
     trained_fraction: float | None = None
     kv_bits: int | None = None
     at_once: int = 16
+    likelihood: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,8 @@ class Answered:
         seconds: of the question and its answer, the reading of the document left out.
         read_seconds: of the document, which all questions on it share.
         settings: what the method chose for this document, as JSON values.
+        gold_nlls: negative log-likelihood of each token of the right answer, in nats, if that was
+            asked for and the question names one.
     """
 
     text: str
@@ -112,6 +116,7 @@ class Answered:
     seconds: float
     read_seconds: float
     settings: Mapping[str, object] = field(default_factory=dict)
+    gold_nlls: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from functools import cached_property
 
 from selfextend_rag.documents import Document
 from selfextend_rag.evals.access import HuggingFaceModel
-from selfextend_rag.evals.benchmarks.items import Item
+from selfextend_rag.evals.benchmarks.items import Item, Question
 from selfextend_rag.evals.methods.base import (
     Answered,
     Input,
@@ -54,13 +54,16 @@ class Windowed:
     def identity(self) -> Mapping[str, object]:
         """Return the planner's settings and the precision of keys and values."""
         planner = {name: str(value) for name, value in asdict(self._plain.planner).items()}
-        return {"method": self.name, "kv_bits": self._options.kv_bits, **planner}
+        more = {"kv_bits": self._options.kv_bits, "likelihood": self._options.likelihood}
+        return {"method": self.name, **more, **planner}
 
     def answers(self, item: Item) -> list[Answered]:
         """Return the answers to all questions on an item, the document read once."""
         llm = self._chat if item.chat else self._plain
         document, questions = framed(llm.prompts, item)
+        golds = [self._gold(llm.prompts.chat, question) for question in item.questions]
         most = max(question.max_new_tokens for question in item.questions)
+        most = max(most, *(len(llm.prompts.codec.text(gold)) + 2 for gold in golds))
         reserve = max(len(llm.prompts.question(question)) for question in questions)
         reading = llm.read(document, max_new_tokens=most, question_reserve=reserve)
         asked = [
@@ -69,6 +72,10 @@ class Windowed:
         ]
         answers = reading.ask_batch(asked, at_once=self._options.at_once)
         settings = settings_of(reading.plan)
+        nlls = [
+            tuple(reading.answer_nll(text, gold)) if gold else ()
+            for text, gold in zip(questions, golds, strict=True)
+        ]
         return [
             Answered(
                 text=answer.text,
@@ -78,9 +85,18 @@ class Windowed:
                 seconds=answer.usage.prefill_seconds + answer.usage.decode_seconds,
                 read_seconds=reading.seconds,
                 settings=settings,
+                gold_nlls=gold_nlls,
             )
-            for answer in answers
+            for answer, gold_nlls in zip(answers, nlls, strict=True)
         ]
+
+    def _gold(self, chat: bool, question: Question) -> str:
+        """Return the right answer as it would follow the question; empty if it is not asked for."""
+        if not self._options.likelihood or not question.answer:
+            return ""
+        ends = (question.text + question.begin)[-1:]
+        apart = ends.isspace() or question.answer[:1].isspace() or (chat and not question.begin)
+        return question.answer if apart else f" {question.answer}"
 
     def predicted(self, item: Item) -> Predicted:
         """Return the likelihoods of the first tokens of an item's text."""

@@ -116,6 +116,8 @@ def _score(figures: Mapping[str, Any] | None) -> str:
         counts.append(f"{figures['cut_tokens']:.0f} tokens cut")
     if figures["group_sizes"] != [1]:
         counts.append(f"group sizes {', '.join(map(str, figures['group_sizes']))}")
+    if "gold_nll" in figures:
+        counts.append(f"right answers: {figures['gold_nll']:.3f} nats a token")
     if "word_perplexity" in figures:
         counts.append(f"{figures['word_perplexity']:.2f} a word")
     around = "" if figures["interval"] is None else " [{:.2f}, {:.2f}]".format(*figures["interval"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -15,7 +16,14 @@ from selfextend_rag.errors import (
 from selfextend_rag.evals.benchmarks.cutting import cut, official_length
 from selfextend_rag.evals.benchmarks.items import Item, Scores, Task
 from selfextend_rag.evals.benchmarks.pg19 import scores_of
-from selfextend_rag.evals.methods.base import Input, LoadedModel, Method, MethodError, digest
+from selfextend_rag.evals.methods.base import (
+    Answered,
+    Input,
+    LoadedModel,
+    Method,
+    MethodError,
+    digest,
+)
 from selfextend_rag.evals.suite.rows import Row, RowFile
 
 _CANNOT = (ContextBudgetExceeded, UnsupportedModelError, MethodError)
@@ -237,7 +245,7 @@ def _computed(
         fewer = max(0, len(before) - len(after))
     rows = []
     for question, answer in zip(given.questions, answers, strict=True):
-        scores: Scores = task.score(question, answer.text)
+        scores: Scores = {**task.score(question, answer.text), **_likelihood(answer)}
         rows.append(
             common.row(
                 question.id,
@@ -255,6 +263,12 @@ def _computed(
             )
         )
     return rows
+
+
+def _likelihood(answer: Answered) -> Scores:
+    """Return the likelihood of the right answer, as a sum and the tokens that it is of."""
+    nlls = answer.gold_nlls
+    return {"gold_nll": math.fsum(nlls), "gold_tokens": float(len(nlls))} if nlls else {}
 
 
 def _predicted(item: Item, method: Method, common: _Common) -> Row:

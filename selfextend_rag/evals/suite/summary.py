@@ -76,12 +76,31 @@ def _figures(task: Task, rows: Sequence[Row], items: Items) -> Values:
         "score": task.summary(scores),
         "interval": interval(items, task.summary),
         **task.further(scores),
+        **_gold(items),
         "prompt_tokens": sum(row.prompt_tokens for row in answered) / len(answered),
         "cut_tokens": sum(row.cut_tokens for row in answered) / len(answered),
         "group_sizes": sorted({int(row.settings.get("group_size", 1)) for row in answered}),
         "unfinished": sum(row.finish_reason == "length" for row in answered),
         "groups": _by_group(task, answered),
     }
+
+
+def _gold(items: Items) -> Values:
+    """Return the negative log-likelihood of right answers, in nats a token, if it was measured."""
+    known = {item: [row for row in rows if "gold_nll" in row] for item, rows in items.items()}
+    known = {item: rows for item, rows in known.items() if rows}
+    if not known:
+        return {}
+    return {
+        "gold_nll": gold_nll(_flat(known.values())),
+        "gold_nll_interval": interval(known, gold_nll),
+    }
+
+
+def gold_nll(rows: Sequence[Scores]) -> float:
+    """Return the negative log-likelihood of the right answers of rows, in nats a token."""
+    tokens = math.fsum(row["gold_tokens"] for row in rows)
+    return math.fsum(row["gold_nll"] for row in rows) / tokens
 
 
 def _by_group(task: Task, rows: Sequence[Row]) -> Values:
@@ -235,4 +254,5 @@ def _cell(figures: Mapping[str, object] | None) -> str:
         return f"none{left_out}"
     bounds: tuple[float, float] | None = figures["interval"]  # type: ignore[assignment]
     around = "" if bounds is None else f" [{bounds[0]:.1f}, {bounds[1]:.1f}]"
-    return f"{figures['score']:.2f}{around}, {figures['answered']} answers{left_out}"
+    gold = f", gold NLL {figures['gold_nll']:.3f}" if "gold_nll" in figures else ""
+    return f"{figures['score']:.2f}{around}, {figures['answered']} answers{gold}{left_out}"
