@@ -11,8 +11,10 @@ applies these few lines or inverts them.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 
 class _Integer(Protocol):
@@ -21,6 +23,56 @@ class _Integer(Protocol):
 
 
 Position = TypeVar("Position", bound=_Integer)  # an integer, or a tensor of them
+
+
+class AnyBand(Protocol):
+    """Some of the pairs, and the rotary positions of their queries and keys; see `Band`.
+
+    Positions come as integers, or as tensors of them that are broadcast.
+    """
+
+    def covers(self, query: Any, key: Any) -> Any:
+        """Return whether pairs with ``key <= query`` belong to this band or to a later one."""
+
+    def key_position(self, position: Any) -> Any:
+        """Return the rotary position of a key."""
+
+    def query_position(self, position: Any) -> Any:
+        """Return the rotary position of a query."""
+
+
+class PositionMap(ABC):
+    """At which relative position a query sees a key, as bands: `SelfExtend`, or a map of `maps`.
+
+    Settings are frozen and compare by value: keys that were cached under some belong to those.
+
+    Attributes:
+        name: what the method is called.
+        rotary_scale: factor on rotated queries and on rotated keys.
+        log_scaled: P where a query at position q is multiplied by ``max(1, ln(q + 1) / ln P)``;
+            None where queries stay as they are.
+    """
+
+    name: ClassVar[str]
+    rotary_scale: ClassVar[float] = 1.0
+    log_scaled: int | None = None
+
+    @property
+    @abstractmethod
+    def bands(self) -> Sequence[AnyBand]:
+        """Return the bands, nearest first. A pair belongs to the last one that covers it."""
+
+    @abstractmethod
+    def extended_window(self, pretraining_window: int) -> int:
+        """Return the longest sequence, in tokens, whose relative positions stay below P."""
+
+    def relative_position(self, query: int, key: int) -> float:
+        """Return the relative position at which ``query`` sees ``key``; ``0 <= key <= query``."""
+        if not 0 <= key <= query:
+            raise ValueError(f"need 0 <= key <= query, got query {query} and key {key}")
+        band = [band for band in self.bands if band.covers(query, key)][-1]
+        position: float = band.query_position(query) - band.key_position(key)
+        return position
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +89,10 @@ class Band:
     group_size: int = 1
     shift: int = 0
 
+    def covers(self, query: Any, key: Any) -> Any:
+        """Return whether pairs are as far apart as those of this band, or farther."""
+        return query - key >= self.nearest
+
     def key_position(self, position: Position) -> Position:
         """Return the rotary position of a key."""
         return position // self.group_size
@@ -47,7 +103,7 @@ class Band:
 
 
 @dataclass(frozen=True, slots=True)
-class SelfExtend:
+class SelfExtend(PositionMap):
     """The two settings of SelfExtend.
 
     Args:
@@ -58,6 +114,8 @@ class SelfExtend:
     Raises:
         ValueError: a setting is not a positive integer; the message names it.
     """
+
+    name: ClassVar[str] = "selfextend"
 
     group_size: int
     neighbor_window: int
@@ -76,13 +134,6 @@ class SelfExtend:
         if group == 1:
             return (Band(),)
         return Band(), Band(nearest=window, group_size=group, shift=window - window // group)
-
-    def relative_position(self, query: int, key: int) -> int:
-        """Return the relative position at which ``query`` sees ``key``; ``0 <= key <= query``."""
-        if not 0 <= key <= query:
-            raise ValueError(f"need 0 <= key <= query, got query {query} and key {key}")
-        band = [band for band in self.bands if band.nearest <= query - key][-1]
-        return band.query_position(query) - band.key_position(key)
 
     def extended_window(self, pretraining_window: int) -> int:
         """Return the longest sequence, prompt and answer together, in tokens, that stays in range.

@@ -22,8 +22,9 @@ BASE: dict[str, frozenset[str]] = {
     "display": frozenset(),
     "bundled": frozenset(),
     "positions": frozenset({"errors"}),
+    "maps": frozenset({"positions"}),
     "documents": frozenset({"errors"}),
-    "planning": frozenset({"display", "errors", "positions"}),
+    "planning": frozenset({"display", "errors", "maps", "positions"}),
 }
 # The order: a room may import every earlier one, and of the rooms above these. A new room has to
 # name its place here.
@@ -35,7 +36,7 @@ def _order() -> dict[str, frozenset[str]]:
     allowed = dict(BASE)
     earlier: set[str] = set()
     for room in (*FROM_TENSORS_UP, *FROM_TEXT_UP):
-        beside: set[str] = {"display", "errors", "positions"}
+        beside: set[str] = {"display", "errors", "maps", "positions"}
         if room in FROM_TEXT_UP:
             beside = set(BASE)
         elif room in ("model", "engine"):  # what layers keep is measured for the planner
@@ -50,6 +51,7 @@ MAY_IMPORT = _order()
 # What a room may not import of others, because its work is defined without it.
 MAY_NOT_USE: dict[str, frozenset[str]] = {
     "positions": frozenset({"torch", "numpy", "transformers", "pathlib", "io"}),
+    "maps": frozenset({"torch", "numpy", "transformers", "pathlib", "io"}),
     "planning": frozenset({"torch", "numpy", "transformers", "safetensors"}),
     "documents": frozenset({"torch", "transformers"}),
     "rope": frozenset({"transformers", "tokenizers"}),

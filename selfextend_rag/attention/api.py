@@ -14,7 +14,7 @@ from selfextend_rag.attention.grouped import GroupedKeys
 from selfextend_rag.attention.partial import AttentionSpec
 from selfextend_rag.attention.reference import reference_attention
 from selfextend_rag.attention.triton.dispatch import triton_attention, why_not
-from selfextend_rag.positions import SelfExtend
+from selfextend_rag.positions import PositionMap
 from selfextend_rag.rope import RotaryLayout
 
 Impl = Literal["auto", "reference", "blocked", "triton"]
@@ -28,7 +28,7 @@ def self_extend_attention(
     v: Tensor,
     *,
     rotary: RotaryLayout,
-    settings: SelfExtend,
+    settings: PositionMap,
     scaling: float | None = None,
     key_mask: Tensor | None = None,
     bounds: Tensor | None = None,
@@ -49,7 +49,7 @@ def self_extend_attention(
         k: ``[B, Hkv, S, D]``, not rotated; H a multiple of Hkv, and S >= T.
         v: ``[B, Hkv, S, Dv]``.
         rotary: the model's rotary embedding.
-        settings: group size and neighbor window.
+        settings: group size and neighbor window; or another map of `selfextend_rag.maps`.
         scaling: factor on the scores, ``D ** -0.5`` when not given.
         key_mask: ``[B, S]`` bool, False at padding.
         bounds: in place of ``key_mask``, ``[B, 3]`` int32 on the device: the slots where each row
@@ -57,10 +57,10 @@ def self_extend_attention(
             may be the whole buffer of a static cache, and ``"triton"`` lets no host wait.
         softcap: ``softcap * tanh(score / softcap)`` before the softmax, as in Gemma 2.
         sinks: ``[H]``, one more score per head with a value of zero, as in GPT-OSS.
-        impl: ``"triton"`` (one kernel, CUDA, inference only), ``"blocked"`` (memory linear in S,
-            any device, inference only), ``"reference"`` (dense, differentiable), or ``"auto"``:
-            reference where a gradient is asked for, else on CUDA devices triton where it can,
-            else blocked.
+        impl: ``"triton"`` (one kernel, CUDA, inference only, SelfExtend alone), ``"blocked"``
+            (memory linear in S, any device, inference only), ``"reference"`` (dense,
+            differentiable), or ``"auto"``: reference where a gradient is asked for, else on CUDA
+            devices triton where it can, else blocked.
         grouped_keys: a cache layer's store of grouped, rotated keys, used by ``"blocked"`` and
             filled at short calls; its owner must notify it of every change to the cached keys.
         capacity: tokens to make space for when ``grouped_keys`` has to grow.
@@ -72,9 +72,7 @@ def self_extend_attention(
     Source: arXiv 2401.01325.
     """
     scaling = q.shape[-1] ** -0.5 if scaling is None else scaling
-    spec = AttentionSpec(
-        rotary=rotary, bands=settings.bands, scaling=scaling, softcap=softcap, sinks=sinks
-    )
+    spec = AttentionSpec.of(settings, rotary=rotary, scaling=scaling, softcap=softcap, sinks=sinks)
     return attend(
         q, k, v, spec, key_mask=key_mask, bounds=bounds, impl=impl,
         grouped_keys=grouped_keys, capacity=capacity,
@@ -100,6 +98,8 @@ def attend(
         raise ValueError(f"impl={impl!r} computes no gradients; use impl='reference' or no_grad")
     if impl == "triton" or (impl == "auto" and q.is_cuda and not wants_grad):
         reason, found = why_not(q, k, v, spec.scaling), bounds
+        if not spec.is_self_extend:
+            reason = f"it computes SelfExtend alone, not {spec.method}"
         if key_mask is not None and not reason:
             found = bounds_without_holes(key_mask)
             reason = "" if found is not None else "there is padding between the tokens of a row"

@@ -1,5 +1,7 @@
 """SelfExtend attention in blocks: exact, on any device, memory linear in the length.
 
+The bands of other maps are handed to `banded_attention`, row by row in the same way.
+
 Each (query, key) pair is scored once. With keys 0..S-1 and queries p0..S-1:
 
 * queries below W have neighbors only: ordinary causal attention;
@@ -14,6 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from selfextend_rag.attention.banded import banded_attention
 from selfextend_rag.attention.grouped import GroupedKeys
 from selfextend_rag.attention.partial import (
     AttentionSpec,
@@ -54,7 +57,7 @@ def blocked_attention(
         starts = key_mask.int().argmax(-1).tolist()
         packed = (key_mask.sum(-1) == total - torch.tensor(starts, device=k.device)).tolist()
     kept = None
-    far = spec.far_band(total - min(starts))
+    far = spec.far_band(total - min(starts)) if spec.is_self_extend else None
     # A long prefill uses each rotated key for many queries, so it keeps none: the store is filled
     # when the first short call (a question, a decode step) asks for it.
     if grouped_keys is not None and length > _SHORT and not grouped_keys.nbytes:
@@ -91,6 +94,9 @@ def _unpadded(q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, kept: Tensor
     the last W are rotated to their own. They are made here when not given.
     """
     length, total = q.shape[2], k.shape[2]
+    if not spec.is_self_extend:
+        out, lse = banded_attention(q, k, v, spec)
+        return out if spec.sinks is None else add_sinks(out, lse, spec.sinks)
     far = spec.far_band(total)
     if far is None:
         out, lse = _plain(q, k, v, spec, total)

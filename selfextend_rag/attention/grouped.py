@@ -45,7 +45,8 @@ class GroupedKeys:
             neighbors: the slots from ``end`` to S are needed too, rotated to their own positions.
             capacity: slots to allocate when the buffer must grow.
         """
-        made_for = (spec.rotary, spec.bands[-1], starts if len(set(starts)) > 1 else starts[:1])
+        bands = spec.own_bands
+        made_for = (spec.rotary, bands[-1], starts if len(set(starts)) > 1 else starts[:1])
         if self._made_for != made_for:
             self._made_for, self._done, self._near = made_for, 0, (0, 0)
         buffer, total = self._fit(k, max(capacity, k.shape[2])), k.shape[2]
@@ -57,14 +58,14 @@ class GroupedKeys:
                 positions = band.key_position(positions if len(positions) > 1 else positions[0])
                 spec.rotary.rotate(k[:, :, begin:end], positions, out=buffer[:, :, begin:end])
 
-        rotate(self._done, end, spec.bands[-1])
+        rotate(self._done, end, bands[-1])
         self._done = end  # what comes after is used as neighbors alone
         first, last = max(self._near[0], end), min(self._near[1], total)
         if neighbors:
             if first >= last:
                 first = last = total
-            rotate(end, first, spec.bands[0])
-            rotate(last, total, spec.bands[0])
+            rotate(end, first, bands[0])
+            rotate(last, total, bands[0])
             first, last = end, total
         self._near = (first, last)
         return buffer

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from selfextend_rag.attention.banded import log_scaled
 from selfextend_rag.attention.grouped import GroupedKeys
 from selfextend_rag.attention.partial import AttentionSpec, Scoring
 from selfextend_rag.positions import Band
@@ -46,7 +47,11 @@ def attention_mass(
     """
     compute = torch.float64 if q.dtype == torch.float64 else torch.float32
     heads, length, total = q.shape[0], q.shape[1], k.shape[1]
-    scores = _Scores(q.to(compute) * scoring.scaling, k, scoring, positions, grouped_keys)
+    scaled = q.to(compute) * scoring.scaling
+    if isinstance(scoring, AttentionSpec) and not scoring.is_self_extend:
+        scores: _Scores = _BandScores(scaled, k, scoring, positions)
+    else:
+        scores = _Scores(scaled, k, scoring, positions, grouped_keys)
     seen = (first_key, starts, bias)
     keep = heads * length * total <= _KEPT
     kept: list[_Exponentials] = []
@@ -88,18 +93,22 @@ class _Scores:
             self.rotary = scoring.rotary
             self.bands = [
                 (band, self.rotary.rotate(q[None], band.query_position(positions))[0])
-                for band in scoring.bands
+                for band in scoring.own_bands
             ]
-            end = k.shape[1] - scoring.bands[-1].nearest
+            end = k.shape[1] - scoring.own_bands[-1].nearest
             if store is not None and store.nbytes and end > 0:
                 self.kept = store.reach(k[None], end, scoring)[0, :, :end]
+
+    @property
+    def _farthest(self) -> int:
+        return self.bands[-1][0].nearest
 
     def blocks(
         self, first_key: int, starts: Tensor | None, bias: Tensor | None
     ) -> Iterator[_Exponentials]:
         """Yield blocks of all keys; one begins where the last band ends for a query."""
         total = self.k.shape[1]
-        border = min(total, max(0, self.earliest - self.bands[-1][0].nearest + 1))
+        border = min(total, max(0, self.earliest - self._farthest + 1))
         begins = [*range(0, border, self.step), *range(border, total, self.step)]
         for begin, end in zip(begins, [*begins[1:], total], strict=True):
             scores = self._unmasked(begin, end)
@@ -139,4 +148,30 @@ class _Scores:
             if all_pairs:
                 break
         assert scores is not None
+        return self.scoring.capped(scores)
+
+
+class _BandScores(_Scores):
+    """The same under another map than SelfExtend: each band that has a pair in a block is made."""
+
+    def __init__(self, q: Tensor, k: Tensor, spec: AttentionSpec, positions: Tensor) -> None:
+        q = log_scaled(q, positions, spec.log_scaled)
+        super().__init__(q, k, Scoring(scaling=1.0, softcap=spec.softcap), positions, None)
+        self._q, self._spec = q, spec
+
+    @property
+    def _farthest(self) -> int:
+        return 0
+
+    def _unmasked(self, begin: int, end: int) -> Tensor:
+        at, rotary = torch.arange(begin, end, device=self.k.device), self._spec.rotary
+        scores = self._q.new_zeros((*self._q.shape[:2], end - begin))
+        for band in self._spec.bands:
+            covered = band.covers(self.positions[:, None], at)
+            if not bool(covered.any()):
+                continue
+            q = rotary.rotate(self._q[None], band.query_position(self.positions))[0]
+            keys = rotary.rotate(self.k[None, :, begin:end], band.key_position(at))[0].to(q.dtype)
+            found = (q.reshape(len(keys), -1, q.shape[2]) @ keys.mT).view(*q.shape[:2], -1)
+            scores = torch.where(covered, found, scores)
         return self.scoring.capped(scores)

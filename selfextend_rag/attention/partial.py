@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from selfextend_rag.positions import Band
+from selfextend_rag.positions import AnyBand, Band, PositionMap, SelfExtend
 from selfextend_rag.rope import RotaryLayout
 
 _FLASH_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -35,18 +36,56 @@ class Scoring:
 class AttentionSpec(Scoring):
     """Attention of queries and keys that come un-rotated: each pair is rotated as its band says.
 
-    Bands are nearest first. The first one is at distance 0 and leaves positions as they are; the
-    reference takes any others after it, the fast implementations at most one.
+    Bands are nearest first. SelfExtend's first one is at distance 0 and leaves positions as they
+    are, and there is at most one after it. Bands of other maps are of any kind and number, and go
+    to the implementations that say so.
     """
 
     rotary: RotaryLayout
-    bands: tuple[Band, ...]
+    bands: Sequence[AnyBand]
+    method: str = SelfExtend.name  # the map that the bands are of
+    log_scaled: int | None = None  # see `PositionMap`
+
+    @classmethod
+    def of(
+        cls,
+        settings: PositionMap,
+        *,
+        rotary: RotaryLayout,
+        scaling: float,
+        softcap: float | None = None,
+        sinks: Tensor | None = None,
+    ) -> AttentionSpec:
+        """Return the spec of a layer under these settings."""
+        if settings.rotary_scale != 1.0:
+            rotary = replace(rotary, scale=rotary.scale * settings.rotary_scale)
+        return cls(
+            rotary=rotary, bands=settings.bands, method=settings.name,
+            log_scaled=settings.log_scaled, scaling=scaling, softcap=softcap, sinks=sinks,
+        )  # fmt: skip
+
+    @property
+    def is_self_extend(self) -> bool:
+        """Whether the bands are SelfExtend's."""
+        return self.method == SelfExtend.name
+
+    @property
+    def own_bands(self) -> tuple[Band, ...]:
+        """The bands of SelfExtend.
+
+        Raises:
+            ValueError: they are another map's; the message names it.
+        """
+        if not self.is_self_extend:
+            raise ValueError(f"this computes SelfExtend alone, not {self.method}")
+        bands: tuple[Band, ...] = self.bands  # type: ignore[assignment]
+        return bands
 
     def far_band(self, tokens: int) -> Band | None:
         """Return the second band, or None where no pair of so many tokens is that far apart."""
         if len(self.bands) == 1:
             return None
-        _, far = self.bands
+        _, far = self.own_bands
         return far if tokens > far.nearest else None
 
 

@@ -1,10 +1,14 @@
 """SelfExtend attention written as its definition: dense, slow, for any precision. The oracle.
 
+So are the bands of other maps.
+
 Shares no code with the fast implementations: rotation, masks and the softmax are spelled out here
 on whole matrices. Differentiable. Memory grows with T x S.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -30,13 +34,16 @@ def reference_attention(
     k = k.to(compute).repeat_interleave(heads // k.shape[1], dim=1)
     v = v.to(compute).repeat_interleave(heads // v.shape[1], dim=1)
     q = q.to(compute)
+    if spec.log_scaled is not None:
+        factor = ((query_pos.double() + 1).log() / math.log(spec.log_scaled)).clamp(min=1)
+        q = q * factor[:, None, :, None].to(compute)
 
-    distance = (query_pos[:, :, None] - key_pos[:, None, :])[:, None]  # [B, 1, T, S]
+    queries, keys = query_pos[:, None, :, None], key_pos[:, None, None, :]
     scores = q.new_zeros(())
     for band in spec.bands:
         band_q = _rotate(q, band.query_position(query_pos), spec.rotary)
         band_k = _rotate(k, band.key_position(key_pos), spec.rotary)
-        scores = torch.where(distance < band.nearest, scores, band_q @ band_k.mT)
+        scores = torch.where(band.covers(queries, keys), band_q @ band_k.mT, scores)
     scores = scores * spec.scaling
     if spec.softcap is not None:
         scores = spec.softcap * torch.tanh(scores / spec.softcap)

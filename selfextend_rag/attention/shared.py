@@ -61,7 +61,7 @@ def extended_rows_attention(
         spec: the layer's, with a band of grouped keys.
         grouped_keys: of the shared keys, with space for ``capacity`` tokens when it has to grow.
     """
-    band, shared = spec.bands[-1], k.shape[2]
+    band, shared = spec.own_bands[-1], k.shape[2]
     totals = [shared + keys.shape[2] for keys, _ in own]
     far = [max(0, total - band.nearest) for total in totals]
     # Up to `common` a shared key is far from all rows, and from `beyond` on it is near to all.

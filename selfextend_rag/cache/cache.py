@@ -20,7 +20,7 @@ from transformers.cache_utils import (
 from selfextend_rag.cache.layers import FullLayer, GrowingLayer, SlidingLayer
 from selfextend_rag.cache.quantised import QuantisedLayer, check_kv_bits, why_not_rounded
 from selfextend_rag.errors import UnsupportedModelError
-from selfextend_rag.positions import SelfExtend
+from selfextend_rag.positions import PositionMap
 
 
 class SelfExtendCache(DynamicCache):
@@ -85,7 +85,7 @@ class SelfExtendCache(DynamicCache):
         return sum(layer_nbytes(layer) for layer in self.layers)
 
 
-def expect(cache: Cache, settings: SelfExtend) -> None:
+def expect(cache: Cache, settings: PositionMap) -> None:
     """Note on a cache that the next tokens come from a model that is extended with these settings.
 
     A plain `DynamicCache` is given layers that refuse to mix them with tokens of other settings.

@@ -9,7 +9,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from selfextend_rag.attention import GroupedKeys
 from selfextend_rag.errors import CacheMismatchError
-from selfextend_rag.positions import SelfExtend
+from selfextend_rag.positions import PositionMap
 
 FIRST_CAPACITY = 256
 GROWTH = 1.5
@@ -29,10 +29,10 @@ class FullLayer(DynamicLayer):
 
     grouped_keys: GroupedKeys | None = None
 
-    def __init__(self, capacity: int = 0, expected: SelfExtend | None = None) -> None:
+    def __init__(self, capacity: int = 0, expected: PositionMap | None = None) -> None:
         DynamicLayer.__init__(self)
         self.capacity = max(capacity, 0)
-        self.filled_under: SelfExtend | None = None
+        self.filled_under: PositionMap | None = None
         self._expected = expected
 
     @abstractmethod
@@ -40,7 +40,7 @@ class FullLayer(DynamicLayer):
         """Return views of all that is held and can't be made again, by name."""
 
     @abstractmethod
-    def emptied(self, length: int, filled_under: SelfExtend | None, capacity: int) -> FullLayer:
+    def emptied(self, length: int, filled_under: PositionMap | None, capacity: int) -> FullLayer:
         """Return a layer of the same shapes, whose ``length`` tokens are to be written.
 
         Its ``tensors`` are views of so many tokens, with space for ``capacity``.
@@ -59,7 +59,7 @@ class FullLayer(DynamicLayer):
     def nbytes(self) -> int:
         """Bytes held, free space included."""
 
-    def expect(self, settings: SelfExtend) -> None:
+    def expect(self, settings: PositionMap) -> None:
         """Note that the next tokens come from an extended model; a plain one never says so."""
         self._expected = settings
 
@@ -92,7 +92,7 @@ class FullLayer(DynamicLayer):
         self.filled_under = expected
 
 
-def mismatch(tokens: int | str, before: SelfExtend | None, now: SelfExtend | None) -> str:
+def mismatch(tokens: int | str, before: PositionMap | None, now: PositionMap | None) -> str:
     """Return that a model of other settings can't continue cached tokens."""
     return (
         f"{tokens} tokens were cached under {before or 'plain attention'}, and can't be continued "
@@ -106,7 +106,7 @@ class GrowingLayer(FullLayer):
     ``keys`` and ``values`` are views of the filled part.
     """
 
-    def __init__(self, capacity: int = 0, expected: SelfExtend | None = None) -> None:
+    def __init__(self, capacity: int = 0, expected: PositionMap | None = None) -> None:
         super().__init__(capacity, expected)
         self.grouped_keys: GroupedKeys = GroupedKeys()
         self._buffers: tuple[Tensor, Tensor] | None = None  # [B, Hkv, capacity, D], and D = Dv
@@ -149,7 +149,7 @@ class GrowingLayer(FullLayer):
         named = {"keys": self.keys, "values": self.values}
         return {name: x for name, x in named.items() if x is not None and x.numel()}
 
-    def emptied(self, length: int, filled_under: SelfExtend | None, capacity: int) -> GrowingLayer:
+    def emptied(self, length: int, filled_under: PositionMap | None, capacity: int) -> GrowingLayer:
         """Return a layer of the same shapes, whose ``length`` tokens are to be written."""
         new = GrowingLayer(max(capacity, length))
         if self.keys is None or self.values is None:

@@ -19,7 +19,7 @@ import struct
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from io import BufferedReader
 from math import prod
 from pathlib import Path
@@ -34,7 +34,8 @@ from selfextend_rag.cache.cache import SelfExtendCache
 from selfextend_rag.cache.layers import FullLayer, GrowingLayer, SlidingLayer
 from selfextend_rag.cache.quantised import QuantisedLayer
 from selfextend_rag.errors import CacheMismatchError, CorruptReadingError, ReadingFileError
-from selfextend_rag.positions import SelfExtend
+from selfextend_rag.maps import map_from_dict, map_to_dict
+from selfextend_rag.positions import PositionMap
 
 FORMAT = "selfextend-rag reading"
 VERSION = 2
@@ -81,7 +82,7 @@ class Saved:
     """Tokens with their keys and values, the settings they were read under, and what came along."""
 
     tokens: tuple[int, ...]
-    settings: SelfExtend | None
+    settings: PositionMap | None
     cache: SelfExtendCache
     attachment: bytes
 
@@ -92,7 +93,7 @@ class Header:
 
     tokens: int  # that it holds with keys and values
     capacity: int  # tokens to allocate when it is loaded
-    settings: SelfExtend | None
+    settings: PositionMap | None
     kinds: list[str]  # of the cache's layers
     fingerprint: Mapping[str, str]
     entries: Entries
@@ -137,7 +138,7 @@ def save(
     path: Path,
     snapshot: Snapshot,
     tokens: Sequence[int],
-    settings: SelfExtend | None,
+    settings: PositionMap | None,
     *,
     fingerprint: Mapping[str, str],
     capacity: int = 0,
@@ -159,7 +160,7 @@ def save(
     """
     about = {
         "fingerprint": dict(fingerprint),
-        "settings": settings and asdict(settings),
+        "settings": settings and map_to_dict(settings),
         "kinds": list(snapshot.kinds),
         "tokens": len(tokens),
         "capacity": max(capacity, len(tokens)),
@@ -188,7 +189,7 @@ def save(
 
 def load(
     path: Path,
-    blank: Callable[[SelfExtend | None], SelfExtendCache],
+    blank: Callable[[PositionMap | None], SelfExtendCache],
     *,
     fingerprint: Mapping[str, str],
 ) -> Saved:
@@ -231,7 +232,7 @@ def header_of(path: Path, fingerprint: Mapping[str, str]) -> Header:
 
 def tokens_in(
     path: Path, fingerprint: Mapping[str, str]
-) -> tuple[tuple[int, ...], SelfExtend | None]:
+) -> tuple[tuple[int, ...], PositionMap | None]:
     """Return the tokens of a file, not verified, and their settings; errors as of `load`."""
     with _reading(path, fingerprint) as (file, header):
         tokens = torch.empty(header.tokens, dtype=torch.int64)
@@ -315,7 +316,7 @@ def _read_header(file: BufferedReader) -> Header:
         # what follows was written by `save`, byte for byte
         about = json.loads(metadata["about"])
         settings = about.pop("settings")
-        settings = None if settings is None else SelfExtend(**settings)
+        settings = None if settings is None else map_from_dict(settings)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, CorruptReadingError):
             raise

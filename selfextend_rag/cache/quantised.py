@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from selfextend_rag.cache.layers import FullLayer
-from selfextend_rag.positions import SelfExtend
+from selfextend_rag.positions import PositionMap
 
 KV_BITS = (4, 8)
 """What a key or value can be rounded to."""
@@ -66,7 +66,7 @@ class QuantisedLayer(FullLayer):
         capacity: tokens to allocate at the first update; more is allocated when needed.
     """
 
-    def __init__(self, bits: int, capacity: int = 0, expected: SelfExtend | None = None) -> None:
+    def __init__(self, bits: int, capacity: int = 0, expected: PositionMap | None = None) -> None:
         super().__init__(capacity, expected)
         check_kv_bits(bits)
         self.bits = bits
@@ -161,7 +161,7 @@ class QuantisedLayer(FullLayer):
         return {name: x[:, :, : self._length] for name, x in self._buffers.items()}
 
     def emptied(
-        self, length: int, filled_under: SelfExtend | None, capacity: int
+        self, length: int, filled_under: PositionMap | None, capacity: int
     ) -> QuantisedLayer:
         """Return a layer of the same shapes, whose ``length`` tokens are to be written."""
         new = QuantisedLayer(self.bits, max(capacity, length))

@@ -28,7 +28,7 @@ from selfextend_rag.cache.cache import (
 )
 from selfextend_rag.cache.identity import digest
 from selfextend_rag.errors import CacheMismatchError, CorruptReadingError, ReadingFileError
-from selfextend_rag.positions import SelfExtend
+from selfextend_rag.positions import PositionMap
 
 _WORTH_REUSING = 8  # tokens; fewer are run again faster than anything is looked for
 _WORTH_LOADING = 64  # tokens that a file has to have beyond what memory has
@@ -76,11 +76,11 @@ class SpillFolder:
         self.folder = folder
         self.max_bytes = max_bytes
         self._fingerprint = fingerprint
-        self._known: dict[Path, tuple[object, tuple[int, ...], SelfExtend | None]] = {}
+        self._known: dict[Path, tuple[object, tuple[int, ...], PositionMap | None]] = {}
         persist.make_folder(folder)
 
     def write(
-        self, tokens: tuple[int, ...], settings: SelfExtend | None, cache: SelfExtendCache
+        self, tokens: tuple[int, ...], settings: PositionMap | None, cache: SelfExtendCache
     ) -> None:
         """Write a prefix, unless it is there already; states of recurrent layers are left out."""
         if has_state(cache):
@@ -99,7 +99,7 @@ class SpillFolder:
             _log.warning("a prefix was not kept in %s: %s", self.folder, error)
 
     def load(
-        self, tokens: tuple[int, ...], settings: SelfExtend | None, least: int, blank: Blank
+        self, tokens: tuple[int, ...], settings: PositionMap | None, least: int, blank: Blank
     ) -> persist.Saved | None:
         """Return the prefix that shares most first tokens with these, if at least so many."""
         best, most = None, least - 1
@@ -119,7 +119,7 @@ class SpillFolder:
                 os.utime(best)
         return saved
 
-    def _look(self, path: Path) -> tuple[tuple[int, ...], SelfExtend | None]:
+    def _look(self, path: Path) -> tuple[tuple[int, ...], PositionMap | None]:
         """Return a file's tokens and settings, read when the file is new or has changed."""
         state = path.stat()
         stamp = state.st_ino, state.st_size
@@ -160,11 +160,11 @@ class SpillFolder:
 @dataclass(eq=False, slots=True)
 class _Entry:
     tokens: tuple[int, ...]
-    settings: SelfExtend | None
+    settings: PositionMap | None
     cache: SelfExtendCache = field(repr=False)
     nbytes: int
 
-    def shared(self, tokens: tuple[int, ...], settings: SelfExtend | None) -> int:
+    def shared(self, tokens: tuple[int, ...], settings: PositionMap | None) -> int:
         """Return how many first tokens of a prompt this can serve; 0 for none."""
         if settings != self.settings:
             return 0
@@ -225,7 +225,7 @@ class PrefixStore:
     def take(
         self,
         tokens: tuple[int, ...],
-        settings: SelfExtend | None,
+        settings: PositionMap | None,
         *,
         capacity: int,
         blank: Blank,
@@ -257,7 +257,7 @@ class PrefixStore:
     def put(
         self,
         tokens: tuple[int, ...],
-        settings: SelfExtend | None,
+        settings: PositionMap | None,
         cache: SelfExtendCache,
         state: Hashable,
     ) -> None:
@@ -334,7 +334,7 @@ class PrefixStore:
         return entry.cache
 
     def _filed(
-        self, tokens: tuple[int, ...], settings: SelfExtend | None, least: int, blank: Blank
+        self, tokens: tuple[int, ...], settings: PositionMap | None, least: int, blank: Blank
     ) -> _Entry | None:
         """Return an entry from the folder that can serve at least so many tokens."""
         if self.spill is None:

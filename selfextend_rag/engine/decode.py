@@ -24,7 +24,7 @@ from selfextend_rag.engine.run import CachedPrefix, FinishReason, Run, Usage, fe
 from selfextend_rag.engine.sampling import GenerationSettings, Sampler, TokenConstraint
 from selfextend_rag.errors import GenerationCancelled, SelfExtendError
 from selfextend_rag.model import by_rows, continuation_reason, lock_of, refuse_chunks, switched
-from selfextend_rag.positions import SelfExtend
+from selfextend_rag.positions import PositionMap
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +220,7 @@ class Keys(AbstractContextManager["Keys"]):
 
     model: PreTrainedModel
     run: Run
-    settings: SelfExtend | None
+    settings: PositionMap | None
     chunk_size: int
     prefix: CachedPrefix | None
     _running: list[RunningAnswer] = field(default_factory=list, init=False)

@@ -35,7 +35,7 @@ from selfextend_rag.errors import GenerationCancelled
 from selfextend_rag.model import lock_of, refuse_chunks, switched
 from selfextend_rag.model.extension import never
 from selfextend_rag.model.verify import FAILURES, disagreement, failure
-from selfextend_rag.positions import SelfExtend
+from selfextend_rag.positions import PositionMap, SelfExtend
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class Engine:
         self,
         tokens: Sequence[int],
         *,
-        settings: SelfExtend | None = None,
+        settings: PositionMap | None = None,
         capacity: int = 0,
         chunk_size: int | None = None,
         progress: Progress | None = None,
@@ -130,7 +130,7 @@ class Engine:
         *,
         prefix: CachedPrefix | None = None,
         reuse: PrefixStore | None = None,
-        settings: SelfExtend | None = None,
+        settings: PositionMap | None = None,
         chunk_size: int | None = None,
         constraint: TokenConstraint | None = None,
         progress: Progress | None = None,
@@ -177,7 +177,7 @@ class Engine:
         *,
         prefix: CachedPrefix | None = None,
         reuse: PrefixStore | None = None,
-        settings: SelfExtend | None = None,
+        settings: PositionMap | None = None,
         at_once: int = 1,
         chunk_size: int | None = None,
         run: Run,
@@ -283,7 +283,7 @@ def _configured(model: PreTrainedModel) -> str:
 
 
 def _measured(
-    model: PreTrainedModel, tokens: tuple[int, ...], settings: SelfExtend | None, run: Run
+    model: PreTrainedModel, tokens: tuple[int, ...], settings: PositionMap | None, run: Run
 ) -> str:
     few = (tokens[:10] * 10)[:10]
     try:
@@ -295,7 +295,7 @@ def _measured(
 
 
 def _both_ways(
-    model: PreTrainedModel, tokens: tuple[int, ...], settings: SelfExtend | None, run: Run
+    model: PreTrainedModel, tokens: tuple[int, ...], settings: PositionMap | None, run: Run
 ) -> tuple[Tensor, Tensor]:
     """Return the logits ``[2, V]`` after two rows that share their first tokens."""
     shared, tails = tokens[:_SHARED], (tokens[_SHARED : _SHARED + 2], tokens[_SHARED + 2 :])

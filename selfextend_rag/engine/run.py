@@ -23,7 +23,7 @@ from selfextend_rag.cache.cache import can_rewind, rewind, shortest
 from selfextend_rag.cache.identity import model_state
 from selfextend_rag.errors import CacheMismatchError, GenerationCancelled, UnsupportedModelError
 from selfextend_rag.model.extension import never
-from selfextend_rag.positions import SelfExtend
+from selfextend_rag.positions import PositionMap
 
 _SECONDS_BETWEEN_LOOKS = 0.05
 _LONG_CHUNK = 64  # tokens; shorter ones are run in a moment
@@ -89,7 +89,7 @@ class CachedPrefix:
     """
 
     tokens: tuple[int, ...]
-    settings: SelfExtend | None  # None for plain attention
+    settings: PositionMap | None  # None for plain attention
     cache: SelfExtendCache = field(repr=False)
     state: Hashable = field(default=None, repr=False)  # see `model_state`; None is not looked at
 
@@ -109,7 +109,7 @@ class CachedPrefix:
                 "them back"
             )
 
-    def check_prompt(self, tokens: tuple[int, ...], settings: SelfExtend | None) -> None:
+    def check_prompt(self, tokens: tuple[int, ...], settings: PositionMap | None) -> None:
         """Refuse a prompt that does not continue this prefix under its settings, or under any.
 
         Raises:

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from selfextend_rag.cache import SelfExtendCache
-from selfextend_rag.positions import SelfExtend
+from selfextend_rag.positions import PositionMap
 
 _NLL_BLOCK = 1024
 _WHOLE = 8192  # tokens up to which a text is run at once
@@ -43,7 +43,7 @@ class HuggingFaceModel:
     def __init__(
         self,
         model: PreTrainedModel,
-        settings: SelfExtend | None = None,
+        settings: PositionMap | None = None,
         *,
         end_ids: Sequence[int] = (),
         kv_bits: int | None = None,

@@ -29,8 +29,9 @@ from selfextend_rag.evals.runner import (
     run_lookups,
     run_perplexity,
 )
+from selfextend_rag.maps import map_to_dict
 from selfextend_rag.planning import ContextBudgetPlanner, pretraining_window_of
-from selfextend_rag.positions import SelfExtend
+from selfextend_rag.positions import PositionMap
 
 GRID_TASKS = (*TASKS, "perplexity")
 LABELS = ("plain", "selfextend")
@@ -95,7 +96,7 @@ class Grid:
                 names = ", ".join(given) or "none"
                 raise ValueError(f"{what} must be of {' and '.join(known)}, got {names}")
 
-    def settings(self, length: int, window: int) -> SelfExtend | None:
+    def settings(self, length: int, window: int) -> PositionMap | None:
         """Return what the planner chooses for a prompt of ``length`` tokens and its answer.
 
         A group size that was asked for is used inside the window too; otherwise what fits runs
@@ -188,7 +189,7 @@ def _lookups(
     cells: list[Cell] = []
     for length, adapter in adapters:
 
-        def show(cell: Cell, settings: SelfExtend | None = adapter.settings) -> None:
+        def show(cell: Cell, settings: PositionMap | None = adapter.settings) -> None:
             place = f"{label} length {cell.length} depth {cell.depth:.2f}"
             write(f"{place} right {cell.right} of {cell.samples} {settings or ''}\n")
 
@@ -220,7 +221,7 @@ def _perplexities(
         row = run_perplexity(
             adapter, prose, head=head, length=length, samples=grid.samples, bin_size=grid.bin_size
         )
-        row["settings"] = asdict(adapter.settings) if adapter.settings else None
+        row["settings"] = map_to_dict(adapter.settings) if adapter.settings else None
         write(f"{label} length {length} perplexity {row['perplexity']:.3f}\n")
         found.append(row)
     return found

@@ -12,7 +12,7 @@ from selfextend_rag.evals.access import EvaluatedModel
 from selfextend_rag.evals.metrics import is_exact_match, nll_by_position, perplexity
 from selfextend_rag.evals.prose import Prose
 from selfextend_rag.evals.tasks import LookupTask, lookup_task, passkey_task
-from selfextend_rag.positions import SelfExtend
+from selfextend_rag.positions import PositionMap
 
 TASKS: dict[str, Callable[..., LookupTask]] = {"passkey": passkey_task, "lookup": lookup_task}
 MAX_NEW_TOKENS = 24
@@ -36,7 +36,7 @@ class Cell:
     right: int
     samples: int
     wrong: tuple[tuple[str, str], ...]
-    settings: SelfExtend | None = None
+    settings: PositionMap | None = None
 
 
 class PerplexityRow(TypedDict):

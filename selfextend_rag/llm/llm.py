@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -43,11 +44,13 @@ from selfextend_rag.output.tools import ToolChoice, Tools, tool_request
 from selfextend_rag.planning import (
     ContextBudgetPlanner,
     ContextPlan,
+    MapPlanner,
     planner_defaults,
     pretraining_window_of,
 )
 from selfextend_rag.planning.plan import CHUNK_SIZES, Rule
 from selfextend_rag.planning.planner import Extension
+from selfextend_rag.positions import SelfExtend
 from selfextend_rag.text.messages import Message
 from selfextend_rag.text.prompts import INSTRUCTION, PromptBuilder, PromptForm
 
@@ -110,6 +113,8 @@ class LongContextLLM(OneInProcess):
         prefix_cache_dir: a folder for those that do not fit into memory, found again by other
             processes.
         prefix_cache_dir_bytes: what the files in that folder may take together.
+        method: experimental: ``"selfextend"``, or the name of another map of positions, which then
+            takes its place with the settings its authors published; see docs/methods.md.
 
     Raises:
         CalibrationError: a calibration of this model is stored, and can't be read.
@@ -143,12 +148,16 @@ class LongContextLLM(OneInProcess):
         prefix_cache_bytes: int = 1 << 30,
         prefix_cache_dir: str | os.PathLike[str] | None = None,
         prefix_cache_dir_bytes: int = 16 << 30,
+        method: str = SelfExtend.name,
     ) -> None:
         self.tokenizer = tokenizer
         self.origin: Origin | None = None  # what opens models for others sets it
         if pretraining_window is None:
             pretraining_window = pretraining_window_of(model.config)
-        self.planner = ContextBudgetPlanner(
+        planner: Callable[..., ContextBudgetPlanner] = ContextBudgetPlanner
+        if method != SelfExtend.name:
+            planner = partial(MapPlanner, method=method)
+        self.planner = planner(
             pretraining_window,
             **planner_defaults(model.config, pretraining_window, trained_fraction),
             neighbor_window=neighbor_window,

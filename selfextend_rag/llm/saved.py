@@ -15,9 +15,9 @@ from selfextend_rag.engine import CachedPrefix
 from selfextend_rag.errors import CacheMismatchError, CorruptReadingError
 from selfextend_rag.llm.answer import TextRunner
 from selfextend_rag.llm.ledger import no_memory
-from selfextend_rag.planning import ContextPlan
+from selfextend_rag.planning import ContextPlan, MapPlanner
 from selfextend_rag.planning.memory import format_bytes
-from selfextend_rag.positions import SelfExtend
+from selfextend_rag.positions import PositionMap, SelfExtend
 from selfextend_rag.text.prompts import Prompt
 
 
@@ -72,12 +72,15 @@ def load(
 
 
 def _fingerprint(runner: TextRunner) -> dict[str, str]:
-    """Return what a reading belongs to, but for its documents, group size and neighbor window."""
-    engine, prompts = runner.engine, runner.prompts
+    """Return what a reading belongs to, but for its documents and the figures of its method."""
+    engine, prompts, planner = runner.engine, runner.prompts, runner.budget.planner
+    # named where it is not SelfExtend, so that readings of earlier releases stay valid
+    method = {"method": planner.method} if isinstance(planner, MapPlanner) else {}
     return {
         **token_fingerprint(engine.model, prompts.codec.tokenizer, engine.kv_bits),
         "prompt form": digest(json.dumps(prompts.identity(), default=str, sort_keys=True)),
-        "pretraining_window": str(runner.budget.planner.pretraining_window),
+        "pretraining_window": str(planner.pretraining_window),
+        **method,
     }
 
 
@@ -132,7 +135,7 @@ def _check_documents(
 
 
 def _check_settings(
-    path: str | os.PathLike[str], runner: TextRunner, plan: ContextPlan, had: SelfExtend | None
+    path: str | os.PathLike[str], runner: TextRunner, plan: ContextPlan, had: PositionMap | None
 ) -> None:
     """Refuse a reading that would now be read under other settings."""
     now = runner.budget.planner.plan(
@@ -141,8 +144,8 @@ def _check_settings(
     if not plan.settings == had == now:
         named = [
             f"group_size {x.group_size} and neighbor_window {x.neighbor_window}"
-            if x
-            else "plain attention"
+            if isinstance(x, SelfExtend)
+            else str(x or "plain attention")
             for x in (had, now)
         ]
         raise CacheMismatchError(

@@ -30,10 +30,10 @@ from selfextend_rag.model.hooks import PLAIN, Extension, Observer, binding_of
 from selfextend_rag.model.report import SupportReport, recall, remember
 from selfextend_rag.model.tiny import tiny_copy
 from selfextend_rag.model.verify import Cancelled, Inspection
-from selfextend_rag.positions import SelfExtend
+from selfextend_rag.positions import PositionMap, SelfExtend
 
 _SECONDS_BETWEEN_LOOKS = 0.1
-_Switch = tuple[SelfExtend, Impl]
+_Switch = tuple[PositionMap, Impl]
 
 
 def never() -> bool:
@@ -110,7 +110,7 @@ class _Measured:
 _measured: WeakKeyDictionary[nn.Module, _Measured] = WeakKeyDictionary()
 
 
-def extend(model: PreTrainedModel, settings: SelfExtend, *, impl: Impl = "auto") -> None:
+def extend(model: PreTrainedModel, settings: PositionMap, *, impl: Impl = "auto") -> None:
     """Switch ``model``, in place, to SelfExtend attention; again, to change its settings.
 
     Keys reach any cache un-rotated from now on, so a cache filled before, or under other settings,
@@ -120,7 +120,7 @@ def extend(model: PreTrainedModel, settings: SelfExtend, *, impl: Impl = "auto")
     Args:
         model: any decoder of transformers that `support` accepts; it may be dispatched over
             devices. It should be in evaluation mode.
-        settings: group size and neighbor window.
+        settings: group size and neighbor window; or another map of `selfextend_rag.maps`.
         impl: attention implementation, see `selfextend_rag.attention.self_extend_attention`.
 
     Raises:
@@ -129,7 +129,7 @@ def extend(model: PreTrainedModel, settings: SelfExtend, *, impl: Impl = "auto")
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"expected a model of transformers, got {type(model).__name__}")
-    if not isinstance(settings, SelfExtend):
+    if not isinstance(settings, PositionMap):
         raise TypeError(
             "expected settings such as SelfExtend(group_size=8, neighbor_window=1024), got "
             f"{settings!r}"
@@ -146,7 +146,7 @@ def restore(model: PreTrainedModel) -> None:
 
 @contextmanager
 def extended(
-    model: PreTrainedModel, settings: SelfExtend, *, impl: Impl = "auto"
+    model: PreTrainedModel, settings: PositionMap, *, impl: Impl = "auto"
 ) -> Iterator[PreTrainedModel]:
     """Extend ``model`` for the length of a ``with`` block; see `extend`.
 
@@ -163,7 +163,7 @@ def extended(
 
 @contextmanager
 def switched(
-    model: PreTrainedModel, settings: SelfExtend | None, cancelled: Cancelled = never
+    model: PreTrainedModel, settings: PositionMap | None, cancelled: Cancelled = never
 ) -> Iterator[None]:
     """Run the block with these settings, or plain attention for None; then as it was before.
 
@@ -214,7 +214,7 @@ def is_extended(model: nn.Module) -> bool:
     return current_settings(model) is not None
 
 
-def current_settings(model: nn.Module) -> tuple[SelfExtend, Impl] | None:
+def current_settings(model: nn.Module) -> tuple[PositionMap, Impl] | None:
     """Return the settings and implementation of an extended model, None for a plain one."""
     extension = binding_of(model).extension
     return None if extension.settings is None else (extension.settings, extension.impl)
@@ -237,7 +237,7 @@ def support(model_or_config: PreTrainedModel | PreTrainedConfig) -> SupportRepor
 
 
 def continuation_reason(
-    model: PreTrainedModel, settings: SelfExtend | None, cancelled: Cancelled = never
+    model: PreTrainedModel, settings: PositionMap | None, cancelled: Cancelled = never
 ) -> str:
     """Return why prompts can't be read in chunks; empty if they can.
 
@@ -259,7 +259,7 @@ def continuation_reason(
 
 
 def refuse_chunks(
-    model: PreTrainedModel, settings: SelfExtend | None, instead: str, cancelled: Cancelled = never
+    model: PreTrainedModel, settings: PositionMap | None, instead: str, cancelled: Cancelled = never
 ) -> None:
     """Raise an UnsupportedModelError that says what to do ``instead`` of reading in chunks, if a
     model can't; see `continuation_reason`.
@@ -292,7 +292,7 @@ def _switch_to(model: PreTrainedModel, to: _Switch | None, cancelled: Cancelled 
         _apply(model, _supported(model, cancelled), *to)
 
 
-def _apply(model: nn.Module, found: Inspection, settings: SelfExtend, impl: Impl) -> None:
+def _apply(model: nn.Module, found: Inspection, settings: PositionMap, impl: Impl) -> None:
     extension = Extension(settings, impl)
     extension.previous = switch(found.configs, implementation_name)
     extension.attach(model, found.rotary)

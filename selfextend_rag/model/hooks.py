@@ -20,7 +20,7 @@ from selfextend_rag.attention import AttentionSpec, Impl, Scoring
 from selfextend_rag.attention.bounds import host_waits_are_forbidden, mask_of
 from selfextend_rag.cache import FullLayer, RowsCache, RowsLayer, expect, mismatch
 from selfextend_rag.errors import CacheMismatchError
-from selfextend_rag.positions import SelfExtend
+from selfextend_rag.positions import PositionMap
 from selfextend_rag.rope import RotaryLayout
 
 _NAME = "_self_extend"  # of the attribute: of modules their Binding, of caches their settings
@@ -35,7 +35,7 @@ class Extension:
     A plain model has one without settings while it is observed or run by rows.
     """
 
-    def __init__(self, settings: SelfExtend | None, impl: Impl = "auto") -> None:
+    def __init__(self, settings: PositionMap | None, impl: Impl = "auto") -> None:
         self.settings = settings
         self.impl = impl
         self.observer: Observer | None = None
@@ -144,7 +144,7 @@ class Binding(NamedTuple):
         if self.rotary is None or extension.settings is None:
             scoring = Scoring(**given)
         else:
-            scoring = AttentionSpec(**given, rotary=self.rotary, bands=extension.settings.bands)
+            scoring = AttentionSpec.of(extension.settings, **given, rotary=self.rotary)
         layer = extension.layer_of(asked.module, asked.key)
         tensors = (asked.query, asked.key, asked.value, mask)
         call = AttentionCall(asked.module, *tensors, arguments, scoring, layer, extension.impl)

@@ -62,7 +62,9 @@ def _fits_together(rows: RowsLayer, call: AttentionCall) -> bool:
     if rows.shared is None or rows.shared.keys is None or call.query.device.type != "cpu":
         return False
     if isinstance(call.scoring, AttentionSpec) and (
-        call.impl not in ("auto", "blocked") or len(call.scoring.bands) == 1
+        call.impl not in ("auto", "blocked")
+        or not call.scoring.is_self_extend
+        or len(call.scoring.bands) == 1
     ):
         return False
     others = (value for key, value in call.arguments.items() if key not in _UNDERSTOOD)

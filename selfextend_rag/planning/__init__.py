@@ -1,5 +1,6 @@
 """How long a sequence may be, and which settings of SelfExtend it needs; integers only."""
 
+from selfextend_rag.planning.mapped import MapPlanner, published_map
 from selfextend_rag.planning.memory import DeviceMemory, MemoryEstimate, ModelMemory
 from selfextend_rag.planning.plan import ContextPlan, MemoryBudget, PlanRemark
 from selfextend_rag.planning.planner import ContextBudgetPlanner
@@ -15,6 +16,7 @@ __all__ = [
     "ContextBudgetPlanner",
     "ContextPlan",
     "DeviceMemory",
+    "MapPlanner",
     "MemoryBudget",
     "MemoryEstimate",
     "ModelMemory",
@@ -22,4 +24,5 @@ __all__ = [
     "calibration_path",
     "planner_defaults",
     "pretraining_window_of",
+    "published_map",
 ]

@@ -22,10 +22,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
-from selfextend_rag.positions import SelfExtend
+from selfextend_rag.positions import PositionMap, SelfExtend
 
 LayerKind = Literal["growing", "appended", "sliding", "none"]
 """How keys are held: in a buffer with free capacity, appended to exactly, in a window, or not."""
@@ -40,6 +40,7 @@ _SCORES_AT_ONCE = 1 << 23  # scores that attention without a fused kernel holds 
 _ROUNDED_AT_ONCE = {True: 1 << 17, False: 1 << 22}  # numbers, on a CPU and elsewhere
 _ROUNDING = 24  # bytes for each of them
 _SAMPLING = 48  # bytes for each word of the vocabulary: logits, probabilities, sorted, indices
+_BANDS_TILE = 128  # queries that share one mask under other maps than SelfExtend
 _ALLOCATOR = 1.05  # rounding and what is freed late
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -115,7 +116,7 @@ class Forward:
 
     tokens: int  # T, run at once
     total: int  # S, in the cache afterwards
-    settings: SelfExtend | None  # None for plain attention
+    settings: PositionMap | None  # None for plain attention
     itemsize: int  # bytes of a number in the model's precision
     kv_bits: int | None = None  # that keys and values are kept in; None for this precision
     recorded: int = 0  # tokens since a reading ended, which sliding layers keep to be rolled back
@@ -126,7 +127,7 @@ class Forward:
         """Return whether any key is attended to at a grouped position."""
         settings = self.settings
         return (
-            settings is not None
+            isinstance(settings, SelfExtend)
             and settings.group_size > 1
             and self.total > settings.neighbor_window
         )
@@ -186,7 +187,10 @@ def _attention(layer: LayerShape, work: WorkShape, run: Forward) -> int:
     if layer.expanded:  # the projection, and keys and values copied out of it
         made += 3 * keys * layer.attended_size * run.itemsize
     if layer.extended and run.settings:
-        return made + _extended(layer, work, run, run.settings.neighbor_window)
+        if isinstance(run.settings, SelfExtend):
+            return made + _extended(layer, work, run, run.settings.neighbor_window)
+        # all keys are rotated twice at most, and a mask may see them all
+        return made + _extended(layer, replace(work, tile=_BANDS_TILE), run, run.total)
     repeated = keys * layer.attended_size * run.itemsize
     scores = 0
     if not work.fused or layer.attended_size != 2 * layer.query_size:  # fused: of one size alone
@@ -385,7 +389,7 @@ class ModelMemory:
         self,
         prompt_tokens: int,
         later_tokens: int,
-        settings: SelfExtend | None,
+        settings: PositionMap | None,
         chunk_size: int,
         devices: Sequence[DeviceMemory] = (),
     ) -> MemoryEstimate:

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from selfextend_rag import display
+from selfextend_rag.maps import map_from_dict, map_to_dict
 from selfextend_rag.planning.memory import (
     DeviceMemory,
     Forward,
@@ -15,7 +16,7 @@ from selfextend_rag.planning.memory import (
     ModelMemory,
     workspace_bytes,
 )
-from selfextend_rag.positions import SelfExtend
+from selfextend_rag.positions import PositionMap, SelfExtend
 
 Rule = Literal["empirical", "exact"]
 """What bounds an extended length: the authors' rule of the well-trained part, or P itself."""
@@ -70,7 +71,7 @@ class ContextPlan:
     max_new_tokens: int
     reserve_tokens: int
     pretraining_window: int
-    settings: SelfExtend | None = None
+    settings: PositionMap | None = None
     turns: int = 1
     rule: Rule | None = None
     chunk_size: int | None = None
@@ -90,13 +91,13 @@ class ContextPlan:
 
     @property
     def group_size(self) -> int:
-        """Return G; 1 when attention runs plain."""
-        return 1 if self.settings is None else self.settings.group_size
+        """Return G; 1 when attention runs plain, or by another map than SelfExtend."""
+        return self.settings.group_size if isinstance(self.settings, SelfExtend) else 1
 
     @property
     def neighbor_window(self) -> int | None:
-        """Return W; None when attention runs plain."""
-        return None if self.settings is None else self.settings.neighbor_window
+        """Return W; None when attention runs plain, or by another map than SelfExtend."""
+        return self.settings.neighbor_window if isinstance(self.settings, SelfExtend) else None
 
     @property
     def total_tokens(self) -> int:
@@ -110,7 +111,7 @@ class ContextPlan:
 
     @property
     def extended(self) -> bool:
-        """Return whether attention runs by SelfExtend."""
+        """Return whether attention runs by SelfExtend, or by another map."""
         return self.settings is not None
 
     @property
@@ -159,6 +160,11 @@ class ContextPlan:
 
     def _verdict(self) -> str:
         window = self.pretraining_window
+        if self.settings is not None and not isinstance(self.settings, SelfExtend):
+            return (
+                f"The model was trained on {window}: {self.settings} lets it see "
+                f"{self.extended_window}. No position goes beyond that window."
+            )
         if self.settings is not None:
             why = {
                 None: "",
@@ -183,6 +189,8 @@ class ContextPlan:
         memory = None if self.memory is None else self.memory.to_dict()
         remarks = [asdict(remark) for remark in self.remarks]
         named = {name: getattr(self, name) for name in figures}
+        if self.settings is not None and not isinstance(self.settings, SelfExtend):
+            named["map"] = map_to_dict(self.settings)
         return {**named, "memory": memory, "remarks": remarks}
 
     @classmethod
@@ -190,7 +198,9 @@ class ContextPlan:
         """Return the plan that ``to_dict`` wrote; derived figures are computed again."""
         fields = {name: values[name] for name in _FIGURES}
         group, window = fields.pop("group_size"), fields.pop("neighbor_window")
-        settings = None if window is None else SelfExtend(group, window)
+        settings: PositionMap | None = None if window is None else SelfExtend(group, window)
+        if "map" in values:
+            settings = map_from_dict(values["map"])
         memory = values["memory"] and MemoryEstimate.from_dict(values["memory"])
         remarks = tuple(PlanRemark(**remark) for remark in values.get("remarks", ()))
         return cls(**fields, settings=settings, memory=memory, remarks=remarks)

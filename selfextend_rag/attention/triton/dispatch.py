@@ -97,7 +97,7 @@ def triton_attention(
         out: Tensor = torch.ops.selfextend_rag.attention(
             q, k, v, bounds, spec.sinks, rotary.inv_freq, rotary.pairing == "interleaved",
             rotary.offset, rotary.sign, rotary.scale,
-            [x for band in spec.bands for x in (band.nearest, band.group_size, band.shift)],
+            [x for band in spec.own_bands for x in (band.nearest, band.group_size, band.shift)],
             spec.scaling, spec.softcap,
         )  # fmt: skip
         return out
