@@ -18,6 +18,7 @@ from selfextend_rag.evals.methods.base import (
     Predicted,
 )
 from selfextend_rag.llm import LongContextLLM
+from selfextend_rag.maps import map_to_dict
 from selfextend_rag.planning import ContextPlan
 from selfextend_rag.planning.planner import Extension
 from selfextend_rag.text.frame import FramedPrompts, FramedQuestion
@@ -150,7 +151,7 @@ def framed(prompts: object, item: Item) -> tuple[Document, list[FramedQuestion]]
 
 def settings_of(plan: ContextPlan) -> dict[str, object]:
     """Return what a plan chose, as JSON values; empty for plain attention."""
-    return {} if plan.settings is None else asdict(plan.settings)
+    return {} if plan.settings is None else map_to_dict(plan.settings)
 
 
 def plain(loaded: LoadedModel, options: MethodOptions) -> Windowed:
