@@ -241,7 +241,7 @@ class Eval(ModelOptions):
         methods = methods_of(self._method_names(), loaded, chosen)
         folder = self.out or Path("eval-results")
         if missing:
-            self.say(f"Not there, and left out: {', '.join(missing)}")
+            self.say(f"{len(missing)} tasks without data are left out, such as {missing[0]}")
         with RowFile(folder) as file:
             results = run_suite(tasks, methods, loaded, file, options, self._say_item)
         summary = summary_of(results)

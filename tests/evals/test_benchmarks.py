@@ -275,7 +275,7 @@ def test_files_of_official_generators_are_used(tmp_path):
     }
     lines(tmp_path / "vt/validation.jsonl", record)
     _, (item,) = items("ruler/vt/official", tmp_path)
-    assert (item.id, prompt(item)) == ("3", "Text.\nWhat? It is")
+    assert (item.id, prompt(item)) == ("0", "Text.\nWhat? It is")
     squad = {"data": [{"paragraphs": [
         {"context": f"Fact {n}.", "qas": [{"question": f"q{n}", "answers": [{"text": f"a{n}"}]}]}
         for n in range(4)

@@ -186,6 +186,14 @@ def test_differences_are_of_the_same_items(tmp_path):
     assert low == pytest.approx(high) == pytest.approx(found["difference"])  # each item: 2 of 3
 
 
+def test_means_are_of_tasks_that_belong_together(tmp_path):
+    names = ("ruler/vt/64", "ruler/cwe/64", "ruler/vt/128", "kv/75/as_given", "kv/75/gold_at_0")
+    tasks = [task(2, name=name) for name in names]
+    results = run(tmp_path, Fake("plain", sometimes), tasks=tasks)
+    averages = summary_of(results)["averages"]
+    assert averages == {"ruler at 64": {"tasks": 2, "columns": {"plain": pytest.approx(200 / 3)}}}
+
+
 def test_intervals_are_of_items_and_hold_the_mean():
     """Two questions of one document move together, so they count as one draw."""
 

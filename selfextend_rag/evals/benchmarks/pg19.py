@@ -53,7 +53,7 @@ def _items(source: Source, length: int, tokens: Tokens) -> Iterator[Item]:
 def _books(source: Source) -> Iterator[tuple[str, str]]:
     if source.folder is None:
         for number, record in enumerate(source.records("pg19", hub=HUB)):
-            yield str(record.get("short_book_title") or number), record["text"]
+            yield str(number), record["text"]
         return
     paths = source.find(*_FILES)
     if not paths:

@@ -313,4 +313,5 @@ def _of_record(number: int, record: Record, most: int) -> Item:
     begin = record.get("answer_prefix", "")
     question = Question("0", text[place:], gold, most, begin=begin, answer=answer)
     groups = {"length": record["length"]} if "length" in record else {}
-    return Item(str(record.get("index", number)), "", text[:place], (question,), groups=groups)
+    # "index" of its needle tasks is a place in the text, and not the record's
+    return Item(str(number), "", text[:place], (question,), groups=groups)

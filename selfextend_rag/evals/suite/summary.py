@@ -204,15 +204,29 @@ def _bounds(values: Sequence[float]) -> tuple[float, float] | None:
     return float(low), float(high)
 
 
+def _averaged(name: str, metric: object) -> str:
+    """Return under which name a task is averaged with others; empty if it is not.
+
+    Benchmarks report such means: LongBench's of its tasks, L-Eval's of those of one metric, RULER's
+    of one length.
+    """
+    benchmark, *_, last = name.split("/")
+    if benchmark == "ruler":
+        return f"ruler at {last}"
+    return {"longbench": "longbench", "leval": f"leval, {metric}"}.get(benchmark, "")
+
+
 def _averages(tasks: Mapping[str, Values]) -> Values:
-    """Return each benchmark's mean over tasks, of the columns that have a score in all of them."""
+    """Return means over tasks, of the columns that have a score in all of them."""
     found: Values = {}
-    benchmarks = dict.fromkeys(name.split("/")[0] for name in tasks)
-    for benchmark in benchmarks:
-        below = [tasks[name] for name in tasks if name.split("/")[0] == benchmark]
+    members: dict[str, list[Values]] = {}
+    for name, task in tasks.items():
+        if under := _averaged(name, task["metric"]):
+            members.setdefault(under, []).append(task)
+    for benchmark, below in members.items():
         columns: list[Mapping[str, Mapping[str, float]]]
         columns = [task["columns"] for task in below]  # type: ignore[misc]
-        if len(below) < 2 or any(task["lower_is_better"] for task in below):
+        if len(below) < 2:
             continue
         names = dict.fromkeys(name for column in columns for name in column)
         scored = [x for x in names if all("score" in column.get(x, {}) for column in columns)]
