@@ -12,7 +12,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := dev,evals,langchain,llama-index,office
+EXTRAS := dev,evals,langchain,llama-index,ocr,office
 TEST_JOBS ?= 2
 REST := coverage or compile or slow
 SPACE := $(subst ,, )

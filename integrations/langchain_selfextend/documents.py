@@ -97,6 +97,7 @@ class FileLoader(BaseLoader):
         paths: files, folders and archives; see ``selfextend_rag.read_documents``.
         glob: which files of folders and archives to read, such as ``*.pdf``; all by default.
         encoding: their character encoding; found out by default.
+        ocr: recognise the text of pages that are pictures; off by default.
         strict: refuse a file with remarks as severe as this; see ``Document.from_file``.
 
     Raises:
@@ -108,10 +109,11 @@ class FileLoader(BaseLoader):
         *paths: str | os.PathLike[str],
         glob: str | None = None,
         encoding: str | None = None,
+        ocr: bool = False,
         strict: bool | Literal["note", "warning", "loss"] = False,
     ) -> None:
         self.paths, self.skipped = paths, list[SkippedFile]()
-        self._options: Any = {"glob": glob, "encoding": encoding, "strict": strict}
+        self._options: Any = {"glob": glob, "encoding": encoding, "ocr": ocr, "strict": strict}
 
     def lazy_load(self) -> Iterator[LangChainDocument]:
         """Yield the documents.

@@ -18,13 +18,14 @@ from selfextend_rag.errors import SelfExtendError
 PROGRAM = "selfextend-rag"
 
 _ARGUMENTS = (
-    "encoding|group_size|neighbor_window|max_group_size|pretraining_window|max_new_tokens"
+    "encoding|ocr|group_size|neighbor_window|max_group_size|pretraining_window|max_new_tokens"
     "|question_reserve|memory_limit|turns|temperature|seed|strict|depths|samples|length|lengths|bin_size|limit|cut_tokens"
 )
 # As errors name them: "encoding=", "pass pretraining_window", "group_size must be ...".
 _NAMED = re.compile(
     rf"(?<![\w/.-])"
-    rf"(?:({_ARGUMENTS})=|(?<=pass )({_ARGUMENTS})\b|({_ARGUMENTS})(?= (?:must|names)\b))"
+    rf"(?:({_ARGUMENTS})=(?:True\b)?"
+    rf"|(?<=pass )({_ARGUMENTS})\b|({_ARGUMENTS})(?= (?:must|names)\b))"
 )
 
 

@@ -84,6 +84,7 @@ class DocumentOptions(ModelOptions):
         None, help="read only such files of folders and archives: *.pdf, minutes/**/*.md"
     )
     encoding: str | None = Option(None, help="encoding of the files; found out by default")
+    ocr: bool = Option(False, "--ocr", help="recognise the text of pages that are pictures")
     strict: Literal["warning", "loss"] | None = Option(
         None, help="refuse files whose text may be wrong, or lacks what people see in them"
     )
@@ -110,7 +111,11 @@ class DocumentOptions(ModelOptions):
         if paths.count(_STANDARD_INPUT) > 1:
             raise BadOption("standard input can be read once; name - once")
         return read_documents(
-            paths, glob=self.glob, encoding=self.encoding, strict=self.strict or False
+            paths,
+            glob=self.glob,
+            encoding=self.encoding,
+            ocr=self.ocr,
+            strict=self.strict or False,
         )
 
     def load(self, **options: Any) -> "LongContextLLM":

@@ -113,6 +113,7 @@ class Document:
         path: str | os.PathLike[str],
         *,
         encoding: str | None = None,
+        ocr: bool = False,
         strict: bool | Severity = False,
     ) -> Document:
         """Return the document in a file: text, HTML, PDF, an office file, mail or an e-book.
@@ -121,9 +122,10 @@ class Document:
         kept as they are. Of HTML, scripts, styles and menus are left out, headings and lists
         are written as in Markdown, values of tables stay in their column, deleted text is
         ``~~old~~``, and text that the page hides is read and counted. Of a PDF, the text of
-        every page is taken, values of forms and free-text notes included; there is no text
-        recognition, and a page may take 20 seconds. Of mail, the headers that people read and the
-        form of the text that says most are taken, and messages in it; of an e-book, its chapters.
+        every page is taken, values of forms and free-text notes included; a page may take 20
+        seconds; with ``ocr``, pages that are pictures are recognised. Of mail, the headers that
+        people read and the form of the text that says most are taken, and messages in it; of an
+        e-book, its chapters.
         Of Word, PowerPoint, Excel and OpenDocument files, notes, comments, charts and every sheet
         are taken too. ``docs/documents.md`` says more of each kind.
 
@@ -138,6 +140,10 @@ class Document:
             path: the file.
             encoding: its character encoding, when you know better than detection does; PDF, office
                 files, mail and e-books say theirs, and ignore it.
+            ocr: recognise text on pages of PDF files that have none, such as scans, or a tenth of
+                it unreadable; needs ``pip install "selfextend-rag[ocr]"``, and takes seconds for
+                each such page. It reads Latin, Chinese and Japanese writing; other scripts come out
+                wrong, which the remark then calls a loss.
             strict: refuse a file with remarks as severe as this or more: ``"warning"``, or
                 ``"loss"``, the same as True.
 
@@ -146,7 +152,7 @@ class Document:
                 one of these, it has no text, or a remark is too severe.
         """
         name = os.fsdecode(path)
-        return cls._from_content(read_file(path, encoding), name, strict)
+        return cls._from_content(read_file(path, encoding, ocr), name, strict)
 
     @classmethod
     def from_bytes(
@@ -155,6 +161,7 @@ class Document:
         name: str,
         *,
         encoding: str | None = None,
+        ocr: bool = False,
         strict: bool | Severity = False,
     ) -> Document:
         """Return the document in the bytes of a file, as ``from_file`` reads it.
@@ -163,12 +170,13 @@ class Document:
             data: the whole file.
             name: its name, which becomes the ``source``.
             encoding: see ``from_file``.
+            ocr: see ``from_file``.
             strict: see ``from_file``.
 
         Raises:
             DocumentError: as ``from_file`` does.
         """
-        return cls._from_content(read_bytes(data, name, encoding), name, strict)
+        return cls._from_content(read_bytes(data, name, encoding, ocr), name, strict)
 
     @classmethod
     def _from_content(cls, content: Content, name: str, strict: bool | Severity) -> Document:

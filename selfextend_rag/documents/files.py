@@ -12,7 +12,6 @@ from contextlib import suppress
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from selfextend_rag.documents.content import Content, Remark
 from selfextend_rag.documents.encoding import decode, normalize_newlines
@@ -104,19 +103,22 @@ _MARKDOWN_FENCE = re.compile(r" {0,3}(```+|~~~+)")
 _MARKDOWN_HEADING = re.compile(r" {0,3}#{1,6}[ \t]+(.+?)(?:[ \t]+#+)?[ \t]*$")
 
 
-def read_file(path: str | os.PathLike[str], encoding: str | None = None) -> Content:
+def read_file(
+    path: str | os.PathLike[str], encoding: str | None = None, ocr: bool = False
+) -> Content:
     """Return what a file says; see ``Document.from_file``."""
     name = os.fsdecode(path)
-    return read_bytes(bytes_of(name), name, encoding)
+    return read_bytes(bytes_of(name), name, encoding, ocr)
 
 
-def read_bytes(data: bytes, name: str, encoding: str | None = None) -> Content:
+def read_bytes(data: bytes, name: str, encoding: str | None = None, ocr: bool = False) -> Content:
     """Return what the bytes of a file say, by their content first and their name second.
 
     Args:
         data: the whole file.
         name: its name, for messages and, where the content leaves it open, for its kind.
         encoding: the character encoding of text, when the caller knows it.
+        ocr: recognise the text of pages that are pictures.
 
     Raises:
         DocumentError: the file can't be read whole, or is of a kind that is not read.
@@ -125,7 +127,8 @@ def read_bytes(data: bytes, name: str, encoding: str | None = None) -> Content:
         raise DocumentError(f"{name} is empty (0 bytes); leave it out, or give the full file")
     kind = _binary_kind(data, name)
     if kind is not None:
-        content = _reader(_READERS[kind])(data, name)
+        read = _reader(_READERS[kind])
+        content = read(data, name, ocr=True) if ocr and kind == "pdf" else read(data, name)
     else:
         kind, content = _read_text(data, name, encoding)
     remarks = content.remarks
@@ -141,9 +144,9 @@ def read_bytes(data: bytes, name: str, encoding: str | None = None) -> Content:
     )
 
 
-def _reader(place: str) -> Callable[[Any, str], Content]:
+def _reader(place: str) -> Callable[..., Content]:
     module, function = place.split(":")
-    reader: Callable[[Any, str], Content] = getattr(
+    reader: Callable[..., Content] = getattr(
         import_module(f"selfextend_rag.documents.{module}"), function
     )
     return reader

@@ -73,6 +73,7 @@ def read_documents(
     *,
     glob: str | None = None,
     encoding: str | None = None,
+    ocr: bool = False,
     strict: bool | Severity = False,
 ) -> ReadFiles:
     """Return the documents in files, folders and ZIP archives, and what was skipped and why.
@@ -89,12 +90,13 @@ def read_documents(
         glob: read only such files of folders and archives, by their name (``*.pdf``) or their path
             below the one given (``minutes/**/*.pdf``), where ``*`` matches a ``/`` too.
         encoding: the character encoding of text, when you know better than detection does.
+        ocr: recognise text on pages that are pictures; see ``Document.from_file``.
         strict: refuse files with remarks as severe as this; see ``Document.from_file``.
 
     Raises:
         DocumentError: a file that was named can't be read, or nothing in a folder or archive can.
     """
-    reader = _Reader(glob, encoding, strict)
+    reader = _Reader(glob, partial(Document.from_bytes, encoding=encoding, ocr=ocr, strict=strict))
     for path in [paths] if isinstance(paths, str | os.PathLike) else paths:
         reader.read(os.fsdecode(path))
     for skip in reader.skipped:
@@ -107,9 +109,9 @@ class _Skipped(Exception):
 
 
 class _Reader:
-    def __init__(self, glob: str | None, encoding: str | None, strict: bool | Severity) -> None:
+    def __init__(self, glob: str | None, document: Callable[[bytes, str], Document]) -> None:
         self._glob = (glob or "*").replace("**/", "*")  # fnmatch's * matches a / too
-        self._document = partial(Document.from_bytes, encoding=encoding, strict=strict)
+        self._document = document
         self._left = 0  # bytes that the archive may still expand to
         self.documents: list[Document] = []
         self.skipped: list[SkippedFile] = []

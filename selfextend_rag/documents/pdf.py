@@ -1,13 +1,16 @@
-"""From PDF to text, page by page; there is no text recognition."""
+"""From PDF to text, page by page."""
 
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from selfextend_rag.documents.content import Content, Location, Remark, Severity
@@ -15,27 +18,44 @@ from selfextend_rag.errors import DocumentError
 
 _SECONDS = 20.0  # for one page
 _MEMORY = 900 << 20  # bytes for the process that reads, and thrice the file
+# The same where text is recognised. A dense page takes 40 s on one core, and 1.3 GiB of addresses.
+_SCAN_SECONDS, _SCAN_MEMORY = 300.0, 3 << 30
+_SURE = 0.97  # mean confidence below which a tenth of the words is wrong (benchmarks/scans.py)
+_OTHERWISE = "recognise its text with another program first (ocrmypdf does it), and read the result"
+# Libraries that start a thread for each core, whose stacks count as memory.
+_ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OPENCV_FOR_THREADS_NUM": "1", "MALLOC_ARENA_MAX": "2"}
 _LOCK = threading.Lock()
 
 
-def read_pdf(data: bytes, name: str) -> Content:
+def read_pdf(data: bytes, name: str, ocr: bool = False) -> Content:
     """Return the text of a PDF, its pages separated by a blank line.
 
     Values of form fields and free-text notes are in the text where they are shown. Characters that
     the file's fonts do not explain are written U+FFFD. Pages without text, unreadable characters,
     comments, attached files and repairs are remarks.
 
+    Args:
+        data: the file.
+        name: its name, for messages.
+        ocr: recognise the text of pages that have none, or a tenth of it unreadable.
+
     Raises:
         DocumentError: the file is damaged, needs a password, has no text or hardly any that is
-            readable, or is too much for the time and memory that a file is given.
+            readable, or is too much for the time and memory that a file is given; or text is to
+            be recognised, and the extra ``ocr`` is not installed.
     """
     if b"%PDF-" not in data[:1024]:
         raise _damaged(name, "its header %PDF- is damaged or missing")
-    found = _read_apart(data, name)
+    found = _read_apart(data, name, ocr)
     if found.get("error") == "password":
         raise DocumentError(
             f"{name} is encrypted with a password; save a copy without one (qpdf --decrypt does "
             "it) and read that"
+        )
+    if found.get("error") == "ocr":
+        raise DocumentError(
+            f"{name} has pages to be recognised, which needs rapidocr and onnxruntime "
+            f'({found["missing"]}); pip install "selfextend-rag[ocr]"'
         )
     if "error" in found:
         raise _damaged(name, found["error"])
@@ -44,10 +64,10 @@ def read_pdf(data: bytes, name: str) -> Content:
         raise _damaged(name, f"it states {len(found['pages'])} pages, and {whole} can be found")
     if found["broken"] or (found["wrong"] and not any(page["text"] for page in found["pages"])):
         raise _damaged(name, f"{found['broken'] + found['wrong']} of its streams are damaged")
-    return _joined(found, name, data.startswith(b"%PDF-"))
+    return _joined(found, name, data.startswith(b"%PDF-"), ocr)
 
 
-def _read_apart(data: bytes, name: str) -> dict[str, Any]:
+def _read_apart(data: bytes, name: str, ocr: bool) -> dict[str, Any]:
     """Read a file in a process of its own, so that no file can hang or crash this one.
 
     Its start takes 0.1 s, most of it to load pdfium. A thread could not be stopped, and would keep
@@ -55,19 +75,21 @@ def _read_apart(data: bytes, name: str) -> dict[str, Any]:
     again: it fails in programs without a file or a guard. Where the program is no Python
     interpreter that can be started (frozen, embedded), files are read here, one at a time.
     """
+    scan = [_SCAN_SECONDS] if ocr else []
     script = Path(__file__).with_name("pdf_pages.py")
     interpreter = Path(sys.executable or "").name.lower().startswith(("python", "pypy"))
     if getattr(sys, "frozen", False) or not interpreter or not script.is_file():
         from selfextend_rag.documents.pdf_pages import read_pages
 
         with _LOCK:
-            return read_pages(data)
-    memory = _MEMORY + 3 * len(data)
-    limits = [json.dumps([str(path) for path in sys.path]), str(_SECONDS), str(memory)]
+            return read_pages(data, 0, *scan)
+    memory = (_SCAN_MEMORY if ocr else _MEMORY) + 3 * len(data)
+    limits = [json.dumps([str(path) for path in sys.path]), *map(str, (_SECONDS, memory, *scan))]
     done = subprocess.run(
         [sys.executable, "-I", "-S", str(script), *limits],
         input=data,
         capture_output=True,
+        env={**os.environ, **_ONE_THREAD} if ocr else None,
         creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
         check=False,
     )
@@ -75,12 +97,13 @@ def _read_apart(data: bytes, name: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(done.stdout)
         return found
     problem = done.stderr.decode(errors="replace").strip() or f"pdfium ends with {done.returncode}"
-    if problem.startswith("Timeout"):
-        raise _damaged(name, f"one of its pages takes longer than {_SECONDS:g} s")
+    if re.search("^Timeout", problem, re.MULTILINE):
+        allowed = f"{_SECONDS:g} s" + (f", or {_SCAN_SECONDS:g} s to be recognised" if ocr else "")
+        raise _damaged(name, f"one of its pages takes longer than {allowed}")
     raise _damaged(name, f"{problem.splitlines()[-1][:200]}, with {memory >> 20} MiB of memory")
 
 
-def _joined(found: dict[str, Any], name: str, headed: bool) -> Content:
+def _joined(found: dict[str, Any], name: str, headed: bool, ocr: bool) -> Content:
     pages: list[dict[str, Any]] = found["pages"]
     text = ""
     locations = []
@@ -89,42 +112,44 @@ def _joined(found: dict[str, Any], name: str, headed: bool) -> Content:
             text += "\n\n" if text else ""
             locations.append(Location(len(text), f"page {number}"))
             text += page["text"]
+    try_this = _OTHERWISE if ocr else f"read it with ocr=True, or {_OTHERWISE}"
     if not text:
+        why = "and none could be recognised" if ocr else "as a scan has none"
         raise DocumentError(
-            f"{name} has no text on any of its {len(pages)} page(s), as a scan has none; run text "
-            "recognition on it first (ocrmypdf does it) and read the result"
+            f"{name} has no text on any of its {len(pages)} page(s), {why}; {try_this}"
         )
     garbled, shown = text.count("\ufffd"), sum(not char.isspace() for char in text)
     if garbled > 0.75 * shown:
         raise DocumentError(
             f"{name} has {shown} characters, of which {garbled} are unreadable: its fonts do not "
-            "say which letters they show; run text recognition on it (ocrmypdf --force-ocr does "
-            "it) and read the result"
+            f"say which letters they show; {try_this}"
         )
     empty = [number for number, page in enumerate(pages, 1) if not page["text"]]
     metadata: dict[str, object] = {"pages": len(pages), "pages_without_text": empty}
     if found["files"]:
         metadata["attachments"] = found["files"]
+    if scans := _scans(pages):
+        metadata["recognised"] = [{"page": number, **scan} for number, scan in scans.items()]
     remarks = tuple(_remarks(found, empty, headed))
     return Content(text, found["title"], metadata, remarks, tuple(locations))
 
 
 def _remarks(found: dict[str, Any], empty: list[int], headed: bool) -> list[Remark]:
-    pages, files, remarks = found["pages"], found["files"], []
+    pages, files, remarks = found["pages"], found["files"], _of_scans(found["pages"])
 
     def add(severity: Severity, kind: str, count: int, says: str, of: Sequence[object]) -> None:
         if count:
-            places = ", ".join(map(str, of[:10])) + (", ..." if len(of) > 10 else "")
-            place = f"page {of[0]}" if len(of) == 1 and isinstance(of[0], int) else None
-            message = f"{count} {says}" + (f": {places}" if of else "")
-            remarks.append(Remark(kind, message, severity, count, place))
+            remarks.append(_remark(severity, kind, count, says, of))
 
     def add_of_pages(severity: Severity, kind: str, key: str, says: str) -> None:
         numbers = [number for number, page in enumerate(pages, 1) if page[key]]
         add(severity, kind, sum(page[key] for page in pages), f"{says}, on pages", numbers)
 
-    says = f"of {len(pages)} pages have no text (pictures or blank) and are missing"
-    add("loss", "pages without text", len(empty), f"{says} from the document", empty)
+    tried = any(page["scan"] for page in pages)
+    why = "nothing could be recognised" if tried else "pictures, which ocr=True reads, or blank"
+    says = f"of {len(pages)} pages have no text ({why}) and are missing from the document"
+    add("loss", "pages without text", len(empty), says, empty)
+    add_of_pages("loss", "unreadable lines", "blurred", "lines of pictures can't be read")
     says = "characters could not be read and are written U+FFFD"
     add_of_pages("loss", "unreadable characters", "garbled", says)
     add_of_pages(
@@ -145,6 +170,37 @@ def _remarks(found: dict[str, Any], empty: list[int], headed: bool) -> list[Rema
     says = "departures from the PDF format; compare what is read with what a viewer shows"
     add("warning", "departures from the format", len(departures), says, departures)
     return remarks
+
+
+def _remark(severity: Severity, kind: str, count: int, says: str, of: Sequence[object]) -> Remark:
+    places = ", ".join(map(str, of[:10])) + (", ..." if len(of) > 10 else "")
+    place = f"page {of[0]}" if len(of) == 1 and isinstance(of[0], int) else None
+    return Remark(kind, f"{count} {says}" + (f": {places}" if of else ""), severity, count, place)
+
+
+def _of_scans(pages: list[dict[str, Any]]) -> list[Remark]:
+    """Return the remarks on pages that were recognised: on those that are not sure, apart."""
+
+    def remark(severity: Severity, kind: str, scans: dict[int, dict[str, float]]) -> list[Remark]:
+        if not scans:
+            return []
+        usual = fmean(scan["confidence"] for scan in scans.values())
+        lowest = min(scan["lowest"] for scan in scans.values())
+        says = f"of {len(pages)} pages are recognised from pictures, with confidence {usual:.2f}"
+        says += f" ({lowest:.2f} in the least certain line); words may be wrong"
+        return [_remark(severity, kind, len(scans), says, list(scans))]
+
+    scans = _scans(pages)
+    sure = {number: scan for number, scan in scans.items() if scan["confidence"] >= _SURE}
+    unsure = {number: scan for number, scan in scans.items() if number not in sure}
+    return [
+        *remark("warning", "recognised pages", sure),
+        *remark("loss", "poorly recognised pages", unsure),
+    ]
+
+
+def _scans(pages: list[dict[str, Any]]) -> dict[int, dict[str, float]]:
+    return {n: page["scan"] for n, page in enumerate(pages, 1) if page["text"] and page["scan"]}
 
 
 def _damaged(name: str, reason: str) -> DocumentError:

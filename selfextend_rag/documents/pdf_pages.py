@@ -1,7 +1,8 @@
 """What pdfium reads on the pages of a PDF, and what a look at the file's own bytes finds.
 
 ``pdf.py`` runs this file as a program that reads a PDF from its standard input and writes JSON; so
-it imports nothing of the package. Claims about pdfium were read in its ``cpdf_textpage.cpp``.
+it imports nothing of the package, but where scans are recognised. Claims about pdfium were read in
+its ``cpdf_textpage.cpp``.
 """
 
 from __future__ import annotations
@@ -41,12 +42,13 @@ _NOT_TEXT = re.compile(  # streams whose damage costs no text: fonts, colours, p
 )
 
 
-def read_pages(data: bytes, seconds: float = 0) -> dict[str, Any]:
+def read_pages(data: bytes, seconds: float = 0, scan: float | None = None) -> dict[str, Any]:
     """Return the pages' texts and what is known of them, or an ``error``, as JSON values.
 
     Args:
         data: the file.
         seconds: end the process when a page takes longer; 0: no limit.
+        scan: recognise text on pages without it, with this limit of seconds; None: don't.
     """
     watch = faulthandler.dump_traceback_later if seconds else lambda *_, **__: None
     watch(seconds, exit=True)
@@ -70,7 +72,14 @@ def read_pages(data: bytes, seconds: float = 0) -> dict[str, Any]:
     for index in range(len(document)):
         watch(seconds, exit=True)
         try:
-            pages.append(_read_page(document, index, files))
+            page = _read_page(document, index, files)
+            # Where letters are lost, other words can't be relied on more than recognised ones.
+            if scan is not None and 10 * page["garbled"] >= len("".join(page["text"].split())):
+                watch(scan, exit=True)
+                page |= _recognise(document, index, page["turned"])
+            pages.append(page)
+        except ImportError as error:
+            return {"error": "ocr", "missing": str(error)}
         except pdfium.PdfiumError:
             pages.append(None)
     return {**facts, "pages": pages}
@@ -86,6 +95,7 @@ def _read_page(document: pdfium.PdfDocument, index: int, files: list[str]) -> di
         page.close()
         page = document.get_page(index)
         _place_values(page, before)
+    turned = page.get_rotation()
     raw.FPDFPage_SetRotation(page, 0)
     runs: dict[str, list[object]] = {"all": [], "unseen": [], "tall": []}
     _set_upright(_page_items(page), runs)
@@ -104,7 +114,20 @@ def _read_page(document: pdfium.PdfDocument, index: int, files: list[str]) -> di
     unseen = len(runs["unseen"])
     if 2 * unseen <= max(len(runs["all"]), 4):
         unseen = 0  # a space drawn alone has no size either
-    return {"text": text, "unread": unread, "unseen": unseen, "garbled": text.count("\ufffd")}
+    garbled = text.count("\ufffd")
+    facts = {"text": text, "unread": unread, "unseen": unseen, "garbled": garbled}
+    return {**facts, "turned": turned, "blurred": 0, "scan": None}
+
+
+def _recognise(document: pdfium.PdfDocument, index: int, turned: int) -> dict[str, Any]:
+    from selfextend_rag.documents.scans import recognise, scale
+
+    page = document.get_page(index)
+    picture = page.render(scale=scale(*page.get_size()), rotation=turned).to_numpy()
+    page.close()
+    scan = recognise(picture)
+    text, blurred = scan.pop("text"), scan.pop("unread")
+    return {"scan": scan, "blurred": blurred} | ({"text": text, "garbled": 0} if text else {})
 
 
 def _annotations(page: pdfium.PdfPage, files: list[str]) -> tuple[list[str], int]:
@@ -333,4 +356,5 @@ if __name__ == "__main__":
 
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[3]),) * 2)
-    sys.stdout.write(json.dumps(read_pages(sys.stdin.buffer.read(), float(sys.argv[2]))))
+    seconds, *scan = map(float, (sys.argv[2], *sys.argv[4:]))
+    sys.stdout.write(json.dumps(read_pages(sys.stdin.buffer.read(), seconds, *scan)))

@@ -19,6 +19,7 @@ from selfextend_rag.cli.app import Command
 from selfextend_rag.documents import Document
 from selfextend_rag.llm import LongContextLLM, Reading
 from selfextend_rag.planning import ContextPlan
+from tests.documents.scans import fake_recogniser
 
 
 @pytest.mark.parametrize("name", ["short", "long"])
@@ -263,6 +264,20 @@ def test_ask_shows_the_page_where_it_is_known(run, model_folder, scan, tmp_path)
     (asked,) = json.loads(again[1])["answers"]
     assert asked["evidence"]
     assert all(x["location"].startswith("page") for x in asked["evidence"])
+
+
+@pytest.mark.parametrize("command", ["ask", "plan", "read"])
+def test_scans_are_recognised_on_request(run, model_folder, scan, tmp_path, monkeypatch, command):
+    fake_recogniser(tmp_path, monkeypatch, [(9, 9, "The grass is red.", 0.99)])
+    asked = {"ask": ["-q", "?"], "plan": [], "read": ["-o", tmp_path / "x.kv"]}[command]
+    given = [command, scan, "--model", model_folder, "--json", *asked]
+    found = [json.loads(run(*given, *more)[1])["documents"][0] for more in ([], ["--ocr"])]
+    assert [each["metadata"]["pages_without_text"] for each in found] == [[2], []]
+    assert [each["remarks"][0]["kind"] for each in found] == [
+        "pages without text",
+        "recognised pages",
+    ]
+    assert "pictures, which --ocr reads, or blank" in run("plan", scan, "--model", model_folder)[2]
 
 
 LACKS = "1 of 3 pages have no text"

@@ -17,6 +17,7 @@ from langchain_selfextend.documents import core_document, whole_documents
 from selfextend_rag import Document as CoreDocument
 from selfextend_rag import DocumentError
 from tests.documents.files import FRENCH, pdf_bytes, written
+from tests.documents.scans import fake_recogniser
 
 KEY = "The pass key is 48213. Remember it. 48213 is the pass key."
 FILLER = "The grass is green. The sky is blue."
@@ -127,6 +128,15 @@ def test_the_loader_takes_an_encoding_and_may_be_strict(scan, tmp_path):
     for strict, path in (("warning", french), (True, scan), ("loss", scan)):
         with pytest.raises(DocumentError, match="is not read whole"):
             FileLoader(path, strict=strict).load()
+
+
+@pytest.mark.parametrize("ocr", [False, True])
+def test_scans_are_recognised_on_request(scan, tmp_path, monkeypatch, ocr):
+    fake_recogniser(tmp_path, monkeypatch, [(9, 9, "The sea is red.", 0.99)])
+    (document,) = FileLoader(scan, ocr=ocr).load()
+    assert ("The sea is red." in document.page_content) == ocr
+    assert document.metadata["pages_without_text"] == ([] if ocr else [2])
+    assert core_document(document) == CoreDocument.from_file(scan, ocr=ocr)
 
 
 def test_folders_are_read_and_what_is_skipped_is_named(scan, caplog):

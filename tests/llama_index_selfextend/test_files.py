@@ -17,6 +17,7 @@ from llama_index.llms.selfextend.documents import core_document, whole_node
 from selfextend_rag import Document as CoreDocument
 from selfextend_rag import DocumentError
 from tests.documents.files import FRENCH, pdf_bytes, written
+from tests.documents.scans import fake_recogniser
 
 KEY = "The pass key is 48213. Remember it. 48213 is the pass key."
 FILLER = "The grass is green. The sky is blue."
@@ -134,6 +135,15 @@ def test_the_reader_takes_an_encoding_more_metadata_and_may_be_strict(scan, tmp_
     assert awaited.metadata["remarks"][0]["severity"] == "warning"
     with pytest.raises(DocumentError, match="is not read whole"):
         FileReader(strict=True).load_data(scan)
+
+
+@pytest.mark.parametrize("ocr", [False, True])
+def test_scans_are_recognised_on_request(scan, tmp_path, monkeypatch, ocr):
+    fake_recogniser(tmp_path, monkeypatch, [(9, 9, "The sea is red.", 0.99)])
+    (document,) = FileReader(ocr=ocr).load_data(scan)
+    assert ("The sea is red." in document.text) == ocr
+    assert document.metadata["pages_without_text"] == ([] if ocr else [2])
+    assert core_document(document) == CoreDocument.from_file(scan, ocr=ocr)
 
 
 def test_folders_are_read_and_what_is_skipped_is_named(scan, caplog):

@@ -113,6 +113,7 @@ class FileReader(BaseReader):
     Args:
         glob: which files of folders and archives to read, such as ``*.pdf``; all by default.
         encoding: character encoding of the files; found out by default.
+        ocr: recognise the text of pages that are pictures; off by default.
         strict: refuse a file with remarks as severe as this; see the core's ``Document.from_file``.
     """
 
@@ -121,9 +122,10 @@ class FileReader(BaseReader):
         *,
         glob: str | None = None,
         encoding: str | None = None,
+        ocr: bool = False,
         strict: bool | Literal["note", "warning", "loss"] = False,
     ) -> None:
-        self._options: Any = {"glob": glob, "encoding": encoding, "strict": strict}
+        self._options: Any = {"glob": glob, "encoding": encoding, "ocr": ocr, "strict": strict}
         self.skipped: list[SkippedFile] = []
 
     def lazy_load_data(
