@@ -136,6 +136,10 @@ def test_lookups_accept_what_their_programs_accept():
     assert retrieval.string_match_all("only 22", ["11", "22"]) == 0.5
     assert retrieval.only_label("kitchen or office", "office", "Where?", "qa1") == 0
     assert retrieval.only_label("kitchen or office", "office", "Before the kitchen?", "qa1") == 1
+    assert retrieval.only_label("milk, then an apple", "apple,milk", "What?", "qa8") == 1
+    assert retrieval.only_label("milk", "apple,milk", "What?", "qa8") == 0
+    assert retrieval.only_label("go e,n", "e,n", "How?", "qa19") == 1
+    assert retrieval.only_label("none", "none", "How many?", "qa7") == 0  # holds "one"
 
 
 def test_a_missing_library_names_the_extra(monkeypatch):
@@ -162,6 +166,7 @@ def test_the_check_says_what_differs(tmp_path, capsys):
         },
         "leval/exam": [{"subset": "tpo", "prediction": "x", "output": "A", "read_as": "B"}],
         "unheard": [{"prediction": "x", "score": 1}],
+        "longbench/retrieval": [{"prediction": "x", "reference": "none", "score": 1}],
     }
     path = cases_file(tmp_path, cases)
     assert main(["eval", "--check-metrics", str(path)]) == 1
@@ -169,7 +174,8 @@ def test_the_check_says_what_differs(tmp_path, capsys):
     assert "longbench/qa_f1 case 1: score must be 1.0, got 0.0" in said
     assert "leval/exam case 0: read_as must be 'B', got 'A'" in said
     assert "unheard case 0: score must be 1, but there is no such metric" in said
-    assert said.endswith("2 of 5 cases agree\n")
+    assert "longbench/retrieval case 0: score must be 1, but it can't be scored" in said
+    assert said.endswith("2 of 6 cases agree\n")
     assert main(["eval", "--check-metrics", str(path), "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["agreeing"] == 2
     right = {"kv/accuracy": [{"model_answer": "a1", "value": "A1", "score": 1.0}]}

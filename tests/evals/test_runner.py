@@ -13,6 +13,7 @@ from selfextend_rag.cli import main
 from selfextend_rag.evals import (
     HuggingFaceModel,
     Prose,
+    access,
     grids,
     king_james,
     run_lookups,
@@ -108,6 +109,17 @@ def test_extended_likelihoods_differ_beyond_the_neighbor_window_alone(tiny):
     assert extended[:16] == pytest.approx(plain[:16], abs=1e-5)
     assert max(abs(a - b) for a, b in zip(plain[20:], extended[20:], strict=True)) > 1e-6
     assert HuggingFaceModel(tiny).token_nll(ids) == plain
+
+
+@pytest.mark.parametrize("settings", [None, SelfExtend(4, 16)])
+def test_a_long_text_has_the_same_likelihoods_in_chunks(tiny, settings, monkeypatch):
+    """Its logits for all words of a vocabulary would not fit in memory at once."""
+    ids = [number % 97 for number in range(61)]
+    whole = HuggingFaceModel(tiny, settings).token_nll(ids)
+    monkeypatch.setattr(access, "_WHOLE", 20)
+    for block in (1, 7, 60):
+        monkeypatch.setattr(access, "_NLL_BLOCK", block)
+        assert HuggingFaceModel(tiny, settings).token_nll(ids) == pytest.approx(whole, abs=1e-5)
 
 
 def test_generation_stops_before_the_end_token(tiny):

@@ -193,8 +193,9 @@ def _differences(metric: str, number: int, case: Values) -> Iterator[Difference]
         yield Difference(metric, number, "score", None, None, "but the case names no result")
     try:
         found = _METRICS[metric](case)
-    except KeyError as error:
-        reason = f"but the case lacks {error}"
+    except (KeyError, TypeError, ValueError) as error:  # a case of another form
+        lacks = isinstance(error, KeyError)
+        reason = f"but the case lacks {error}" if lacks else f"but it can't be scored: {error}"
         yield Difference(metric, number, "score", expected.get("score"), None, reason)
         return
     for name, value in expected.items():

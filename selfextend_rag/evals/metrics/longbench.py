@@ -99,7 +99,7 @@ def classification(prediction: str, reference: str, all_classes: Sequence[str]) 
 def share_of_numbers(prediction: str, reference: str) -> float:
     """Return which share of the numbers in a prediction is the reference, as written."""
     numbers = re.findall(r"\d+", prediction)
-    return numbers.count(reference) / len(numbers) if numbers else 0.0
+    return numbers.count(str(reference)) / len(numbers) if numbers else 0.0
 
 
 def retrieval(prediction: str, reference: str, prefix: str = "Paragraph ") -> float:
