@@ -136,6 +136,10 @@ class Eval(ModelOptions):
         None, metavar="FOLDER", help="the benchmark's files, or the id of a data set of `datasets`"
     )
     limit: int | None = _suite(None, help="documents of each task; all by default")
+    embeddings: str | None = _suite(None, help="encoder of method embeddings: hub id or folder")
+    pieces: int | None = _suite(
+        None, help="the most pieces that retrieval brings; as many as fit by default"
+    )
     inputs: str = _suite(
         "", help="whole, cut or both by comma; plain attention is given both by default"
     )
@@ -237,6 +241,8 @@ class Eval(ModelOptions):
             self.trained_fraction,
             self.kv_bits,
             likelihood=self.likelihood,
+            embeddings=self.embeddings,
+            most_pieces=self.pieces,
         )
         methods = methods_of(self._method_names(), loaded, chosen)
         folder = self.out or Path("eval-results")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from selfextend_rag.evals.methods.base import (
     Answered,
@@ -13,7 +14,10 @@ from selfextend_rag.evals.methods.base import (
     MethodOptions,
     Predicted,
 )
+from selfextend_rag.evals.methods.mapped import Mapped, ntk, published, yarn
+from selfextend_rag.evals.methods.retrieved import bm25, embeddings, oracle, random_pieces
 from selfextend_rag.evals.methods.windowed import plain, self_extend
+from selfextend_rag.maps import MAPS
 
 __all__ = [
     "METHODS",
@@ -30,7 +34,18 @@ __all__ = [
 
 Factory = Callable[[LoadedModel, MethodOptions], Method]
 
-METHODS: dict[str, Factory] = {"plain": plain, "selfextend": self_extend}
+METHODS: dict[str, Factory] = {
+    "plain": plain,
+    "selfextend": self_extend,
+    "selfextend-published": published,
+    **{name: partial(Mapped, name) for name in MAPS},
+    "ntk": ntk,
+    "yarn": yarn,
+    "bm25": bm25,
+    "embeddings": embeddings,
+    "random": random_pieces,
+    "oracle": oracle,
+}
 """What makes each method."""
 
 

@@ -82,6 +82,9 @@ class MethodOptions:
         trained_fraction: share of the window that counts as well trained; measured or two thirds.
         kv_bits: keep keys and values in 8 or 4 bits.
         at_once: the most questions on one document that are answered at a time.
+        embeddings: of method ``embeddings``: an object of LangChain or LlamaIndex, or the folder or
+            hub id of an encoder.
+        most_pieces: the most pieces of a document that retrieval brings; as many as fit by default.
         likelihood: measure how likely the right answers are, too.
     """
 
@@ -90,6 +93,8 @@ class MethodOptions:
     trained_fraction: float | None = None
     kv_bits: int | None = None
     at_once: int = 16
+    embeddings: object = None
+    most_pieces: int | None = None
     likelihood: bool = False
 
 

@@ -60,7 +60,7 @@ class Windowed:
 
     def answers(self, item: Item) -> list[Answered]:
         """Return the answers to all questions on an item, the document read once."""
-        llm = self._chat if item.chat else self._plain
+        llm = self.llm_for(item)
         document, questions = framed(llm.prompts, item)
         golds = [self._gold(llm.prompts.chat, question) for question in item.questions]
         most = max(question.max_new_tokens for question in item.questions)
@@ -98,6 +98,10 @@ class Windowed:
         ends = (question.text + question.begin)[-1:]
         apart = ends.isspace() or question.answer[:1].isspace() or (chat and not question.begin)
         return question.answer if apart else f" {question.answer}"
+
+    def llm_for(self, item: Item) -> FramedLLM:
+        """Return the model with the form of prompts that an item has."""
+        return self._chat if item.chat else self._plain
 
     def predicted(self, item: Item) -> Predicted:
         """Return the likelihoods of the first tokens of an item's text."""

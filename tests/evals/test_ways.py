@@ -1,0 +1,172 @@
+"""Methods beside plain attention and SelfExtend: what each one reads, and how it is told apart."""
+
+from __future__ import annotations
+
+import pytest
+from langchain_core.embeddings import Embeddings
+
+from selfextend_rag.cache.identity import rotary_state
+from selfextend_rag.evals.benchmarks.items import Item, Question
+from selfextend_rag.evals.methods import (
+    METHODS,
+    LoadedModel,
+    MethodError,
+    MethodOptions,
+    methods_of,
+)
+from selfextend_rag.evals.methods.retrieved import PIECE_WORDS, pieces_of
+from selfextend_rag.maps import MAPS
+from tests.tiny import byte_tokenizer, tiny_llama
+
+WHOLE = ("rerope", "leaky_rerope", "dual_chunk", "lampe", "adagrope", "ntk", "yarn")
+RETRIEVED = ("bm25", "embeddings", "random", "oracle")
+
+
+class Initials(Embeddings):
+    """Counts of letters: enough to tell texts apart."""
+
+    def embed_documents(self, texts):
+        return [self.embed_query(text) for text in texts]
+
+    def embed_query(self, text):
+        return [float(text.lower().count(x)) for x in "abcdefghijklmnopqrstuvwxyz"]
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return LoadedModel("tiny", tiny_llama(window=64).eval(), byte_tokenizer())
+
+
+@pytest.fixture(scope="module")
+def wide():
+    return LoadedModel("wide", tiny_llama(window=3000).eval(), byte_tokenizer())
+
+
+def made(name, loaded, **options):
+    return methods_of([name], loaded, MethodOptions(**options))[0]
+
+
+def item(document, *questions):
+    return Item("one", "Read. ", document, questions)
+
+
+def asked(text, answer, number=0):
+    return Question(f"q{number}", text, {"answers": [answer]}, 8, answer=answer)
+
+
+LONG = "".join(f"Fact {i} is {i * i % 97}. " for i in range(14))
+BOTH = (asked("\nWhat is fact 3?", "9"), asked("\nAnd fact 5?", "25", 1))
+
+
+def test_every_way_to_read_can_be_named():
+    assert {"plain", "selfextend", "selfextend-published", *MAPS, *RETRIEVED, "ntk", "yarn"} <= {
+        *METHODS
+    }
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_document_is_read_whole_and_the_settings_are_said(loaded, name):
+    before = rotary_state(loaded.model)
+    method = made(name, loaded)
+    first = method.answers(item(LONG, *BOTH))
+    plain = made("plain", loaded).answers(item(LONG, *BOTH))
+    assert [x.prompt_tokens for x in first] == [x.prompt_tokens for x in plain]
+    assert [x.text for x in first] == [x.text for x in method.answers(item(LONG, *BOTH))]
+    assert all(x.settings.get("method", x.settings.get("rope")) == name for x in first)
+    assert rotary_state(loaded.model) == before
+    text = Item("text", "", LONG, predict_tokens=150)
+    assert made("plain", loaded).predicted(text).nlls != method.predicted(text).nlls
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_what_fits_the_window_is_read_as_plain_attention_does(loaded, name):
+    short = item("Fact.", asked("\nWhich?", "x"))
+    assert [x.text for x in made(name, loaded).answers(short)] == [
+        x.text for x in made("plain", loaded).answers(short)
+    ]
+
+
+def test_published_settings_are_taken_by_how_many_windows_a_document_has(loaded):
+    method = made("selfextend-published", loaded)
+    found = [method.answers(item("x" * n, asked("?", "x")))[0].settings for n in (70, 150, 300)]
+    assert found == [
+        {"group_size": 3, "neighbor_window": 32},
+        {"group_size": 5, "neighbor_window": 16},
+        {"group_size": 15, "neighbor_window": 32},
+    ]
+    with pytest.raises(MethodError, match="settings of its own"):
+        made("selfextend-published", loaded, group_size=4)
+
+
+def test_no_two_methods_share_rows_of_results(loaded):
+    """The identity is in the fingerprint of every row."""
+    names = sorted({*METHODS} - {"embeddings"})
+    identities = [repr(sorted(method.identity().items())) for method in
+                  methods_of(names, loaded, MethodOptions())]  # fmt: skip
+    assert len(set(identities)) == len(names)
+
+
+def haystack(count):
+    """Pieces of their own subjects, one of which holds the answer."""
+    words = ["stone", "river", "cloud", "bread", "paper", "metal"]
+    parts = [" ".join([words[i % 6]] * PIECE_WORDS) for i in range(count)]
+    parts[4] = " ".join(["zebra"] * (PIECE_WORDS - 2) + ["weighs", "412kg"])
+    return " ".join(parts)
+
+
+def test_pieces_are_the_text():
+    text = haystack(6) + " tail \n"
+    pieces = pieces_of(text)
+    assert "".join(pieces) == text
+    assert [len(x.split()) for x in pieces] == [PIECE_WORDS] * 6 + [1]
+    assert pieces_of("") == []
+
+
+@pytest.mark.parametrize("name", ["bm25", "embeddings", "oracle"])
+def test_retrieval_reads_the_piece_that_holds_the_answer_within_the_window(wide, name):
+    method = made(name, wide, embeddings=Initials())
+    document = haystack(6)
+    (answer,) = method.answers(item(document, asked("\nzebra zebra?", "412kg")))
+    assert 4 in answer.settings["pieces"]
+    assert answer.settings["of_pieces"] == 6
+    assert answer.settings["seen_tokens"] == answer.prompt_tokens <= 3000 - 8
+    if name == "oracle":
+        assert answer.settings["pieces"] == [4]
+    else:  # as many more as fit
+        assert len(answer.settings["pieces"]) == 2
+
+
+def test_so_many_pieces_and_no_more(wide):
+    method = made("bm25", wide, most_pieces=1)
+    (answer,) = method.answers(item(haystack(6), asked("\nzebra?", "412kg")))
+    assert answer.settings["pieces"] == [4]
+
+
+def test_chance_is_the_same_for_the_same_question_and_not_for_another(wide):
+    documents = item(haystack(12), asked("\nA?", "x"), asked("\nB?", "x", 1), asked("\nC?", "x", 2))
+    one, other = (made("random", wide).answers(documents) for _ in range(2))
+    chosen = [answer.settings["pieces"] for answer in one]
+    assert chosen == [answer.settings["pieces"] for answer in other]
+    assert len({tuple(x) for x in chosen}) > 1
+
+
+def test_an_answer_across_a_border_takes_both_pieces(wide):
+    words = ["word"] * (3 * PIECE_WORDS)
+    words[PIECE_WORDS - 1 : PIECE_WORDS + 1] = ["Blue", "Heron"]
+    (answer,) = made("oracle", wide).answers(item(" ".join(words), asked("\nWho?", "blue heron")))
+    assert answer.settings["pieces"] == [0, 1]
+
+
+def test_what_can_t_be_done_is_said(loaded, wide):
+    with pytest.raises(MethodError, match="no piece"):
+        made("oracle", wide).answers(item(haystack(5), asked("\nWho?", "nobody")))
+    with pytest.raises(MethodError, match="exceed the window"):
+        made("random", loaded).answers(item(haystack(5), asked("\nWho?", "nobody")))
+    with pytest.raises(MethodError, match="a text to predict"):
+        made("bm25", wide).predicted(Item("text", "", LONG, predict_tokens=50))
+    with pytest.raises(MethodError, match="embeddings="):
+        made("embeddings", wide)
+    with pytest.raises(MethodError, match="most_pieces must be positive"):
+        made("bm25", wide, most_pieces=0)
+    with pytest.raises(MethodError, match="got list"):
+        made("embeddings", wide, embeddings=[1])
