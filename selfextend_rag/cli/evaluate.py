@@ -137,8 +137,8 @@ class Eval(ModelOptions):
     )
     limit: int | None = _suite(None, help="documents of each task; all by default")
     embeddings: str | None = _suite(None, help="encoder of method embeddings: hub id or folder")
-    pieces: int | None = _suite(
-        None, help="the most pieces that retrieval brings; as many as fit by default"
+    passages: int | None = _suite(
+        None, help="the most passages that retrieval brings; as many as fit by default"
     )
     inputs: str = _suite(
         "", help="whole, cut or both by comma; plain attention is given both by default"
@@ -242,7 +242,7 @@ class Eval(ModelOptions):
             self.kv_bits,
             likelihood=self.likelihood,
             embeddings=self.embeddings,
-            most_pieces=self.pieces,
+            most_passages=self.passages,
         )
         methods = methods_of(self._method_names(), loaded, chosen)
         folder = self.out or Path("eval-results")

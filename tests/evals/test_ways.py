@@ -14,7 +14,7 @@ from selfextend_rag.evals.methods import (
     MethodOptions,
     methods_of,
 )
-from selfextend_rag.evals.methods.retrieved import PIECE_WORDS, pieces_of
+from selfextend_rag.evals.methods.retrieved import PASSAGE_WORDS, passages_of
 from selfextend_rag.maps import MAPS
 from tests.tiny import byte_tokenizer, tiny_llama
 
@@ -107,19 +107,19 @@ def test_no_two_methods_share_rows_of_results(loaded):
 
 
 def haystack(count):
-    """Pieces of their own subjects, one of which holds the answer."""
+    """Passages of their own subjects, one of which holds the answer."""
     words = ["stone", "river", "cloud", "bread", "paper", "metal"]
-    parts = [" ".join([words[i % 6]] * PIECE_WORDS) for i in range(count)]
-    parts[4] = " ".join(["zebra"] * (PIECE_WORDS - 2) + ["weighs", "412kg"])
+    parts = [" ".join([words[i % 6]] * PASSAGE_WORDS) for i in range(count)]
+    parts[4] = " ".join(["zebra"] * (PASSAGE_WORDS - 2) + ["weighs", "412kg"])
     return " ".join(parts)
 
 
-def test_pieces_are_the_text():
+def test_passages_are_the_text():
     text = haystack(6) + " tail \n"
-    pieces = pieces_of(text)
-    assert "".join(pieces) == text
-    assert [len(x.split()) for x in pieces] == [PIECE_WORDS] * 6 + [1]
-    assert pieces_of("") == []
+    passages = passages_of(text)
+    assert "".join(passages) == text
+    assert [len(x.split()) for x in passages] == [PASSAGE_WORDS] * 6 + [1]
+    assert passages_of("") == []
 
 
 @pytest.mark.parametrize("name", ["bm25", "embeddings", "oracle"])
@@ -127,38 +127,38 @@ def test_retrieval_reads_the_piece_that_holds_the_answer_within_the_window(wide,
     method = made(name, wide, embeddings=Initials())
     document = haystack(6)
     (answer,) = method.answers(item(document, asked("\nzebra zebra?", "412kg")))
-    assert 4 in answer.settings["pieces"]
-    assert answer.settings["of_pieces"] == 6
+    assert 4 in answer.settings["passages"]
+    assert answer.settings["of_passages"] == 6
     assert answer.settings["seen_tokens"] == answer.prompt_tokens <= 3000 - 8
     if name == "oracle":
-        assert answer.settings["pieces"] == [4]
+        assert answer.settings["passages"] == [4]
     else:  # as many more as fit
-        assert len(answer.settings["pieces"]) == 2
+        assert len(answer.settings["passages"]) == 2
 
 
-def test_so_many_pieces_and_no_more(wide):
-    method = made("bm25", wide, most_pieces=1)
+def test_so_many_passages_and_no_more(wide):
+    method = made("bm25", wide, most_passages=1)
     (answer,) = method.answers(item(haystack(6), asked("\nzebra?", "412kg")))
-    assert answer.settings["pieces"] == [4]
+    assert answer.settings["passages"] == [4]
 
 
 def test_chance_is_the_same_for_the_same_question_and_not_for_another(wide):
     documents = item(haystack(12), asked("\nA?", "x"), asked("\nB?", "x", 1), asked("\nC?", "x", 2))
     one, other = (made("random", wide).answers(documents) for _ in range(2))
-    chosen = [answer.settings["pieces"] for answer in one]
-    assert chosen == [answer.settings["pieces"] for answer in other]
+    chosen = [answer.settings["passages"] for answer in one]
+    assert chosen == [answer.settings["passages"] for answer in other]
     assert len({tuple(x) for x in chosen}) > 1
 
 
-def test_an_answer_across_a_border_takes_both_pieces(wide):
-    words = ["word"] * (3 * PIECE_WORDS)
-    words[PIECE_WORDS - 1 : PIECE_WORDS + 1] = ["Blue", "Heron"]
+def test_an_answer_across_a_border_takes_both_passages(wide):
+    words = ["word"] * (3 * PASSAGE_WORDS)
+    words[PASSAGE_WORDS - 1 : PASSAGE_WORDS + 1] = ["Blue", "Heron"]
     (answer,) = made("oracle", wide).answers(item(" ".join(words), asked("\nWho?", "blue heron")))
-    assert answer.settings["pieces"] == [0, 1]
+    assert answer.settings["passages"] == [0, 1]
 
 
 def test_what_can_t_be_done_is_said(loaded, wide):
-    with pytest.raises(MethodError, match="no piece"):
+    with pytest.raises(MethodError, match="no passage"):
         made("oracle", wide).answers(item(haystack(5), asked("\nWho?", "nobody")))
     with pytest.raises(MethodError, match="exceed the window"):
         made("random", loaded).answers(item(haystack(5), asked("\nWho?", "nobody")))
@@ -166,7 +166,7 @@ def test_what_can_t_be_done_is_said(loaded, wide):
         made("bm25", wide).predicted(Item("text", "", LONG, predict_tokens=50))
     with pytest.raises(MethodError, match="embeddings="):
         made("embeddings", wide)
-    with pytest.raises(MethodError, match="most_pieces must be positive"):
-        made("bm25", wide, most_pieces=0)
+    with pytest.raises(MethodError, match="most_passages must be positive"):
+        made("bm25", wide, most_passages=0)
     with pytest.raises(MethodError, match="got list"):
         made("embeddings", wide, embeddings=[1])

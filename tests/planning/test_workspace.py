@@ -13,8 +13,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from selfextend_rag import SelfExtend, extended
 from selfextend_rag.engine import Engine
 from selfextend_rag.engine.run import forward
+from selfextend_rag.maps import MAPS
 from selfextend_rag.model import support
 from selfextend_rag.model.footprint import layer_shapes, work_shape
+from selfextend_rag.planning import published_map
 from selfextend_rag.planning.memory import DeviceShare, ModelMemory
 from tests import zoo
 
@@ -110,6 +112,19 @@ def test_no_length_needs_more_than_the_bound_which_is_not_loose(widths, dtype, p
     for settings in (None, SelfExtend(8, 128)):
         peak, bound = peak_and_bound(model, prompt, chunk, settings)
         assert peak <= bound <= 4 * peak
+
+
+@pytest.mark.parametrize("method", sorted(MAPS))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_no_other_map_needs_more_than_the_bound(method, dtype):
+    config = LlamaConfig(
+        vocab_size=2048, hidden_size=256, intermediate_size=704, num_hidden_layers=2,
+        num_attention_heads=8, num_key_value_heads=2, head_dim=32, max_position_embeddings=1024,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config).to(dtype).eval()
+    for prompt, chunk in ((1200, 2048), (1200, 256)):
+        peak, bound = peak_and_bound(model, prompt, chunk, published_map(method, 1024, prompt + 20))
+        assert peak <= bound <= 6 * peak
 
 
 def test_a_smaller_chunk_needs_a_smaller_workspace():

@@ -15,7 +15,7 @@ from selfextend_rag.evals.methods.base import (
     Predicted,
 )
 from selfextend_rag.evals.methods.mapped import Mapped, ntk, published, yarn
-from selfextend_rag.evals.methods.retrieved import bm25, embeddings, oracle, random_pieces
+from selfextend_rag.evals.methods.retrieved import bm25, embeddings, oracle, random_passages
 from selfextend_rag.evals.methods.windowed import plain, self_extend
 from selfextend_rag.maps import MAPS
 
@@ -43,7 +43,7 @@ METHODS: dict[str, Factory] = {
     "yarn": yarn,
     "bm25": bm25,
     "embeddings": embeddings,
-    "random": random_pieces,
+    "random": random_passages,
     "oracle": oracle,
 }
 """What makes each method."""

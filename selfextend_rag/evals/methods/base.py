@@ -84,7 +84,7 @@ class MethodOptions:
         at_once: the most questions on one document that are answered at a time.
         embeddings: of method ``embeddings``: an object of LangChain or LlamaIndex, or the folder or
             hub id of an encoder.
-        most_pieces: the most pieces of a document that retrieval brings; as many as fit by default.
+        most_passages: the most that retrieval brings of a document; as many as fit by default.
         likelihood: measure how likely the right answers are, too.
     """
 
@@ -94,7 +94,7 @@ class MethodOptions:
     kv_bits: int | None = None
     at_once: int = 16
     embeddings: object = None
-    most_pieces: int | None = None
+    most_passages: int | None = None
     likelihood: bool = False
 
 

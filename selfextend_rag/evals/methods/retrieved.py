@@ -1,8 +1,8 @@
-"""The same model after retrieval: it sees the pieces of a document that a ranking chose.
+"""The same model after retrieval: it sees the passages of a document that a ranking chose.
 
-Frame, question and space for the answer are those of every other method. Pieces of 200 words, as
+Frame, question and space for the answer are those of every other method. Passages of 200 words, as
 LongBench's own retrieval has them, fill what plain attention fits, the best first, and are read in
-the document's order. Each answer's ``settings`` say which pieces were seen, of how many.
+the document's order. Each answer's ``settings`` say which passages were seen, of how many.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ from selfextend_rag.evals.methods.base import (
 )
 from selfextend_rag.evals.methods.windowed import Windowed, framed
 
-PIECE_WORDS = 200
+PASSAGE_WORDS = 200
 _WORDS = re.compile(r"\S+\s*")
 _BETWEEN = "\n\n"
 
 
-def pieces_of(text: str, words: int = PIECE_WORDS) -> list[str]:
-    """Return a text in pieces of so many words; joined, they are the text."""
+def passages_of(text: str, words: int = PASSAGE_WORDS) -> list[str]:
+    """Return a text in passages of so many words; joined, they are the text."""
     spans = [match.span() for match in _WORDS.finditer(text)]
     starts = [0, *(spans[i][0] for i in range(words, len(spans), words)), len(text)]
     return [text[a:b] for a, b in pairwise(starts) if a < b]
 
 
 class Ranking(Protocol):
-    """Says how much each piece has to do with a question."""
+    """Says how much each passage has to do with a question."""
 
     def identity(self) -> Mapping[str, object]:
         """Return all that decides the scores, as JSON values."""
 
-    def scores(self, item: Item, question: Question, pieces: Sequence[str]) -> list[float]:
-        """Return a score for each piece; those of -inf are never taken."""
+    def scores(self, item: Item, question: Question, passages: Sequence[str]) -> list[float]:
+        """Return a score for each passage; those of -inf are never taken."""
 
 
 class WordRanking:
@@ -56,9 +56,9 @@ class WordRanking:
         """Return the name."""
         return {"ranking": "bm25"}
 
-    def scores(self, item: Item, question: Question, pieces: Sequence[str]) -> list[float]:
+    def scores(self, item: Item, question: Question, passages: Sequence[str]) -> list[float]:
         """Return BM25 scores of the question's words."""
-        return word_relevance(question.text, pieces)
+        return word_relevance(question.text, passages)
 
 
 class RandomRanking:
@@ -68,40 +68,43 @@ class RandomRanking:
         """Return the name."""
         return {"ranking": "random"}
 
-    def scores(self, item: Item, question: Question, pieces: Sequence[str]) -> list[float]:
+    def scores(self, item: Item, question: Question, passages: Sequence[str]) -> list[float]:
         """Return random scores that item and question decide."""
         drawn = random.Random(digest(f"{item.id}\n{question.id}\n{question.text}"))
-        return [drawn.random() for _ in pieces]
+        return [drawn.random() for _ in passages]
 
 
 class OracleRanking:
-    """The pieces that hold a right answer, and nothing else: what retrieval can't do better than.
+    """The passages that hold a right answer, and nothing else: what retrieval can't do better than.
 
-    A piece holds an answer if the text is in it, in any case, or begins in it and ends in the next.
+    It holds an answer if the text is in it, in any case, or begins in it and ends in the next.
     """
 
     def identity(self) -> Mapping[str, object]:
         """Return the name."""
         return {"ranking": "oracle"}
 
-    def scores(self, item: Item, question: Question, pieces: Sequence[str]) -> list[float]:
-        """Return 1 for pieces that hold a right answer, earlier ones a little more.
+    def scores(self, item: Item, question: Question, passages: Sequence[str]) -> list[float]:
+        """Return 1 for passages that hold a right answer, earlier ones a little more.
 
         Raises:
-            MethodError: no piece does, so that nothing is known of where the answer is.
+            MethodError: no passage does, so that nothing is known of where the answer is.
         """
         golds = [x.casefold() for x in dict.fromkeys(_texts(question)) if x.strip()]
-        found = [-float("inf")] * len(pieces)
-        for i, piece in enumerate(pieces):
-            here, after = piece.casefold(), pieces[i + 1].casefold() if i + 1 < len(pieces) else ""
+        found = [-float("inf")] * len(passages)
+        for i, passage in enumerate(passages):
+            here, after = (
+                passage.casefold(),
+                passages[i + 1].casefold() if i + 1 < len(passages) else "",
+            )
             for gold in golds:
                 place = (here + after).find(gold)
                 if 0 <= place < len(here):
-                    found[i] = 1 - i / (2 * len(pieces))
+                    found[i] = 1 - i / (2 * len(passages))
                     if place + len(gold) > len(here):
-                        found[i + 1] = 1 - (i + 1) / (2 * len(pieces))
+                        found[i + 1] = 1 - (i + 1) / (2 * len(passages))
         if max(found, default=-1.0) < 0:
-            raise MethodError(f"no piece of {item.id} holds a right answer to {question.id}")
+            raise MethodError(f"no passage of {item.id} holds a right answer to {question.id}")
         return found
 
 
@@ -164,10 +167,10 @@ class EmbeddingRanking:
     def _probe(self) -> list[str]:
         return [f"{x:.2g}" for x in self._query("Which is it?")[:16]]
 
-    def scores(self, item: Item, question: Question, pieces: Sequence[str]) -> list[float]:
+    def scores(self, item: Item, question: Question, passages: Sequence[str]) -> list[float]:
         """Return cosines with the question."""
         asked = self._query(question.text)
-        return [_cosine(asked, x) for x in self._texts(list(pieces))]
+        return [_cosine(asked, x) for x in self._texts(list(passages))]
 
 
 def _cosine(one: Sequence[float], other: Sequence[float]) -> float:
@@ -211,7 +214,7 @@ class Encoder:
         if most is not None and found["input_ids"].shape[1] > most:
             length = found["input_ids"].shape[1]
             raise MethodError(
-                f"{self.model_name} reads {most} tokens, and a piece of {PIECE_WORDS} words is "
+                f"{self.model_name} reads {most} tokens, and a passage of {PASSAGE_WORDS} words is "
                 f"{length}; take an encoder of a longer window"
             )
         with torch.inference_mode():
@@ -221,7 +224,7 @@ class Encoder:
 
 @dataclass(frozen=True, slots=True)
 class _Chosen:
-    """The pieces that are read, by their places in the document."""
+    """The passages that are read, by their places in the document."""
 
     places: list[int]
     of: int
@@ -229,13 +232,13 @@ class _Chosen:
 
 
 class Retrieved:
-    """Answers from pieces of a document that fit plain attention.
+    """Answers from passages of a document that fit plain attention.
 
     Args:
         name: of the method.
         loaded: the model, the same that reads whole documents.
         options: of methods.
-        ranking: chooses the pieces.
+        ranking: chooses the passages.
     """
 
     name: str
@@ -243,65 +246,65 @@ class Retrieved:
     def __init__(
         self, name: str, loaded: LoadedModel, options: MethodOptions, ranking: Ranking
     ) -> None:
-        if options.most_pieces is not None and options.most_pieces < 1:
-            raise MethodError(f"most_pieces must be positive, got {options.most_pieces}")
+        if options.most_passages is not None and options.most_passages < 1:
+            raise MethodError(f"most_passages must be positive, got {options.most_passages}")
         self.name, self.inputs = name, ("whole",)
         self._ranking = ranking
         self._plain = Windowed(name, loaded, options, "never", ("whole",))
-        self._window, self._most = loaded.window, options.most_pieces
+        self._window, self._most = loaded.window, options.most_passages
 
     inputs: tuple[Any, ...]
 
     def identity(self) -> Mapping[str, object]:
-        """Return the ranking, and how pieces are made and how many are taken."""
-        pieces = {"piece_words": PIECE_WORDS, "most_pieces": self._most}
-        return {**self._plain.identity(), **self._ranking.identity(), **pieces}
+        """Return the ranking, and how passages are made and how many are taken."""
+        passages = {"passage_words": PASSAGE_WORDS, "most_passages": self._most}
+        return {**self._plain.identity(), **self._ranking.identity(), **passages}
 
     def answers(self, item: Item) -> list[Answered]:
-        """Return the answers, each from pieces of its own.
+        """Return the answers, each from passages of its own.
 
         Raises:
-            MethodError: not even one piece fits besides a question and its answer.
+            MethodError: not even one passage fits besides a question and its answer.
         """
-        pieces = pieces_of(item.document)
+        passages = passages_of(item.document)
         found = []
         for question in item.questions:
-            chosen = self._chosen(item, question, pieces)
+            chosen = self._chosen(item, question, passages)
             shorter = replace(item, document=chosen.text, questions=(question,))
             (answer,) = self._plain.answers(shorter)
-            seen = {"pieces": chosen.places, "of_pieces": chosen.of}
+            seen = {"passages": chosen.places, "of_passages": chosen.of}
             found.append(replace(answer, settings={**seen, "seen_tokens": answer.prompt_tokens}))
         return found
 
     def predicted(self, item: Item) -> Predicted:
-        """Refuse: there is no question to find pieces for.
+        """Refuse: there is no question to find passages for.
 
         Raises:
             MethodError: always.
         """
-        raise MethodError(f"{self.name} finds pieces for a question; a text to predict has none")
+        raise MethodError(f"{self.name} finds passages for a question; a text to predict has none")
 
-    def _chosen(self, item: Item, question: Question, pieces: Sequence[str]) -> _Chosen:
-        """Return the best pieces that fit, a worse one never in place of a better that does not."""
+    def _chosen(self, item: Item, question: Question, passages: Sequence[str]) -> _Chosen:
+        """Return the best that fit, a worse one never in place of a better that does not."""
         takes_all = self._most is None and not isinstance(self._ranking, OracleRanking)
         if takes_all and self._fits(item, question, item.document):
-            return _Chosen(list(range(len(pieces))), len(pieces), item.document)
-        scores = self._ranking.scores(item, question, pieces)
-        ranked = sorted(range(len(pieces)), key=lambda i: -scores[i])
+            return _Chosen(list(range(len(passages))), len(passages), item.document)
+        scores = self._ranking.scores(item, question, passages)
+        ranked = sorted(range(len(passages)), key=lambda i: -scores[i])
         taken: list[int] = []
         for place in ranked[: self._most]:
             trial = sorted([*taken, place])
             if scores[place] == -float("inf") or not self._fits(
-                item, question, _joined(pieces, trial)
+                item, question, _joined(passages, trial)
             ):
                 break
             taken = trial
         if not taken:
             raise MethodError(
-                f"a piece of {PIECE_WORDS} words, the question and {question.max_new_tokens} "
+                f"a passage of {PASSAGE_WORDS} words, the question and {question.max_new_tokens} "
                 f"tokens of answer exceed the window of {self._window}"
             )
-        return _Chosen(taken, len(pieces), _joined(pieces, taken))
+        return _Chosen(taken, len(passages), _joined(passages, taken))
 
     def _fits(self, item: Item, question: Question, text: str) -> bool:
         shorter = replace(item, document=text, questions=(question,))
@@ -311,12 +314,12 @@ class Retrieved:
         return tokens + question.max_new_tokens <= self._window
 
 
-def _joined(pieces: Sequence[str], places: Sequence[int]) -> str:
-    """Return pieces in the document's order; neighbors as they were, a gap as an empty line."""
+def _joined(passages: Sequence[str], places: Sequence[int]) -> str:
+    """Return passages in the document's order; neighbors as they were, a gap as an empty line."""
     text = ""
     for before, place in zip([None, *places], places, strict=False):
         gap = "" if before is None or place == before + 1 else _BETWEEN
-        text = (text.rstrip() + gap if gap else text) + pieces[place]
+        text = (text.rstrip() + gap if gap else text) + passages[place]
     return text
 
 
@@ -330,11 +333,11 @@ def embeddings(loaded: LoadedModel, options: MethodOptions) -> Retrieved:
     return Retrieved("embeddings", loaded, options, EmbeddingRanking(options.embeddings))
 
 
-def random_pieces(loaded: LoadedModel, options: MethodOptions) -> Retrieved:
-    """Return pieces chosen by chance."""
+def random_passages(loaded: LoadedModel, options: MethodOptions) -> Retrieved:
+    """Return passages chosen by chance."""
     return Retrieved("random", loaded, options, RandomRanking())
 
 
 def oracle(loaded: LoadedModel, options: MethodOptions) -> Retrieved:
-    """Return the pieces that hold the gold."""
+    """Return the passages that hold the gold."""
     return Retrieved("oracle", loaded, options, OracleRanking())
