@@ -5,14 +5,15 @@
 # make test-all   run both
 # make check   lint, formatting, types
 # make bench   time this package against plain attention
+# make docs    build the documentation site in build/html
 # make clean   remove what was built; make distclean also removes the virtual environment
 #
-# demo, example, the tests, check and bench first make .venv/ themselves; only Python 3.11 or later is needed.
+# demo, example, the tests, check, docs and bench first make .venv/ themselves; only Python 3.11 or later is needed.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := dev,evals,langchain,llama-index,ocr,office
+EXTRAS := dev,docs,evals,langchain,llama-index,ocr,office
 TEST_JOBS ?= 2
 REST := coverage or compile or slow
 SPACE := $(subst ,, )
@@ -28,7 +29,7 @@ SOURCES := pyproject.toml constraints.txt
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo example test test-rest test-all check bench clean distclean
+.PHONY: demo example test test-rest test-all check docs bench clean distclean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -57,6 +58,12 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+# A warning, a dead link, or an address that a page would fetch from another host fails the build.
+docs: $(VENV)/.installed-dev
+	$(BIN)/python docs/site/stage.py build/site
+	$(BIN)/zensical build --strict --clean --config-file mkdocs.yml
+	$(BIN)/python docs/site/check.py build/html
+
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/cpu.py prefill
 	$(BIN)/python benchmarks/cpu.py decode
@@ -81,7 +88,7 @@ $(VENV)/.installed-dev: $(SOURCES) | $(VENV)/bin/python
 	@touch $(VENV)/.installed $@
 
 clean:
-	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find selfextend_rag integrations tests benchmarks training examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean

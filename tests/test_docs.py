@@ -11,7 +11,13 @@ import pytest
 from selfextend_rag.cli import main
 
 ROOT = Path(__file__).parent.parent
-PLACES = ("*.md", "docs/*.md", "examples/*.md", "examples/documents/*.md", "selfextend_rag/**/*.md")
+PLACES = (
+    "*.md",
+    "docs/**/*.md",
+    "examples/*.md",
+    "examples/documents/*.md",
+    "selfextend_rag/**/*.md",
+)
 PAGES = sorted(page for place in PLACES for page in ROOT.glob(place))
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 PRINTED = re.compile(r"# -> (.+)$", re.MULTILINE)

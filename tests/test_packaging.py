@@ -112,7 +112,7 @@ def test_the_wheel_states_licence_command_and_extras(wheel):
     assert "License-Expression: Apache-2.0" in info["METADATA"]
     assert "Apache License" in info["LICENSE"]
     assert "selfextend-rag = selfextend_rag.cli:main" in info["entry_points.txt"]
-    for extra in ("langchain", "llama-index", "gpu", "evals", "dev"):
+    for extra in ("langchain", "llama-index", "gpu", "evals", "docs", "dev"):
         assert f"Provides-Extra: {extra}\n" in info["METADATA"]
 
 
