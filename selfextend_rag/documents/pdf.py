@@ -18,7 +18,7 @@ from selfextend_rag.errors import DocumentError
 
 _SECONDS = 20.0  # for one page
 _MEMORY = 900 << 20  # bytes for the process that reads, and thrice the file
-# The same where text is recognised. A dense page takes 40 s on one core, and 1.3 GiB of addresses.
+# The same where text is recognised. A dense page takes 45 s on one core, and 1.3 GiB of addresses.
 _SCAN_SECONDS, _SCAN_MEMORY = 300.0, 3 << 30
 _SURE = 0.97  # mean confidence below which a tenth of the words is wrong (benchmarks/scans.py)
 _OTHERWISE = "recognise its text with another program first (ocrmypdf does it), and read the result"
