@@ -328,6 +328,20 @@ def test_rows_say_what_the_product_answers(model_folder, data, tmp_path, monkeyp
     assert whole["seconds"] > 0
 
 
+def test_json_is_one_object_and_names_what_is_left_out(
+    model_folder, data, tmp_path, monkeypatch, capsys
+):
+    shortened(monkeypatch)
+    arguments = options(model_folder, data, tmp_path / "out")
+    arguments[1:3] = ["leval", "--json", "--limit", "1"]
+    assert main(arguments) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert len(found["left_out"]) == 19
+    assert "leval/coursera" in found["left_out"]
+    assert found["computed"] == 9
+    assert found["summary"]["tasks"]["leval/tpo"]["columns"]["plain"]["answered"] == 3
+
+
 def test_right_answers_are_measured_on_request(model_folder, data, tmp_path, monkeypatch):
     shortened(monkeypatch)
     arguments = options(model_folder, data, tmp_path / "out")
