@@ -36,7 +36,7 @@ def attention_weights(model: Decoder, ids: Tensor) -> list[Tensor]:
         q, k = (rotate(part, model.cos[:length], model.sin[:length]) for part in (q, k))
         scores = q @ k.mT / shape.head_size**0.5
         found.append(scores.masked_fill(~causal, float("-inf")).softmax(-1))
-        x = layer(x, model.cos[:length], model.sin[:length])
+        x = layer(x, model.cos[:length], model.sin[:length])[0]
     return found
 
 

@@ -1,11 +1,14 @@
 """The training model: a Llama decoder in plain torch, and its export to transformers' form."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+LOOK_BACK = 25.0  # what the biases of ``look_back`` add to a score where it is highest
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,7 @@ class ModelShape:
     window: int = 512
     rope_theta: float = 10000.0
     norm_eps: float = 1e-5
+    biases: bool = False  # of query, key, value and output projections
 
 
 class Layer(nn.Module):
@@ -30,15 +34,15 @@ class Layer(nn.Module):
         super().__init__()
         self.shape = shape
         inner = shape.heads * shape.head_size
-        self.qkv = nn.Linear(shape.hidden, 3 * inner, bias=False)
-        self.out = nn.Linear(inner, shape.hidden, bias=False)
+        self.qkv = nn.Linear(shape.hidden, 3 * inner, bias=shape.biases)
+        self.out = nn.Linear(inner, shape.hidden, bias=shape.biases)
         self.gate_up = nn.Linear(shape.hidden, 2 * shape.intermediate, bias=False)
         self.down = nn.Linear(shape.intermediate, shape.hidden, bias=False)
         self.attention_norm = nn.Parameter(torch.ones(shape.hidden))
         self.mlp_norm = nn.Parameter(torch.ones(shape.hidden))
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """Return the layer's output for ``x`` of [B, T, hidden]."""
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the output for ``x`` of [B, T, hidden], and rotated q and k of [B, H, T, D]."""
         shape = self.shape
         batch, length, hidden = x.shape
         h = F.rms_norm(x, (hidden,), self.attention_norm, shape.norm_eps)
@@ -49,7 +53,7 @@ class Layer(nn.Module):
         x = x + self.out(mixed.transpose(1, 2).reshape(batch, length, -1))
         h = F.rms_norm(x, (hidden,), self.mlp_norm, shape.norm_eps)
         gate, up = self.gate_up(h).chunk(2, -1)
-        return x + self.down(F.silu(gate) * up)
+        return x + self.down(F.silu(gate) * up), q, k
 
 
 class Decoder(nn.Module):
@@ -65,6 +69,11 @@ class Decoder(nn.Module):
             if weight.dim() == 2:
                 residual = name.endswith(("out.weight", "down.weight"))
                 nn.init.normal_(weight, std=0.02 / (2 * shape.layers) ** 0.5 if residual else 0.02)
+            elif name.endswith("bias"):
+                nn.init.zeros_(weight)
+        if shape.biases:
+            look_back(self.layers[0], (1, 2, 3, 4), width=1)
+            look_back(self.layers[1], (2, 5, 8, 12), width=4)
         cos, sin = rotary_tables(shape)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
@@ -75,22 +84,80 @@ class Decoder(nn.Module):
         x = self.embedding(ids)
         cos, sin = self.cos[:length], self.sin[:length]
         for layer in self.layers:
-            x = layer(x, cos, sin)
+            x = layer(x, cos, sin)[0]
         if places is not None:
             x = x.flatten(0, 1)[places]
         x = F.rms_norm(x, (self.shape.hidden,), self.norm, self.shape.norm_eps)
         return F.linear(x, self.embedding.weight)
 
     def weighted_loss(
-        self, ids: Tensor, places: Tensor, targets: Tensor, weights: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Return the weighted mean loss at some places, and where the best guess is the target.
+        self, ids: Tensor, places: Tensor, targets: Tensor, weights: Tensor, spans: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the loss at some places, the guide's loss, and where the best guess is right.
 
-        ``places`` [N] counts tokens over the whole batch; targets and weights are [N].
+        ``places`` [N] counts tokens over the whole batch; targets and weights are [N]. ``spans``
+        [N, 2] is where in its row each target is stated (start and end; equal where it is not).
+        The guide is one head in each of two layers in the middle: its loss is the negative
+        logarithm of the attention that it pays to the statement, whichever of its tokens.
         """
-        logits = self(ids, places).float()
+        cos, sin = self.cos[: ids.shape[1]], self.sin[: ids.shape[1]]
+        asks = spans[:, 1] > spans[:, 0]
+        rows = torch.div(places[asks], ids.shape[1], rounding_mode="floor")
+        at = places[asks] % ids.shape[1]
+        guide = torch.zeros(())
+        x = self.embedding(ids)
+        for number, layer in enumerate(self.layers):
+            x, q, k = layer(x, cos, sin)
+            if number in self.guided:
+                guide = guide + guide_loss(q[rows, 0, at], k[:, 0], rows, at, spans[asks])
+        x = x.flatten(0, 1)[places]
+        x = F.rms_norm(x, (self.shape.hidden,), self.norm, self.shape.norm_eps)
+        logits = F.linear(x, self.embedding.weight).float()
         losses = F.cross_entropy(logits, targets, reduction="none")
-        return (losses * weights).sum() / weights.sum(), logits.detach().argmax(-1) == targets
+        loss = (losses * weights).sum() / weights.sum()
+        return loss, guide / len(self.guided), logits.detach().argmax(-1) == targets
+
+    @property
+    def guided(self) -> tuple[int, ...]:
+        """Return the layers whose first head is guided."""
+        middle = self.shape.layers // 2
+        return (middle - 1, middle)
+
+
+def guide_loss(q: Tensor, k: Tensor, rows: Tensor, at: Tensor, spans: Tensor) -> Tensor:
+    """Return the mean of -log(attention on the span), a scalar.
+
+    ``q`` [M, D] are the queries that ask, ``k`` [B, T, D] all keys of the head; ``rows`` [M] and
+    ``at`` [M] say where each query is, ``spans`` [M, 2] what it should look at.
+    """
+    if not len(rows):
+        return q.sum() * 0.0
+    scores = (k[rows] @ q[:, :, None])[..., 0].float() / q.shape[-1] ** 0.5  # [M, T]
+    index = torch.arange(k.shape[1])
+    scores = scores.masked_fill(index > at[:, None], float("-inf"))
+    inside = (index >= spans[:, :1]) & (index < spans[:, 1:])
+    wanted = scores.masked_fill(~inside, float("-inf")).logsumexp(-1)
+    return (scores.logsumexp(-1) - wanted).mean()
+
+
+@torch.no_grad()
+def look_back(layer: Layer, distances: Sequence[int], width: float) -> None:
+    """Start the heads of a layer on tokens some distance before, by biases of query and key.
+
+    A rotated pair of frequency f that is the same in all queries and keys, but turned by f d in
+    the keys, contributes most at distance d. Only frequencies up to 1 / ``width`` take part, so
+    that the attention is spread over about ``width`` tokens.
+    """
+    shape = layer.shape
+    size = shape.head_size
+    frequencies = shape.rope_theta ** (-torch.arange(0, size, 2).float() / size)
+    part = (frequencies <= 1 / width) & (frequencies > 0.1 / width)
+    q, k, _ = layer.qkv.bias.view(3, shape.heads, size)
+    for head, distance in enumerate(distances):
+        amplitude = part * (LOOK_BACK / part.sum() * size**0.5) ** 0.5
+        turned = frequencies * distance
+        q[head] = torch.cat([amplitude, torch.zeros_like(amplitude)])
+        k[head] = torch.cat([amplitude * turned.cos(), amplitude * turned.sin()])
 
 
 def rotary_tables(shape: ModelShape) -> tuple[Tensor, Tensor]:
@@ -124,6 +191,7 @@ def to_llama(model: Decoder, bos: int, eos: int, pad: int) -> nn.Module:
         max_position_embeddings=shape.window,
         rms_norm_eps=shape.norm_eps,
         tie_word_embeddings=True,
+        attention_bias=shape.biases,
         rope_parameters={"rope_type": "default", "rope_theta": shape.rope_theta},
         bos_token_id=bos,
         eos_token_id=eos,
@@ -150,6 +218,10 @@ def to_llama(model: Decoder, bos: int, eos: int, pad: int) -> nn.Module:
             f"{prefix}input_layernorm.weight": layer.attention_norm,
             f"{prefix}post_attention_layernorm.weight": layer.mlp_norm,
         }
+        if shape.biases:
+            biases = (*layer.qkv.bias.chunk(3), layer.out.bias)
+            names = (f"{prefix}self_attn.{letter}_proj.bias" for letter in "qkvo")
+            state |= dict(zip(names, biases, strict=True))
     llama.load_state_dict({name: tensor.detach().clone() for name, tensor in state.items()})
     return llama.eval()
 
@@ -168,6 +240,7 @@ def from_llama(llama: nn.Module) -> Decoder:
             window=config.max_position_embeddings,
             rope_theta=config.rope_parameters["rope_theta"],
             norm_eps=config.rms_norm_eps,
+            biases=config.attention_bias,
         )
     )
     with torch.no_grad():
@@ -178,6 +251,10 @@ def from_llama(llama: nn.Module) -> Decoder:
             qkv = [attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight]
             mine.qkv.weight.copy_(torch.cat(qkv))
             mine.out.weight.copy_(attention.o_proj.weight)
+            if config.attention_bias:
+                parts = (attention.q_proj, attention.k_proj, attention.v_proj)
+                mine.qkv.bias.copy_(torch.cat([part.bias for part in parts]))
+                mine.out.bias.copy_(attention.o_proj.bias)
             mine.gate_up.weight.copy_(torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]))
             mine.down.weight.copy_(mlp.down_proj.weight)
             mine.attention_norm.copy_(theirs.input_layernorm.weight)

@@ -63,11 +63,14 @@ class Stage:
     objects: float = 0.0
 
 
-Row = tuple[list[int], list[int], list[float]]
+Span = tuple[int, int]
+NOWHERE: Span = (0, 0)
+# Input ids, targets, weights of the loss, and where in the row each target is stated.
+Row = tuple[list[int], list[int], list[float], list[Span]]
 
 
 class SampleMaker:
-    """Draws rows of exactly the asked length: input ids, target ids, loss weights."""
+    """Draws rows of exactly the asked length."""
 
     def __init__(
         self, tokenizer: Tokenizer, prose: Prose, facts: FactMaker, rng: random.Random
@@ -127,20 +130,26 @@ class SampleMaker:
         segments = [self._segment(rng.randint(5, most)) for _ in range(kinds)]
         copied = sum(map(len, segments))
         gaps = _split(rng, max(0, room - 2 * copied), kinds + 1)
+        starts = []
         for gap, segment in zip(gaps, segments, strict=False):
             ids += self._prose_run(gap)[0] + segment
+            starts.append(len(ids) - len(segment))
         ids += self._prose_run(gaps[-1])[0]
         weights = [PROSE_WEIGHT] * (len(ids) - 1)
-        for segment in rng.sample(segments, kinds):
+        spans = [NOWHERE] * (len(ids) - 1)
+        for start, segment in rng.sample(list(zip(starts, segments, strict=True)), kinds):
             ids += segment
             known = min(3, len(segment) - 1)
             weights += [0.0] * known + [1.0] * (len(segment) - known)
-        ids, weights = ids[: length + 1], weights[:length]
+            spans += [NOWHERE] * known
+            spans += [(place, place + 1) for place in range(start + known, start + len(segment))]
+        ids, weights, spans = ids[: length + 1], weights[:length], spans[:length]
         if len(ids) <= length:  # the copies left some room: prose to the end
             rest = self._prose_run(length + 1 - len(ids))[0]
             ids += rest
             weights += [PROSE_WEIGHT] * len(rest)
-        return ids[:-1], ids[1:], weights
+            spans += [NOWHERE] * len(rest)
+        return ids[:-1], ids[1:], weights, spans
 
     # ---- associations --------------------------------------------------------------------------
 
@@ -183,19 +192,27 @@ class SampleMaker:
             pairs.append((a, b, [self.space, *value] if digits else value))
         stop = self.encode(".")
         ids, weights = [self.bos], [0.0]
+        places = []
         for a, b, value in pairs:
+            start = len(ids)
             ids += template[0] + a + template[1] + b + template[2] + value + stop
+            first = len(ids) - len(value) - 1
+            places.append([(place, place + 1) for place in range(first, first + len(value))])
         weights = [0.0] * len(ids)
-        order: list[tuple[list[int], list[int], list[int]]] = []
+        spans = [NOWHERE] * len(ids)
+        order: list[int] = []
         while len(ids) <= length:
-            order = order or rng.sample(pairs, len(pairs))
-            a, b, value = order.pop()
+            order = order or rng.sample(range(len(pairs)), len(pairs))
+            number = order.pop()
+            a, b, value = pairs[number]
             parts = (b, a) if swapped else (a, b)
             before = again[0] + parts[0] + again[1] + parts[1] + again[2]
             ids += before + value + stop
             weights += [0.0] * len(before) + [1.0] * (len(value) + 1)
             weights[-1 - len(value) + (value[0] == self.space)] = CHOICE_WEIGHT
-        return ids[:length], ids[1 : length + 1], weights[1 : length + 1]
+            spans += [NOWHERE] * len(before) + places[number] + [NOWHERE]
+        end = length + 1
+        return ids[:length], ids[1:end], weights[1:end], spans[1:end]
 
     # ---- facts restated ------------------------------------------------------------------------
 
@@ -211,6 +228,8 @@ class SampleMaker:
         facts = self.facts.short_facts(count) if short else self.facts.facts(count, plain=True)
         ids = [self.bos, *self.encode(" ".join(fact.statement for fact in facts))]
         weights = [0.0] * len(ids)  # of each token as a target
+        spans = [NOWHERE] * len(ids)
+        document = ids[:]
         order: list[Fact] = []
         while len(ids) <= stage.length:
             order = order or rng.sample(facts, count)
@@ -223,8 +242,35 @@ class SampleMaker:
             ids += before + answer + end
             weights += [0.0] * len(before) + [1.0] * (len(answer) + 1)
             weights[-1 - len(answer) + (answer[0] == self.space)] = CHOICE_WEIGHT
-        length = stage.length
-        return ids[:length], ids[1 : length + 1], weights[1 : length + 1]
+            spans += [NOWHERE] * len(before) + self.sources(fact, answer, document) + [NOWHERE]
+        length, last = stage.length, stage.length + 1
+        return ids[:length], ids[1:last], weights[1:last], spans[1:last]
+
+    def sources(self, fact: Fact, answer: list[int], ids: list[int]) -> list[Span]:
+        """Return where in the ids of a start token and a document each token of the answer is.
+
+        It is the token itself, but the whole statement for what chooses a value whose key comes
+        after it: only the end of such a statement knows both. The start token is where to look
+        for what the document does not say.
+        """
+        choice = 1 + (answer[0] == self.space)
+        if not fact.stated:
+            return [(0, 1), *[NOWHERE] * (len(answer) - 1)]
+        start, end = _find(self.encode(f" {fact.statement}")[1:], ids)
+        if not end:
+            return [NOWHERE] * len(answer)
+        start -= 1  # the first token may be without its space
+        value, _ = _find(answer, ids[start:end])
+        if not value:  # in JSON the value's first token is another than after a space
+            value, _ = _find(answer[1:], ids[start:end])
+            value -= 1
+        if value < 0:
+            return [(start, end)] * len(answer)
+        found = [(place, place + 1) for place in range(start + value, start + value + len(answer))]
+        before = fact.statement[: fact.statement.find(fact.value)].lower()
+        if fact.attribute.lower() not in before or fact.owner.lower() not in before:
+            found[:choice] = [(start, end)] * min(choice, len(answer))
+        return found
 
     # ---- lookups -------------------------------------------------------------------------------
 
@@ -243,7 +289,7 @@ class SampleMaker:
         asked = rng.sample(facts, min(len(facts), questions))
         missing = [self.facts.unstated(facts) for _ in asked if rng.random() < stage.unstated]
         asked = rng.sample(asked + missing, len(asked + missing))
-        tail, targets, weights = self._questions(
+        tail, targets, weights, answers = self._questions(
             asked, int(length * (0.65 if dense else 0.34)), stage.objects
         )
         asked = [fact for fact in asked if fact.stated]
@@ -259,10 +305,16 @@ class SampleMaker:
         ids = [self.bos, *body, *tail]
         prose = len(body) + 1
         weights = [PROSE_WEIGHT] * (prose - 1) + [0.0] + weights
-        return ids, [*ids[1 : prose + 1], *targets[1:], self.eos], weights
+        spans = [NOWHERE] * len(ids)
+        for place, fact, answer in answers:
+            places = slice(prose + place, prose + place + len(answer))
+            spans[places] = self.sources(fact, answer, ids[:prose])
+        return ids, [*ids[1 : prose + 1], *targets[1:], self.eos], weights, spans
 
-    def _questions(self, asked: list[Fact], room: int, objects: float) -> Row:
-        """Return ids, targets by place, and weights of what follows the document.
+    def _questions(
+        self, asked: list[Fact], room: int, objects: float
+    ) -> tuple[list[int], list[int], list[float], list[tuple[int, Fact, list[int]]]]:
+        """Return ids, targets by place, weights, and each answer with its place and fact.
 
         ``targets[i]`` is what should stand at place i; it is the end token after each answer,
         also where the input goes on with the next question.
@@ -270,6 +322,7 @@ class SampleMaker:
         ids: list[int] = []
         targets: list[int] = []
         weights: list[float] = []
+        answers: list[tuple[int, Fact, list[int]]] = []
         for number, fact in enumerate(asked):
             prompt = self.encode(f"\n\nQuestion: {fact.question}\nAnswer:")
             answer = self.encode(f" {fact.value}")
@@ -286,6 +339,7 @@ class SampleMaker:
             if number:
                 targets[start] = self.eos  # after the previous answer
             weights += [0.0] * (len(prompt) - 1) + [1.0] * (len(answer) + 1)
+            answers.append((start + len(prompt) - 1, fact, answer))
             weights[start + len(prompt) - 1 + (answer[0] == self.space)] = CHOICE_WEIGHT
             if close:  # the first token that closes the object is learned, the rest is given
                 ids += close
@@ -297,7 +351,7 @@ class SampleMaker:
                 weights.append(0.0)
         if ids[-1] == self.eos:
             ids.pop(), targets.pop(), weights.pop()
-        return ids, targets, weights
+        return ids, targets, weights, answers
 
     def _object(self, fact: Fact) -> tuple[str, str, str]:
         """Return what is before the value in a JSON object, the value, and what is after it.
@@ -404,6 +458,18 @@ class SampleMaker:
             if int(place) in self.paragraph_starts:
                 breaks.add(offset)
         return ids, borders, breaks
+
+
+def _find(wanted: list[int], ids: list[int]) -> Span:
+    """Return where the wanted ids begin and end; nowhere if they are not there, or twice."""
+    text, part = (np.array(some, np.uint16).tobytes() for some in (ids, wanted))
+    found = []
+    at = text.find(part) if part else -1
+    while at >= 0:
+        if at % 2 == 0:
+            found.append(at // 2)
+        at = text.find(part, at + 1)
+    return (found[0], found[0] + len(wanted)) if len(found) == 1 else NOWHERE
 
 
 def _split(rng: random.Random, total: int, parts: int) -> list[int]:

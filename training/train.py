@@ -32,18 +32,19 @@ from training.tokenizer import TOKENIZER_FILES
 log = logging.getLogger("training")
 
 STAGES = (
-    Stage(length=64, facts=1, rows=40, repeats=0.4, associations=0.2, restated=0.2, dense=0.0),
-    Stage(length=96, facts=3, rows=26, repeats=0.05, associations=0.3, restated=0.65, dense=0.0),
+    Stage(
+        length=96, facts=3, rows=26, repeats=0.25, associations=0.1, gap=2, restated=0.4, dense=0.6
+    ),
     Stage(
         length=160,
         facts=4,
         rows=16,
-        repeats=0.05,
-        associations=0.1,
-        restated=0.25,
-        dense=0.95,
+        repeats=0.06,
+        associations=0.06,
+        restated=0.33,
+        dense=0.9,
         unstated=0.06,
-        objects=0.1,
+        objects=0.08,
     ),
     Stage(
         length=256,
@@ -70,7 +71,7 @@ STAGES = (
         objects=0.12,
     ),
 )
-SHORT_BATCHES = 0.5  # share of the last stage's batches that are drawn as in stages 2 and 3
+SHORT_BATCHES = 0.5  # share of the last stage's batches that are drawn as in stages 1 and 2
 LEARNED = 0.9  # share of answers whose choice is right, a running mean, at which a stage ends
 LOSS_PLACES = 0.3  # share of the tokens at which the loss is taken: all answers, and some prose
 DECAY_PART = 0.2
@@ -107,22 +108,24 @@ def make_batches(queue: mp.Queue, stage_number: mp.Value, data: Path, seed: int)
     while True:
         number = stage_number.value
         last = number == len(STAGES) - 1
-        stage = STAGES[rng.choice((2, 2, 3)) if last and rng.random() < SHORT_BATCHES else number]
+        stage = STAGES[rng.choice((1, 1, 2)) if last and rng.random() < SHORT_BATCHES else number]
         queue.put((number, *make_batch(maker, stage, rng)))
 
 
 def make_batch(maker: SampleMaker, stage: Stage, rng: random.Random) -> tuple[np.ndarray, ...]:
-    """Return ids [rows, length], and places, targets and weights of the loss, each [N].
+    """Return ids [rows, length], and places, targets, weights [N] and spans [N, 2] of the loss.
 
     N is the same for all batches of a stage: the answers and a random part of the prose.
     """
     rows = [maker.row(stage) for _ in range(stage.rows)]
     noise = np.random.default_rng(rng.getrandbits(32))
-    ids, targets, weights = (np.array(part) for part in zip(*rows, strict=True))
+    ids, targets, weights, spans = (np.array(part) for part in zip(*rows, strict=True))
     order = weights.ravel() + noise.random(weights.size) * PROSE_WEIGHT
     order[weights.ravel() == 0] = -1
     places = np.sort(np.argsort(-order)[: int(weights.size * LOSS_PLACES)])
-    return ids, places, targets.ravel()[places], weights.ravel()[places].astype(np.float32)
+    chosen = (part.reshape(weights.size, -1)[places] for part in (targets, weights, spans))
+    targets, weights, spans = chosen
+    return ids, places, targets[:, 0], weights[:, 0].astype(np.float32), spans
 
 
 def learning_rate(step: int, tokens: int, total: int, peak: float) -> float:
@@ -163,6 +166,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--head-size", type=int, default=48)
     parser.add_argument("--intermediate", type=int, default=384)
     parser.add_argument("--rope-theta", type=float, default=10000.0)
+    parser.add_argument("--biases", action="store_true", help="of the attention's projections")
+    parser.add_argument("--guide", type=float, default=0.0, help="weight of the guide's loss")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--compile", action="store_true")
@@ -197,6 +202,7 @@ def train(args: argparse.Namespace) -> None:
             head_size=args.head_size,
             intermediate=args.intermediate,
             rope_theta=args.rope_theta,
+            biases=args.biases,
         )
         model, state, progress = Decoder(shape), {}, Progress(stage=args.first_stage)
     optimizers = optimizers_for(model, args.optimizer)
@@ -226,6 +232,7 @@ def train(args: argparse.Namespace) -> None:
 def loop(args, model, optimizers, progress, loss_of, queue, stage_number, stop) -> None:  # noqa: ANN001  main's own objects
     """Take steps until the budget is spent; log and save on the way."""
     losses: list[float] = []
+    guides: list[float] = []
     low = args.precision == "bfloat16" or (args.precision == "auto" and has_fast_bfloat16())
     log.info("matrix products in %s", "bfloat16" if low else "float32")
     since = saved = time.monotonic()
@@ -234,15 +241,15 @@ def loop(args, model, optimizers, progress, loss_of, queue, stage_number, stop) 
         number, *arrays = queue.get()
         if number != progress.stage:
             continue
-        ids, places, targets, weights = map(torch.from_numpy, arrays)
+        ids, places, targets, weights, spans = map(torch.from_numpy, arrays)
         rate = learning_rate(progress.step, progress.tokens, args.tokens, args.lr)
         for optimizer in optimizers:
             scale = args.matrix_lr / args.lr if isinstance(optimizer, Muon) else 1.0
             for group in optimizer.param_groups:
                 group["lr"] = rate * scale
         with torch.autocast("cpu", torch.bfloat16, enabled=low):
-            loss, right = loss_of(ids, places, targets, weights)
-        loss.backward()
+            loss, guide, right = loss_of(ids, places, targets, weights, spans)
+        (loss + args.guide * guide).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
@@ -255,19 +262,21 @@ def loop(args, model, optimizers, progress, loss_of, queue, stage_number, stop) 
             progress.accuracy += 0.01 * (share - progress.accuracy)
             progress.accuracy_steps += 1
         losses.append(loss.item())
+        guides.append(guide.item())
         if progress.step % 50 == 0:
             now = time.monotonic()
             log.info(
-                "step %6d tokens %6.2f M stage %d loss %.4f choices %.3f lr %.2e %6.0f tokens/s",
+                "step %6d tokens %6.2f M stage %d loss %.4f guide %.3f choices %.3f lr %.2e %6.0f tokens/s",
                 progress.step,
                 progress.tokens / 1e6,
                 progress.stage,
                 sum(losses) / len(losses),
+                sum(guides) / len(guides),
                 progress.choices,
                 rate,
                 (progress.tokens - tokens_before) / (now - since),
             )
-            losses, since, tokens_before = [], now, progress.tokens
+            losses, guides, since, tokens_before = [], [], now, progress.tokens
         learned = progress.accuracy > LEARNED or progress.stage_tokens > args.stage_tokens
         if learned and progress.stage + 1 < len(STAGES):
             progress.stage += 1
