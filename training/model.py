@@ -73,7 +73,8 @@ class Decoder(nn.Module):
                 nn.init.zeros_(weight)
         if shape.biases:
             look_back(self.layers[0], (1, 2, 3, 4), width=1)
-            look_back(self.layers[1], (2, 5, 8, 12), width=4)
+            for layer in self.layers[1:2]:
+                look_back(layer, (2, 5, 8, 12), width=4)
         cos, sin = rotary_tables(shape)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
@@ -153,7 +154,7 @@ def look_back(layer: Layer, distances: Sequence[int], width: float) -> None:
     frequencies = shape.rope_theta ** (-torch.arange(0, size, 2).float() / size)
     part = (frequencies <= 1 / width) & (frequencies > 0.1 / width)
     q, k, _ = layer.qkv.bias.view(3, shape.heads, size)
-    for head, distance in enumerate(distances):
+    for head, distance in enumerate(distances[: shape.heads]):
         amplitude = part * (LOOK_BACK / part.sum() * size**0.5) ** 0.5
         turned = frequencies * distance
         q[head] = torch.cat([amplitude, torch.zeros_like(amplitude)])

@@ -194,7 +194,6 @@ class SampleMaker:
         ids, weights = [self.bos], [0.0]
         places = []
         for a, b, value in pairs:
-            start = len(ids)
             ids += template[0] + a + template[1] + b + template[2] + value + stop
             first = len(ids) - len(value) - 1
             places.append([(place, place + 1) for place in range(first, first + len(value))])
@@ -260,11 +259,11 @@ class SampleMaker:
         if not end:
             return [NOWHERE] * len(answer)
         start -= 1  # the first token may be without its space
-        value, _ = _find(answer, ids[start:end])
-        if not value:  # in JSON the value's first token is another than after a space
-            value, _ = _find(answer[1:], ids[start:end])
+        value, after = _find(answer, ids[start:end])
+        if not after:  # in JSON the value's first token is another than after a space
+            value, after = _find(answer[1:], ids[start:end])
             value -= 1
-        if value < 0:
+        if not after:
             return [(start, end)] * len(answer)
         found = [(place, place + 1) for place in range(start + value, start + value + len(answer))]
         before = fact.statement[: fact.statement.find(fact.value)].lower()

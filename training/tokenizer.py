@@ -6,7 +6,7 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-VOCABULARY = 2048
+VOCABULARY = 8192
 SPECIAL_TOKENS = ("<bos>", "<eos>", "<pad>")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 

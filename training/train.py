@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
+from training.export import bundled_decoder
 from training.facts import FactMaker
 from training.model import Decoder, ModelShape, load_checkpoint, save_checkpoint
 from training.optim import Muon, optimizers_for
@@ -41,7 +42,7 @@ STAGES = (
         rows=16,
         repeats=0.06,
         associations=0.06,
-        restated=0.33,
+        restated=0.15,
         dense=0.9,
         unstated=0.06,
         objects=0.08,
@@ -163,11 +164,17 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--hidden", type=int, default=256)
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--heads", type=int, default=4)
-    parser.add_argument("--head-size", type=int, default=48)
+    parser.add_argument("--head-size", type=int, default=64)
     parser.add_argument("--intermediate", type=int, default=384)
     parser.add_argument("--rope-theta", type=float, default=10000.0)
-    parser.add_argument("--biases", action="store_true", help="of the attention's projections")
-    parser.add_argument("--guide", type=float, default=0.0, help="weight of the guide's loss")
+    parser.add_argument("--guide", type=float, default=0.5, help="weight of the guide's loss")
+    parser.add_argument(
+        "--biases",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="of the attention's projections; they start heads on the tokens before",
+    )
+    parser.add_argument("--weights", type=Path, help="a model's folder to start from")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--compile", action="store_true")
@@ -204,7 +211,8 @@ def train(args: argparse.Namespace) -> None:
             rope_theta=args.rope_theta,
             biases=args.biases,
         )
-        model, state, progress = Decoder(shape), {}, Progress(stage=args.first_stage)
+        model = bundled_decoder(args.weights).train() if args.weights else Decoder(shape)
+        state, progress = {}, Progress(stage=args.first_stage)
     optimizers = optimizers_for(model, args.optimizer)
     for optimizer, kept in zip(optimizers, state.get("optimizers", ()), strict=False):
         optimizer.load_state_dict(kept)
@@ -266,7 +274,8 @@ def loop(args, model, optimizers, progress, loss_of, queue, stage_number, stop) 
         if progress.step % 50 == 0:
             now = time.monotonic()
             log.info(
-                "step %6d tokens %6.2f M stage %d loss %.4f guide %.3f choices %.3f lr %.2e %6.0f tokens/s",
+                "step %6d tokens %6.2f M stage %d loss %.4f guide %.3f choices %.3f lr %.2e "
+                "%6.0f tokens/s",
                 progress.step,
                 progress.tokens / 1e6,
                 progress.stage,

@@ -1,6 +1,7 @@
 """The training model is a Llama model: exported, it computes the same; the probe is SelfExtend."""
 
 import shutil
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -9,11 +10,11 @@ import torch
 from selfextend_rag.positions import SelfExtend
 from training.dense import logits
 from training.export import BUNDLED, largest_difference, main
-from training.grow import grown
 from training.model import (
     Decoder,
     ModelShape,
     from_llama,
+    guide_loss,
     load_checkpoint,
     save_checkpoint,
     to_llama,
@@ -25,10 +26,15 @@ SHAPE = ModelShape(
 )
 
 
-@pytest.fixture
-def model():
+@pytest.fixture(params=[False, True], ids=["plain", "biases"])
+def model(request):
     torch.manual_seed(0)
-    return Decoder(SHAPE).eval()
+    made = Decoder(replace(SHAPE, biases=request.param)).eval()
+    if request.param:  # those of values and outputs start at zero: a mistake would not show
+        for layer in made.layers:
+            torch.nn.init.normal_(layer.out.bias)
+            layer.qkv.bias.data += torch.randn_like(layer.qkv.bias)
+    return made
 
 
 def test_the_exported_model_computes_the_same_logits(model):
@@ -54,22 +60,57 @@ def test_a_head_may_have_any_size():
     torch.testing.assert_close(probed, odd(ids)[0, -5:], atol=2e-6, rtol=1e-4)
 
 
-@pytest.mark.parametrize("places", [[0], [1, 3], [2]])
-def test_a_grown_model_computes_what_it_did_and_can_learn_more(model, places):
-    larger = grown(model, places)
-    assert larger.shape.layers == 2 + len(places)
-    ids = torch.randint(0, 97, (2, 48))
-    assert torch.equal(larger(ids), model(ids))
-    larger(ids).square().sum().backward()
-    for place in places:
-        assert larger.layers[place].out.weight.grad.abs().max() > 0
-        assert larger.layers[place].down.weight.grad.abs().max() > 0
+def attention_of(layer, model, ids):
+    """Return the attention [H, T, T] of a layer that gets the embeddings of ids [T]."""
+    cos, sin = model.cos[: len(ids)], model.sin[: len(ids)]
+    _, q, k = layer(model.embedding(ids)[None], cos, sin)
+    unseen = torch.ones(len(ids), len(ids), dtype=torch.bool).triu(1)
+    scores = (q @ k.mT)[0] / model.shape.head_size**0.5
+    return scores.masked_fill(unseen, float("-inf")).softmax(-1)
+
+
+def test_biases_start_the_heads_of_two_layers_on_the_tokens_before():
+    torch.manual_seed(0)
+    made = Decoder(ModelShape(vocabulary=97, layers=2, head_size=64, biases=True)).eval()
+    ids = torch.randint(0, 97, (200,))
+    first, second = (attention_of(layer, made, ids) for layer in made.layers)
+    for head in range(4):
+        assert first[head].diagonal(-1 - head)[20:].mean() > 0.8
+    for head, (near, far) in enumerate(((0, 7), (1, 10), (4, 13), (7, 18))):
+        share = sum(second[head].diagonal(-back)[40:].mean() for back in range(near, far))
+        assert share > 0.8
+
+
+def test_the_guides_loss_is_minus_the_logarithm_of_the_attention_on_the_statement(model):
+    ids = torch.randint(0, 97, (1, 30))
+    places, span = torch.tensor([20, 29]), torch.tensor([[3, 8], [11, 12]])
+    guided = replace(model.shape, layers=1)
+    one = Decoder(guided)
+    one.load_state_dict(model.state_dict(), strict=False)
+    weights = attention_of(one.layers[0], one, ids[0])[0]
+    expected = -(weights[20, 3:8].sum().log() + weights[29, 11].log()) / 2
+    _, q, k = one.layers[0](one.embedding(ids), one.cos[:30], one.sin[:30])
+    rows = torch.zeros(2, dtype=torch.long)
+    found = guide_loss(q[rows, 0, places], k[:, 0], rows, places, span)
+    torch.testing.assert_close(found, expected)
+
+
+def test_without_statements_there_is_nothing_to_guide(model):
+    ids, none = torch.randint(0, 97, (2, 30)), torch.zeros(3, 2, dtype=torch.long)
+    targets = torch.tensor([1, 2, 3])
+    loss, guide, right = model.weighted_loss(
+        ids, torch.tensor([4, 9, 50]), targets, torch.ones(3), none
+    )
+    assert guide == 0
+    logits = model(ids).flatten(0, 1)[[4, 9, 50]]
+    torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(logits, targets))
+    assert right.tolist() == (logits.argmax(-1) == targets).tolist()
 
 
 def test_a_checkpoint_gives_back_weights_and_state(model, tmp_path):
     save_checkpoint(tmp_path / "checkpoint.pt", model, progress={"step": 7})
     again, state = load_checkpoint(tmp_path / "checkpoint.pt")
-    assert again.shape == SHAPE
+    assert again.shape == model.shape
     assert state["progress"] == {"step": 7}
     ids = torch.arange(20)[None]
     assert torch.equal(again(ids), model(ids))

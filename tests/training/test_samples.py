@@ -10,8 +10,8 @@ from tokenizers import Tokenizer
 from training_words import WORDS
 
 from selfextend_rag.bundled import FOLDER
-from training.facts import NOT_STATED, FactMaker
-from training.samples import CHOICE_WEIGHT, PROSE_WEIGHT, Prose, SampleMaker, Stage
+from training.facts import NOT_STATED, Fact, FactMaker
+from training.samples import CHOICE_WEIGHT, NOWHERE, PROSE_WEIGHT, Prose, SampleMaker, Stage
 from training.train import LOSS_PLACES, make_batch
 
 TEXT = "The river ran low in summer. Nobody knew why. The mill stood still, and bread grew dear. "
@@ -48,8 +48,8 @@ PROSE_ONLY = replace(STAGES[1], dense=0.0)
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: str(stage.length))
 def test_a_row_fills_the_length(maker, stage):
     for _ in range(60):
-        ids, targets, weights = maker.row(stage)
-        assert len(ids) == len(targets) == len(weights) == stage.length
+        ids, targets, weights, spans = maker.row(stage)
+        assert len(ids) == len(targets) == len(weights) == len(spans) == stage.length
         assert ids[0] == maker.bos
         assert all(0 <= token < maker.vocabulary_size for token in ids)
 
@@ -57,7 +57,7 @@ def test_a_row_fills_the_length(maker, stage):
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: str(stage.length))
 def test_targets_are_the_next_tokens_but_for_the_end_of_answers(maker, stage):
     for _ in range(60):
-        ids, targets, weights = maker.lookup(stage)
+        ids, targets, weights, _ = maker.lookup(stage)
         for place, target in enumerate(targets[:-1]):
             if target != ids[place + 1]:
                 assert target == maker.eos
@@ -68,7 +68,7 @@ def test_targets_are_the_next_tokens_but_for_the_end_of_answers(maker, stage):
 
 def test_the_weighted_targets_are_answers_that_the_document_states(maker, tokenizer):
     for _ in range(100):
-        ids, targets, weights = maker.lookup(PROSE_ONLY)
+        ids, targets, weights, _ = maker.lookup(PROSE_ONLY)
         answers = [t for t, w in zip(targets, weights, strict=True) if w >= 1]
         text = tokenizer.decode(ids, skip_special_tokens=True)
         document = text.split("\n\nQuestion:")[0]
@@ -80,7 +80,7 @@ def test_the_weighted_targets_are_answers_that_the_document_states(maker, tokeni
 
 def test_each_answer_has_one_choice_and_it_is_no_lone_space(maker, tokenizer):
     for _ in range(100):
-        _, targets, weights = maker.lookup(PROSE_ONLY)
+        _, targets, weights, _ = maker.lookup(PROSE_ONLY)
         choices = [t for t, w in zip(targets, weights, strict=True) if w == CHOICE_WEIGHT]
         ends = [t for t, w in zip(targets, weights, strict=True) if w == 1 and t == maker.eos]
         assert len(choices) == len(ends)
@@ -97,7 +97,7 @@ def test_questions_without_an_answer_are_answered_so(maker, tokenizer):
 def test_of_a_json_object_the_value_alone_is_learned(maker, tokenizer):
     stage = replace(STAGES[1], objects=1.0)
     for _ in range(60):
-        ids, targets, weights = maker.lookup(stage)
+        ids, targets, weights, _ = maker.lookup(stage)
         text = tokenizer.decode(ids, skip_special_tokens=True)
         document, *asked = text.split("\n\nQuestion:")
         for part in asked[:-1]:  # the last one ends where the row does
@@ -111,7 +111,7 @@ def test_of_a_json_object_the_value_alone_is_learned(maker, tokenizer):
 
 def test_plain_facts_keep_to_the_plainest_wordings(maker, tokenizer):
     for _ in range(40):
-        ids, _, _ = maker.lookup(STAGES[0])
+        ids, *_ = maker.lookup(STAGES[0])
         text = tokenizer.decode(ids)
         assert "As for" not in text
         assert "they say" not in text.lower()
@@ -120,9 +120,10 @@ def test_plain_facts_keep_to_the_plainest_wordings(maker, tokenizer):
 def test_a_batch_takes_the_loss_at_every_answer_and_some_prose(maker):
     stage = STAGES[1]
     for _ in range(20):
-        ids, places, targets, weights = make_batch(maker, stage, maker.rng)
+        ids, places, targets, weights, spans = make_batch(maker, stage, maker.rng)
         assert ids.shape == (stage.rows, stage.length)
         assert len(places) == len(targets) == len(weights) == int(LOSS_PLACES * ids.size)
+        assert spans.shape == (len(places), 2)
         assert len(set(places.tolist())) == len(places)
         following = np.append(ids.ravel(), 0)[places + 1]
         assert np.all((targets == following) | (targets == maker.eos) | (weights == PROSE_WEIGHT))
@@ -133,20 +134,64 @@ def test_a_batch_takes_the_loss_at_every_answer_and_some_prose(maker):
 def test_later_questions_follow_in_one_document(maker, tokenizer):
     counts = set()
     for _ in range(60):
-        ids, _, _ = maker.lookup(STAGES[2])
+        ids, *_ = maker.lookup(STAGES[2])
         counts.add(tokenizer.decode(ids).count("\n\nQuestion:"))
     assert {1, 2, 3} <= counts
 
 
 def test_the_weighted_part_of_a_repeat_stood_there_before(maker):
     for _ in range(100):
-        ids, targets, weights = maker.repeat(128)
+        ids, targets, weights, _ = maker.repeat(128)
         places = [place for place, weight in enumerate(weights) if weight == 1]
         assert places
         for place in places:  # the target follows an earlier copy of the two tokens before it
             pair, target = ids[place - 1 : place + 1], targets[place]
             earlier = [ids[i + 2] for i in range(place - 2) if ids[i : i + 2] == pair]
             assert target in earlier
+
+
+def stated_tokens(tokenizer, ids, spans):
+    """Return the text at each span of one token, and the longer ones."""
+    ones = [(place, span[0]) for place, span in enumerate(spans) if span[1] - span[0] == 1]
+    longer = [tokenizer.decode(ids[start:end]) for start, end in spans if end - start > 1]
+    return ones, longer
+
+
+@pytest.mark.parametrize("kind", ["repeat", "associations", "restated", "lookup"])
+def test_the_guide_leads_to_the_token_to_copy_or_to_its_statement(maker, tokenizer, kind):
+    exact = 0
+    for _ in range(60):
+        row = maker.repeat(128) if kind == "repeat" else getattr(maker, kind)(PROSE_ONLY)
+        ids, targets, weights, spans = row
+        ones, longer = stated_tokens(tokenizer, ids, spans)
+        for place, source in ones:
+            assert source < place
+            assert ids[source] == targets[place]
+            assert weights[place] >= 1 or kind == "repeat"
+        assert all(text.strip().endswith(".") for text in longer)
+        exact += len(ones)
+    assert exact > 100
+
+
+def test_a_value_whose_key_follows_it_is_chosen_by_its_whole_statement(maker, tokenizer):
+    fact = Fact("height", "the mill", "48", "48 is the height of the mill.", "?")
+    other = Fact("height", "the well", "93", "The height of the well is 93.", "?")
+    ids = [maker.bos, *maker.encode(f"{other.statement} {fact.statement} It ran.")]
+    answer = maker.encode(" 48")
+    spans = maker.sources(fact, answer, ids)
+    assert [tokenizer.decode(ids[start:end]).strip() for start, end in spans[:2]] == [
+        fact.statement
+    ] * 2
+    assert tokenizer.decode(ids[slice(*spans[2])]) == "8"
+    spans = maker.sources(other, maker.encode(" 93"), ids)
+    assert [tokenizer.decode(ids[start:end]).strip() for start, end in spans] == ["", "9", "3"]
+
+
+def test_what_no_text_says_leads_to_the_start_token(maker):
+    asked = Fact("height", "the mill", NOT_STATED, "", "?")
+    answer = maker.encode(f" {NOT_STATED}")
+    spans = maker.sources(asked, answer, [maker.bos, *maker.encode("The well is deep.")])
+    assert spans == [(0, 1)] + [NOWHERE] * (len(answer) - 1)
 
 
 def test_the_same_seed_gives_the_same_rows(tokenizer):
