@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+GUIDED_HEADS = (0, 1)
 LOOK_BACK = 25.0  # what the biases of ``look_back`` add to a score where it is highest
 
 
@@ -92,37 +93,48 @@ class Decoder(nn.Module):
         return F.linear(x, self.embedding.weight)
 
     def weighted_loss(
-        self, ids: Tensor, places: Tensor, targets: Tensor, weights: Tensor, spans: Tensor
+        self,
+        ids: Tensor,
+        places: Tensor,
+        targets: Tensor,
+        weights: Tensor,
+        spans: Tensor,
+        ends: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the loss at some places, the guide's loss, and where the best guess is right.
 
         ``places`` [N] counts tokens over the whole batch; targets and weights are [N]. ``spans``
-        [N, 2] is where in its row each target is stated (start and end; equal where it is not).
-        The guide is one head in each of two layers in the middle: its loss is the negative
-        logarithm of the attention that it pays to the statement, whichever of its tokens.
+        [N, 2] is where in its row each target is stated (start and end; equal where it is not):
+        some heads of the middle layers should look there. ``ends`` [M, 3] are rows, places of
+        statements' ends, and the places of their values, where a head of the second layer should
+        look. The guide's loss is the mean of its heads'.
         """
         cos, sin = self.cos[: ids.shape[1]], self.sin[: ids.shape[1]]
         asks = spans[:, 1] > spans[:, 0]
         rows = torch.div(places[asks], ids.shape[1], rounding_mode="floor")
         at = places[asks] % ids.shape[1]
-        guide = torch.zeros(())
+        guides = []
         x = self.embedding(ids)
         for number, layer in enumerate(self.layers):
             x, q, k = layer(x, cos, sin)
-            if number in self.guided:
-                guide = guide + guide_loss(q[rows, 0, at], k[:, 0], rows, at, spans[asks])
+            if number == 1:
+                values = torch.stack([ends[:, 2], ends[:, 2] + 1], 1)
+                queries = q[ends[:, 0], -1, ends[:, 1]]
+                guides.append(guide_loss(queries, k[:, -1], ends[:, 0], ends[:, 1], values))
+            for head in GUIDED_HEADS if number in self.guided else ():
+                guides.append(guide_loss(q[rows, head, at], k[:, head], rows, at, spans[asks]))
         x = x.flatten(0, 1)[places]
         x = F.rms_norm(x, (self.shape.hidden,), self.norm, self.shape.norm_eps)
         logits = F.linear(x, self.embedding.weight).float()
         losses = F.cross_entropy(logits, targets, reduction="none")
         loss = (losses * weights).sum() / weights.sum()
-        return loss, guide / len(self.guided), logits.detach().argmax(-1) == targets
+        return loss, torch.stack(guides).mean(), logits.detach().argmax(-1) == targets
 
     @property
-    def guided(self) -> tuple[int, ...]:
-        """Return the layers whose first head is guided."""
+    def guided(self) -> range:
+        """Return the layers of which some heads are guided."""
         middle = self.shape.layers // 2
-        return (middle - 1, middle)
+        return range(middle - 1, self.shape.layers - 1)
 
 
 def guide_loss(q: Tensor, k: Tensor, rows: Tensor, at: Tensor, spans: Tensor) -> Tensor:

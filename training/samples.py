@@ -65,8 +65,10 @@ class Stage:
 
 Span = tuple[int, int]
 NOWHERE: Span = (0, 0)
-# Input ids, targets, weights of the loss, and where in the row each target is stated.
-Row = tuple[list[int], list[int], list[float], list[Span]]
+
+Row = tuple[list[int], list[int], list[float], list[Span], list[Span]]
+"""Input ids, targets, weights of the loss, where in the row each target is stated, and pairs of
+places: a token of a statement's end, and that of its value which it should know."""
 
 
 class SampleMaker:
@@ -149,7 +151,7 @@ class SampleMaker:
             ids += rest
             weights += [PROSE_WEIGHT] * len(rest)
             spans += [NOWHERE] * len(rest)
-        return ids[:-1], ids[1:], weights, spans
+        return ids[:-1], ids[1:], weights, spans, []
 
     # ---- associations --------------------------------------------------------------------------
 
@@ -211,7 +213,7 @@ class SampleMaker:
             weights[-1 - len(value) + (value[0] == self.space)] = CHOICE_WEIGHT
             spans += [NOWHERE] * len(before) + places[number] + [NOWHERE]
         end = length + 1
-        return ids[:length], ids[1:end], weights[1:end], spans[1:end]
+        return ids[:length], ids[1:end], weights[1:end], spans[1:end], []
 
     # ---- facts restated ------------------------------------------------------------------------
 
@@ -243,7 +245,8 @@ class SampleMaker:
             weights[-1 - len(answer) + (answer[0] == self.space)] = CHOICE_WEIGHT
             spans += [NOWHERE] * len(before) + self.sources(fact, answer, document) + [NOWHERE]
         length, last = stage.length, stage.length + 1
-        return ids[:length], ids[1:last], weights[1:last], spans[1:last]
+        ends = [pair for fact in facts for pair in self.ends(fact, document)]
+        return ids[:length], ids[1:last], weights[1:last], spans[1:last], ends
 
     def sources(self, fact: Fact, answer: list[int], ids: list[int]) -> list[Span]:
         """Return where in the ids of a start token and a document each token of the answer is.
@@ -252,13 +255,11 @@ class SampleMaker:
         after it: only the end of such a statement knows both. The start token is where to look
         for what the document does not say.
         """
-        choice = 1 + (answer[0] == self.space)
         if not fact.stated:
             return [(0, 1), *[NOWHERE] * (len(answer) - 1)]
-        start, end = _find(self.encode(f" {fact.statement}")[1:], ids)
+        start, end = self.statement(fact, ids)
         if not end:
             return [NOWHERE] * len(answer)
-        start -= 1  # the first token may be without its space
         value, after = _find(answer, ids[start:end])
         if not after:  # in JSON the value's first token is another than after a space
             value, after = _find(answer[1:], ids[start:end])
@@ -266,10 +267,26 @@ class SampleMaker:
         if not after:
             return [(start, end)] * len(answer)
         found = [(place, place + 1) for place in range(start + value, start + value + len(answer))]
-        before = fact.statement[: fact.statement.find(fact.value)].lower()
-        if fact.attribute.lower() not in before or fact.owner.lower() not in before:
-            found[:choice] = [(start, end)] * min(choice, len(answer))
+        if value_first(fact):
+            choice = min(len(answer), 1 + (answer[0] == self.space))
+            found[:choice] = [(start, end)] * choice
         return found
+
+    def statement(self, fact: Fact, ids: list[int]) -> Span:
+        """Return where the fact is stated; nowhere if it is not, or twice."""
+        start, end = _find(self.encode(f" {fact.statement}")[1:], ids)
+        return (start - 1, end) if end else NOWHERE  # its first token may be without the space
+
+    def ends(self, fact: Fact, ids: list[int]) -> list[Span]:
+        """Return, for a value before its key, pairs: each of its statement's last two places, and
+        that of the value's first token; the end alone knows the key, and should know the value."""
+        start, end = self.statement(fact, ids)
+        value = self.encode(f" {fact.value}")
+        value = value[value[0] == self.space :]
+        first, after = _find(value, ids[start:end])
+        if not after or not value_first(fact):
+            return []
+        return [(place, start + first) for place in (end - 2, end - 1) if place > start + first]
 
     # ---- lookups -------------------------------------------------------------------------------
 
@@ -308,7 +325,8 @@ class SampleMaker:
         for place, fact, answer in answers:
             places = slice(prose + place, prose + place + len(answer))
             spans[places] = self.sources(fact, answer, ids[:prose])
-        return ids, [*ids[1 : prose + 1], *targets[1:], self.eos], weights, spans
+        ends = [pair for fact in facts for pair in self.ends(fact, ids[:prose])]
+        return ids, [*ids[1 : prose + 1], *targets[1:], self.eos], weights, spans, ends
 
     def _questions(
         self, asked: list[Fact], room: int, objects: float
@@ -457,6 +475,13 @@ class SampleMaker:
             if int(place) in self.paragraph_starts:
                 breaks.add(offset)
         return ids, borders, breaks
+
+
+def value_first(fact: Fact) -> bool:
+    """Return whether a statement has its value before a part of its key."""
+    before, _, after = fact.statement.lower().partition(fact.value.lower())
+    words = (fact.attribute.lower(), fact.owner.lower())
+    return any(word and word in after and word not in before for word in words)
 
 
 def _find(wanted: list[int], ids: list[int]) -> Span:

@@ -114,19 +114,23 @@ def make_batches(queue: mp.Queue, stage_number: mp.Value, data: Path, seed: int)
 
 
 def make_batch(maker: SampleMaker, stage: Stage, rng: random.Random) -> tuple[np.ndarray, ...]:
-    """Return ids [rows, length], and places, targets, weights [N] and spans [N, 2] of the loss.
+    """Return ids [rows, length], places, targets, weights [N] and spans [N, 2] of the loss, and
+    ends [M, 3]: the row, the place in it and the place to look at.
 
     N is the same for all batches of a stage: the answers and a random part of the prose.
     """
     rows = [maker.row(stage) for _ in range(stage.rows)]
     noise = np.random.default_rng(rng.getrandbits(32))
-    ids, targets, weights, spans = (np.array(part) for part in zip(*rows, strict=True))
+    ends = [(number, *pair) for number, row in enumerate(rows) for pair in row[-1]]
+    made = zip(*(row[:-1] for row in rows), strict=True)
+    ids, targets, weights, spans = (np.array(part) for part in made)
     order = weights.ravel() + noise.random(weights.size) * PROSE_WEIGHT
     order[weights.ravel() == 0] = -1
     places = np.sort(np.argsort(-order)[: int(weights.size * LOSS_PLACES)])
     chosen = (part.reshape(weights.size, -1)[places] for part in (targets, weights, spans))
     targets, weights, spans = chosen
-    return ids, places, targets[:, 0], weights[:, 0].astype(np.float32), spans
+    weights = weights[:, 0].astype(np.float32)
+    return ids, places, targets[:, 0], weights, spans, np.array(ends, np.int64).reshape(-1, 3)
 
 
 def learning_rate(step: int, tokens: int, total: int, peak: float) -> float:
@@ -249,14 +253,14 @@ def loop(args, model, optimizers, progress, loss_of, queue, stage_number, stop) 
         number, *arrays = queue.get()
         if number != progress.stage:
             continue
-        ids, places, targets, weights, spans = map(torch.from_numpy, arrays)
+        ids, places, targets, weights, spans, ends = map(torch.from_numpy, arrays)
         rate = learning_rate(progress.step, progress.tokens, args.tokens, args.lr)
         for optimizer in optimizers:
             scale = args.matrix_lr / args.lr if isinstance(optimizer, Muon) else 1.0
             for group in optimizer.param_groups:
                 group["lr"] = rate * scale
         with torch.autocast("cpu", torch.bfloat16, enabled=low):
-            loss, guide, right = loss_of(ids, places, targets, weights, spans)
+            loss, guide, right = loss_of(ids, places, targets, weights, spans, ends)
         (loss + args.guide * guide).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:

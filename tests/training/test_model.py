@@ -62,9 +62,14 @@ def test_a_head_may_have_any_size():
 
 def attention_of(layer, model, ids):
     """Return the attention [H, T, T] of a layer that gets the embeddings of ids [T]."""
-    cos, sin = model.cos[: len(ids)], model.sin[: len(ids)]
-    _, q, k = layer(model.embedding(ids)[None], cos, sin)
-    unseen = torch.ones(len(ids), len(ids), dtype=torch.bool).triu(1)
+    return attention_to(layer, model, model.embedding(ids))
+
+
+def attention_to(layer, model, x):
+    """Return the attention [H, T, T] of a layer that gets x [T, hidden]."""
+    length = len(x)
+    _, q, k = layer(x[None], model.cos[:length], model.sin[:length])
+    unseen = torch.ones(length, length, dtype=torch.bool).triu(1)
     scores = (q @ k.mT)[0] / model.shape.head_size**0.5
     return scores.masked_fill(unseen, float("-inf")).softmax(-1)
 
@@ -95,11 +100,30 @@ def test_the_guides_loss_is_minus_the_logarithm_of_the_attention_on_the_statemen
     torch.testing.assert_close(found, expected)
 
 
+def test_the_guide_is_the_mean_of_the_heads_that_it_leads():
+    torch.manual_seed(3)
+    made = Decoder(replace(SHAPE, layers=4)).eval()
+    ids = torch.randint(0, 97, (2, 30))
+    spans, ends = torch.tensor([[0, 0], [4, 9]]), torch.tensor([[1, 14, 6]])
+    _, guide, _ = made.weighted_loss(
+        ids, torch.tensor([3, 30 + 20]), torch.tensor([1, 2]), torch.ones(2), spans, ends
+    )
+    x, expected = made.embedding(ids[1]), []
+    for number, layer in enumerate(made.layers):
+        shown = attention_to(layer, made, x)
+        if number == 1:
+            expected.append(-shown[-1, 14, 6].log())
+        if number in (1, 2):
+            expected += [-shown[head, 20, 4:9].sum().log() for head in (0, 1)]
+        x = layer(x[None], made.cos[:30], made.sin[:30])[0][0]
+    torch.testing.assert_close(guide, torch.stack(expected).mean())
+
+
 def test_without_statements_there_is_nothing_to_guide(model):
     ids, none = torch.randint(0, 97, (2, 30)), torch.zeros(3, 2, dtype=torch.long)
     targets = torch.tensor([1, 2, 3])
     loss, guide, right = model.weighted_loss(
-        ids, torch.tensor([4, 9, 50]), targets, torch.ones(3), none
+        ids, torch.tensor([4, 9, 50]), targets, torch.ones(3), none, none[:0, [0, 0, 0]]
     )
     assert guide == 0
     logits = model(ids).flatten(0, 1)[[4, 9, 50]]

@@ -51,14 +51,14 @@ def test_every_weight_has_one_optimizer_whichever_is_chosen():
 def test_both_optimizers_learn_a_sequence_by_heart():
     ids = torch.arange(31)[None]
     places, targets, weights = torch.arange(30), torch.arange(1, 31), torch.ones(30)
-    nowhere = torch.zeros(30, 2, dtype=torch.long)
+    nowhere, none = torch.zeros(30, 2, dtype=torch.long), torch.zeros(0, 3, dtype=torch.long)
     for name in ("adamw", "muon"):
         torch.manual_seed(0)
         model = Decoder(SHAPE)
         optimizers = optimizers_for(model, name)
         first = None
         for _ in range(60):
-            loss, *_ = model.weighted_loss(ids, places, targets, weights, nowhere)
+            loss, *_ = model.weighted_loss(ids, places, targets, weights, nowhere, none)
             first = loss.item() if first is None else first
             loss.backward()
             for optimizer in optimizers:

@@ -48,7 +48,7 @@ PROSE_ONLY = replace(STAGES[1], dense=0.0)
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: str(stage.length))
 def test_a_row_fills_the_length(maker, stage):
     for _ in range(60):
-        ids, targets, weights, spans = maker.row(stage)
+        ids, targets, weights, spans, _ = maker.row(stage)
         assert len(ids) == len(targets) == len(weights) == len(spans) == stage.length
         assert ids[0] == maker.bos
         assert all(0 <= token < maker.vocabulary_size for token in ids)
@@ -57,7 +57,7 @@ def test_a_row_fills_the_length(maker, stage):
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: str(stage.length))
 def test_targets_are_the_next_tokens_but_for_the_end_of_answers(maker, stage):
     for _ in range(60):
-        ids, targets, weights, _ = maker.lookup(stage)
+        ids, targets, weights, *_ = maker.lookup(stage)
         for place, target in enumerate(targets[:-1]):
             if target != ids[place + 1]:
                 assert target == maker.eos
@@ -68,7 +68,7 @@ def test_targets_are_the_next_tokens_but_for_the_end_of_answers(maker, stage):
 
 def test_the_weighted_targets_are_answers_that_the_document_states(maker, tokenizer):
     for _ in range(100):
-        ids, targets, weights, _ = maker.lookup(PROSE_ONLY)
+        ids, targets, weights, *_ = maker.lookup(PROSE_ONLY)
         answers = [t for t, w in zip(targets, weights, strict=True) if w >= 1]
         text = tokenizer.decode(ids, skip_special_tokens=True)
         document = text.split("\n\nQuestion:")[0]
@@ -80,7 +80,7 @@ def test_the_weighted_targets_are_answers_that_the_document_states(maker, tokeni
 
 def test_each_answer_has_one_choice_and_it_is_no_lone_space(maker, tokenizer):
     for _ in range(100):
-        _, targets, weights, _ = maker.lookup(PROSE_ONLY)
+        _, targets, weights, *_ = maker.lookup(PROSE_ONLY)
         choices = [t for t, w in zip(targets, weights, strict=True) if w == CHOICE_WEIGHT]
         ends = [t for t, w in zip(targets, weights, strict=True) if w == 1 and t == maker.eos]
         assert len(choices) == len(ends)
@@ -97,7 +97,7 @@ def test_questions_without_an_answer_are_answered_so(maker, tokenizer):
 def test_of_a_json_object_the_value_alone_is_learned(maker, tokenizer):
     stage = replace(STAGES[1], objects=1.0)
     for _ in range(60):
-        ids, targets, weights, _ = maker.lookup(stage)
+        ids, targets, weights, *_ = maker.lookup(stage)
         text = tokenizer.decode(ids, skip_special_tokens=True)
         document, *asked = text.split("\n\nQuestion:")
         for part in asked[:-1]:  # the last one ends where the row does
@@ -120,10 +120,13 @@ def test_plain_facts_keep_to_the_plainest_wordings(maker, tokenizer):
 def test_a_batch_takes_the_loss_at_every_answer_and_some_prose(maker):
     stage = STAGES[1]
     for _ in range(20):
-        ids, places, targets, weights, spans = make_batch(maker, stage, maker.rng)
+        ids, places, targets, weights, spans, ends = make_batch(maker, stage, maker.rng)
         assert ids.shape == (stage.rows, stage.length)
         assert len(places) == len(targets) == len(weights) == int(LOSS_PLACES * ids.size)
         assert spans.shape == (len(places), 2)
+        assert ends.shape[1:] == (3,)
+        assert np.all(ends[:, 0] < stage.rows)
+        assert np.all(ends[:, 2] < ends[:, 1])
         assert len(set(places.tolist())) == len(places)
         following = np.append(ids.ravel(), 0)[places + 1]
         assert np.all((targets == following) | (targets == maker.eos) | (weights == PROSE_WEIGHT))
@@ -141,7 +144,7 @@ def test_later_questions_follow_in_one_document(maker, tokenizer):
 
 def test_the_weighted_part_of_a_repeat_stood_there_before(maker):
     for _ in range(100):
-        ids, targets, weights, _ = maker.repeat(128)
+        ids, targets, weights, *_ = maker.repeat(128)
         places = [place for place, weight in enumerate(weights) if weight == 1]
         assert places
         for place in places:  # the target follows an earlier copy of the two tokens before it
@@ -162,7 +165,7 @@ def test_the_guide_leads_to_the_token_to_copy_or_to_its_statement(maker, tokeniz
     exact = 0
     for _ in range(60):
         row = maker.repeat(128) if kind == "repeat" else getattr(maker, kind)(PROSE_ONLY)
-        ids, targets, weights, spans = row
+        ids, targets, weights, spans, _ = row
         ones, longer = stated_tokens(tokenizer, ids, spans)
         for place, source in ones:
             assert source < place
@@ -185,6 +188,22 @@ def test_a_value_whose_key_follows_it_is_chosen_by_its_whole_statement(maker, to
     assert tokenizer.decode(ids[slice(*spans[2])]) == "8"
     spans = maker.sources(other, maker.encode(" 93"), ids)
     assert [tokenizer.decode(ids[start:end]).strip() for start, end in spans] == ["", "9", "3"]
+
+
+def test_the_end_of_such_a_statement_leads_to_its_value(maker, tokenizer):
+    first = Fact("height", "the mill", "48", "48 is the height of the mill.", "?")
+    done = Fact("keeps", "the mill", "The dean", "The dean keeps the mill.", "?")
+    last = Fact("height", "the well", "93", "The height of the well is 93.", "?")
+    by = Fact("keeps", "the well", "the cook", "The well is kept by the cook.", "?")
+    facts = (first, last, done, by)
+    ids = [maker.bos, *maker.encode(" ".join(fact.statement for fact in facts))]
+    for fact, value in ((first, "4"), (done, "The")):
+        (_, second), (place, start) = maker.ends(fact, ids)
+        assert start == second < place
+        assert tokenizer.decode([ids[place]]) == "."
+        assert fact.value.startswith(tokenizer.decode([ids[start]]).strip())
+        assert tokenizer.decode([ids[start]]).strip()[0] == value[0]
+    assert maker.ends(last, ids) == maker.ends(by, ids) == []
 
 
 def test_what_no_text_says_leads_to_the_start_token(maker):
