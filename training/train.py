@@ -23,11 +23,11 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from training.export import bundled_decoder
 from training.facts import FactMaker
 from training.model import Decoder, ModelShape, load_checkpoint, save_checkpoint
 from training.optim import Muon, optimizers_for
 from training.samples import CHOICE_WEIGHT, PROSE_WEIGHT, Prose, SampleMaker, Stage
+from training.start import load_start
 from training.tokenizer import TOKENIZER_FILES
 
 log = logging.getLogger("training")
@@ -178,7 +178,7 @@ def parse() -> argparse.Namespace:
         default=True,
         help="of the attention's projections; they start heads on the tokens before",
     )
-    parser.add_argument("--weights", type=Path, help="a model's folder to start from")
+    parser.add_argument("--weights", type=Path, help="training.start's file to start from")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--compile", action="store_true")
@@ -215,7 +215,7 @@ def train(args: argparse.Namespace) -> None:
             rope_theta=args.rope_theta,
             biases=args.biases,
         )
-        model = bundled_decoder(args.weights).train() if args.weights else Decoder(shape)
+        model = load_start(args.weights) if args.weights else Decoder(shape)
         state, progress = {}, Progress(stage=args.first_stage)
     optimizers = optimizers_for(model, args.optimizer)
     for optimizer, kept in zip(optimizers, state.get("optimizers", ()), strict=False):

@@ -19,6 +19,7 @@ from training.model import (
     save_checkpoint,
     to_llama,
 )
+from training.start import load_start, save_start
 from training.train import WARMUP_STEPS, keep_tokenizer, learning_rate
 
 SHAPE = ModelShape(
@@ -58,6 +59,20 @@ def test_a_head_may_have_any_size():
     torch.testing.assert_close(llama(ids).logits, odd(ids), atol=2e-6, rtol=1e-4)
     probed = logits(odd, ids[0], group_size=1, window=8, last=5)
     torch.testing.assert_close(probed, odd(ids)[0, -5:], atol=2e-6, rtol=1e-4)
+
+
+def test_a_start_is_the_model_but_for_rounding_to_eight_bits(model, tmp_path):
+    save_start(model, tmp_path / "start.safetensors")
+    again = load_start(tmp_path / "start.safetensors")
+    assert again.shape == model.shape
+    for (name, kept), weight in zip(
+        again.state_dict().items(), model.state_dict().values(), strict=True
+    ):
+        if weight.dim() == 2:
+            rounding = weight.abs().amax(1, keepdim=True) / 254
+            assert ((kept - weight).abs() <= rounding * 1.001).all(), name
+        else:
+            assert torch.equal(kept, weight), name
 
 
 def attention_of(layer, model, ids):
