@@ -193,5 +193,5 @@ def test_without_the_extra_the_refusal_names_it(tmp_path, monkeypatch):
 
 
 def test_a_file_without_text_is_refused_with_its_pictures_counted(tmp_path):
-    with pytest.raises(DocumentError, match=r"no text \(1 pictures\)"):
+    with pytest.raises(DocumentError, match=r"no text, but 1 pictures were left out"):
         read(tmp_path, docx(anchored("<pic:pic/>")))

@@ -145,10 +145,9 @@ class Package:
     def content(self, title: str = "", **metadata: object) -> Content:
         """Return what was added, with a remark on each thing counted; refuse a file of nothing."""
         if not self._said:
-            raise DocumentError(
-                f"{self.name} has no text ({self.counts['pictures']} pictures); leave it out, or "
-                "have the text of its pictures recognised"
-            )
+            there = [f"{self.counts[kind]} {_REMARKS[kind][1]}" for kind in +self.counts]
+            but = f", but {'; '.join(there)}" if there else ""
+            raise DocumentError(f"{self.name} has no text{but}: leave it out, or convert it")
         for properties in {"docProps/core.xml", "meta.xml"} & self.members.keys():
             title = self.xml(properties).findtext(".//{*}title") or title
         text, counts = "".join(self._text).rstrip("\n"), self.counts
