@@ -107,12 +107,11 @@ def measured(
     task: str,
     length: int,
     sample: int,
-    texts: int,
 ) -> Row:
     """Return what one sample gave: whether it was right, or the likelihood of a text."""
     if task == "perplexity":
         head = leading_tokens(tokenizer)
-        tokens, _ = prose.run(length + MAX_NEW_TOKENS - len(head), sample / texts)
+        tokens, _ = prose.run(length + MAX_NEW_TOKENS - len(head), place(sample))
         nlls = adapter.token_nll([*head, *tokens])
         return {"nll": math.fsum(nlls), "tokens": len(nlls)}
     depth = DEPTHS[sample % len(DEPTHS)]
@@ -120,6 +119,12 @@ def measured(
     new = adapter.generate(question.prompt_ids, MAX_NEW_TOKENS)
     text = str(tokenizer.decode(new, skip_special_tokens=True))
     return {"right": is_exact_match(text, question.answer), "text": text, "gold": question.answer}
+
+
+def place(sample: int) -> float:
+    """Return where the text of a sample begins, from 0 to 1; more samples fill the gaps."""
+    digits = f"{sample:b}"[::-1]
+    return int(digits, 2) / 2 ** len(digits)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -151,7 +156,7 @@ def run(args: argparse.Namespace) -> None:
                 )
                 with block:
                     adapter = HuggingFaceModel(model, found)
-                    row |= measured(adapter, tokenizer, prose, task, length, sample, args.texts)
+                    row |= measured(adapter, tokenizer, prose, task, length, sample)
                 row["settings"] = map_to_dict(found) if found else scaling and scaling.factor
             row["cpu_seconds"] = round(time.process_time() - started, 3)
             file.write(json.dumps(row) + "\n")

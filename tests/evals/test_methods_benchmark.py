@@ -49,3 +49,7 @@ def test_cells_count_right_answers_and_say_what_is_not_reached(script):
     assert script["cell"]("passkey", [*rows, {"refused": "reaches 9 tokens"}]) == "-"
     texts = [{"nll": 10.0, "tokens": 4}, {"nll": 2.0, "tokens": 2}]
     assert script["cell"]("perplexity", texts) == "7.4"  # e ** 2
+
+
+def test_more_texts_leave_the_earlier_ones_where_they_were(script):
+    assert [script["place"](i) for i in range(6)] == [0, 0.5, 0.25, 0.75, 0.125, 0.625]

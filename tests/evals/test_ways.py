@@ -14,7 +14,8 @@ from selfextend_rag.evals.methods import (
     MethodOptions,
     methods_of,
 )
-from selfextend_rag.evals.methods.retrieved import PASSAGE_WORDS, passages_of
+from selfextend_rag.evals.methods.rankings import PASSAGE_WORDS
+from selfextend_rag.evals.methods.retrieved import passages_of
 from selfextend_rag.maps import MAPS
 from tests.tiny import byte_tokenizer, tiny_llama
 
