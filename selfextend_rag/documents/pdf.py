@@ -32,12 +32,13 @@ def read_pdf(data: bytes, name: str, ocr: bool = False) -> Content:
 
     Values of form fields and free-text notes are in the text where they are shown. Characters that
     the file's fonts do not explain are written U+FFFD. Pages without text, unreadable characters,
-    comments, attached files and repairs are remarks.
+    pictures, comments, attached files and repairs are remarks.
 
     Args:
         data: the file.
         name: its name, for messages.
-        ocr: recognise the text of pages that have none, or a tenth of it unreadable.
+        ocr: recognise the text of pages that have none, or a tenth of it unreadable, or few words
+            over a picture.
 
     Raises:
         DocumentError: the file is damaged, needs a password, has no text or hardly any that is
@@ -125,6 +126,8 @@ def _joined(found: dict[str, Any], name: str, headed: bool, ocr: bool) -> Conten
             f"say which letters they show; {try_this}"
         )
     empty = [number for number, page in enumerate(pages, 1) if not page["text"]]
+    for number in empty:
+        pages[number - 1]["pictures"] = 0  # such pages have a remark of their own
     metadata: dict[str, object] = {"pages": len(pages), "pages_without_text": empty}
     if found["files"]:
         metadata["attachments"] = found["files"]
@@ -155,6 +158,8 @@ def _remarks(found: dict[str, Any], empty: list[int], headed: bool) -> list[Rema
     add_of_pages(
         "loss", "text without size", "unseen", "runs of text have no size and are not read"
     )
+    says = "pictures are not read, nor is text in them"
+    add_of_pages("warning", "pictures", "pictures", says)
     says = "comments, notes and hidden fields are not read"
     add_of_pages("warning", "comments", "unread", says)
     add("warning", "attached files", len(files), "attached files are not read", files)

@@ -28,6 +28,8 @@ import pypdfium2 as pdfium
 import pypdfium2.raw as raw
 
 _DELETED = "\0"
+_PICTURED = 0.05  # of a page's area: smaller pictures, as of letterheads, are not remarked on
+_SCANNED, _FEW_LETTERS = 0.5, 200  # of a page that is a picture; on it, besides that
 _NO_LETTER = re.compile("[\x01-\x09\x0b-\x1f\x7f-\x9f\ue000-\uf8ff\ufdd0-\ufdef\ufff0-\uffff]")
 # The marks of lists in Microsoft's symbol fonts, the hyphen that U+00AD shows, and white space.
 _MARKS = {0xF0B7: "•", 0xF0A7: "▪", 0xF0D8: "➢", 0xF0FC: "✓", 0xAD: "-", 9: " ", 13: " ", 0: None}
@@ -73,8 +75,11 @@ def read_pages(data: bytes, seconds: float = 0, scan: float | None = None) -> di
         watch(seconds, exit=True)
         try:
             page = _read_page(document, index, files)
-            # Where letters are lost, other words can't be relied on more than recognised ones.
-            if scan is not None and 10 * page["garbled"] >= len("".join(page["text"].split())):
+            # Where letters are lost, other words can't be relied on more than recognised ones; and
+            # a few words over a picture of the whole page are a stamp or what a form was given.
+            letters = len("".join(page["text"].split()))
+            stamped = page.pop("pictured") >= _SCANNED and letters < _FEW_LETTERS
+            if scan is not None and (stamped or 10 * page["garbled"] >= letters):
                 watch(scan, exit=True)
                 page |= _recognise(document, index, page["turned"])
             pages.append(page)
@@ -97,8 +102,12 @@ def _read_page(document: pdfium.PdfDocument, index: int, files: list[str]) -> di
         _place_values(page, before)
     turned = page.get_rotation()
     raw.FPDFPage_SetRotation(page, 0)
-    runs: dict[str, list[object]] = {"all": [], "unseen": [], "tall": []}
-    _set_upright(_page_items(page), runs)
+    runs: dict[str, list[object]] = {"all": [], "unseen": [], "tall": [], "invisible": []}
+    areas: list[float] = []
+    _set_upright(_page_items(page), runs, areas)
+    pictured = sum(areas) / max(math.prod(page.get_size()), 1.0)
+    if 2 * len(runs["invisible"]) > len(runs["all"]):
+        areas, pictured = [], 0.0  # what a program recognised in the picture is laid over it
     textpage = page.get_textpage()
     columns = [run for run in runs["tall"] if raw.FPDFTextObj_GetText(run, textpage, None, 0) > 4]
     if columns:  # more than one character: vertical writing
@@ -116,6 +125,8 @@ def _read_page(document: pdfium.PdfDocument, index: int, files: list[str]) -> di
         unseen = 0  # a space drawn alone has no size either
     garbled = text.count("\ufffd")
     facts = {"text": text, "unread": unread, "unseen": unseen, "garbled": garbled}
+    pictures = len(areas) if pictured >= _PICTURED else 0
+    facts |= {"pictures": pictures, "pictured": pictured}
     return {**facts, "turned": turned, "blurred": 0, "scan": None}
 
 
@@ -127,7 +138,8 @@ def _recognise(document: pdfium.PdfDocument, index: int, turned: int) -> dict[st
     page.close()
     scan = recognise(picture)
     text, blurred = scan.pop("text"), scan.pop("unread")
-    return {"scan": scan, "blurred": blurred} | ({"text": text, "garbled": 0} if text else {})
+    seen = {"text": text, "garbled": 0, "pictures": 0} if text else {}
+    return {"scan": scan, "blurred": blurred, **seen}
 
 
 def _annotations(page: pdfium.PdfPage, files: list[str]) -> tuple[list[str], int]:
@@ -200,8 +212,16 @@ def _form_items(form: object) -> list[object]:
     return [raw.FPDFFormObj_GetObject(form, i) for i in range(raw.FPDFFormObj_CountObjects(form))]
 
 
-def _set_upright(items: list[object], runs: dict[str, list[object]], angle: float = 0.0) -> None:
+def _set_upright(
+    items: list[object],
+    runs: dict[str, list[object]],
+    areas: list[float],
+    angle: float = 0.0,
+    scale: float = 1.0,
+) -> None:
     """Rotate runs of text so that they read to the right, and sort out those that are no lines.
+
+    The areas of pictures, in square points, are added to ``areas``.
 
     Pdfium orders the runs of a line by x, so lines of text that is drawn downward come out last
     to first, as the columns of vertical Japanese do, and it drops runs of no width.
@@ -209,17 +229,22 @@ def _set_upright(items: list[object], runs: dict[str, list[object]], angle: floa
     matrix, size = raw.FS_MATRIX(), ctypes.c_float()
     for item in items:
         kind = raw.FPDFPageObj_GetType(item)
+        left, bottom, right, top = _bounds(item)
+        if kind == raw.FPDF_PAGEOBJ_IMAGE:
+            areas.append((right - left) * (top - bottom) * scale)
         if kind not in (raw.FPDF_PAGEOBJ_TEXT, raw.FPDF_PAGEOBJ_FORM):
             continue
         raw.FPDFPageObj_GetMatrix(item, matrix)
         own = angle + math.atan2(matrix.b, matrix.a)
         if kind == raw.FPDF_PAGEOBJ_FORM:
-            _set_upright(_form_items(item), runs, own)
+            enlarged = scale * abs(matrix.a * matrix.d - matrix.b * matrix.c)
+            _set_upright(_form_items(item), runs, areas, own, enlarged)
             continue
-        left, bottom, right, top = _bounds(item)
         raw.FPDFTextObj_GetFontSize(item, size)
         em = abs(size.value) * math.hypot(matrix.c, matrix.d)
         runs["all"].append(item)
+        if raw.FPDFTextObj_GetTextRenderMode(item) == raw.FPDF_TEXTRENDERMODE_INVISIBLE:
+            runs["invisible"].append(item)
         if right - left < 0.01:
             runs["unseen"] += [item] * (top - bottom < 0.01)
             own -= math.pi / 2

@@ -298,3 +298,38 @@ def test_a_damaged_picture_is_read_as_far_as_it_shows_and_no_further(tmp_path):
             assert not Counter(found) - Counter(known.split()) or document.remarks
             assert document.remarks
         assert document.metadata["pages_without_text"] == [1]
+
+
+def stamped(share: float, *, invisible: bool = False, letters: int = 1) -> bytes:
+    """A page of A4 with a picture over a share of it and some words of text."""
+    out = io.BytesIO()
+    page = Canvas(out, (595, 842))
+    side = share**0.5
+    page.drawInlineImage(Image.new("L", (50, 50), 90), 0, 0, 595 * side, 842 * side)
+    text = page.beginText(40, 700)
+    text.setTextRenderMode(3 if invisible else 0)
+    for _ in range(letters):
+        text.textLine("Received 4 May 2026")
+    page.drawText(text)
+    page.save()
+    return out.getvalue()
+
+
+def test_words_over_a_picture_do_not_hide_that_it_is_not_read():
+    (remark,) = Document.from_bytes(stamped(1.0), "a.pdf").remarks
+    assert (remark.kind, remark.severity, remark.count) == ("pictures", "warning", 1)
+    assert remark.location == "page 1"
+    (remark,) = Document.from_bytes(stamped(0.06), "a.pdf").remarks
+    assert remark.kind == "pictures"
+    assert not Document.from_bytes(stamped(0.04), "a.pdf").remarks  # a letterhead
+    # A scan with the text that a program recognised in it.
+    assert not Document.from_bytes(stamped(1.0, invisible=True), "a.pdf").remarks
+
+
+def test_a_stamped_scan_is_recognised_and_a_page_of_text_on_a_picture_is_not(tmp_path, monkeypatch):
+    fake_recogniser(tmp_path, monkeypatch, GOOD)
+    document = Document.from_bytes(stamped(1.0), "a.pdf", ocr=True)
+    assert document.text == "Cora approves\nnothing."
+    assert [remark.kind for remark in document.remarks] == ["recognised pages"]
+    for data in (stamped(0.4), stamped(1.0, letters=20), stamped(1.0, invisible=True)):
+        assert "Received" in Document.from_bytes(data, "a.pdf", ocr=True).text
