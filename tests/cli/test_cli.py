@@ -338,8 +338,9 @@ def test_what_is_not_whole_is_refused_on_request(run, model_folder, scan, tmp_pa
             code, out, err = run(*command, *model, "--strict", severity)
             assert (code, out) == (2, "")
             assert err == (
-                f"selfextend-rag: error: {scan} is not read whole: {LACKS} (pictures or blank) "
-                "and are missing from the document: 2; mend the file, or read it without --strict\n"
+                f"selfextend-rag: error: {scan} is not read whole: {LACKS} (pictures, which --ocr "
+                "reads, or blank) and are missing from the document: 2; mend the file, or read "
+                "it without --strict\n"
             )
     guessed = tmp_path / "guessed.txt"
     guessed.write_bytes("Le café est fermé à midi, déjà. ".encode("cp1252"))
