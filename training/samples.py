@@ -9,6 +9,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from training.facts import NOT_STATED, Fact, FactMaker
+from training.guide import NOWHERE, Guide, Span
 
 PROSE_WEIGHT = 0.1
 CHOICE_WEIGHT = 2.0  # of the first token that tells one value from another
@@ -63,9 +64,6 @@ class Stage:
     objects: float = 0.0
 
 
-Span = tuple[int, int]
-NOWHERE: Span = (0, 0)
-
 Row = tuple[list[int], list[int], list[float], list[Span], list[Span]]
 """Input ids, targets, weights of the loss, where in the row each target is stated, and pairs of
 places: a token of a statement's end, and that of its value which it should know."""
@@ -89,6 +87,7 @@ class SampleMaker:
             lambda text: tokenizer.encode(text, add_special_tokens=False).ids
         )
         self.space = self.encode(" ")[0]
+        self.guide = Guide(self.encode, self.space)
         self.newlines = frozenset(self.encode("\n"))
         self.digit_ids = [self.encode(str(d))[0] for d in range(10)]
 
@@ -243,50 +242,12 @@ class SampleMaker:
             ids += before + answer + end
             weights += [0.0] * len(before) + [1.0] * (len(answer) + 1)
             weights[-1 - len(answer) + (answer[0] == self.space)] = CHOICE_WEIGHT
-            spans += [NOWHERE] * len(before) + self.sources(fact, answer, document) + [NOWHERE]
+            spans += (
+                [NOWHERE] * len(before) + self.guide.sources(fact, answer, document) + [NOWHERE]
+            )
         length, last = stage.length, stage.length + 1
-        ends = [pair for fact in facts for pair in self.ends(fact, document)]
+        ends = [pair for fact in facts for pair in self.guide.ends(fact, document)]
         return ids[:length], ids[1:last], weights[1:last], spans[1:last], ends
-
-    def sources(self, fact: Fact, answer: list[int], ids: list[int]) -> list[Span]:
-        """Return where in the ids of a start token and a document each token of the answer is.
-
-        It is the token itself, but the whole statement for what chooses a value whose key comes
-        after it: only the end of such a statement knows both. The start token is where to look
-        for what the document does not say.
-        """
-        if not fact.stated:
-            return [(0, 1), *[NOWHERE] * (len(answer) - 1)]
-        start, end = self.statement(fact, ids)
-        if not end:
-            return [NOWHERE] * len(answer)
-        value, after = _find(answer, ids[start:end])
-        if not after:  # in JSON the value's first token is another than after a space
-            value, after = _find(answer[1:], ids[start:end])
-            value -= 1
-        if not after:
-            return [(start, end)] * len(answer)
-        found = [(place, place + 1) for place in range(start + value, start + value + len(answer))]
-        if value_first(fact):
-            choice = min(len(answer), 1 + (answer[0] == self.space))
-            found[:choice] = [(start, end)] * choice
-        return found
-
-    def statement(self, fact: Fact, ids: list[int]) -> Span:
-        """Return where the fact is stated; nowhere if it is not, or twice."""
-        start, end = _find(self.encode(f" {fact.statement}")[1:], ids)
-        return (start - 1, end) if end else NOWHERE  # its first token may be without the space
-
-    def ends(self, fact: Fact, ids: list[int]) -> list[Span]:
-        """Return, for a value before its key, pairs: each of its statement's last two places, and
-        that of the value's first token; the end alone knows the key, and should know the value."""
-        start, end = self.statement(fact, ids)
-        value = self.encode(f" {fact.value}")
-        value = value[value[0] == self.space :]
-        first, after = _find(value, ids[start:end])
-        if not after or not value_first(fact):
-            return []
-        return [(place, start + first) for place in (end - 2, end - 1) if place > start + first]
 
     # ---- lookups -------------------------------------------------------------------------------
 
@@ -324,8 +285,8 @@ class SampleMaker:
         spans = [NOWHERE] * len(ids)
         for place, fact, answer in answers:
             places = slice(prose + place, prose + place + len(answer))
-            spans[places] = self.sources(fact, answer, ids[:prose])
-        ends = [pair for fact in facts for pair in self.ends(fact, ids[:prose])]
+            spans[places] = self.guide.sources(fact, answer, ids[:prose])
+        ends = [pair for fact in facts for pair in self.guide.ends(fact, ids[:prose])]
         return ids, [*ids[1 : prose + 1], *targets[1:], self.eos], weights, spans, ends
 
     def _questions(
@@ -475,25 +436,6 @@ class SampleMaker:
             if int(place) in self.paragraph_starts:
                 breaks.add(offset)
         return ids, borders, breaks
-
-
-def value_first(fact: Fact) -> bool:
-    """Return whether a statement has its value before a part of its key."""
-    before, _, after = fact.statement.lower().partition(fact.value.lower())
-    words = (fact.attribute.lower(), fact.owner.lower())
-    return any(word and word in after and word not in before for word in words)
-
-
-def _find(wanted: list[int], ids: list[int]) -> Span:
-    """Return where the wanted ids begin and end; nowhere if they are not there, or twice."""
-    text, part = (np.array(some, np.uint16).tobytes() for some in (ids, wanted))
-    found = []
-    at = text.find(part) if part else -1
-    while at >= 0:
-        if at % 2 == 0:
-            found.append(at // 2)
-        at = text.find(part, at + 1)
-    return (found[0], found[0] + len(wanted)) if len(found) == 1 else NOWHERE
 
 
 def _split(rng: random.Random, total: int, parts: int) -> list[int]:

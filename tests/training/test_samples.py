@@ -11,7 +11,8 @@ from training_words import WORDS
 
 from selfextend_rag.bundled import FOLDER
 from training.facts import NOT_STATED, Fact, FactMaker
-from training.samples import CHOICE_WEIGHT, NOWHERE, PROSE_WEIGHT, Prose, SampleMaker, Stage
+from training.guide import NOWHERE
+from training.samples import CHOICE_WEIGHT, PROSE_WEIGHT, Prose, SampleMaker, Stage
 from training.train import LOSS_PLACES, make_batch
 
 TEXT = "The river ran low in summer. Nobody knew why. The mill stood still, and bread grew dear. "
@@ -181,12 +182,12 @@ def test_a_value_whose_key_follows_it_is_chosen_by_its_whole_statement(maker, to
     other = Fact("height", "the well", "93", "The height of the well is 93.", "?")
     ids = [maker.bos, *maker.encode(f"{other.statement} {fact.statement} It ran.")]
     answer = maker.encode(" 48")
-    spans = maker.sources(fact, answer, ids)
+    spans = maker.guide.sources(fact, answer, ids)
     assert [tokenizer.decode(ids[start:end]).strip() for start, end in spans[:2]] == [
         fact.statement
     ] * 2
     assert tokenizer.decode(ids[slice(*spans[2])]) == "8"
-    spans = maker.sources(other, maker.encode(" 93"), ids)
+    spans = maker.guide.sources(other, maker.encode(" 93"), ids)
     assert [tokenizer.decode(ids[start:end]).strip() for start, end in spans] == ["", "9", "3"]
 
 
@@ -198,18 +199,18 @@ def test_the_end_of_such_a_statement_leads_to_its_value(maker, tokenizer):
     facts = (first, last, done, by)
     ids = [maker.bos, *maker.encode(" ".join(fact.statement for fact in facts))]
     for fact, value in ((first, "4"), (done, "The")):
-        (_, second), (place, start) = maker.ends(fact, ids)
+        (_, second), (place, start) = maker.guide.ends(fact, ids)
         assert start == second < place
         assert tokenizer.decode([ids[place]]) == "."
         assert fact.value.startswith(tokenizer.decode([ids[start]]).strip())
         assert tokenizer.decode([ids[start]]).strip()[0] == value[0]
-    assert maker.ends(last, ids) == maker.ends(by, ids) == []
+    assert maker.guide.ends(last, ids) == maker.guide.ends(by, ids) == []
 
 
 def test_what_no_text_says_leads_to_the_start_token(maker):
     asked = Fact("height", "the mill", NOT_STATED, "", "?")
     answer = maker.encode(f" {NOT_STATED}")
-    spans = maker.sources(asked, answer, [maker.bos, *maker.encode("The well is deep.")])
+    spans = maker.guide.sources(asked, answer, [maker.bos, *maker.encode("The well is deep.")])
     assert spans == [(0, 1)] + [NOWHERE] * (len(answer) - 1)
 
 
