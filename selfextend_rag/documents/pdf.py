@@ -126,8 +126,6 @@ def _joined(found: dict[str, Any], name: str, headed: bool, ocr: bool) -> Conten
             f"say which letters they show; {try_this}"
         )
     empty = [number for number, page in enumerate(pages, 1) if not page["text"]]
-    for number in empty:
-        pages[number - 1]["pictures"] = 0  # such pages have a remark of their own
     metadata: dict[str, object] = {"pages": len(pages), "pages_without_text": empty}
     if found["files"]:
         metadata["attachments"] = found["files"]

@@ -125,7 +125,8 @@ def _read_page(document: pdfium.PdfDocument, index: int, files: list[str]) -> di
         unseen = 0  # a space drawn alone has no size either
     garbled = text.count("\ufffd")
     facts = {"text": text, "unread": unread, "unseen": unseen, "garbled": garbled}
-    pictures = len(areas) if pictured >= _PICTURED else 0
+    # A page without text has a remark of its own.
+    pictures = len(areas) if text and pictured >= _PICTURED else 0
     facts |= {"pictures": pictures, "pictured": pictured}
     return {**facts, "turned": turned, "blurred": 0, "scan": None}
 
