@@ -21,7 +21,7 @@ from pathlib import Path
 
 from selfextend_rag import Document
 
-SYLLABLES = "ba ce di fo gu la me ni po ru sa te vi wo zu".split()  # noqa: SIM905
+SYLLABLES = "ba ce di fo gu la me ni po ru sa te vi wo zu".split()  # noqa: SIM905  # a list of syllables is longer
 
 
 def long_pdf(pages: int) -> bytes:

@@ -178,7 +178,7 @@ def interval(right: int, samples: int) -> tuple[float, float]:
     z, share = 1.96, right / samples
     middle = share + z * z / (2 * samples)
     half = z * math.sqrt(share * (1 - share) / samples + z * z / (4 * samples * samples))
-    return tuple((middle + sign * half) / (1 + z * z / samples) for sign in (-1, 1))  # type: ignore[return-value]
+    return tuple((middle + sign * half) / (1 + z * z / samples) for sign in (-1, 1))  # type: ignore[return-value]  # two of them
 
 
 def cell(task: str, rows: list[Row]) -> str:

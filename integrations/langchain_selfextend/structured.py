@@ -48,9 +48,9 @@ def parser_of(schema: OutputSchema, method: str) -> BaseOutputParser[Any]:
     is_class = isinstance(schema, type) and is_basemodel_subclass(schema)
     # mypy does not see what is_class says of the schema: hence what is ignored below.
     if method != "function_calling":
-        return PydanticOutputParser(pydantic_object=schema) if is_class else JsonOutputParser()  # type: ignore[arg-type]
+        return PydanticOutputParser(pydantic_object=schema) if is_class else JsonOutputParser()  # type: ignore[arg-type]  # a class of either pydantic
     if is_class:
-        return PydanticToolsParser(tools=[schema], first_tool_only=True)  # type: ignore[list-item]
+        return PydanticToolsParser(tools=[schema], first_tool_only=True)  # type: ignore[list-item]  # a class of either pydantic
     return JsonOutputKeyToolsParser(
         key_name=tool_of(schema)["function"]["name"], first_tool_only=True
     )

@@ -78,7 +78,7 @@ class AttentionSpec(Scoring):
         """
         if not self.is_self_extend:
             raise ValueError(f"this computes SelfExtend alone, not {self.method}")
-        bands: tuple[Band, ...] = self.bands  # type: ignore[assignment]
+        bands: tuple[Band, ...] = self.bands  # type: ignore[assignment]  # narrower than the spec says
         return bands
 
     def far_band(self, tokens: int) -> Band | None:

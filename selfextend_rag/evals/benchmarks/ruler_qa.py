@@ -64,7 +64,7 @@ def _squad(articles: list[dict[str, list[dict[str, object]]]]) -> tuple[list[str
     for article in articles:
         for paragraph in article["paragraphs"]:
             place = documents.setdefault(str(paragraph["context"]), len(documents))
-            asked: list[dict[str, list[dict[str, str]]]] = paragraph["qas"]  # type: ignore[assignment]
+            asked: list[dict[str, list[dict[str, str]]]] = paragraph["qas"]  # type: ignore[assignment]  # as in SQuAD's and HotpotQA's files
             for qa in asked:
                 if not qa.get("is_impossible"):
                     answers = tuple(dict.fromkeys(answer["text"] for answer in qa["answers"]))
@@ -77,7 +77,7 @@ def _hotpot(records: list[dict[str, object]]) -> tuple[list[str], Questions]:
     questions: Questions = []
     for record in records:
         places = []
-        contexts: list[tuple[str, list[str]]] = record["context"]  # type: ignore[assignment]
+        contexts: list[tuple[str, list[str]]] = record["context"]  # type: ignore[assignment]  # as in SQuAD's and HotpotQA's files
         for title, lines in contexts:
             text = f"{title}\n{''.join(lines)}"
             places.append(documents.setdefault(text, len(documents)))

@@ -32,10 +32,10 @@ def exam(subset: str, prediction: str, output: str) -> float:
     """Return the score of an answer in a subset whose evaluation is ``exam``.
 
     Args:
-        subset: its name; ``gsm100``, ``codeU`` and the multiple-choice ones have forms of their own.
+        subset: its name; ``gsm100``, ``codeU`` and the multiple-choice ones have their own forms.
         prediction: the answer as it was generated.
         output: the record's.
-    """  # noqa: E501
+    """
     return 100 * exact_match(*read(subset, prediction, output))
 
 

@@ -19,7 +19,7 @@ from selfextend_rag.errors import SelfExtendError
 try:
     import fcntl
 except ImportError:  # on Windows, where nothing keeps two runs from one folder
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None  # type: ignore[assignment]  # on Windows
 
 FILE = "rows.jsonl"
 
@@ -92,7 +92,7 @@ class RowFile:
         try:
             self._lock()
             self._groups = self._read()
-        except BaseException:
+        except BaseException:  # raised again
             os.close(self._file)
             raise
 

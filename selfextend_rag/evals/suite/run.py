@@ -222,7 +222,7 @@ class _Common:
             "status": status,
             "groups": dict(self.item.groups),
         }
-        return Row(**{**values, **more})  # type: ignore[arg-type]
+        return Row(**{**values, **more})  # type: ignore[arg-type]  # fields by name
 
     def without(self, status: str, reason: str) -> list[Row]:
         return [self.row(question, status, reason=reason) for question in self.questions]

@@ -225,7 +225,7 @@ def _averages(tasks: Mapping[str, Values]) -> Values:
             members.setdefault(under, []).append(task)
     for benchmark, below in members.items():
         columns: list[Mapping[str, Mapping[str, float]]]
-        columns = [task["columns"] for task in below]  # type: ignore[misc]
+        columns = [task["columns"] for task in below]  # type: ignore[misc]  # as summarise made it
         if len(below) < 2:
             continue
         names = dict.fromkeys(name for column in columns for name in column)
@@ -238,15 +238,15 @@ def _averages(tasks: Mapping[str, Values]) -> Values:
 
 def table(summary: Mapping[str, object]) -> str:
     """Return the scores of a summary as lines of text, a task each."""
-    columns: list[str] = summary["columns"]  # type: ignore[assignment]
+    columns: list[str] = summary["columns"]  # type: ignore[assignment]  # as summarise made it
     tasks: Mapping[str, Mapping[str, Mapping[str, Mapping[str, object]]]]
-    tasks = summary["tasks"]  # type: ignore[assignment]
+    tasks = summary["tasks"]  # type: ignore[assignment]  # as summarise made it
     head = ["task", *columns]
     lines = [
         [name, *(_cell(task["columns"].get(x)) for x in columns)] for name, task in tasks.items()
     ]
     averages: Mapping[str, Mapping[str, Mapping[str, float]]]
-    averages = summary["averages"]  # type: ignore[assignment]
+    averages = summary["averages"]  # type: ignore[assignment]  # as summarise made it
     for name, average in averages.items():
         means = average["columns"]
         lines.append(
@@ -266,7 +266,7 @@ def _cell(figures: Mapping[str, object] | None) -> str:
     left_out = f" ({missing} left out)" if missing else ""
     if "score" not in figures:
         return f"none{left_out}"
-    bounds: tuple[float, float] | None = figures["interval"]  # type: ignore[assignment]
+    bounds: tuple[float, float] | None = figures["interval"]  # type: ignore[assignment]  # as summarise made it
     around = "" if bounds is None else f" [{bounds[0]:.1f}, {bounds[1]:.1f}]"
     gold = f", gold NLL {figures['gold_nll']:.3f}" if "gold_nll" in figures else ""
     return f"{figures['score']:.2f}{around}, {figures['answered']} answers{gold}{left_out}"
