@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -121,6 +122,28 @@ def test_rows_of_other_settings_prompts_or_golds_are_not_taken(tmp_path):
     assert run(tmp_path, Fake("plain", always)).computed == 18
     assert run(tmp_path, Fake("plain", always), tasks=[task(length=11)]).computed == 18
     assert run(tmp_path, Fake("plain", always)).computed == 0
+
+
+@pytest.mark.parametrize(
+    ("of", "change"),
+    [
+        ("question", {"answer": "2"}),  # whose likelihood is measured
+        ("question", {"evidence": ("2",)}),  # what an oracle reads
+        ("question", {"query": "2"}),  # what retrieval looks for
+        ("question", {"stop": (".",)}),
+        ("item", {"groups": {"depth": 7}}),  # what results are broken down by
+        ("item", {"chat": False}),
+    ],
+)
+def test_rows_of_an_item_that_differs_in_anything_are_not_taken(tmp_path, of, change):
+    first = item(0, questions=1)
+    if of == "item":
+        other = replace(first, **change)
+    else:
+        other = replace(first, questions=(replace(first.questions[0], **change),))
+    for given in (first, other):
+        tasks = [replace(task(), items=lambda tokens, given=given: iter([given]))]
+        assert run(tmp_path, Fake("plain", always), tasks=tasks).computed == 1
 
 
 def test_a_limit_can_be_raised_later(tmp_path):

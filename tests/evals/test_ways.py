@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import pytest
 from langchain_core.embeddings import Embeddings
 
 from selfextend_rag.cache.identity import rotary_state
-from selfextend_rag.evals.benchmarks.items import Item, Question
+from selfextend_rag.evals.benchmarks import Item, Question, Source, SyntheticOptions, selected_tasks
 from selfextend_rag.evals.methods import (
     METHODS,
     LoadedModel,
@@ -52,7 +55,8 @@ def item(document, *questions):
 
 
 def asked(text, answer, number=0):
-    return Question(f"q{number}", text, {"answers": [answer]}, 8, answer=answer)
+    gold = {"answers": [answer]}
+    return Question(f"q{number}", text, gold, 8, answer=answer, evidence=(answer,))
 
 
 LONG = "".join(f"Fact {i} is {i * i % 97}. " for i in range(14))
@@ -156,6 +160,49 @@ def test_an_answer_across_a_border_takes_both_passages(wide):
     words[PASSAGE_WORDS - 1 : PASSAGE_WORDS + 1] = ["Blue", "Heron"]
     (answer,) = made("oracle", wide).answers(item(" ".join(words), asked("\nWho?", "blue heron")))
     assert answer.settings["passages"] == [0, 1]
+
+
+def leval_item(tmp_path, name, instruction, output, evaluation):
+    record = {
+        "input": haystack(6).replace("stone", "rouge"),
+        "instructions": [instruction],
+        "outputs": [output],
+        "evaluation": evaluation,
+    }
+    (tmp_path / f"{name}.jsonl").write_text(json.dumps(record))
+    ((task,), _) = selected_tasks([f"leval/{name}"], Source(tmp_path), SyntheticOptions())
+    (found,) = task.items(None)
+    return found
+
+
+def test_the_oracle_looks_for_the_answer_and_not_for_the_name_of_its_metric(wide, tmp_path):
+    """It took every text in the gold for an answer, "rouge" among them."""
+    of = leval_item(tmp_path, "news_summ", "What weighs it?", "weighs 412kg", "rouge")
+    of = replace(of, questions=(replace(of.questions[0], max_new_tokens=8),))
+    (answer,) = made("oracle", wide).answers(of)
+    assert answer.settings["passages"] == [4]
+
+
+def test_the_oracle_does_not_look_for_letters_nor_within_words(wide, tmp_path):
+    choice = leval_item(tmp_path, "tpo", "Which? (A) x (B) y", "A", "exam")
+    with pytest.raises(MethodError, match="can't be told by its answer"):
+        made("oracle", wide).answers(choice)
+    document = haystack(6).replace("stone", "1412kg").replace("river", "412kgs")
+    (answer,) = made("oracle", wide).answers(item(document, asked("\nWho?", "412kg")))
+    assert answer.settings["passages"] == [4]
+
+
+def test_retrieval_looks_for_the_question_and_not_for_the_prompt_around_it(wide):
+    """A passage about documents and answers was the best for every question."""
+    frame = "Answer from the documents in as few words as you can."
+    about = " ".join((frame.split() * PASSAGE_WORDS)[:PASSAGE_WORDS])
+    document = f"{about} {haystack(6)}"
+    text = f"\n{frame}\nQuestion: zebra?"
+    bare = replace(asked(text, "412kg"), query="zebra?")
+    method = made("bm25", wide, most_passages=1)
+    assert method.answers(item(document, bare))[0].settings["passages"] == [5]
+    by_all = method.answers(item(document, asked(text, "412kg")))
+    assert by_all[0].settings["passages"] == [0]
 
 
 def test_what_can_t_be_done_is_said(loaded, wide):

@@ -36,6 +36,9 @@ class Question:
         begin: what the answer begins with, given to the model.
         stop: texts that end the answer.
         answer: a right answer as the model would write it, whose likelihood can be measured.
+        query: what retrieval looks for, without the words around it; all of ``text`` by default.
+        evidence: texts of which a passage that answers the question has one; empty where the
+            right answer says nothing of its place, as a letter, a class or a yes does.
     """
 
     id: str
@@ -45,6 +48,8 @@ class Question:
     begin: str = ""
     stop: tuple[str, ...] = ()
     answer: str = ""
+    query: str = ""
+    evidence: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,6 +57,7 @@ _SYSTEM: dict[str, str] = {
 }
 _OPEN_SYSTEM = f"{_LONG} It may ask for a summary, an answer or a paragraph. "
 _CONTINUED = frozenset(("gsm100", "codeU", "topic_retrieval_longchat"))  # a record, not a document
+_WITHOUT_PLACE = frozenset(CLOSED) - {"topic_retrieval_longchat"}  # letters, numbers, true or false
 _BY_JUDGES = frozenset(("LLM", "human"))
 _NOTE = "an automatic score; records for which L-Eval wants a judge are left out, or all so scored"
 _OF_THE_NOVEL = "based on the world described in the document."
@@ -120,7 +121,17 @@ def _question(name: str, metric: str, place: int, instruction: str, output: str)
     elif name not in _CONTINUED:
         asked = f"\nQuestion: {instruction}\nAnswer directly, without any explanation."
         begin = "\nAnswer:"
-    return Question(str(place), asked, gold, MAX_NEW_TOKENS, begin=begin, answer=output)
+    evidence = () if name in _WITHOUT_PLACE else (output,)
+    return Question(
+        str(place),
+        asked,
+        gold,
+        MAX_NEW_TOKENS,
+        begin=begin,
+        answer=output,
+        query=instruction,
+        evidence=evidence,
+    )
 
 
 def _score(name: str, question: Question, text: str) -> Scores:

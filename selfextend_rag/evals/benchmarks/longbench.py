@@ -108,6 +108,8 @@ MAX_NEW_TOKENS = {
 WITHOUT_CHAT = frozenset(("trec", "triviaqa", "samsum", "lsht", "lcc", "repobench-p"))
 """Tasks that are asked without a chat template, since they continue examples or code."""
 
+_WITHOUT_PLACE = frozenset(("trec", "lsht", "passage_count"))  # classes and counts
+_YES_OR_NO = frozenset(("yes", "no", "Yes", "No", "unanswerable"))
 _CHINESE_LIBRARIES = frozenset(("multifieldqa_zh", "dureader", "vcsum"))
 _ROUGE = frozenset(("gov_report", "qmsum", "multi_news", "samsum", "dureader", "vcsum"))
 
@@ -157,6 +159,8 @@ def _item(name: str, prompt: str, number: int, record: Record) -> Item:
         max_new_tokens=MAX_NEW_TOKENS[name],
         stop=("\n",) if name == "samsum" else (),
         answer=answers[0] if answers else "",
+        query=record["input"],
+        evidence=() if name in _WITHOUT_PLACE else tuple(x for x in answers if x not in _YES_OR_NO),
     )
     length = record.get("length")
     return Item(

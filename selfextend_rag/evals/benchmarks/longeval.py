@@ -59,7 +59,7 @@ def _item(kind: str, count: int, number: int, record: Record) -> Item:
     else:
         gold, most, depth = {"topic": record["topics"][0]}, 50, {}
         answer = record["topics"][0]
-    question = Question("0", prompt[place:], gold, most, answer=answer)
+    question = Question("0", prompt[place:], gold, most, answer=answer, evidence=(answer,))
     return Item(
         id=str(number),
         before="",

@@ -105,6 +105,8 @@ def _qa_items(
             max_new_tokens=MAX_NEW_TOKENS,
             stop=("\n",),  # of an answer, the first line alone is scored
             answer=record["answers"][0],
+            query=record["question"],
+            evidence=tuple(record["answers"]),
         )
         yield Item(
             id=str(number),
@@ -161,6 +163,8 @@ def _kv_item(number: int, record: Record, place: int | None, before: str, after:
         gold={"value": record["value"]},
         max_new_tokens=MAX_NEW_TOKENS,
         answer=f'"{record["value"]}"',
+        query=record["key"],
+        evidence=(record["value"],),
     )
     at = pairs.index(gold)
     return Item(

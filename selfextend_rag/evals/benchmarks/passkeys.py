@@ -85,7 +85,9 @@ def _pass_keys(
             document = haystack.fitted(
                 text, lambda x: size(f"{_BEFORE}{x}\n{_ASKED}"), length - most
             )
-            question = Question("0", f"\n{_ASKED}", {"answer": key}, most, answer=key)
+            question = Question(
+                "0", f"\n{_ASKED}", {"answer": key}, most, answer=key, evidence=(key,)
+            )
             groups = {"length": length, "depth": round(depth, 2)}
             yield Item(f"{sample}-{depth:.2f}", _BEFORE, document, (question,), groups=groups)
 
@@ -107,7 +109,9 @@ def _needles(length: int, options: SyntheticOptions, tokens: Tokens) -> Iterator
             frame = size(before + after)
             document = haystack.fitted(text, size, length - most - frame)
             gold = {"thing": thing}
-            question = Question("0", after, gold, most, stop=("\n",), answer=f" {fact}")
+            question = Question(
+                "0", after, gold, most, stop=("\n",), answer=f" {fact}", evidence=(fact,)
+            )
             groups = {"length": length, "depth": round(depth, 2)}
             yield Item(f"{sample}-{depth:.2f}", before, document, (question,), groups=groups)
 
@@ -115,7 +119,7 @@ def _needles(length: int, options: SyntheticOptions, tokens: Tokens) -> Iterator
 def _longlm(source: Source, tokens: Tokens) -> Iterator[Item]:
     for number, record in enumerate(source.records("passkey/longlm", *_LONGLM)):
         text, key = str(record["input"]), str(record["target"]).strip()
-        question = Question("0", f"\n{_ASKED}", {"answer": key}, 24, answer=key)
+        question = Question("0", f"\n{_ASKED}", {"answer": key}, 24, answer=key, evidence=(key,))
         yield Item(str(number), "", text, (question,), groups={"characters": len(text)})
 
 

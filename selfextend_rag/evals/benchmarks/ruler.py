@@ -252,7 +252,16 @@ def _made(
 def _item(id: str, parts: Parts, most: int, groups: dict[str, str | int | float]) -> Item:
     gold = {"outputs": list(parts.outputs)}
     answer = ", ".join(parts.outputs)
-    question = Question("0", parts.after, gold, most, begin=parts.begin, answer=answer)
+    question = Question(
+        "0",
+        parts.after,
+        gold,
+        most,
+        begin=parts.begin,
+        answer=answer,
+        query=parts.after.rpartition("Question: ")[2].strip(),
+        evidence=parts.outputs,
+    )
     return Item(id, parts.before, parts.document, (question,), groups=groups)
 
 
@@ -311,7 +320,10 @@ def _of_record(number: int, record: Record, most: int) -> Item:
     gold = {"outputs": list(record["outputs"])}
     answer = ", ".join(record["outputs"])
     begin = record.get("answer_prefix", "")
-    question = Question("0", text[place:], gold, most, begin=begin, answer=answer)
+    evidence = tuple(record["outputs"])
+    question = Question(
+        "0", text[place:], gold, most, begin=begin, answer=answer, evidence=evidence
+    )
     groups = {"length": record["length"]} if "length" in record else {}
     # "index" of its needle tasks is a place in the text, and not the record's
     return Item(str(number), "", text[:place], (question,), groups=groups)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -35,7 +36,7 @@ class WordRanking:
 
     def scores(self, item: Item, question: Question, passages: Sequence[str]) -> list[float]:
         """Return BM25 scores of the question's words."""
-        return word_relevance(question.text, passages)
+        return word_relevance(question.query or question.text, passages)
 
 
 class RandomRanking:
@@ -54,7 +55,8 @@ class RandomRanking:
 class OracleRanking:
     """The passages that hold a right answer, and nothing else: what retrieval can't do better than.
 
-    It holds an answer if the text is in it, in any case, or begins in it and ends in the next.
+    It holds one if a text of the question's ``evidence`` is in it, in any case and as whole words,
+    or begins in it and ends in the next.
     """
 
     def identity(self) -> Mapping[str, object]:
@@ -65,9 +67,11 @@ class OracleRanking:
         """Return 1 for passages that hold a right answer, earlier ones a little more.
 
         Raises:
-            MethodError: no passage does, so that nothing is known of where the answer is.
+            MethodError: no passage does, or the right answer says nothing of its place.
         """
-        golds = [x.casefold() for x in dict.fromkeys(_texts(question)) if x.strip()]
+        golds = [_whole_words(x) for x in dict.fromkeys(question.evidence) if x.strip()]
+        if not golds:
+            raise MethodError(f"where {item.id} answers {question.id} can't be told by its answer")
         found = [-float("inf")] * len(passages)
         for i, passage in enumerate(passages):
             here, after = (
@@ -75,29 +79,22 @@ class OracleRanking:
                 passages[i + 1].casefold() if i + 1 < len(passages) else "",
             )
             for gold in golds:
-                place = (here + after).find(gold)
-                if 0 <= place < len(here):
+                match = gold.search(here + after)
+                if match and match.start() < len(here):
                     found[i] = 1 - i / (2 * len(passages))
-                    if place + len(gold) > len(here):
+                    if match.end() > len(here):
                         found[i + 1] = 1 - (i + 1) / (2 * len(passages))
         if max(found, default=-1.0) < 0:
             raise MethodError(f"no passage of {item.id} holds a right answer to {question.id}")
         return found
 
 
-def _texts(question: Question) -> Iterator[str]:
-    def within(value: object) -> Iterator[str]:
-        if isinstance(value, str):
-            yield value
-        elif isinstance(value, Sequence):
-            for x in value:
-                yield from within(x)
-
-    if question.answer:
-        yield question.answer.strip()
-    for name, value in question.gold.items():
-        if name != "all_classes":  # what could be answered, not what is right
-            yield from within(value)
+def _whole_words(text: str) -> re.Pattern[str]:
+    """Return a pattern of a text in small letters that is no part of a longer word or number."""
+    text = text.strip().casefold()
+    begin, end = (r"(?<![a-z0-9])", r"(?![a-z0-9])")
+    first, last = (x.isascii() and x.isalnum() for x in (text[0], text[-1]))
+    return re.compile(f"{begin if first else ''}{re.escape(text)}{end if last else ''}")
 
 
 class EmbeddingRanking:
@@ -146,7 +143,7 @@ class EmbeddingRanking:
 
     def scores(self, item: Item, question: Question, passages: Sequence[str]) -> list[float]:
         """Return cosines with the question."""
-        asked = self._query(question.text)
+        asked = self._query(question.query or question.text)
         return [_cosine(asked, x) for x in self._texts(list(passages))]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 
 from selfextend_rag.errors import (
@@ -188,10 +188,7 @@ def _fingerprint(task: Task, item: Item, method: Method, loaded: LoadedModel) ->
             "model": loaded.fingerprint,
             "method": method.identity(),
             "metric": task.metric,
-            "prompt": [item.before, item.document, item.chat, item.predict_tokens],
-            "questions": [
-                [x.id, x.text, x.begin, x.gold, x.max_new_tokens, x.stop] for x in item.questions
-            ],
+            "item": asdict(item),
         }
     )
 
