@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from langchain_core.embeddings import Embeddings
@@ -125,6 +126,10 @@ def test_passages_are_the_text():
     assert "".join(passages) == text
     assert [len(x.split()) for x in passages] == [PASSAGE_WORDS] * 6 + [1]
     assert passages_of("") == []
+    chinese = "人人生而自由，" * 100 + "end of it. " * 60
+    passages = passages_of(chinese, 100)
+    assert "".join(passages) == chinese
+    assert [len(x) for x in passages[:6]] == [100] * 6
 
 
 @pytest.mark.parametrize("name", ["bm25", "embeddings", "oracle"])
@@ -139,6 +144,16 @@ def test_retrieval_reads_the_piece_that_holds_the_answer_within_the_window(wide,
         assert answer.settings["passages"] == [4]
     else:  # as many more as fit
         assert len(answer.settings["passages"]) == 2
+
+
+def test_finding_and_reading_passages_is_in_the_time_of_each_question(wide, monkeypatch):
+    """The report takes one reading a document, which is all that whole documents need."""
+    clock = SimpleNamespace(perf_counter=iter([0.0, 1000.0, 0.0, 2000.0]).__next__)
+    monkeypatch.setattr("selfextend_rag.evals.methods.retrieved.time", clock)
+    questions = asked("\nzebra?", "x"), asked("?", "x", 1)
+    found = made("bm25", wide).answers(item(haystack(6), *questions))
+    assert [answer.read_seconds for answer in found] == [0, 0]
+    assert [answer.seconds // 1000 for answer in found] == [1, 2]
 
 
 def test_so_many_passages_and_no_more(wide):

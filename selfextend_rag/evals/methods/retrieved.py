@@ -8,6 +8,7 @@ the document's order. Each answer's ``settings`` say which passages were seen, o
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -31,7 +32,9 @@ from selfextend_rag.evals.methods.rankings import (
 )
 from selfextend_rag.evals.methods.windowed import Windowed, framed
 
-_WORDS = re.compile(r"\S+\s*")
+# Scripts without spaces between words count by character, as they do in ranking.
+_APART = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
+_WORDS = re.compile(rf"(?:[{_APART}]|[^\s{_APART}]+)\s*")
 _BETWEEN = "\n\n"
 
 
@@ -81,7 +84,7 @@ class Retrieved:
         return {**self._plain.identity(), **self._ranking.identity(), **passages}
 
     def answers(self, item: Item) -> list[Answered]:
-        """Return the answers, each from passages of its own.
+        """Return the answers, each from passages of its own, which are found and read in its time.
 
         Raises:
             MethodError: not even one passage fits besides a question and its answer.
@@ -89,11 +92,20 @@ class Retrieved:
         passages = passages_of(item.document)
         found = []
         for question in item.questions:
+            started = time.perf_counter()
             chosen = self._chosen(item, question, passages)
+            finding = time.perf_counter() - started
             shorter = replace(item, document=chosen.text, questions=(question,))
             (answer,) = self._plain.answers(shorter)
             seen = {"passages": chosen.places, "of_passages": chosen.of}
-            found.append(replace(answer, settings={**seen, "seen_tokens": answer.prompt_tokens}))
+            found.append(
+                replace(
+                    answer,
+                    settings={**seen, "seen_tokens": answer.prompt_tokens},
+                    seconds=finding + answer.read_seconds + answer.seconds,
+                    read_seconds=0.0,  # nothing is shared
+                )
+            )
         return found
 
     def predicted(self, item: Item) -> Predicted:
