@@ -16,6 +16,7 @@ from selfextend_rag.evals.benchmarks import (
     SyntheticOptions,
     haystack,
     longbench,
+    multidoc,
     ruler,
     selected_tasks,
 )
@@ -319,9 +320,23 @@ def test_the_word_rules_drop_words_of_the_document():
 
 
 def test_published_lengths_are_cut_to():
-    assert official_length(4096, 128) == 3500
-    assert official_length(8192, 128) == 7500
-    assert official_length(512, 128) == 512 - 128 - 16
+    assert official_length("middle", 4096, 128) == 3500
+    assert official_length("middle", 8192, 128) == 7500
+    assert official_length("middle", 512, 128) == 512 - 128 - 16
+
+
+@pytest.mark.parametrize("rule", ["tail", "head"])
+def test_documents_of_leval_leave_space_for_the_answer_in_thousands(rule):
+    """Its program counts 4k as 4,000, and takes 512 tokens of answer off."""
+    assert official_length(rule, 4096, 512) == 3488
+    assert official_length(rule, 8192, 512) == 7488
+
+
+def test_multi_document_prompts_are_left_out_from_the_window_on_and_pairs_never():
+    """The program of MDQA skips prompts of more than 4,096 tokens; that of KV skips none."""
+    assert official_length("skip", 4096, 100) == 4096
+    rules = {task.name.split("/")[0]: task.cut for task in multidoc.tasks(Source())}
+    assert rules == {"mdqa": "skip", "kv": None}
 
 
 def test_what_is_not_there_is_said(tmp_path):

@@ -6,18 +6,27 @@ from dataclasses import replace
 
 from selfextend_rag.evals.benchmarks.items import CutRule, Item, Tokens
 
-# The lengths that LongBench and those after it cut to, by the model's window.
+# The lengths that LongBench cuts prompts to, by the model's window.
 OFFICIAL_LENGTHS = {4096: 3500, 8192: 7500, 16384: 15500, 32768: 31500}
 _WORDS = 250  # that L-Eval drops at a time
 
 
-def official_length(window: int, max_new_tokens: int) -> int:
-    """Return the tokens that a prompt is cut to: the published figure, or what the window leaves.
+def official_length(rule: CutRule, window: int, max_new_tokens: int) -> int:
+    """Return the tokens that a benchmark's own program cuts to.
+
+    ``middle`` is LongBench's published figure for the whole prompt, or what another window leaves.
+    ``tail`` and ``head`` are L-Eval's for the document alone: a window of 4k counts as 4,000
+    tokens, less the answer. ``skip`` is the window: MDQA's program leaves out longer prompts.
 
     Args:
+        rule: the benchmark's.
         window: P.
         max_new_tokens: of the answer.
     """
+    if rule == "skip":
+        return window
+    if rule in ("tail", "head"):
+        return max(2, 1000 * window // 1024 - max_new_tokens)
     return OFFICIAL_LENGTHS.get(window, max(2, window - max_new_tokens - window // 32))
 
 
@@ -27,7 +36,7 @@ def cut(item: Item, rule: CutRule, length: int, tokens: Tokens) -> Item | None:
     Args:
         item: what may be too long.
         rule: the benchmark's own.
-        length: tokens that the prompt may have.
+        length: tokens that the prompt may have, or the document where words of it are dropped.
         tokens: of the model.
 
     Returns:

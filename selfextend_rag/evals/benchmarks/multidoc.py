@@ -131,7 +131,6 @@ def _kv_task(source: Source, keys: int, place: int | None) -> Task:
         metric="accuracy",
         items=partial(_kv_items, source, name, files, place, prompt),
         score=_kv_score,
-        cut="skip",
         prompt="official" if official else "own",
         available=partial(source.has, *files),
     )

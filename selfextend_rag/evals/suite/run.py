@@ -140,7 +140,7 @@ def _forms(
             yield column, "whole", item
             continue
         most = max(question.max_new_tokens for question in item.questions)
-        length = options.cut_tokens or official_length(loaded.window, most)
+        length = options.cut_tokens or official_length(task.cut, loaded.window, most)
         shorter = cut(item, task.cut, length, loaded)
         yield column, "whole" if shorter is item else "cut", shorter
 
