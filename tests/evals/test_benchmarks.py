@@ -175,6 +175,8 @@ def test_multi_document_questions_and_keys(tmp_path):
     assert "Document [1](Title: A) Ada won.\nDocument [2](Title: B) Bo lost." in prompt(item)
     assert item.groups == {"gold_at": 4, "documents": 2}
     assert task.score(item.questions[0], "Ada Lee")["score"] == 100
+    assert task.score(item.questions[0], "\n\nAda Lee\nBo")["score"] == 100
+    assert task.score(item.questions[0], "\nBo\nAda Lee")["score"] == 0
     pairs = [[f"k{i}", f"v{i}"] for i in range(75)]
     record = {"ordered_kv_records": pairs, "key": "k3", "value": "v3"}
     lines(tmp_path / "kv_retrieval_data/kv-retrieval-75_keys.jsonl", record)
@@ -241,6 +243,22 @@ def test_generated_prompts_fit_and_hold_their_answers(name):
         assert all(answer in item.document for answer in answers)
         assert task.score(item.questions[0], " ".join(answers))["score"] == 100
         assert task.score(item.questions[0], "?")["score"] == 0
+
+
+def test_a_needle_is_in_the_first_line_of_the_answer():
+    task, (item, *_) = items("needle/1500", None)
+    thing = item.questions[0].gold["thing"]
+    assert task.score(item.questions[0], f"\n\nIt is to {thing}.\nQ")["score"] == 100
+    assert task.score(item.questions[0], f"I do not know.\n{thing}")["score"] == 0
+
+
+def test_no_answer_ends_at_a_line_end_before_its_first_word(tmp_path):
+    """A line end at once gave an empty answer, which scores 0, where the programs skip it."""
+    pytest.importorskip("rouge", reason="comes with the extra evals")
+    lines(tmp_path / "data/samsum.jsonl", {**LONGBENCH, "answers": ["Anna came"]})
+    task, (item,) = items("longbench/samsum", tmp_path)
+    assert not hasattr(item.questions[0], "stop")
+    assert task.score(item.questions[0], "\nAnna came\n\nDialogue:")["score"] == pytest.approx(100)
 
 
 def test_common_words_are_the_most_common():

@@ -130,7 +130,7 @@ def test_rows_of_other_settings_prompts_or_golds_are_not_taken(tmp_path):
         ("question", {"answer": "2"}),  # whose likelihood is measured
         ("question", {"evidence": ("2",)}),  # what an oracle reads
         ("question", {"query": "2"}),  # what retrieval looks for
-        ("question", {"stop": (".",)}),
+        ("question", {"max_new_tokens": 5}),
         ("item", {"groups": {"depth": 7}}),  # what results are broken down by
         ("item", {"chat": False}),
     ],

@@ -34,7 +34,6 @@ class Question:
         gold: what scoring needs, as JSON values.
         max_new_tokens: the longest answer.
         begin: what the answer begins with, given to the model.
-        stop: texts that end the answer.
         answer: a right answer as the model would write it, whose likelihood can be measured.
         query: what retrieval looks for, without the words around it; all of ``text`` by default.
         evidence: texts of which a passage that answers the question has one; empty where the
@@ -46,7 +45,6 @@ class Question:
     gold: Mapping[str, object]
     max_new_tokens: int
     begin: str = ""
-    stop: tuple[str, ...] = ()
     answer: str = ""
     query: str = ""
     evidence: tuple[str, ...] = ()

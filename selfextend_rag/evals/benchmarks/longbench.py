@@ -157,7 +157,6 @@ def _item(name: str, prompt: str, number: int, record: Record) -> Item:
         text=after.replace("{input}", record["input"]),
         gold={"answers": list(answers), "all_classes": record.get("all_classes")},
         max_new_tokens=MAX_NEW_TOKENS[name],
-        stop=("\n",) if name == "samsum" else (),
         answer=answers[0] if answers else "",
         query=record["input"],
         evidence=() if name in _WITHOUT_PLACE else tuple(x for x in answers if x not in _YES_OR_NO),

@@ -109,9 +109,7 @@ def _needles(length: int, options: SyntheticOptions, tokens: Tokens) -> Iterator
             frame = size(before + after)
             document = haystack.fitted(text, size, length - most - frame)
             gold = {"thing": thing}
-            question = Question(
-                "0", after, gold, most, stop=("\n",), answer=f" {fact}", evidence=(fact,)
-            )
+            question = Question("0", after, gold, most, answer=f" {fact}", evidence=(fact,))
             groups = {"length": length, "depth": round(depth, 2)}
             yield Item(f"{sample}-{depth:.2f}", before, document, (question,), groups=groups)
 
@@ -128,7 +126,10 @@ def _score_key(question: Question, text: str) -> Scores:
 
 
 def _score_needle(question: Question, text: str) -> Scores:
-    """Return how many of the needle's words of four letters or more the answer has, in per cent."""
+    """Return the share of the needle's longer words (from four letters on) in the first line.
+
+    In per cent. Empty lines before it do not count.
+    """
     wanted = {word for word in str(question.gold["thing"]).split() if len(word) > 3}
-    given = text.lower()
+    given = text.strip().partition("\n")[0].lower()
     return {"score": 100 * sum(word in given for word in wanted) / len(wanted)}

@@ -68,7 +68,7 @@ class Windowed:
         reserve = max(len(llm.prompts.question(question)) for question in questions)
         reading = llm.read(document, max_new_tokens=most, question_reserve=reserve)
         asked = [
-            {"question": text, "max_new_tokens": question.max_new_tokens, "stop": question.stop}
+            {"question": text, "max_new_tokens": question.max_new_tokens}
             for text, question in zip(questions, item.questions, strict=True)
         ]
         answers = reading.ask_batch(asked, at_once=self._options.at_once)
