@@ -71,7 +71,7 @@ class OracleRanking:
         """
         golds = [_whole_words(x) for x in dict.fromkeys(question.evidence) if x.strip()]
         if not golds:
-            raise MethodError(f"where {item.id} answers {question.id} can't be told by its answer")
+            raise MethodError(f"the answer to {question.id} of {item.id} says nothing of its place")
         found = [-float("inf")] * len(passages)
         for i, passage in enumerate(passages):
             here, after = (
