@@ -147,15 +147,17 @@ def test_the_rouge_of_a_subset_is_that_of_its_means():
 def test_leval_asks_about_our_world_without_the_novel(tmp_path):
     record = {
         "input": "On Mars.",
-        "instructions": ["Is it so, based on the world described in the document.?"],
-        "outputs": ["True [fact: False]"],
+        "instructions": ["Is it so, based on the world described in the document.?", "And this?"],
+        "outputs": ["True [fact: False]", "False [fact: False]"],
         "evaluation": "exam",
     }
     lines(tmp_path / "sci_fi.jsonl", record)
     task, (novel, world) = items("leval/sci_fi", tmp_path)
     assert "On Mars." in prompt(novel)
     assert "On Mars." not in prompt(world)
-    assert "real-world knowledge" in prompt(world)
+    assert prompt(world).startswith("Question: Is it so, based on the real-world knowledge")
+    assert prompt(world, 1) == "Question: And this?\nAnswer:"
+    assert len(novel.questions) == len(world.questions)  # so that a limit takes as many of each
     rows = [task.score(novel.questions[0], "True"), task.score(world.questions[0], "true")]
     assert [row["score"] for row in rows] == [100, 0]
     assert task.summary([*rows, rows[0]]) == 50  # of halves, not of rows

@@ -60,6 +60,7 @@ _CONTINUED = frozenset(("gsm100", "codeU", "topic_retrieval_longchat"))  # a rec
 _WITHOUT_PLACE = frozenset(CLOSED) - {"topic_retrieval_longchat"}  # letters, numbers, true or false
 _BY_JUDGES = frozenset(("LLM", "human"))
 _NOTE = "an automatic score; records for which L-Eval wants a judge are left out, or all so scored"
+_TWICE = "a novel counts as two documents: its questions are asked with it, and without it"
 _OF_THE_NOVEL = "based on the world described in the document."
 _OF_THE_WORLD = "based on the real-world knowledge and facts up until your last training"
 
@@ -80,7 +81,7 @@ def _task(source: Source, name: str) -> Task:
         cut="head" if name == "codeU" else "tail",
         needs=("rouge_score",) if name in OPEN else (),
         available=partial(source.has, *_files(name), hub=HUB),
-        note=_NOTE if name in OPEN else "",
+        note=_NOTE if name in OPEN else _TWICE if name == "sci_fi" else "",
     )
 
 
@@ -106,11 +107,8 @@ def _of_record(name: str, number: int, record: Record) -> Iterator[Item]:
     questions = [_question(name, metric, place, *pair) for place, pair in enumerate(pairs)]
     yield Item(str(number), before=system, document=record["input"], questions=tuple(questions))
     if name == "sci_fi":  # asked again without the novel, of our world
-        for place, (instruction, output) in enumerate(pairs):
-            asked = instruction.replace(_OF_THE_NOVEL, _OF_THE_WORLD)
-            gold = {"output": output, "half": 1}
-            fact = Question("0", "\nAnswer:", gold, MAX_NEW_TOKENS)
-            yield Item(f"{number}-fact-{place}", before="", document=asked, questions=(fact,))
+        facts = tuple(_of_our_world(place, *pair) for place, pair in enumerate(pairs))
+        yield Item(f"{number}-fact", before="", document="Question:", questions=facts)
 
 
 def _question(name: str, metric: str, place: int, instruction: str, output: str) -> Question:
@@ -132,6 +130,12 @@ def _question(name: str, metric: str, place: int, instruction: str, output: str)
         query=instruction,
         evidence=evidence,
     )
+
+
+def _of_our_world(place: int, instruction: str, output: str) -> Question:
+    asked = instruction.replace(_OF_THE_NOVEL, _OF_THE_WORLD)
+    gold = {"output": output, "half": 1}
+    return Question(str(place), f" {asked}", gold, MAX_NEW_TOKENS, begin="\nAnswer:")
 
 
 def _score(name: str, question: Question, text: str) -> Scores:
