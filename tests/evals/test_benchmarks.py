@@ -227,6 +227,8 @@ def test_books_shorter_than_the_length_are_left_out(tmp_path):
     ]
     assert tasks[0].summary(rows) == pytest.approx(2.718281828)
     assert tasks[0].further(rows)["word_perplexity"] == pytest.approx(2.718281828**2)
+    without_spaces = [{"nll": 9000.0, "tokens": 3000.0, "words": 3.0}]
+    assert tasks[0].further(without_spaces) == {}  # it ended the run, after all of its work
 
 
 @pytest.mark.parametrize("name", [*ruler.MAKERS, "passkey/5", "passkey/64", "needle"])

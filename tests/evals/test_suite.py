@@ -177,11 +177,20 @@ def test_what_a_method_can_not_do_is_counted_and_said(tmp_path):
     assert run(tmp_path, refusing).computed == 0
 
 
-def test_a_lack_of_memory_is_not_kept(tmp_path):
-    error = MemoryBudgetExceeded(
-        "none", device="cpu", needed_bytes=2, available_bytes=1, needed=2, available=1
-    )
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryBudgetExceeded(
+            "none", device="cpu", needed_bytes=2, available_bytes=1, needed=2, available=1
+        ),
+        torch.OutOfMemoryError("CUDA out of memory"),
+    ],
+)
+def test_a_lack_of_memory_ends_no_run_and_is_not_kept(tmp_path, error):
     refusing = Fake("plain", always, error=error)
+    results = run(tmp_path, refusing, Fake("selfextend", always))
+    figures = summary_of(results)["tasks"]["fake/one"]["columns"]
+    assert (figures["plain"]["refused"], figures["selfextend"]["answered"]) == (18, 18)
     assert run(tmp_path, refusing).computed == 0
     assert run(tmp_path, Fake("plain", always)).computed == 18
 

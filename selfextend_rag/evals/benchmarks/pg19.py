@@ -20,6 +20,7 @@ from selfextend_rag.evals.benchmarks.items import (
 )
 
 HUB = "deepmind/pg19"
+_MOST_NATS = 500  # of a word; e to the 710th is no float
 _FILES = ("test/*.txt", "pg19/test/*.txt")
 
 
@@ -35,12 +36,12 @@ def _task(source: Source, length: int) -> Task:
         items=partial(_items, source, length),
         score=_no_answer,
         summary=token_perplexity,
-        further=lambda rows: {"word_perplexity": word_perplexity(rows)},
+        further=_by_words,
         lower_is_better=True,
         predicts=True,
         available=partial(source.has, *_FILES, hub=HUB),
         note="papers give the perplexity of tokens, which depends on the tokenizer; the data set's "
-        "own is of words",
+        "own is of words; books with fewer tokens are left out",
     )
 
 
@@ -83,6 +84,10 @@ def token_perplexity(rows: Sequence[Scores]) -> float:
     return math.exp(math.fsum(x["nll"] for x in rows) / math.fsum(x["tokens"] for x in rows))
 
 
-def word_perplexity(rows: Sequence[Scores]) -> float:
-    """Return the perplexity of words: the likelihood of all tokens, shared by the words."""
-    return math.exp(math.fsum(x["nll"] for x in rows) / math.fsum(x["words"] for x in rows))
+def _by_words(rows: Sequence[Scores]) -> Scores:
+    """Return the perplexity of words: the likelihood of all tokens, shared by the words.
+
+    Nothing where that is no number of use: scripts without spaces have few words, of many tokens.
+    """
+    nats, words = (math.fsum(row[name] for row in rows) for name in ("nll", "words"))
+    return {"word_perplexity": math.exp(nats / words)} if nats < _MOST_NATS * words else {}

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 
+from torch import OutOfMemoryError
+
 from selfextend_rag.errors import (
     ContextBudgetExceeded,
     MemoryBudgetExceeded,
@@ -174,7 +176,8 @@ def _rows(
     else:
         try:
             rows = _computed(task, item, given, method, loaded, common)
-        except MemoryBudgetExceeded as error:  # another day or machine may have more: not kept
+        except (MemoryBudgetExceeded, OutOfMemoryError) as error:
+            # not kept: another day or machine may have more
             return common.without("refused", str(error))
     file.append(rows)
     results.computed += len(rows)
