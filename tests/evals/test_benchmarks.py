@@ -281,6 +281,13 @@ def test_frequent_words_are_the_most_frequent_and_differ_in_number():
     assert counts[0][0] > counts[1][0] > counts[2][0] > counts[3][0]
 
 
+@pytest.mark.parametrize("name", ["passkey/5/1500", "needle/1500"])
+def test_depths_of_less_than_a_hundredth_are_items_of_their_own(name):
+    options = SyntheticOptions(lengths=(1500,), samples=1, depths=201)
+    _, found = items(name, None, options)
+    assert len({item.id for item in found}) == 201
+
+
 def test_depths_of_pass_keys_are_those_of_the_text():
     _, found = items("passkey/10/1500", None)
     for item in found:
@@ -404,4 +411,6 @@ def test_what_can_not_fit_is_refused():
         haystack.fitted(lambda units: "x" * 100 * units, len, 50)
     rng = random.Random(0)
     assert len(haystack.digits(rng, 64)) == 64
-    assert len(set(haystack.words(rng, 9000))) == 9000
+    many = haystack.words(rng, 9000)
+    assert len(set(many)) == 9000
+    assert len({word[:4] for word in many}) > 1000  # once, the first words of the alphabet alone

@@ -16,7 +16,7 @@ from transformers import LlamaForCausalLM
 from selfextend_rag.cli import main
 from selfextend_rag.errors import ContextBudgetExceeded, MemoryBudgetExceeded
 from selfextend_rag.evals import methods
-from selfextend_rag.evals.benchmarks import Item, Question, Task
+from selfextend_rag.evals.benchmarks import BenchmarkError, Item, Question, Task
 from selfextend_rag.evals.methods import (
     Answered,
     LoadedModel,
@@ -144,6 +144,13 @@ def test_rows_of_an_item_that_differs_in_anything_are_not_taken(tmp_path, of, ch
     for given in (first, other):
         tasks = [replace(task(), items=lambda tokens, given=given: iter([given]))]
         assert run(tmp_path, Fake("plain", always), tasks=tasks).computed == 1
+
+
+def test_two_items_of_one_id_are_refused(tmp_path):
+    """They would be one document in intervals, and one row on a second run if they were equal."""
+    twice = replace(task(), items=lambda tokens: iter([item(0), item(0, length=11)]))
+    with pytest.raises(BenchmarkError, match="two items of the id '0'"):
+        run(tmp_path, Fake("plain", always), tasks=[twice])
 
 
 def test_a_limit_can_be_raised_later(tmp_path):

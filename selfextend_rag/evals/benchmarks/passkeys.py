@@ -74,7 +74,7 @@ def _pass_keys(
 ) -> Iterator[Item]:
     size, most = haystack.counted(tokens), digits + 8
     for sample in range(options.samples):
-        for depth in _depths(options):
+        for place, depth in enumerate(_depths(options)):
             rng = random.Random(f"passkey {digits} {length} {options.seed} {sample} {depth}")
             key = haystack.digits(rng, digits)
             fact = f"The pass key is {key}. Remember it. {key} is the pass key."
@@ -89,19 +89,19 @@ def _pass_keys(
                 "0", f"\n{_ASKED}", {"answer": key}, most, answer=key, evidence=(key,)
             )
             groups = {"length": length, "depth": round(depth, 2)}
-            yield Item(f"{sample}-{depth:.2f}", _BEFORE, document, (question,), groups=groups)
+            yield Item(f"{sample}-{place}", _BEFORE, document, (question,), groups=groups)
 
 
 def _needles(length: int, options: SyntheticOptions, tokens: Tokens) -> Iterator[Item]:
     size, most = haystack.counted(tokens), 48
     before = "Read this text and answer the question after it.\n\n"
     for sample in range(options.samples):
-        for depth in _depths(options):
+        for place, depth in enumerate(_depths(options)):
             rng = random.Random(f"needle {length} {options.seed} {sample} {depth}")
-            place, thing = rng.choice(_PLACES), rng.choice(_THINGS)
+            town, thing = rng.choice(_PLACES), rng.choice(_THINGS)
             start = rng.randrange(len(haystack.sentences()))
-            fact = _GIVEN.format(place=place, thing=thing)
-            after = f"\n\nQuestion: What is the best thing to do in {place}?\nAnswer:"
+            fact = _GIVEN.format(place=town, thing=thing)
+            after = f"\n\nQuestion: What is the best thing to do in {town}?\nAnswer:"
 
             def text(units: int, fact: str = fact, depth: float = depth, start: int = start) -> str:
                 return " ".join(haystack.hidden(haystack.prose(units, start), [fact], [depth]))
@@ -111,7 +111,7 @@ def _needles(length: int, options: SyntheticOptions, tokens: Tokens) -> Iterator
             gold = {"thing": thing}
             question = Question("0", after, gold, most, answer=f" {fact}", evidence=(fact,))
             groups = {"length": length, "depth": round(depth, 2)}
-            yield Item(f"{sample}-{depth:.2f}", before, document, (question,), groups=groups)
+            yield Item(f"{sample}-{place}", before, document, (question,), groups=groups)
 
 
 def _longlm(source: Source, tokens: Tokens) -> Iterator[Item]:

@@ -16,7 +16,7 @@ from selfextend_rag.errors import (
     UnsupportedModelError,
 )
 from selfextend_rag.evals.benchmarks.cutting import cut, official_length
-from selfextend_rag.evals.benchmarks.items import Item, Scores, Task
+from selfextend_rag.evals.benchmarks.items import BenchmarkError, Item, Scores, Task
 from selfextend_rag.evals.benchmarks.pg19 import scores_of
 from selfextend_rag.evals.methods.base import (
     Answered,
@@ -105,11 +105,18 @@ def run_suite(
         file: where rows are kept.
         options: how.
         report: called for each item.
+
+    Raises:
+        BenchmarkError: data can't be read, or two items of a task have one id.
     """
     results = Results(list(tasks))
     for task in tasks:
         items = itertools.islice(task.items(loaded), options.limit)
+        ids: set[str] = set()
         for number, item in enumerate(items, 1):
+            if item.id in ids:  # their rows would be one document's
+                raise BenchmarkError(f"{task.name} has two items of the id {item.id!r}")
+            ids.add(item.id)
             for method in methods:
                 _run_item(task, item, method, loaded, file, options, results)
             report(task, number, results)
