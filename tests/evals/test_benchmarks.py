@@ -378,6 +378,10 @@ def test_what_is_not_there_is_said(tmp_path):
     lines(tmp_path / "data/qasper.jsonl", LONGBENCH)
     found, missing = selected_tasks(["longbench"], Source(tmp_path), SMALL)
     assert (len(found), len(missing)) == (1, 20)
+    lacking = {name: value for name, value in LONGBENCH.items() if name != "context"}
+    lines(tmp_path / "data/qasper.jsonl", LONGBENCH, lacking)
+    with pytest.raises(BenchmarkError, match=r"qasper.jsonl, line 2: has no 'context', only input"):
+        list(found[0].items(Words()))
     (tmp_path / "data/qasper.jsonl").write_text("{")
     with pytest.raises(BenchmarkError, match=r"can't read .*qasper"):
         list(found[0].items(Words()))

@@ -11,8 +11,23 @@ from typing import Any
 
 from selfextend_rag.evals.benchmarks.items import BenchmarkError
 
-Record = Mapping[str, Any]
 _DEPTHS = ("", "*/", "*/*/")  # a folder of one benchmark, or of several
+
+
+class Record(dict[str, Any]):
+    """A record of a benchmark; what it lacks is an error that says where it is from.
+
+    Args:
+        values: what it has.
+        where: file and line, or data set and number.
+    """
+
+    def __init__(self, values: Mapping[str, Any], where: str) -> None:
+        super().__init__(values)
+        self.where = where
+
+    def __missing__(self, name: str) -> Any:
+        raise BenchmarkError(f"{self.where}: has no {name!r}, only {', '.join(self)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +124,7 @@ def read_records(path: Path) -> Iterator[Record]:
                     record = json.loads(line)
                     if not isinstance(record, dict):
                         raise BenchmarkError(f"{path}, line {number}: must be a JSON object")
-                    yield record
+                    yield Record(record, f"{path}, line {number}")
         except (ValueError, OSError, EOFError) as error:
             if isinstance(error, BenchmarkError):
                 raise
@@ -125,7 +140,8 @@ def _hub_records(task: str, name: str, config: str | None) -> Iterator[Record]:
             "installed; pip install datasets, or name a folder with its files (--data)"
         ) from error
     try:
-        yield from datasets.load_dataset(name, config, split="test")
+        for number, record in enumerate(datasets.load_dataset(name, config, split="test")):
+            yield Record(record, f"{name}, {config or 'test'}, record {number}")
     except Exception as error:  # of any library below it, or for want of a network
         raise BenchmarkError(
             f"can't load the data set {name} for {task}: {error}; name a folder with its files "
