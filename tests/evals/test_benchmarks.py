@@ -318,9 +318,13 @@ def test_files_of_official_generators_are_used(tmp_path):
 
 
 def test_longlm_pass_keys_are_asked_as_its_example_does(tmp_path):
-    lines(tmp_path / "passkey_examples.jsonl", {"input": "The pass key is 4.", "target": "4"})
-    _, (item,) = items("passkey/longlm", tmp_path)
+    for name, key in (("", "4"), ("_32k", "5")):
+        record = {"input": f"The pass key is {key}.", "target": key}
+        lines(tmp_path / f"passkey_examples{name}.jsonl", record)
+    lines(tmp_path / "passkey.jsonl", {"context": "another benchmark's"})
+    _, (item, longer) = items("passkey/longlm", tmp_path)
     assert prompt(item) == "The pass key is 4.\nWhat is the pass key? The pass key is "
+    assert longer.questions[0].gold == {"answer": "5"}  # of all files, not of the first alone
 
 
 def asked(document, question="\nQ?"):

@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from functools import partial
 
 from selfextend_rag.evals.benchmarks import haystack
-from selfextend_rag.evals.benchmarks.files import Source
+from selfextend_rag.evals.benchmarks.files import Source, read_records
 from selfextend_rag.evals.benchmarks.haystack import SyntheticOptions
 from selfextend_rag.evals.benchmarks.items import Item, Question, Scores, Task, Tokens
 from selfextend_rag.evals.metrics import retrieval
 
 DIGITS = (5, 10, 36, 64)
-_LONGLM = ("passkey_examples.jsonl", "*passkey*.jsonl")
+_LONGLM = "passkey_examples*.jsonl"
 _ASKED = "What is the pass key? The pass key is "
 _BEFORE = (
     "One important fact is hidden in a lot of text that says nothing. Find it and memorize it.\n"
@@ -34,34 +34,34 @@ _THINGS = (
 
 def tasks(source: Source, options: SyntheticOptions) -> list[Task]:
     """Return the tasks at each length, and LongLM's examples."""
-    found = [
-        _task(f"passkey/{digits}/{length}", partial(_pass_keys, digits, length, options))
+    keys = [
+        Task(
+            name=f"passkey/{digits}/{length}",
+            metric="first_number",
+            items=partial(_pass_keys, digits, length, options),
+            score=_score_key,
+        )
         for digits in DIGITS
         for length in options.lengths
     ]
-    found += [
-        _task(f"needle/{length}", partial(_needles, length, options), "names_needle")
+    needles = [
+        Task(
+            name=f"needle/{length}",
+            metric="names_needle",
+            items=partial(_needles, length, options),
+            score=_score_needle,
+        )
         for length in options.lengths
     ]
-    longlm = _task("passkey/longlm", partial(_longlm, source))
-    return [*found, longlm]
-
-
-def _task(name: str, items: partial[Iterator[Item]], metric: str = "first_number") -> Task:
-    longlm = name.endswith("longlm")
-    return Task(
-        name=name,
-        metric=metric,
-        items=items,
-        score=_score_needle if metric == "names_needle" else _score_key,
-        prompt="official" if longlm else "own",
-        available=_never_without(items) if longlm else lambda: True,
+    longlm = Task(
+        name="passkey/longlm",
+        metric="first_number",
+        items=partial(_longlm, source),
+        score=_score_key,
+        prompt="official",
+        available=partial(source.has, _LONGLM),
     )
-
-
-def _never_without(items: partial[Iterator[Item]]) -> partial[bool]:
-    source: Source = items.args[0]
-    return partial(source.has, *_LONGLM)
+    return [*keys, *needles, longlm]
 
 
 def _depths(options: SyntheticOptions) -> list[float]:
@@ -115,10 +115,13 @@ def _needles(length: int, options: SyntheticOptions, tokens: Tokens) -> Iterator
 
 
 def _longlm(source: Source, tokens: Tokens) -> Iterator[Item]:
-    for number, record in enumerate(source.records("passkey/longlm", *_LONGLM)):
-        text, key = str(record["input"]), str(record["target"]).strip()
-        question = Question("0", f"\n{_ASKED}", {"answer": key}, 24, answer=key, evidence=(key,))
-        yield Item(str(number), "", text, (question,), groups={"characters": len(text)})
+    for path in source.find(_LONGLM):  # one for each length
+        for number, record in enumerate(read_records(path)):
+            text, key = str(record["input"]), str(record["target"]).strip()
+            gold, asked = {"answer": key}, f"\n{_ASKED}"
+            question = Question("0", asked, gold, 24, answer=key, evidence=(key,))
+            id, groups = f"{path.stem}-{number}", {"characters": len(text)}
+            yield Item(id, "", text, (question,), groups=groups)
 
 
 def _score_key(question: Question, text: str) -> Scores:
