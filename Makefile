@@ -13,7 +13,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := dev,docs,evals,langchain,llama-index,ocr,office
+EXTRAS := dev,docs,evals,langchain,llama-index,ocr,office,serve
 TEST_JOBS ?= 2
 REST := coverage or compile or slow
 SPACE := $(subst ,, )

@@ -29,7 +29,7 @@ BASE: dict[str, frozenset[str]] = {
 # The order: a room may import every earlier one, and of the rooms above these. A new room has to
 # name its place here.
 FROM_TENSORS_UP = ("rope", "attention", "cache", "model", "engine")
-FROM_TEXT_UP = ("evidence", "text", "output", "llm", "evals", "cli", "__main__")
+FROM_TEXT_UP = ("evidence", "text", "output", "llm", "evals", "serve", "cli", "__main__")
 
 
 def _order() -> dict[str, frozenset[str]]:
@@ -56,9 +56,12 @@ MAY_NOT_USE: dict[str, frozenset[str]] = {
     "documents": frozenset({"torch", "transformers"}),
     "rope": frozenset({"transformers", "tokenizers"}),
     "attention": frozenset({"transformers", "tokenizers"}),
-    **dict.fromkeys(INTEGRATIONS, frozenset({"torch", "transformers", "numpy", "safetensors"})),
+    **dict.fromkeys(
+        (*INTEGRATIONS, "serve"), frozenset({"torch", "transformers", "numpy", "safetensors"})
+    ),
 }
 FRAMEWORKS = frozenset({"langchain", "langchain_core", "llama_index", "langchain_selfextend"})
+WEB = frozenset({"fastapi", "starlette", "uvicorn", "prometheus_client"})
 
 WRITERS = frozenset({"cache/persist.py", "cache/store.py", "evals"})
 _WRITING_METHODS = frozenset(
@@ -121,6 +124,8 @@ def _objection(room: str, file: str, name: str) -> str:
         return "triton stays in attention/triton"
     if top in FRAMEWORKS and room not in INTEGRATIONS:
         return "the core knows no framework"
+    if top in WEB and room != "serve":
+        return "only the server knows the web"
     if top == "matplotlib" and room != "evals":
         return "only the evaluations draw"
     return ""
@@ -218,6 +223,7 @@ def test_a_forbidden_import_is_caught(file, source, reason):
         ("selfextend_rag/attention/triton/launch.py", "import triton.language as tl"),
         ("selfextend_rag/engine/a.py", "from selfextend_rag.errors import SelfExtendError"),
         ("selfextend_rag/evals/plots.py", "from matplotlib import pyplot"),
+        ("selfextend_rag/serve/app.py", "from fastapi import FastAPI"),
         ("langchain_selfextend/llms.py", "from selfextend_rag import Document\nimport asyncio"),
         ("langchain_selfextend/llms.py", "from langchain_core.messages import AIMessage"),
         ("llama_index/llms/selfextend/base.py", "from .retriever import x"),

@@ -29,7 +29,6 @@ JsonObject = dict[str, Any]
 _NO_TEXT_OF_AN_ANSWER = frozenset(
     ("tool_call", "tool_call_chunk", "invalid_tool_call", "tool_use", "reasoning", "thinking")
 )
-_MERGED_ROLES = frozenset(("system", "user", "assistant"))
 
 
 def core_messages(messages: Sequence[BaseMessage], *, merge: bool = True) -> list[JsonObject]:
@@ -41,20 +40,8 @@ def core_messages(messages: Sequence[BaseMessage], *, merge: bool = True) -> lis
     Raises:
         ValueError: a message is of a kind that can't be written, or holds something besides text.
     """
-    converted: list[JsonObject] = []
-    for message in messages:
-        new = _core_message(message)
-        if merge and converted and _may_merge(converted[-1], new):
-            both = (converted[-1]["content"], new["content"])
-            converted[-1]["content"] = "\n\n".join(text for text in both if text)
-        else:
-            converted.append(new)
-    return converted
-
-
-def _may_merge(before: JsonObject, new: JsonObject) -> bool:
-    same = before["role"] == new["role"] and new["role"] in _MERGED_ROLES
-    return same and not ("tool_calls" in before or "tool_calls" in new)
+    converted = [_core_message(message) for message in messages]
+    return frameworks.merged_messages(converted) if merge else converted
 
 
 def _core_message(message: BaseMessage) -> JsonObject:

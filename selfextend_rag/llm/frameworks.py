@@ -21,6 +21,7 @@ from selfextend_rag.output.schema import schema_of
 
 _CONTEXT = set(list(inspect.signature(LongContextLLM).parameters)[2:])  # not model and tokenizer
 _AS_STORED = ("dtype", "auto")
+_MERGED_ROLES = frozenset(("system", "user", "assistant"))
 _T = TypeVar("_T")
 Metadata = Mapping[str, Any]
 
@@ -35,6 +36,7 @@ __all__ = [
     "file_notes",
     "fit_or_rank",
     "joined",
+    "merged_messages",
     "of_a_passage",
     "open_llm",
     "schema_of",
@@ -157,6 +159,24 @@ def fit_or_rank(
             if len(kept) == 1:
                 raise
             kept.pop()
+
+
+def merged_messages(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return messages, in texts, with those of one role in a row as one, a blank line between.
+
+    Most chat templates, and the plain form, want roles that alternate. Messages with calls and
+    results of tools are left as they are.
+    """
+    merged: list[dict[str, Any]] = []
+    for message in messages:
+        last = merged[-1] if merged else {}
+        texts = (last.get("content"), message.get("content"))
+        same = last.get("role") == message.get("role") in _MERGED_ROLES
+        if same and not ("tool_calls" in last or "tool_calls" in message):
+            last["content"] = "\n\n".join(text for text in texts if text)
+        else:
+            merged.append(dict(message))
+    return merged
 
 
 def schema_request(schema: Mapping[str, object]) -> str:

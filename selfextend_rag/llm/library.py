@@ -165,6 +165,38 @@ class KeptReadings(OneInProcess):
 
         return await in_thread(lambda: self.get(key, question, cancelled=ends, **options), left)
 
+    def find(
+        self,
+        documents: Documents,
+        question: str = "",
+        *,
+        history: History = (),
+        max_new_tokens: int | None = None,
+    ) -> Reading | None:
+        """Return the kept reading that ``get`` would return, or None; nothing is read."""
+        key = tuple(as_documents(documents))
+        return self._found(key, self._tokens_of(question, history), max_new_tokens)
+
+    def check(
+        self,
+        documents: Documents,
+        question: str,
+        *,
+        history: History = (),
+        max_new_tokens: int | None = None,
+    ) -> None:
+        """Refuse what ``get`` can't read, as far as the window decides; the model does not run.
+
+        Raises:
+            ContextBudgetExceeded: documents, question and answer do not fit.
+        """
+        reserve = self._tokens_of(question, history)
+        try:
+            self.llm.plan(documents, question_reserve=reserve, max_new_tokens=max_new_tokens)
+        except MemoryBudgetExceeded:
+            if not self.nbytes:  # where there are other readings, they go first
+                raise
+
     def clear(self) -> None:
         """Forget all readings."""
         with self._lock:

@@ -1,0 +1,160 @@
+"""Files that clients sent: each is read to a document when it comes, and kept by its content."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import hashlib
+import threading
+import time
+from dataclasses import dataclass, field
+from urllib.parse import unquote_to_bytes
+
+from selfextend_rag.documents import Document
+from selfextend_rag.serve.errors import ApiError, bad_request
+
+_AT_ONCE = 2  # files that are read at the same time; each may take some hundred MB
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file as it was read.
+
+    Args:
+        id: the same for the same name and content.
+        name: as the client named it, without folders.
+        nbytes: as it was sent.
+        document: its text, and what of the file the text does not say.
+        created: seconds since 1970.
+    """
+
+    id: str
+    name: str
+    nbytes: int
+    document: Document
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def to_dict(self) -> dict[str, object]:
+        """Return it as OpenAI's file object, with what this server knows besides."""
+        return {
+            "id": self.id,
+            "object": "file",
+            "bytes": self.nbytes,
+            "created_at": self.created,
+            "filename": self.name,
+            "purpose": "user_data",
+            "status": "processed",
+            "title": self.document.title,
+            "characters": len(self.document.text),
+            "format": self.document.metadata.get("format"),
+            "remarks": [remark.to_dict() for remark in self.document.remarks],
+        }
+
+
+class FileStore:
+    """The files of a server, in memory.
+
+    Args:
+        most: how many to keep.
+        most_bytes: what they may take together.
+    """
+
+    def __init__(self, most: int, most_bytes: int) -> None:
+        self.most = most
+        self.most_bytes = most_bytes
+        self._files: dict[str, StoredFile] = {}
+        self._lock = threading.Lock()
+        self._reading = asyncio.Semaphore(_AT_ONCE)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    @property
+    def nbytes(self) -> int:
+        """Return the bytes of all files, as they were sent."""
+        with self._lock:
+            return sum(file.nbytes for file in self._files.values())
+
+    def all(self) -> list[StoredFile]:
+        """Return the files, in the order in which they came."""
+        with self._lock:
+            return list(self._files.values())
+
+    async def add(self, data: bytes, name: str) -> StoredFile:
+        """Read a file and keep it; one that is there already is that one.
+
+        Raises:
+            ApiError: there is no space for it.
+            DocumentError: it can't be read whole.
+        """
+        name = plain_name(name)
+        file_id = f"file-{hashlib.sha256(name.encode() + bytes(1) + data).hexdigest()[:24]}"
+        with self._lock:
+            if file_id in self._files:
+                return self._files[file_id]
+        self._check_space(len(data))
+        async with self._reading:
+            document = await asyncio.to_thread(Document.from_bytes, data, name)
+        file = StoredFile(file_id, name, len(data), document)
+        self._check_space(len(data))
+        with self._lock:
+            return self._files.setdefault(file_id, file)
+
+    def get(self, file_id: str) -> StoredFile:
+        """Return a file.
+
+        Raises:
+            ApiError: there is none of this id.
+        """
+        with self._lock:
+            file = self._files.get(file_id)
+        if file is None:
+            raise ApiError(
+                404,
+                f"there is no file {file_id!r}; files are kept while the server runs",
+                code="file_not_found",
+                param="file_id",
+            )
+        return file
+
+    def remove(self, file_id: str) -> None:
+        """Forget a file.
+
+        Raises:
+            ApiError: there is none of this id.
+        """
+        self.get(file_id)
+        with self._lock:
+            self._files.pop(file_id, None)
+
+    def _check_space(self, more: int) -> None:
+        if len(self) >= self.most or self.nbytes + more > self.most_bytes:
+            raise ApiError(
+                413,
+                f"the server keeps {self.most} files of {self.most_bytes} bytes together, and has "
+                f"{len(self)} of {self.nbytes}; delete some",
+                code="too_many_files",
+                param="file",
+            )
+
+
+def plain_name(name: str) -> str:
+    """Return the name of a file without folders and control characters; never empty."""
+    last = name.replace("\\", "/").rpartition("/")[2]
+    return "".join(char for char in last if char.isprintable()).strip()[:200] or "file"
+
+
+def data_of_url(url: str) -> bytes:
+    """Return the bytes in a ``data:`` URL, or in base64 alone.
+
+    Raises:
+        ApiError: it is neither.
+    """
+    head, comma, body = url.partition(",")
+    if url.startswith("data:") and comma and not head.endswith(";base64"):
+        return unquote_to_bytes(body)
+    try:
+        return base64.b64decode(body if comma else url, validate=True)
+    except (binascii.Error, ValueError):
+        bad_request("file_data must be base64, or a data: URL", "messages")

@@ -1,0 +1,141 @@
+"""Who may send what: hosts, web pages of other origins, the API key, and the size of a body."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from selfextend_rag.serve.errors import ApiError
+from selfextend_rag.serve.settings import ServerSettings
+
+OPEN = frozenset({"/health"})  # needs no key: what restarts a server asks it
+_HEADERS = {  # of all answers
+    b"x-content-type-options": b"nosniff",
+    b"referrer-policy": b"no-referrer",
+    b"x-frame-options": b"DENY",
+    b"cross-origin-resource-policy": b"same-origin",
+}
+
+
+class Guard:
+    """Lets through what the settings allow; the outermost layer of the server."""
+
+    def __init__(self, app: ASGIApp, settings: ServerSettings, open_prefix: str | None = None):
+        self.app = app
+        self.settings = settings
+        self.open_prefix = open_prefix
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse a request, or pass it on."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        try:
+            self._check(scope, Headers(scope=scope))
+        except ApiError as error:
+            await error.response()(scope, receive, send)
+            return
+        bounded = _Bounded(receive, self.settings.max_body_bytes)
+        await self.app(scope, bounded, _with_headers(send))
+
+    def _check(self, scope: Scope, headers: Headers) -> None:
+        host = headers.get("host", "")
+        if not self._is_allowed_host(_name_of(host)):
+            raise ApiError(
+                421,
+                f"this server does not answer under the name {_name_of(host)!r}; allow it with "
+                "--allowed-host",
+                code="host_not_allowed",
+            )
+        origin = headers.get("origin")
+        if origin is not None and not self._is_allowed_origin(origin, host, scope):
+            raise ApiError(
+                403,
+                f"pages of {origin} may not use this server; allow them with --allowed-origin",
+                code="origin_not_allowed",
+            )
+        declared = headers.get("content-length", "")
+        if declared.isdecimal() and int(declared) > self.settings.max_body_bytes:
+            raise too_large(self.settings.max_body_bytes)
+        self._check_key(scope, headers)
+
+    def _check_key(self, scope: Scope, headers: Headers) -> None:
+        wanted, path = self.settings.api_key, scope["path"]
+        if wanted is None or path in OPEN or scope["method"] == "OPTIONS":
+            return
+        if self.open_prefix is not None and path.startswith(self.open_prefix):
+            return
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        same = hmac.compare_digest(given.strip().encode(), wanted.encode())
+        if scheme.lower() != "bearer" or not same:
+            raise ApiError(
+                401,
+                "this server wants its API key, as the header Authorization: Bearer KEY",
+                code="invalid_api_key",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+
+    def _is_allowed_host(self, name: str) -> bool:
+        return "*" in self.settings.allowed_hosts or name in self.settings.allowed_hosts
+
+    def _is_allowed_origin(self, origin: str, host: str, scope: Scope) -> bool:
+        if origin in self.settings.allowed_origins:
+            return True
+        parts = urlsplit(origin)
+        return parts.scheme in ("http", "https") and parts.netloc.lower() == host.lower()
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host to listen on is reached from this machine alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def too_large(limit: int) -> ApiError:
+    """Return the error of a request with more bytes than are taken."""
+    return ApiError(
+        413, f"a request may have {limit} bytes; send fewer or smaller files", code="too_large"
+    )
+
+
+def _name_of(host: str) -> str:
+    """Return a ``Host`` header without its port, and without brackets."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0].lower()
+    return host.partition(":")[0].lower()
+
+
+class _Bounded:
+    """Receives a body up to some bytes, whatever its header declared."""
+
+    def __init__(self, receive: Receive, limit: int) -> None:
+        self._receive = receive
+        self._limit = limit
+        self._taken = 0
+
+    async def __call__(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "http.request":
+            self._taken += len(message.get("body", b""))
+            if self._taken > self._limit:
+                raise too_large(self._limit)
+        return message
+
+
+def _with_headers(send: Send) -> Send:
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            given = {name.lower() for name, _ in message["headers"]}
+            more = [(name, value) for name, value in _HEADERS.items() if name not in given]
+            message = {**message, "headers": [*message["headers"], *more]}
+        await send(message)
+
+    return sending

@@ -1,0 +1,61 @@
+"""Runs the server on uvicorn, and ends it without cutting answers off."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Callable
+
+import uvicorn
+from fastapi import FastAPI
+
+from selfextend_rag.serve.state import Served
+
+_log = logging.getLogger(__name__)
+_LAST_WORDS_SECONDS = 5  # for streams to send how they ended
+
+
+class _Server(uvicorn.Server):
+    """Stops in order: lets nothing in, lets answers end for a while, then ends them."""
+
+    def __init__(self, config: uvicorn.Config, served: Served, on_start: Callable[[str], None]):
+        super().__init__(config)
+        self._served = served
+        self._on_start = on_start
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen, and say where."""
+        await super().startup(sockets)
+        if self.started:
+            host, port = self.servers[0].sockets[0].getsockname()[:2]
+            shown = f"[{host}]" if ":" in host else host
+            self._on_start(f"http://{shown}:{port}")
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let running answers end, as long as the settings say."""
+        await self._served.admission.close(self._served.settings.shutdown_seconds)
+        await super().shutdown(sockets)
+
+
+def run(app: FastAPI, host: str, port: int, on_start: Callable[[str], None]) -> None:
+    """Serve until SIGINT or SIGTERM.
+
+    Args:
+        app: made by `create_app`.
+        host: name or address to listen on.
+        port: 0 for one that is free.
+        on_start: called with the address, once it is listened on.
+
+    Raises:
+        OSError: it can't be listened on.
+    """
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=_LAST_WORDS_SECONDS,
+    )
+    _Server(config, app.state.served, on_start).run()

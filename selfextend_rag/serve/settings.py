@@ -1,0 +1,57 @@
+"""What a server allows and keeps."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSettings:
+    """Names, limits and places of a server; see docs/server.md.
+
+    Args:
+        model_name: what clients call the model; by default its own name.
+        api_key: what clients have to send as a bearer token; None for none.
+        allowed_hosts: names under which the server may be addressed, without port; a request for
+            another one is refused, so that no web page reaches it by a name that it points here.
+            ``"*"`` allows any.
+        allowed_origins: web pages of other hosts that may use it, such as
+            ``"https://intranet.example"``.
+        max_waiting: requests that may wait for the model besides the one that it answers.
+        max_body_bytes: bytes of a request, files in it included.
+        max_files: uploaded files to keep.
+        max_files_bytes: what they may take together, as they were sent.
+        readings_bytes: memory for the keys of documents that were read.
+        readings_dir: a folder where they are kept as well; None for memory alone.
+        readings_dir_bytes: what its files may take together.
+        shutdown_seconds: how long running answers may go on after the server was asked to stop.
+
+    Raises:
+        ValueError: a number is out of range, or the key is empty.
+    """
+
+    model_name: str | None = None
+    api_key: str | None = None
+    allowed_hosts: tuple[str, ...] = LOOPBACK
+    allowed_origins: tuple[str, ...] = ()
+    max_waiting: int = 64
+    max_body_bytes: int = 256 << 20
+    max_files: int = 1000
+    max_files_bytes: int = 1 << 30
+    readings_bytes: int = 2 << 30
+    readings_dir: str | os.PathLike[str] | None = None
+    readings_dir_bytes: int = 16 << 30
+    shutdown_seconds: float = 10.0
+
+    def __post_init__(self) -> None:
+        for name in ("max_body_bytes", "max_files", "max_files_bytes", "readings_dir_bytes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("max_waiting", "readings_bytes", "shutdown_seconds"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be 0 or positive, got {getattr(self, name)}")
+        if self.api_key is not None and not self.api_key.strip():
+            raise ValueError("api_key is empty; give one, or None for a server without")

@@ -1,0 +1,42 @@
+"""What all routes of a server share."""
+
+from __future__ import annotations
+
+from selfextend_rag.llm import KeptReadings, LongContextLLM
+from selfextend_rag.serve.admission import Admission
+from selfextend_rag.serve.errors import ApiError
+from selfextend_rag.serve.files import FileStore
+from selfextend_rag.serve.metrics import Metrics
+from selfextend_rag.serve.settings import ServerSettings
+
+
+class Served:
+    """A model with its queue, files and readings.
+
+    Args:
+        llm: the model.
+        settings: what the server allows and keeps.
+    """
+
+    def __init__(self, llm: LongContextLLM, settings: ServerSettings) -> None:
+        self.llm = llm
+        self.settings = settings
+        self.model_name = settings.model_name or llm.name
+        self.admission = Admission(settings.max_waiting)
+        self.files = FileStore(settings.max_files, settings.max_files_bytes)
+        self.readings = KeptReadings(llm, max_bytes=settings.readings_bytes)
+        self.metrics = Metrics(self.admission, self.files, self.readings)
+
+    def check_model(self, name: str) -> None:
+        """Refuse another model than the one that is here.
+
+        Raises:
+            ApiError: it is another.
+        """
+        if name != self.model_name:
+            raise ApiError(
+                404,
+                f"there is no model {name!r} here, but {self.model_name!r}",
+                code="model_not_found",
+                param="model",
+            )
