@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from selfextend_rag.serve.errors import ApiError
 from selfextend_rag.serve.settings import ServerSettings
 
-OPEN = frozenset({"/health"})  # needs no key: what restarts a server asks it
+_OPEN = ("/health", "/", "/app", "/app/", "/app/static")  # the page, which asks for the key itself
 _HEADERS = {  # of all answers
     b"x-content-type-options": b"nosniff",
     b"referrer-policy": b"no-referrer",
@@ -24,10 +24,9 @@ _HEADERS = {  # of all answers
 class Guard:
     """Lets through what the settings allow; the outermost layer of the server."""
 
-    def __init__(self, app: ASGIApp, settings: ServerSettings, open_prefix: str | None = None):
+    def __init__(self, app: ASGIApp, settings: ServerSettings) -> None:
         self.app = app
         self.settings = settings
-        self.open_prefix = open_prefix
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse a request, or pass it on."""
@@ -65,9 +64,7 @@ class Guard:
 
     def _check_key(self, scope: Scope, headers: Headers) -> None:
         wanted, path = self.settings.api_key, scope["path"]
-        if wanted is None or path in OPEN or scope["method"] == "OPTIONS":
-            return
-        if self.open_prefix is not None and path.startswith(self.open_prefix):
+        if wanted is None or scope["method"] == "OPTIONS" or _is_open(path):
             return
         scheme, _, given = headers.get("authorization", "").partition(" ")
         same = hmac.compare_digest(given.strip().encode(), wanted.encode())
@@ -87,6 +84,11 @@ class Guard:
             return True
         parts = urlsplit(origin)
         return parts.scheme in ("http", "https") and parts.netloc.lower() == host.lower()
+
+
+def _is_open(path: str) -> bool:
+    """Return whether a path needs no key: what restarts a server asks it, or it is the page."""
+    return path in _OPEN or path.startswith("/app/static/")
 
 
 def is_loopback(host: str) -> bool:
