@@ -129,6 +129,7 @@ class EmbeddingRanking:
             )
         name = next((getattr(given, x, None) for x in ("model_name", "model")), None)
         self._name = f"{type(given).__name__} {name or ''}".strip()
+        self._last: tuple[list[str], Sequence[Sequence[float]]] = ([], [])
 
     def identity(self) -> Mapping[str, object]:
         """Return class and name of the embeddings, and what they make of a sentence.
@@ -142,9 +143,11 @@ class EmbeddingRanking:
         return [f"{x:.2g}" for x in self._query("Which is it?")[:16]]
 
     def scores(self, item: Item, question: Question, passages: Sequence[str]) -> list[float]:
-        """Return cosines with the question."""
+        """Return cosines with the question; the passages of the last one are not embedded again."""
         asked = self._query(question.query or question.text)
-        return [_cosine(asked, x) for x in self._texts(list(passages))]
+        if self._last[0] != list(passages):
+            self._last = list(passages), self._texts(list(passages))
+        return [_cosine(asked, x) for x in self._last[1]]
 
 
 def _cosine(one: Sequence[float], other: Sequence[float]) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import html
 import json
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -13,17 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from selfextend_rag.evals.methods.base import LoadedModel, Method
+from selfextend_rag.evals.pages import html_page, write_whole
 from selfextend_rag.evals.suite.rows import Row
 from selfextend_rag.evals.suite.run import Results
 
 SUMMARY, REPORT = "summary.json", "report.html"
 _EXAMPLES = 2  # answers of each task and column that are shown
-_STYLE = (
-    "body{font:15px/1.5 system-ui,sans-serif;max-width:75rem;margin:2rem auto;padding:0 1rem}"
-    "table{border-collapse:collapse;margin:1rem 0}th,td{border:1px solid #bbb;padding:.3rem .6rem;"
-    "text-align:left;vertical-align:top}th{background:#f2f2f2}img{max-width:100%}"
-    "small{color:#555}pre{white-space:pre-wrap;margin:0}"
-)
 
 
 def write_results(
@@ -46,14 +40,8 @@ def write_results(
         "transformers": metadata.version("transformers"),
     }
     text = json.dumps({**about, **summary}, ensure_ascii=False, indent=1)
-    _replace(folder / SUMMARY, f"{text}\n")
-    _replace(folder / REPORT, page(results, summary, about, plot=plot))
-
-
-def _replace(path: Path, text: str) -> None:
-    beside = path.with_suffix(f"{path.suffix}.new")
-    beside.write_text(text, "utf-8", errors="replace")
-    os.replace(beside, path)
+    write_whole(folder / SUMMARY, f"{text}\n")
+    write_whole(folder / REPORT, page(results, summary, about, plot=plot))
 
 
 def page(
@@ -63,7 +51,6 @@ def page(
     title = f"Evaluation of {about['model']}"
     level = f"{summary['level']:.0%}"
     parts = [
-        f"<h1>{_text(title)}</h1>",
         f"<p>Intervals hold {level} of {summary['resamples']} bootstrap samples of documents. A "
         "prompt is read whole, or cut by the benchmark's own rule where a column says so. Answers "
         "are greedy.</p>",
@@ -80,10 +67,7 @@ def page(
         _table(["", ""], [[name, _shown(value)] for name, value in about.items()]),
         f"<p><small>{_text(platform.platform())}, Python {platform.python_version()}</small></p>",
     ]
-    head = f'<meta charset="utf-8"><title>{_text(title)}</title><style>{_STYLE}</style>'
-    return (
-        f"<!doctype html><html lang='en'><head>{head}</head><body>{''.join(parts)}</body></html>\n"
-    )
+    return html_page(title, parts)
 
 
 def _scores(summary: Mapping[str, Any]) -> str:

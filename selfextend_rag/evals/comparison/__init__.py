@@ -1,0 +1,22 @@
+"""Whole documents against retrieval, on a user's own documents and questions.
+
+``asked`` reads questions, ``passages`` makes and finds passages, ``run`` has both sides answered,
+``results`` is what came of it, ``advice`` recommends, ``shown`` writes it as text and HTML.
+"""
+
+from selfextend_rag.evals.comparison.asked import Asked, QuestionsError, read_questions
+from selfextend_rag.evals.comparison.passages import RETRIEVERS, Retrieval
+from selfextend_rag.evals.comparison.results import Compared, Comparison, Recommendation
+from selfextend_rag.evals.comparison.run import compare
+
+__all__ = [
+    "RETRIEVERS",
+    "Asked",
+    "Compared",
+    "Comparison",
+    "QuestionsError",
+    "Recommendation",
+    "Retrieval",
+    "compare",
+    "read_questions",
+]
