@@ -319,7 +319,7 @@ def test_files_of_official_generators_are_used(tmp_path):
 
 def test_longlm_pass_keys_are_asked_as_its_example_does(tmp_path):
     for name, key in (("", "4"), ("_32k", "5")):
-        record = {"input": f"The pass key is {key}.", "target": key}
+        record = {"input": f"The pass key is {key}.\n", "target": key}
         lines(tmp_path / f"passkey_examples{name}.jsonl", record)
     lines(tmp_path / "passkey.jsonl", {"context": "another benchmark's"})
     _, (item, longer) = items("passkey/longlm", tmp_path)

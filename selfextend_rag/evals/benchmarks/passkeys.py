@@ -118,8 +118,8 @@ def _longlm(source: Source, tokens: Tokens) -> Iterator[Item]:
     for path in source.find(_LONGLM):  # one for each length
         for number, record in enumerate(read_records(path)):
             text, key = str(record["input"]), str(record["target"]).strip()
-            gold, asked = {"answer": key}, f"\n{_ASKED}"
-            question = Question("0", asked, gold, 24, answer=key, evidence=(key,))
+            gold = {"answer": key}  # asked without a line end: the text ends with its own
+            question = Question("0", _ASKED, gold, 24, answer=key, evidence=(key,))
             id, groups = f"{path.stem}-{number}", {"characters": len(text)}
             yield Item(id, "", text, (question,), groups=groups)
 
