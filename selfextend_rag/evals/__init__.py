@@ -15,8 +15,8 @@ from selfextend_rag.evals.comparison import (
     read_questions,
 )
 from selfextend_rag.evals.metrics import NllByPosition, is_exact_match, nll_by_position, perplexity
-from selfextend_rag.evals.prose import Prose, king_james
-from selfextend_rag.evals.runner import Cell, depths, run_lookups, run_perplexity
+from selfextend_rag.evals.prose import Prose, depths, king_james
+from selfextend_rag.evals.runner import Cell, run_lookups, run_perplexity
 from selfextend_rag.evals.tasks import LookupTask, lookup_task, passkey_task
 
 __all__ = [

@@ -20,8 +20,8 @@ from transformers import PreTrainedTokenizerBase
 from selfextend_rag.cache import SelfExtendCache
 from selfextend_rag.engine import Engine, GenerationSettings
 from selfextend_rag.evals.metrics import perplexity
-from selfextend_rag.evals.prose import Prose, leading_tokens
-from selfextend_rag.evals.runner import MAX_NEW_TOKENS, depths
+from selfextend_rag.evals.prose import Prose, depths, leading_tokens
+from selfextend_rag.evals.runner import MAX_NEW_TOKENS
 from selfextend_rag.evals.tasks import passkey_task
 from selfextend_rag.model import extended
 from selfextend_rag.planning.pretraining import (

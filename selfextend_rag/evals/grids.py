@@ -19,13 +19,12 @@ from selfextend_rag.bundled import FOLDER
 from selfextend_rag.bundled import NAME as BUNDLED
 from selfextend_rag.evals.access import HuggingFaceModel
 from selfextend_rag.evals.plots import heat_maps, nll_curves
-from selfextend_rag.evals.prose import Prose, king_james, leading_tokens
+from selfextend_rag.evals.prose import Prose, depths, king_james, leading_tokens
 from selfextend_rag.evals.runner import (
     MAX_NEW_TOKENS,
     TASKS,
     Cell,
     PerplexityRow,
-    depths,
     run_lookups,
     run_perplexity,
 )

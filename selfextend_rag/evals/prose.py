@@ -11,7 +11,7 @@ from importlib.resources import files
 
 from transformers import PreTrainedTokenizerBase
 
-_SENTENCE_BORDER = re.compile(r"(?<=[.!?:;])\s+(?=[A-Z\"'(])")
+SENTENCE_BORDER = re.compile(r"(?<=[.!?:;])\s+(?=[A-Z\"'(])")
 
 
 def king_james() -> str:
@@ -47,7 +47,7 @@ class Prose:
         starts: list[int] = []
         break_ids = encode(tokenizer, "\n\n")
         for paragraph in re.split(r"\n\s*\n", text):
-            sentences = _SENTENCE_BORDER.split(" ".join(paragraph.split()))
+            sentences = SENTENCE_BORDER.split(" ".join(paragraph.split()))
             for number, sentence in enumerate(s for s in sentences if s):
                 borders.append(len(ids))
                 if not number and ids:
@@ -74,6 +74,11 @@ class Prose:
         end = bisect.bisect_left(self.borders, start + length)
         later = [border - start for border in self.borders[first + 1 : end]]
         return list(self.ids[start : start + length]), [0, *later]
+
+
+def depths(count: int) -> list[float]:
+    """Return ``count`` depths from 0 to 1, evenly spread; one is in the middle."""
+    return [0.5] if count == 1 else [number / (count - 1) for number in range(count)]
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

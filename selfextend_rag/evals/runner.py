@@ -50,11 +50,6 @@ class PerplexityRow(TypedDict):
     settings: dict[str, int] | None
 
 
-def depths(count: int) -> list[float]:
-    """Return ``count`` depths from 0 to 1, evenly spread."""
-    return [0.5] if count == 1 else [number / (count - 1) for number in range(count)]
-
-
 def run_lookups(
     model: EvaluatedModel,
     tokenizer: PreTrainedTokenizerBase,

@@ -40,6 +40,18 @@ def test_rouge_of_a_very_long_sentence_is_zero_whatever_calls_it():
     assert longbench.rouge_l(longer, longer) == 0
 
 
+def test_an_error_of_the_library_is_no_score_of_zero(monkeypatch):
+    """It was lost in the thread that the score is computed in."""
+    import rouge
+
+    def broken(*given, **named):
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(rouge.Rouge, "get_scores", broken)
+    with pytest.raises(RuntimeError, match="broken"):
+        longbench.rouge_l("a cat", "a cat")
+
+
 def test_rouge_of_leval_is_another_metric():
     scores = leval.rouge("word word", "word")
     assert scores["rouge1"] == pytest.approx(200 / 3)

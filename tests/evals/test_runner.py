@@ -14,13 +14,14 @@ from selfextend_rag.evals import (
     HuggingFaceModel,
     Prose,
     access,
+    depths,
     grids,
     king_james,
     run_lookups,
     run_perplexity,
 )
 from selfextend_rag.evals.grids import Grid
-from selfextend_rag.evals.runner import MAX_NEW_TOKENS, depths
+from selfextend_rag.evals.runner import MAX_NEW_TOKENS
 from selfextend_rag.planning import ContextBudgetPlanner
 from selfextend_rag.positions import SelfExtend
 

@@ -12,13 +12,12 @@ from functools import cache
 from typing import TypeVar
 
 from selfextend_rag.evals.benchmarks.items import BenchmarkError, Tokens
-from selfextend_rag.evals.prose import king_james
+from selfextend_rag.evals.prose import SENTENCE_BORDER, king_james
 
 NOISE = "The field is wide. The river is slow. The lamp is warm. We walk on, and come home again."
 """Sentences that say nothing, repeated; our own in place of the benchmarks'."""
 
 Built = TypeVar("Built")
-_SENTENCE = re.compile(r"(?<=[.!?:;])\s+(?=[A-Z\"'(])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +50,7 @@ class SyntheticOptions:
 @cache
 def sentences() -> tuple[str, ...]:
     """Return the sentences of the shipped prose (King James Bible)."""
-    return tuple(s for s in _SENTENCE.split(" ".join(king_james().split())) if s)
+    return tuple(s for s in SENTENCE_BORDER.split(" ".join(king_james().split())) if s)
 
 
 @cache

@@ -15,6 +15,7 @@ from selfextend_rag.evals.benchmarks.files import Source, read_records
 from selfextend_rag.evals.benchmarks.haystack import SyntheticOptions
 from selfextend_rag.evals.benchmarks.items import Item, Question, Scores, Task, Tokens
 from selfextend_rag.evals.metrics import retrieval
+from selfextend_rag.evals.prose import depths
 
 DIGITS = (5, 10, 36, 64)
 _LONGLM = "passkey_examples*.jsonl"
@@ -64,17 +65,12 @@ def tasks(source: Source, options: SyntheticOptions) -> list[Task]:
     return [*keys, *needles, longlm]
 
 
-def _depths(options: SyntheticOptions) -> list[float]:
-    count = options.depths
-    return [0.5] if count == 1 else [number / (count - 1) for number in range(count)]
-
-
 def _pass_keys(
     digits: int, length: int, options: SyntheticOptions, tokens: Tokens
 ) -> Iterator[Item]:
     size, most = haystack.counted(tokens), digits + 8
     for sample in range(options.samples):
-        for place, depth in enumerate(_depths(options)):
+        for place, depth in enumerate(depths(options.depths)):
             rng = random.Random(f"passkey {digits} {length} {options.seed} {sample} {depth}")
             key = haystack.digits(rng, digits)
             fact = f"The pass key is {key}. Remember it. {key} is the pass key."
@@ -96,7 +92,7 @@ def _needles(length: int, options: SyntheticOptions, tokens: Tokens) -> Iterator
     size, most = haystack.counted(tokens), 48
     before = "Read this text and answer the question after it.\n\n"
     for sample in range(options.samples):
-        for place, depth in enumerate(_depths(options)):
+        for place, depth in enumerate(depths(options.depths)):
             rng = random.Random(f"needle {length} {options.seed} {sample} {depth}")
             town, thing = rng.choice(_PLACES), rng.choice(_THINGS)
             start = rng.randrange(len(haystack.sentences()))

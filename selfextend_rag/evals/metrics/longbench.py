@@ -10,8 +10,8 @@ import difflib
 import logging
 import re
 import string
-import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from selfextend_rag.evals.metrics.words import metric_library, overlap_f1, word_f1
 
@@ -33,21 +33,17 @@ def rouge_l(prediction: str, reference: str) -> float:
     without words, and for one so long that its recursion ends (about a thousand words without a
     full stop). The latter would depend on the caller's own depth, hence the thread.
     """
-    scores: list[float] = []
 
-    def compute() -> None:
+    def compute() -> float:
         rouge = metric_library("rouge").Rouge(metrics=["rouge-l"])
         try:
             found = rouge.get_scores([prediction], [reference], avg=True)
         except (ValueError, RecursionError):
-            return
-        scores.append(float(found["rouge-l"]["f"]))
+            return 0.0
+        return float(found["rouge-l"]["f"])
 
-    metric_library("rouge")  # raises here and not in the thread
-    thread = threading.Thread(target=compute)
-    thread.start()
-    thread.join()
-    return scores[0] if scores else 0.0
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(compute).result()
 
 
 def rouge_l_zh(prediction: str, reference: str) -> float:
