@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -24,10 +25,11 @@ from selfextend_rag.evals.methods import (
     MethodOptions,
 )
 from selfextend_rag.evals.metrics import perplexity
+from selfextend_rag.evals.suite.bootstrap import interval
 from selfextend_rag.evals.suite.report import page
 from selfextend_rag.evals.suite.rows import ResultsError, RowFile
 from selfextend_rag.evals.suite.run import Column, SuiteOptions, run_suite
-from selfextend_rag.evals.suite.summary import interval, summary_of, table
+from selfextend_rag.evals.suite.summary import summary_of, table
 from tests.tiny import byte_tokenizer, tiny_llama
 
 
@@ -230,7 +232,50 @@ def test_means_are_of_tasks_that_belong_together(tmp_path):
     tasks = [task(2, name=name) for name in names]
     results = run(tmp_path, Fake("plain", sometimes), tasks=tasks)
     averages = summary_of(results)["averages"]
-    assert averages == {"ruler at 64": {"tasks": 2, "columns": {"plain": pytest.approx(200 / 3)}}}
+    assert [(name, found["tasks"]) for name, found in averages.items()] == [("ruler at 64", 2)]
+    assert averages["ruler at 64"]["columns"] == {"plain": pytest.approx(200 / 3)}
+
+
+class Noisy(Fake):
+    """Is right or wrong by a draw of its own for every question of every task."""
+
+    def answers(self, item):
+        drawn = random.Random(f"{self.name} {item.id} {item.document}")
+        return [replace(x, text=str(drawn.randrange(2))) for x in super().answers(item)]
+
+
+def test_means_over_tasks_have_intervals_and_differences_of_their_own(tmp_path):
+    """Tasks are independent: four of them have half the standard error of one."""
+    tasks = [task(50, name=f"longbench/{n}", questions=1, length=10 + n) for n in range(4)]
+    plain, other = (Noisy(name, always) for name in ("plain", "selfextend"))
+    summary = summary_of(run(tmp_path, plain, other, tasks=tasks))
+    mean = summary["averages"]["longbench"]
+    scores = [x["columns"]["plain"]["score"] for x in summary["tasks"].values()]
+    low, high = mean["intervals"]["plain"]
+    assert mean["columns"]["plain"] == pytest.approx(sum(scores) / 4)
+    assert low < mean["columns"]["plain"] < high
+    assert high - low == pytest.approx(2 * 1.96 * 50 / 200**0.5, rel=0.15)
+    (found,) = mean["differences"]
+    one, two = mean["columns"]["selfextend"], mean["columns"]["plain"]
+    assert (found["items"], found["difference"]) == (200, pytest.approx(one - two))
+    low, high = found["interval"]
+    assert low < found["difference"] < high
+    assert high - low == pytest.approx(2 * 1.96 * 50 * (2 / 200) ** 0.5, rel=0.15)
+
+
+def test_means_say_how_many_answers_they_lack(tmp_path):
+    class Half(Fake):
+        def answers(self, item):
+            if item.id == "0":
+                raise MethodError("not this")
+            return super().answers(item)
+
+    tasks = [task(3, name=f"longbench/{n}", length=n) for n in range(2)]
+    results = run(tmp_path, Fake("plain", always), Half("bm25", always), tasks=tasks)
+    summary = summary_of(results)
+    assert summary["averages"]["longbench"]["left_out"] == {"plain": 0, "bm25": 6}
+    assert table(summary).splitlines()[-1].endswith("(6 left out)")
+    assert "6 left out" in page(results, summary, {"model": "m"}, plot=False)
 
 
 def test_intervals_are_of_items_and_hold_the_mean():
@@ -245,7 +290,8 @@ def test_intervals_are_of_items_and_hold_the_mean():
     assert narrow[0] < 0.5 < narrow[1]
     assert wide[1] - wide[0] > (narrow[1] - narrow[0]) * 1.2
     assert narrow[1] - narrow[0] == pytest.approx(2 * 1.96 * 0.5 / 40**0.5, rel=0.15)
-    assert interval({"0": [{"score": 1.0}]}, mean) is None
+    few = {str(n): [{"score": 1.0}] for n in range(4)}
+    assert interval(few, mean) is None
 
 
 def test_the_report_is_one_page_that_loads_nothing(tmp_path):

@@ -80,10 +80,18 @@ def _scores(summary: Mapping[str, Any]) -> str:
         cells = [_score(task["columns"].get(column)) for column in columns]
         rows.append([f"{_text(name)}{notes}", *cells])
     for name, average in summary["averages"].items():
-        means = average["columns"]
-        cells = [f"{means[x]:.2f}" if x in means else "" for x in columns]
+        cells = [_mean(average, column) for column in columns]
         rows.append([f"<b>{_text(name)}, mean of {average['tasks']}</b>", *cells])
     return "<h2>Scores</h2>" + _table(["task", *columns], rows)
+
+
+def _mean(average: Mapping[str, Any], column: str) -> str:
+    if column not in average["columns"]:
+        return ""
+    bounds, missing = average["intervals"][column], average["left_out"][column]
+    around = "" if bounds is None else " [{:.2f}, {:.2f}]".format(*bounds)
+    left_out = f"<br><small>{missing} left out</small>" if missing else ""
+    return f"<b>{average['columns'][column]:.2f}</b>{around}{left_out}"
 
 
 def _score(figures: Mapping[str, Any] | None) -> str:
@@ -110,8 +118,9 @@ def _score(figures: Mapping[str, Any] | None) -> str:
 
 def _differences(summary: Mapping[str, Any]) -> list[str]:
     rows = []
-    for name, task in summary["tasks"].items():
-        for found in task["differences"]:
+    means = {f"{name}, mean": average for name, average in summary["averages"].items()}
+    for name, compared in {**summary["tasks"], **means}.items():
+        for found in compared["differences"]:
             bounds = found["interval"]
             clear = bounds is not None and (bounds[0] > 0 or bounds[1] < 0)
             figure = f"{found['difference']:+.2f}"

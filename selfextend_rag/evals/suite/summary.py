@@ -1,55 +1,67 @@
 """What rows come to: scores with intervals, differences between columns on the same items.
 
-Questions on one document are not independent, so whole items are drawn. The same rows give the
-same figures, on any machine and however often the run that made them was broken off.
+The same rows give the same figures, on any machine and however often the run that made them was
+broken off.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-import numpy as np
-
-from selfextend_rag.evals.benchmarks.items import Scores, Task, mean_score
+from selfextend_rag.evals.benchmarks.items import Scores, Task
+from selfextend_rag.evals.suite.bootstrap import (
+    LEVEL,
+    RESAMPLES,
+    Items,
+    bootstrap,
+    bounds_of,
+    flat,
+    interval,
+    means_of,
+    paired,
+)
 from selfextend_rag.evals.suite.rows import Row
 from selfextend_rag.evals.suite.run import Column, Results
 
-RESAMPLES = 1000
-LEVEL = 0.95
-_SEED = 20240101
-
 Values = dict[str, object]
-Statistic = Callable[[Sequence[Scores]], float]
-Items = Mapping[str, Sequence[Scores]]
+Scored = Mapping[Column, Items]
 
 
 def summary_of(results: Results) -> Values:
     """Return all figures of a run as JSON values: by task and column, compared, and averaged."""
-    tasks = {task.name: _task_summary(task, results) for task in results.tasks}
+    scored = {task.name: _scored(task, results) for task in results.tasks}
     return {
         "level": LEVEL,
         "resamples": RESAMPLES,
         "columns": [str(column) for column in results.columns],
-        "tasks": tasks,
-        "averages": _averages(tasks),
+        "tasks": {task.name: _task_summary(task, results, scored) for task in results.tasks},
+        "averages": _averages(results, scored),
     }
 
 
-def _task_summary(task: Task, results: Results) -> Values:
-    rows = {
-        column: results.rows[task.name, column]
+def _scored(task: Task, results: Results) -> Scored:
+    """Return the scores of each column's items; none of those that it did not answer."""
+    return {
+        column: _by_item(results.rows[task.name, column])
         for column in results.columns
         if (task.name, column) in results.rows
     }
-    scored = {column: _by_item(found) for column, found in rows.items()}
+
+
+def _task_summary(task: Task, results: Results, scored: Mapping[str, Scored]) -> Values:
+    columns = scored[task.name]
     return {
         "metric": task.metric,
         "lower_is_better": task.lower_is_better,
         "prompt": task.prompt,
         "note": task.note,
-        "columns": {str(column): _figures(task, rows[column], scored[column]) for column in rows},
-        "differences": _differences(task, scored),
+        "columns": {
+            str(column): _figures(task, results.rows[task.name, column], items)
+            for column, items in columns.items()
+        },
+        "differences": _differences([task], scored),
     }
 
 
@@ -92,7 +104,7 @@ def _gold(items: Items) -> Values:
     if not known:
         return {}
     return {
-        "gold_nll": gold_nll(_flat(known.values())),
+        "gold_nll": gold_nll(flat(known.values())),
         "gold_nll_interval": interval(known, gold_nll),
     }
 
@@ -124,84 +136,46 @@ def _order(value: object) -> tuple[float, str]:
     return (float(value), "") if isinstance(value, int | float) else (math.inf, str(value))
 
 
-def _differences(task: Task, scored: Mapping[Column, Items]) -> list[Values]:
-    """Return how each column differs from plain attention and from SelfExtend, on common items."""
+def _differences(tasks: Sequence[Task], scored: Mapping[str, Scored]) -> list[Values]:
+    """Return how columns differ from plain attention and from SelfExtend, on common items.
+
+    Of several tasks it is the difference of the means over them.
+    """
+    columns = [x for x in scored[tasks[0].name] if all(x in scored[task.name] for task in tasks)]
     found = []
-    for base in scored:
+    for base in columns:
         if base.method not in ("plain", "selfextend"):
             continue
-        for column in scored:
+        for column in columns:
             if column == base or (
                 column.method in ("plain", "selfextend")
-                and [*scored].index(column) < [*scored].index(base)
+                and columns.index(column) < columns.index(base)
             ):
                 continue  # of two such columns, the later is compared with the earlier
-            common = [item for item in scored[base] if item in scored[column]]
-            if common:
-                first, second = ({x: scored[c][x] for x in common} for c in (column, base))
-                found.append(_difference(task, str(column), str(base), first, second))
+            pairs = [_common(scored[task.name], column, base) for task in tasks]
+            if all(first for first, _ in pairs):
+                compared = _difference(tasks, pairs)
+                found.append({"column": str(column), "over": str(base), **compared})
     return found
 
 
-def _difference(task: Task, name: str, base: str, first: Items, second: Items) -> Values:
-    values = paired(first, second, task.summary)
-    point = task.summary(_flat(first.values())) - task.summary(_flat(second.values()))
+def _common(scored: Scored, column: Column, base: Column) -> tuple[Items, Items]:
+    """Return the scores of two columns on the items that both answered."""
+    common = [item for item in scored[base] if item in scored[column]]
+    return {x: scored[column][x] for x in common}, {x: scored[base][x] for x in common}
+
+
+def _difference(tasks: Sequence[Task], pairs: Sequence[tuple[Items, Items]]) -> Values:
+    points, values = [], []
+    for number, (task, (first, second)) in enumerate(zip(tasks, pairs, strict=True)):
+        one, two = (task.summary(flat(items.values())) for items in (first, second))
+        points.append(one - two)
+        values.append(paired(first, second, task.summary, stream=number))
     return {
-        "column": name,
-        "over": base,
-        "items": len(first),
-        "difference": point,
-        "interval": _bounds(values),
+        "items": sum(len(first) for first, _ in pairs),
+        "difference": math.fsum(points) / len(points),
+        "interval": bounds_of(means_of(values)),
     }
-
-
-def interval(items: Items, statistic: Statistic) -> tuple[float, float] | None:
-    """Return the bootstrap interval of a statistic, items drawn with replacement.
-
-    None for a single item, of which nothing is known.
-    """
-    if len(items) < 2:
-        return None
-    return _bounds(_resampled(list(items.values()), statistic, _draws(len(items))))
-
-
-def paired(first: Items, second: Items, statistic: Statistic) -> list[float]:
-    """Return bootstrap differences of a statistic over the same items of two columns."""
-    draws, keys = _draws(len(first)), list(first)
-    if len(keys) < 2:
-        return []
-    one = _resampled([first[key] for key in keys], statistic, draws)
-    two = _resampled([second[key] for key in keys], statistic, draws)
-    return [a - b for a, b in zip(one, two, strict=True)]
-
-
-def _draws(items: int) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
-    """Return which items are drawn, ``[RESAMPLES, items]``, the same each time."""
-    return np.random.default_rng(_SEED + items).integers(0, items, (RESAMPLES, items))
-
-
-def _resampled(
-    items: Sequence[Sequence[Scores]],
-    statistic: Statistic,
-    draws: np.ndarray[tuple[int, int], np.dtype[np.int64]],
-) -> list[float]:
-    if statistic is mean_score:  # of sums, which is much faster than of rows
-        sums = np.array([math.fsum(row["score"] for row in rows) for rows in items])
-        counts = np.array([len(rows) for rows in items])
-        means: list[float] = (sums[draws].sum(1) / counts[draws].sum(1)).tolist()
-        return means
-    return [statistic(_flat(items[place] for place in drawn)) for drawn in draws.tolist()]
-
-
-def _flat(items: Iterable[Sequence[Scores]]) -> list[Scores]:
-    return [row for rows in items for row in rows]
-
-
-def _bounds(values: Sequence[float]) -> tuple[float, float] | None:
-    if not values:
-        return None
-    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
-    return float(low), float(high)
 
 
 def _averaged(name: str, metric: object) -> str:
@@ -216,24 +190,51 @@ def _averaged(name: str, metric: object) -> str:
     return {"longbench": "longbench", "leval": f"leval, {metric}"}.get(benchmark, "")
 
 
-def _averages(tasks: Mapping[str, Values]) -> Values:
+def _averages(results: Results, scored: Mapping[str, Scored]) -> Values:
     """Return means over tasks, of the columns that have a score in all of them."""
-    found: Values = {}
-    members: dict[str, list[Values]] = {}
-    for name, task in tasks.items():
-        if under := _averaged(name, task["metric"]):
+    members: dict[str, list[Task]] = {}
+    for task in results.tasks:
+        if under := _averaged(task.name, task.metric):
             members.setdefault(under, []).append(task)
-    for benchmark, below in members.items():
-        columns: list[Mapping[str, Mapping[str, float]]]
-        columns = [task["columns"] for task in below]  # type: ignore[misc]  # as summarise made it
-        if len(below) < 2:
-            continue
-        names = dict.fromkeys(name for column in columns for name in column)
-        scored = [x for x in names if all("score" in column.get(x, {}) for column in columns)]
-        if scored:
-            means = {x: sum(column[x]["score"] for column in columns) / len(below) for x in scored}
-            found[benchmark] = {"tasks": len(below), "columns": means}
-    return found
+    found = {name: _average(below, results, scored) for name, below in members.items()}
+    return {
+        name: average
+        for name, average in found.items()
+        if len(members[name]) > 1 and average["columns"]
+    }
+
+
+def _average(tasks: Sequence[Task], results: Results, scored: Mapping[str, Scored]) -> Values:
+    columns = [x for x in results.columns if all(scored[task.name].get(x) for task in tasks)]
+    return {
+        "tasks": len(tasks),
+        "columns": {str(column): _mean_over(tasks, column, scored) for column in columns},
+        "intervals": {
+            str(column): bounds_of(
+                means_of(
+                    [
+                        bootstrap(scored[task.name][column], task.summary, stream=number)
+                        for number, task in enumerate(tasks)
+                    ]
+                )
+            )
+            for column in columns
+        },
+        "left_out": {
+            str(column): sum(
+                row.status != "answered"
+                for task in tasks
+                for row in results.rows[task.name, column]
+            )
+            for column in columns
+        },
+        "differences": _differences(tasks, scored),
+    }
+
+
+def _mean_over(tasks: Sequence[Task], column: Column, scored: Mapping[str, Scored]) -> float:
+    values = [task.summary(flat(scored[task.name][column].values())) for task in tasks]
+    return math.fsum(values) / len(values)
 
 
 def table(summary: Mapping[str, object]) -> str:
@@ -245,18 +246,24 @@ def table(summary: Mapping[str, object]) -> str:
     lines = [
         [name, *(_cell(task["columns"].get(x)) for x in columns)] for name, task in tasks.items()
     ]
-    averages: Mapping[str, Mapping[str, Mapping[str, float]]]
+    averages: Mapping[str, Mapping[str, Any]]
     averages = summary["averages"]  # type: ignore[assignment]  # as summarise made it
     for name, average in averages.items():
-        means = average["columns"]
-        lines.append(
-            [f"{name}, mean", *(f"{means[x]:.2f}" if x in means else "-" for x in columns)]
-        )
+        lines.append([f"{name}, mean", *(_mean_cell(average, x) for x in columns)])
     widths = [max(len(line[place]) for line in [head, *lines]) for place in range(len(head))]
     return "\n".join(
         "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
         for line in [head, *lines]
     )
+
+
+def _mean_cell(average: Mapping[str, Any], column: str) -> str:
+    if column not in average["columns"]:
+        return "-"
+    bounds, missing = average["intervals"][column], average["left_out"][column]
+    around = "" if bounds is None else f" [{bounds[0]:.1f}, {bounds[1]:.1f}]"
+    left_out = f" ({missing} left out)" if missing else ""
+    return f"{average['columns'][column]:.2f}{around}{left_out}"
 
 
 def _cell(figures: Mapping[str, object] | None) -> str:
