@@ -13,6 +13,15 @@ SEVERITIES: tuple[Severity, ...] = ("note", "warning", "loss")
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
+_ONE = {"s": "", "es": "", "are": "is", "were": "was", "have": "has", "do": "does"}
+_MANY = {word: word for word in _ONE}
+
+
+def counted(count: int, says: str) -> str:
+    """Return a sentence on so many things, such as ``3 slide{s} {have} no text``."""
+    return f"{count} {says.format_map(_ONE if count == 1 else _MANY)}"
+
+
 @dataclass(frozen=True, slots=True)
 class Remark:
     """Something about a file that its document's text does not say.
@@ -43,6 +52,13 @@ class Remark:
     def to_dict(self) -> dict[str, object]:
         """Return the remark as JSON values."""
         return asdict(self)
+
+
+def remarked(
+    severity: Severity, kind: str, count: int, says: str, more: str = "", place: str | None = None
+) -> Remark:
+    """Return a remark on so many things; see ``counted``, which ``more`` is written after."""
+    return Remark(kind, counted(count, says) + more, severity, count, place)
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,11 +67,11 @@ def decode(
     if given is not None:
         text = _strict(data, name, given, "leave it out to have the encoding detected")
         metadata = {"encoding": given, "encoding_from": "given"}
-        return Content(text.removeprefix("\ufeff"), "", metadata)
+        return Content(text.lstrip("\ufeff"), "", metadata)
     for codec in _MARKED:
         if data.startswith(mark := "\ufeff".encode(codec)):
             text = _strict(data[len(mark) :], name, codec, _DAMAGED)
-            return _content(text, name, codec, "byte order mark")
+            return _content(text.lstrip("\ufeff"), name, codec, "byte order mark")
     if re.search(rb"\x1b\$[@AB()]", data):
         codec = next((codec for codec in _ESCAPED if _try(data, codec)), _ESCAPED[-1])
         return _content(_strict(data, name, codec, _DAMAGED), name, codec)

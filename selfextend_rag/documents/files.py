@@ -72,6 +72,7 @@ _ZIP_MEMBERS = {
     "ppt/presentation.xml": "pptx",
     "META-INF/container.xml": "epub",
     "content.xml": "opendocument",
+    **{"word": "docx", "xl": "xlsx", "ppt": "pptx"},
 }
 _TEXT_READERS = {"csv": "tables:read_table", "ipynb": "notebook:read_notebook"}
 # The readers of each kind, as "module:function", imported when such a file is read.
@@ -182,11 +183,12 @@ def _binary_kind(data: bytes, name: str) -> str | None:
     elif kind and kind.startswith("an old Microsoft"):
         kind = next((x for at, x in _OLE_STREAMS.items() if at.encode("utf-16-le") in data), kind)
     elif kind == "a ZIP archive":
+        kind = "a damaged ZIP archive or office file"
         with suppress(zipfile.BadZipFile, ValueError, NotImplementedError):
             found = _zip_kind(zipfile.ZipFile(io.BytesIO(data)))
             if found in _READERS:
                 return found
-            kind = f"a ZIP archive ({found})" if found else f"{kind} (read_documents reads those)"
+            kind = f"a ZIP archive ({found or 'read_documents reads those'})"
     if kind is None or kind in _READERS:
         return kind
     raise UnsupportedDocument(
@@ -209,6 +211,8 @@ def _mail_kind(data: bytes, name: str) -> str | None:
 def _zip_kind(archive: zipfile.ZipFile) -> str | None:
     """Return what document a ZIP archive is by its members, None for a plain archive."""
     members = set(archive.namelist())
+    if "[Content_Types].xml" in members:  # its main member may have another name
+        members |= {name.partition("/")[0] for name in members}
     return next((kind for name, kind in _ZIP_MEMBERS.items() if name in members), None)
 
 

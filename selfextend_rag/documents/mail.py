@@ -14,6 +14,7 @@ from selfextend_rag.documents.content import (
     Location,
     Remark,
     Severity,
+    remarked,
 )
 from selfextend_rag.documents.encoding import decode, normalize_newlines
 from selfextend_rag.documents.html import declared_encoding, read_html
@@ -22,6 +23,8 @@ from selfextend_rag.errors import DocumentError
 _HEADERS = ("From", "To", "Cc", "Bcc", "Date", "Subject")
 _LIKE_ASCII = ("utf-7", "hz-gb-2312", "hz")  # what is in them, the declaration alone says
 _LONGEST_HEADER = 1 << 18
+# What programs show as it is, or nearly; not formats of text with codes in them, nor style sheets.
+_AS_TEXT = "multipart/.*|text/(?:plain|markdown|csv|calendar|x-diff|x-patch|rfc822-headers|x-log)"
 _HTML = ("text/html", "application/xhtml+xml")
 _ENCRYPTED = ("multipart/encrypted", "application/pkcs7-mime", "application/x-pkcs7-mime")
 _MESSAGE_START = re.compile(rb"(?:\A|(?<=\n\n)|(?<=\n\r\n))From [^\n]*\d\d:\d\d[^\n]*\n")
@@ -76,12 +79,8 @@ class Mail:
         title = self.titles[0] if self.titles and not locations else ""
         if self.files:
             shown = ", ".join(self.files[:10]) + (", ..." if len(self.files) > 10 else "")
-            self.remark(
-                "warning",
-                "attached files",
-                f"attached files are not read: {shown}",
-                len(self.files),
-            )
+            says, count = "attached file{s} {are} not read", len(self.files)
+            self.remark("warning", "attached files", says, count, f": {shown}")
         metadata = {"messages": max(1, len(locations)), "attachments": self.files}
         remarks = tuple(dict.fromkeys(self.remarks))
         return Content(text.rstrip(), title, metadata, remarks, tuple(locations))
@@ -99,13 +98,18 @@ class Mail:
         defects = {type(x).__name__ for part in message.walk() for x in part.defects}
         if defects:
             names = ", ".join(sorted(name.removesuffix("Defect") for name in defects))
-            says = f"departures from the format of mail ({names}); parts may be missing or garbled"
-            self.remark("warning", "departures from the format", says, len(defects))
+            says, more = (
+                "departure{s} from the format of mail; parts may be missing or garbled",
+                names,
+            )
+            self.remark("warning", "departures from the format", says, len(defects), f": {more}")
         return normalize_newlines(f"{shown}\n{text}").strip()
 
-    def remark(self, severity: Severity, kind: str, says: str, count: int = 1) -> None:
+    def remark(
+        self, severity: Severity, kind: str, says: str, count: int = 1, more: str = ""
+    ) -> None:
         """Add a remark on so many things."""
-        self.remarks.append(Remark(kind, f"{count} {says}", severity, count))
+        self.remarks.append(remarked(severity, kind, count, says, more))
 
     def _header(self, message: Message, name: str) -> str:
         """Return the headers of a name, as their encoded words mean."""
@@ -139,8 +143,8 @@ class Mail:
                 text = data.decode(charset or "utf-8", "replace")
             except (LookupError, ValueError):  # no name of an encoding
                 text = data.decode("ascii", "replace")
-            says = f"characters or more are garbled, or written U+FFFD: {error}"
-            self.remark("loss", "unreadable characters", says, max(1, text.count("\ufffd")))
+            says, count = "character{s} or more {are} garbled", max(1, text.count("\ufffd"))
+            self.remark("loss", "unreadable characters", says, count, f", or U+FFFD: {error}")
             return text
         self.remarks += content.remarks
         return content.text
@@ -165,8 +169,11 @@ class Mail:
             self._attached(part)
         elif kind in _HTML:
             return self._html(part)
-        elif kind == "text/plain" or kind.startswith("multipart/"):
-            return self.text(_bytes(part), part.get_content_charset()).strip()
+        elif kind == "message/delivery-status":
+            return "\n\n".join(str(x).strip() for x in parts)
+        elif re.fullmatch(_AS_TEXT, kind):
+            text = normalize_newlines(self.text(_bytes(part), part.get_content_charset())).strip()
+            return _unwrapped(text, part) if part.get_param("format") == "flowed" else text
         else:
             self._attached(part)
         return ""
@@ -183,8 +190,8 @@ class Mail:
             others |= found
             self.files += form.files
         if missing := [word for word in others if word not in words]:
-            says = f"words are in another form of the text alone: {', '.join(missing[:10])}"
-            self.remark("warning", "other forms", says, len(missing))
+            says, more = "word{s} {are} in another form of the text alone", ", ".join(missing[:10])
+            self.remark("warning", "other forms", says, len(missing), f": {more}")
         self.remarks += best.remarks
         return said
 
@@ -194,9 +201,9 @@ class Mail:
         root = next((x for x in parts if start and x["Content-ID"] == start), [*texts, *parts][0])
         shown = [x for x in parts if x["Content-Location"] or x.get_content_maintype() == "image"]
         if frames := sum(x in texts for x in shown if x is not root):
-            self.remark("warning", "frames", "frames of the page are left out", frames)
+            self.remark("warning", "frames", "frame{s} of the page {are} left out", frames)
         if resources := sum(x not in texts for x in shown if x is not root):
-            says = "files that the text shows (pictures, styles) are left out"
+            says = "file{s} that the text shows (pictures, styles) {are} left out"
             self.remark("note", "resources", says, resources)
         said = map(self._part, (root, *(x for x in parts if x is not root and x not in shown)))
         return "\n\n".join(filter(None, said))
@@ -207,7 +214,7 @@ class Mail:
         try:
             page = read_html(markup, self.name)
         except DocumentError as error:  # pictures alone, for instance
-            self.remark("loss", "unread HTML", f"text could not be read: {error}")
+            self.remark("loss", "unread HTML", "text could not be read", 1, f": {error}")
             return ""
         self.remarks += page.remarks
         if self.titles:
@@ -222,6 +229,21 @@ class Mail:
 def _parts(part: Message) -> list[Message]:
     parts = part.get_payload() if part.is_multipart() else []
     return [x for x in parts if isinstance(x, Message)]
+
+
+def _unwrapped(text: str, part: Message) -> str:
+    """Return text with the lines joined that a program wrapped (RFC 3676), as in addresses."""
+    space = "" if str(part.get_param("delsp")).lower() == "yes" else " "
+    lines: list[str] = []
+    for line in text.split("\n"):
+        said, before = line.lstrip(">"), lines[-1] if lines else ""
+        body = before.lstrip(">")
+        quoted_alike = len(line) - len(said) == len(before) - len(body)
+        if quoted_alike and said and body.endswith(" ") and body != "-- ":
+            lines[-1] = before[:-1] + space + said.removeprefix(" ")
+        else:
+            lines.append(line)
+    return "\n".join(lines)
 
 
 def _bytes(part: Message) -> bytes:

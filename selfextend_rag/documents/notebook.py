@@ -8,12 +8,18 @@ from collections import Counter
 from contextlib import suppress
 from typing import Any
 
-from selfextend_rag.documents.content import Content, Location, Remark
+from selfextend_rag.documents.content import Content, Location, remarked
 from selfextend_rag.documents.encoding import normalize_newlines
 from selfextend_rag.documents.html import read_html
 from selfextend_rag.errors import DocumentError
 
+_LEFT_OUT = {
+    "attached files": "attached file{s} {are} not read",
+    "pictures": "picture{s} {are} not read",
+    "outputs without text": "output{s} without text {are} not read",
+}
 _COLOURS = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
+_OBJECT = re.compile(r"<IPython\.|<[\w.]+(?: object)?(?: at 0x[0-9a-f]+)?>\Z")
 _PICTURE = re.compile("image/|(?:png|jpeg|svg)$")
 
 
@@ -42,7 +48,11 @@ def read_notebook(text: str, name: str) -> Content:
             out += cell
     if not out:
         raise DocumentError(f"{name} is a notebook without text; leave it out")
-    remarks = (Remark(w, f"{w} not read: {n}", "warning", n) for w, n in left_out.items() if n)
+    remarks = (
+        remarked("warning", kind, left_out[kind], says)
+        for kind, says in _LEFT_OUT.items()
+        if left_out[kind]
+    )
     return Content(out, "", {"cells": len(cells)}, tuple(remarks), tuple(locations))
 
 
@@ -58,12 +68,14 @@ def _cell(cell: dict[str, Any], left_out: Counter[str]) -> str:
 def _output(output: dict[str, Any], left_out: Counter[str]) -> str:
     forms = {**output, **output.get("data", {})}
     if "traceback" in forms:
-        return _text("\n".join(forms["traceback"]))
+        error = f"{forms.get('ename', '')}: {forms.get('evalue', '')}"
+        return _text("\n".join(forms["traceback"]) or error)
     text = _text(forms.get("text/plain") or forms.get("text") or "").strip("\n")
-    if not text or text.startswith("<IPython."):  # the name of an object that has a form to show
-        text = _text(forms.get("text/markdown") or forms.get("text/latex") or "")
+    if not text or _OBJECT.match(text):  # the name of an object that has a form to show
+        shown = _text(forms.get("text/markdown") or forms.get("text/latex") or "")
         with suppress(DocumentError):  # no text there
-            text = text or read_html(_text(forms.get("text/html") or ""), "").text
+            shown = shown or read_html(_text(forms.get("text/html") or ""), "").text
+        text = shown or text * (not text.startswith("<IPython."))
     pictures = any(map(_PICTURE.match, forms))
     left_out["pictures"] += pictures
     left_out["outputs without text"] += not (text or pictures)

@@ -36,9 +36,8 @@ def read_msg(data: bytes, name: str) -> Content:
             message = _Storage(file, (), 32, mail).message()
             defects = {str(issue) for _, issue in file.parsing_issues}
         if defects:
-            mail.remark(
-                "warning", "departures from the format", f"defects: {defects}", len(defects)
-            )
+            says = "departure{s} from the format"
+            mail.remark("warning", "departures from the format", says, len(defects), f": {defects}")
         return mail.content(mail.message(message))
     except (*_DAMAGE, RecursionError) as error:
         says = f"is a damaged Outlook message ({error}); save it again, or as .eml, and read that"
@@ -88,7 +87,7 @@ class _Storage:
         elif self._stream("__substg1.0_10090102"):
             self._mail.remark("loss", "unread Rich Text", "text in compressed RTF is not read")
         if (kind := self._text(0x001A)) and not kind.startswith("IPM.Note"):
-            self._mail.remark("warning", "no letter", f"{kind}: its own fields are not read")
+            self._mail.remark("warning", "no letter", "item with fields not read", 1, f": {kind}")
         for file in self._storages("__attach", 8):
             if inner := file._storages("__substg1.0_3701000D", 24):
                 message.attach(MIMEMessage(inner[0].message()))

@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from selfextend_rag.documents.content import Content, Location, Remark, Severity
+from selfextend_rag.documents.content import Content, Location, Remark, Severity, remarked
 from selfextend_rag.errors import DocumentError
 
 _SECONDS = 20.0  # for one page
@@ -144,41 +144,42 @@ def _remarks(found: dict[str, Any], empty: list[int], headed: bool) -> list[Rema
 
     def add_of_pages(severity: Severity, kind: str, key: str, says: str) -> None:
         numbers = [number for number, page in enumerate(pages, 1) if page[key]]
-        add(severity, kind, sum(page[key] for page in pages), f"{says}, on pages", numbers)
+        on = "on pages" if len(numbers) > 1 else "on page"
+        add(severity, kind, sum(page[key] for page in pages), f"{says}, {on}", numbers)
 
     tried = any(page["scan"] for page in pages)
     why = "nothing could be recognised" if tried else "pictures, which ocr=True reads, or blank"
-    says = f"of {len(pages)} pages have no text ({why}) and are missing from the document"
+    says = f"of {len(pages)} pages {{have}} no text ({why}) and {{are}} missing from the document"
     add("loss", "pages without text", len(empty), says, empty)
-    add_of_pages("loss", "unreadable lines", "blurred", "lines of pictures can't be read")
-    says = "characters could not be read and are written U+FFFD"
+    add_of_pages("loss", "unreadable lines", "blurred", "line{s} of pictures can't be read")
+    says = "character{s} could not be read and {are} written U+FFFD"
     add_of_pages("loss", "unreadable characters", "garbled", says)
     add_of_pages(
-        "loss", "text without size", "unseen", "runs of text have no size and are not read"
+        "loss", "text without size", "unseen", "run{s} of text {have} no size and {are} not read"
     )
-    says = "pictures are not read, nor is text in them"
+    says = "picture{s} {are} not read, nor is text in pictures"
     add_of_pages("warning", "pictures", "pictures", says)
-    says = "comments, notes and hidden fields are not read"
+    says = "comment{s}, note{s} or hidden field{s} {are} not read"
     add_of_pages("warning", "comments", "unread", says)
-    add("warning", "attached files", len(files), "attached files are not read", files)
+    add("warning", "attached files", len(files), "attached file{s} {are} not read", files)
     says = "form of Adobe's XFA kind is not read, but for what every viewer shows of it"
     add("warning", "form", int(found["xfa"]), says, ())
-    says = "compressed streams end early or do not match their checksums; text may be wrong"
+    says = "compressed stream{s} {are} cut short or of another checksum; text may be wrong"
     add("loss", "damaged content", found["wrong"], says, ())
     outside = max(0, found["found"] - len(pages))
-    says = f"pages of the file are not among the {len(pages)} that it shows, and are not read"
+    says = f"page{{s}} of the file {{are}} not among the {len(pages)} that it shows, nor read"
     add("warning", "pages outside the document", outside, says, ())
     departures = ["it does not start with its header"] * (not headed)
     departures += ["its table of objects had to be rebuilt"] * found["rebuilt"]
-    says = "departures from the PDF format; compare what is read with what a viewer shows"
+    says = "departure{s} from the PDF format; compare what is read with what a viewer shows"
     add("warning", "departures from the format", len(departures), says, departures)
     return remarks
 
 
 def _remark(severity: Severity, kind: str, count: int, says: str, of: Sequence[object]) -> Remark:
-    places = ", ".join(map(str, of[:10])) + (", ..." if len(of) > 10 else "")
+    places = ": " * bool(of) + ", ".join(map(str, of[:10])) + (", ..." if len(of) > 10 else "")
     place = f"page {of[0]}" if len(of) == 1 and isinstance(of[0], int) else None
-    return Remark(kind, f"{count} {says}" + (f": {places}" if of else ""), severity, count, place)
+    return remarked(severity, kind, count, says, places, place)
 
 
 def _of_scans(pages: list[dict[str, Any]]) -> list[Remark]:
@@ -189,7 +190,9 @@ def _of_scans(pages: list[dict[str, Any]]) -> list[Remark]:
             return []
         usual = fmean(scan["confidence"] for scan in scans.values())
         lowest = min(scan["lowest"] for scan in scans.values())
-        says = f"of {len(pages)} pages are recognised from pictures, with confidence {usual:.2f}"
+        says = (
+            f"of {len(pages)} pages {{are}} recognised from pictures, with confidence {usual:.2f}"
+        )
         says += f" ({lowest:.2f} in the least certain line); words may be wrong"
         return [_remark(severity, kind, len(scans), says, list(scans))]
 

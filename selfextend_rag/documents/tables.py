@@ -34,7 +34,9 @@ def _table(text: str, delimiter: str) -> tuple[float, list[str]]:
     """Return the share of rows of the commonest number of cells, if over one, and the lines."""
     lines: list[str] = []
     widths: Counter[int] = Counter()
-    rows = csv.reader(io.StringIO(text, newline="\n"), delimiter=delimiter, strict=True)
+    file = io.StringIO(text, newline="\n")
+    # Programs write a quote after a space too; white space around a cell is left out anyway.
+    rows = csv.reader(file, delimiter=delimiter, strict=True, skipinitialspace=True)
     try:
         for row in rows:
             cells = (re.sub(r"\s*\n\s*", " ", c) if "\n" in c else c for c in map(str.strip, row))

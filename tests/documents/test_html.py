@@ -123,6 +123,10 @@ def remarks(markup):
         ("<b style='display:block'>a</b><b style='display:block'>b</b>", "a\nb"),
         ("<dl><dt>Mains<dd>230 V<dd>50 Hz</dl>", "Mains\n: 230 V\n: 50 Hz"),
         ("<ol start=2><li>x<li>y<li value=7>z</ol>", "2. x\n3. y\n7. z"),
+        ("2<sup>n</sup>, x<sup>n+1</sup>, 10<sup>-6</sup>, end<sup>ii</sup>",
+         "2^n, x^n+1, 10^-6, end^ii"),
+        ("1<sup>st</sup> 2<sup>e</sup> n<sup>o</sup> Mark<sup>TM</sup>", "1st 2e no MarkTM"),
+        ("<meter>3 of 10</meter>left", "3 of 10 left"),
         ("<ul><li>a<ul><li>b</ul><li>c</ul>", "- a\n  - b\n- c"),
         ("<details><summary>More</summary>inside</details>", "More\n\ninside"),
         ("<noscript><p>For all.</p></noscript>", "For all."),
@@ -133,7 +137,7 @@ def remarks(markup):
         ("<script/>x<b/>y<textarea/>z", "xy z"),
         ("<html><body>a</body></html>b<html><p>c", "a\n\nb\n\nc"),
     ],
-)
+)  # fmt: skip
 def test_marks_and_words_are_as_people_see_them(markup, text):
     assert read(markup).text == text
 
@@ -265,9 +269,11 @@ def test_formulas_are_written_once_and_their_parts_apart(formula, text):
         ("a<!-- b", "cut off", ("warning", 1)),
         ("a<script>b", "cut off", ("warning", 1)),
         ("a<textarea>b", "cut off", ("warning", 1)),
+        ("<style>.a::before { content: 'Net: ' } .b:after{content:'\\f101'}</style>a",
+         "text in styles", ("warning", 1)),
         ("a\ud800b", "lone surrogates", ("loss", 1)),
     ],
-)
+)  # fmt: skip
 def test_what_is_left_out_or_hidden_is_counted(markup, kind, remark):
     assert remarks(markup)[kind] == remark
 

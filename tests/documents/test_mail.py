@@ -273,3 +273,26 @@ def test_damaged_mail_is_read_or_refused_and_never_fails(tmp_path):
             assert read(tmp_path, bytes(damaged)).text
         except DocumentError:
             continue
+
+
+def test_lines_that_a_program_wrapped_are_one(tmp_path):
+    """Addresses longer than a line came out in two, with a space in between."""
+    head = "Content-Type: text/plain; format=flowed; delsp={}"
+    body = "See http://example.org/a/ \nlong and \n more.\nEnd\n> so  \n> it is\n>\n-- \nAnn\n"
+    said = read(tmp_path, mail(body, head.format("yes"))).text.split("\n\n", 1)[1]
+    assert said == "See http://example.org/a/long andmore.\nEnd\n> so it is\n>\n-- \nAnn"
+    said = read(tmp_path, mail(body, head.format("no"))).text.split("\n\n", 1)[1]
+    assert said.startswith("See http://example.org/a/ long and more.\nEnd\n")
+
+
+def test_parts_that_are_text_of_another_kind_are_read(tmp_path):
+    """They were named as attached files: the reasons of failed deliveries, patches, invitations."""
+    kinds = ("text/plain", "text/x-patch", "text/calendar", "text/rfc822-headers")
+    parts = [f"Content-Type: {kind}\n\nSay {kind[5:]}" for kind in kinds]
+    parts.append("Content-Type: message/delivery-status\n\nReporting-MTA: x\n\nStatus: 5.1.1\n")
+    parts.append("Content-Type: text/x-patch\nContent-Disposition: attachment; filename=a\n\nNo")
+    body = "".join(f"--b\n{part}\n" for part in parts) + "--b--\n"
+    document = read(tmp_path, mail(body, "Content-Type: multipart/mixed; boundary=b"))
+    for said in (*(f"Say {kind[5:]}" for kind in kinds), "Reporting-MTA: x", "Status: 5.1.1"):
+        assert document.text.count(said) == 1
+    assert remarks(document) == {"attached files": ("warning", 1)}

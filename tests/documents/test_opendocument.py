@@ -44,7 +44,8 @@ def test_text_keeps_its_structure(tmp_path):
         + f'<text:list text:style-name="L1">{items}</text:list><text:list>{items}</text:list>'
         + table
     )
-    level = "<text:list-level-style-number/>"
+    number = 'text:level="1" style:num-format="1" style:num-suffix="."'
+    level = f"<text:list-level-style-number {number}/>"
     style = f'<text:list-style style:name="L1">{level}</text:list-style>'
     document = read(tmp_path, opendocument(f"<office:text>{body}</office:text>", style))
     lines = [line for line in document.text.split("\n") if line]
@@ -86,18 +87,77 @@ def test_what_is_left_out_is_remarked(tmp_path):
     )
     body = (
         f"<text:tracked-changes>{deletion}</text:tracked-changes>"
-        + "<office:forms xmlns:f='f'><f:form><f:text/><f:button/></f:form></office:forms>"
-        + p("new<draw:frame><draw:image/></draw:frame>")
+        + p("new<draw:frame><draw:image/></draw:frame><draw:frame><draw:plugin/></draw:frame>")
         + p("<draw:frame><draw:object-ole xlink:href='./Object 2'/></draw:frame>")
     )
-    document = read(tmp_path, opendocument(f"<office:text>{body}</office:text>"))
+    style = "<style:style><style:graphic-properties draw:fill='bitmap'/></style:style>"
+    document = read(tmp_path, opendocument(f"<office:text>{body}</office:text>", style))
     assert document.text == "new"
     assert remarks(document) == {
         "deletions": ("warning", 1),
-        "embedded objects": ("warning", 1),
-        "form controls": ("warning", 2),
-        "pictures": ("warning", 1),
+        "embedded objects": ("warning", 2),
+        "pictures": ("warning", 2),
     }
+
+
+FORMS = """<office:forms xmlns:f="f"><f:form>
+<f:text f:id="a" f:label="Name" f:current-value="Anna"/>
+<f:checkbox f:id="b" f:label="Yes" f:current-state="checked"/><f:radio f:id="c" f:label="No"/>
+<f:listbox f:id="d"><f:option f:label="Red" f:current-selected="true"/><f:option f:label="Blue"/>
+</f:listbox><f:button f:id="e" f:label="Send" f:value="x"/><f:password f:id="g" f:value="secret"/>
+</f:form></office:forms>"""
+
+
+def test_forms_are_read_where_they_are_shown(tmp_path):
+    """They were counted, and those of sheets lost without a remark."""
+    controls = "".join(f'<draw:control draw:control="{c}"/>' for c in "abcdeg")
+    said = "Name Anna [x] Yes [ ] No [x] Red [ ] Blue Send"
+    body = f"<office:text>{FORMS}{p(f'Form {controls} end')}</office:text>"
+    document = read(tmp_path, opendocument(body))
+    assert (document.text, document.remarks) == (f"Form {said} end", ())
+    shapes = f"<table:shapes>{controls}</table:shapes>"
+    body = f"<office:spreadsheet>{sheet('a', FORMS, shapes)}</office:spreadsheet>"
+    assert said in read(tmp_path, opendocument(body), "a.ods").text
+
+
+def test_what_a_program_hides_is_read_and_noted(tmp_path):
+    hidden = (
+        '<style:style style:name="H"><style:text-properties text:display="none"/></style:style>'
+    )
+    body = p('<text:span text:style-name="H">secret</text:span> seen')
+    body += f'<text:section text:display="none">{p("aside")}</text:section>'
+    document = read(tmp_path, opendocument(f"<office:text>{body}</office:text>", hidden))
+    assert document.text == "secret seen\n\naside"
+    assert remarks(document) == {"hidden text": ("note", 2)}
+    rows = row(cell("a"), attributes='table:visibility="collapse"') + row(cell("b"))
+    body = f"<office:spreadsheet>{sheet('s', rows)}</office:spreadsheet>"
+    assert remarks(read(tmp_path, opendocument(body), "a.ods")) == {"hidden rows": ("note", 1)}
+
+
+def test_fields_stay_in_their_line_and_readings_are_in_brackets(tmp_path):
+    ruby = "<text:ruby><text:ruby-base>漢</text:ruby-base><text:ruby-text>kan</text:ruby-text>"
+    body = p(f"{ruby}</text:ruby> of <text:title>Pumps</text:title> is")
+    assert read(tmp_path, opendocument(f"<office:text>{body}</office:text>")).text == (
+        "漢(kan) of Pumps is"
+    )
+
+
+def test_margins_are_read_unless_they_only_count_pages(tmp_path):
+    number = "<text:page-number>&lt;number&gt;</text:page-number>"
+    margins = f"<style:header>{p('2024-17')}</style:header><style:footer>{p(number)}</style:footer>"
+    document = read(tmp_path, opendocument(f"<office:text>{p('x')}</office:text>", "", margins))
+    assert document.text == "x\n\nOn pages: 2024-17"
+    decl = "<presentation:date-time-decl>May 2024</presentation:date-time-decl>"
+    body = f"<office:presentation>{decl}<draw:page/></office:presentation>"
+    assert "On pages: May 2024" in read(tmp_path, opendocument(body), "a.odp").text
+
+
+def test_a_formula_alone_is_read(tmp_path):
+    formula = (
+        '<math xmlns="http://www.w3.org/1998/Math/MathML"><mi>x</mi><mo>+</mo><mn>1</mn></math>'
+    )
+    data = opendocument("", parts={"content.xml": formula})
+    assert read(tmp_path, data, "a.odf").text == "x+1"
 
 
 def test_slides_come_with_their_titles_notes_and_places(tmp_path):

@@ -91,7 +91,7 @@ def test_departures_from_the_pdf_format_are_one_warning(tmp_path, caplog):
     assert document.text == "Anna approves travel."
     ours = [r.getMessage() for r in caplog.records if r.name.startswith("selfextend_rag")]
     (said,) = ours
-    assert "1 departures from the PDF format" in said
+    assert "1 departure from the PDF format" in said
     assert "compare what is read with what a viewer shows" in said
 
 

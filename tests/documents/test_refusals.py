@@ -44,7 +44,7 @@ def zip_with(*members: str) -> bytes:
         ("a.odt", zip_with("mimetype", "content.xml"), "is a damaged or unusual office"),
         ("a.xlsb", zip_with("xl/workbook.bin"), "is a ZIP archive (xlsb)"),
         ("a.zip", zip_with("a.txt"), "is a ZIP archive"),
-        ("a.zip", b"PK\x03\x04 cut", "is a ZIP archive"),
+        ("a.zip", b"PK\x03\x04 cut", "is a damaged ZIP archive or office file"),
         ("a.png", b"\x89PNG\r\n\x1a\n...", "is a PNG image"),
         ("a.webp", b"RIFF....WEBPVP8 ", "is a WebP image"),
         ("a.rtf", b"{\\rtf1 hello}", "is a Rich Text file"),

@@ -101,6 +101,19 @@ def test_columns_keep_their_places_and_empty_ones_are_left_out(tmp_path):
         (7, "000", "007"),
         (12345, "0.00E+00", "12345"),
         (5, '"five"', "5"),
+        # Formats without a digit before the point wrote it twice: 123456789 was .123456789.
+        (0.5, ".00", "0.5"),
+        (123456789, ".00E+00", "123456789"),
+        (5, '"No."0', "No.5"),
+        (5, '"a;b "0', "a;b 5"),
+        # What is between the places of digits was lost, with half of its brackets.
+        (5551234567, "(000) 000-0000", "(555) 123-4567"),
+        (12345678, "000-00-0000", "012-34-5678"),
+        (2.25, "# ??/16", "2.25"),
+        # Of sections with conditions the first was taken.
+        (50, '[>=100]"big "0;"small "0', "small 50"),
+        (150, '[>=100]"big "0;"small "0', "big 150"),
+        (0, '0;-0;0" (none)"', "0 (none)"),
         (datetime.date(2024, 2, 29), "dd/mm/yyyy", "2024-02-29"),
         (datetime.datetime(2024, 2, 29, 13, 5), "d mmm yy h:mm", "2024-02-29 13:05:00"),
         (datetime.time(13, 5), "h:mm AM/PM", "13:05:00"),
@@ -177,6 +190,28 @@ def test_what_is_not_in_cells_is_read_or_remarked(tmp_path):
     assert document.text.endswith("# Sheet Spare (hidden)\n\nkept")
     assert [remark.kind for remark in document.remarks] == ["hidden"]
     assert document.metadata["sheets"] == ["Sheet", "Spare"]
+
+
+def test_hidden_rows_controls_and_titles_taken_from_cells_are_not_lost(tmp_path):
+    workbook = workbook_of(["a", "b"], ["c"], [7])
+    sheet = workbook.active
+    sheet.row_dimensions[2].hidden = sheet.column_dimensions["B"].hidden = True
+    chart = BarChart()
+    chart.add_data(Reference(sheet, min_col=1, min_row=2, max_row=3), titles_from_data=True)
+    sheet.add_chart(chart, "D4")
+    cell = "<title><tx><strRef><strCache><pt idx='0'><v>Output</v></pt></strCache></strRef></tx>"
+    data = edited(
+        saved(workbook), "xl/charts/chart1.xml", "<plotArea>", f"{cell}</title><plotArea>"
+    )
+    relation = f'<Relationship Id="v" Type="{RELATIONS}/vmlDrawing" Target="/xl/v.vml"/></R'
+    control = '<xml><ClientData ObjectType="Note"/><ClientData ObjectType="Checkbox"/></xml>'
+    rels = "xl/worksheets/_rels/sheet1.xml.rels"
+    document = read(tmp_path, edited(data, rels, "</R", relation, **{"xl/v.vml": control}))
+    assert document.text.endswith("c\n7\nOutput")
+    assert {remark.kind: remark.message for remark in document.remarks} == {
+        "hidden rows": "2 hidden rows or columns are in the text",
+        "form controls": "1 form control was left out, but for labels",
+    }
 
 
 def test_merged_cells_hold_their_value_once_and_move_no_other(tmp_path):

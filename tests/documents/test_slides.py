@@ -65,6 +65,41 @@ def test_tables_charts_diagrams_and_equations_are_text(tmp_path):
     )
 
 
+def test_shapes_in_charts_and_titles_of_axes_taken_from_cells_are_text(tmp_path):
+    cell = "<c:tx><c:strRef><c:strCache><c:pt><c:v>Year</c:v></c:pt></c:strCache></c:strRef></c:tx>"
+    axis = f"<c:plotArea><c:valAx><c:title>{cell}</c:title></c:valAx>"
+    label = f"<c:userShapes {NAMESPACES}>{shape('Peak')}</c:userShapes>"
+    parts = {
+        "ppt/slides/_rels/slide1.xml.rels": relations(c="chart ../charts/chart1.xml"),
+        "ppt/charts/chart1.xml": CHART.replace("<c:plotArea>", axis),
+        "ppt/charts/_rels/chart1.xml.rels": relations(u="chartUserShapes ../d.xml"),
+        "ppt/d.xml": label,
+    }
+    frame = '<p:graphicFrame><c:chart r:id="c"/></p:graphicFrame>'
+    text = read(tmp_path, pptx(slide(frame), parts=parts)).text
+    title, values = CHART_TEXT.split("\n")
+    assert text == "\n".join(("# Slide 1\n", title, "Year", values, "Peak"))
+
+
+def test_pictures_behind_text_and_controls_are_counted(tmp_path):
+    fill = '<p:bg><p:bgPr><a:blipFill><a:blip r:embed="x"/></a:blipFill></p:bgPr></p:bg>'
+    plain = slide(shape("Text").replace('name="x"', 'name="x" hidden="1"'))
+    control = '<p:controls><p:control r:id="x"/></p:controls>'
+    full = plain.replace("<p:spTree>", f"{fill}<p:spTree>").replace(
+        "</p:cSld>", f"</p:cSld>{control}"
+    )
+    layout = slide(shape("Pump works") + PICTURE.format("Our mark"), "sldLayout")
+    parts = {
+        "ppt/slides/_rels/slide1.xml.rels": relations(y="slideLayout ../layouts/layout1.xml"),
+        "ppt/layouts/layout1.xml": layout,
+    }
+    document = read(tmp_path, pptx(full, parts=parts))
+    assert document.text == "# Slide 1\n\nText\n\nPump works\nOur mark"
+    assert {remark.kind: remark.count for remark in document.remarks} == {
+        "pictures": 2, "form controls": 1, "hidden text": 1
+    }  # fmt: skip
+
+
 def test_days_of_charts_are_written_as_days(tmp_path):
     days = CHART.replace("strCache>", "numCache>").replace(">North<", ">45351<")
     days = days.replace("<c:pt", "<c:formatCode>dd/mm/yyyy</c:formatCode><c:pt", 2)

@@ -29,6 +29,9 @@ from tests.documents.files import written
         ("a.csv", '5" pipe,12\n3" pipe,10\n', '5" pipe | 12\n3" pipe | 10'),
         ("a.csv", 'a,b\n"say ""no""",2\n', 'a | b\nsay "no" | 2'),
         ("a.csv", "Year 2024\n\na,b\n" + "1,2\n" * 9 + ",\n3,4\n", None),
+        # A quote after a space moved what is behind its commas into other columns.
+        ("a.csv", 'a, "b, c"\n1, "2, 3"\n', "a | b, c\n1 | 2, 3"),
+        ("a.csv", "\ufeff\ufeffa,b\n1,2\n", "a | b\n1 | 2"),
         ("a.tsv", "a\tb, c\n1\t2, 3\n", "a | b, c\n1 | 2, 3"),
     ],
 )
@@ -126,6 +129,21 @@ def test_a_notebook_is_its_cells_and_their_outputs_without_pictures(tmp_path):
     start = document.text.index("f(1)")
     assert document.location(start, start + 3) == "cell 2"
     assert document.location(start, document.text.index("g()")) == "cells 2-4"
+
+
+def test_outputs_that_name_an_object_show_what_it_shows():
+    """The tables of pandas' styles and errors without a traceback were lost without a remark."""
+    styled = "<pandas.io.formats.style.Styler at 0x7f1a2b>"
+    error = {"output_type": "error", "ename": "ValueError", "evalue": "too long", "traceback": []}
+    data = notebook(
+        code("a", shown(text_plain=styled, text_html="<table><tr><td>Cost<td>12</table>")),
+        code("b", shown(text_plain="<object object at 0x7f1a2b>")),
+        code("c", error),
+    )
+    content = read_notebook(data, "a")
+    said = [part for part in content.text.split("\n\n") if not part.startswith("```")]
+    assert said == ["Cost | 12", "<object object at 0x7f1a2b>", "ValueError: too long"]
+    assert content.remarks == ()
 
 
 def test_a_notebook_of_the_former_format_is_read():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import re
 import sys
+import zipfile
 
 import pytest
 
@@ -16,8 +18,8 @@ from tests.documents.office_files import (
     EQUATION,
     NAMESPACES,
     docx,
-    edited,
     paragraph,
+    zipped,
 )
 
 BOX = f"<w:txbxContent>{paragraph('In a box')}</w:txbxContent>"
@@ -153,19 +155,72 @@ def test_words_that_do_not_come_out_are_counted(tmp_path):
         Document.from_file(tmp_path / "a.docx", strict=True)
 
 
-@pytest.mark.parametrize("of_style", [True, False])
-def test_numbers_of_headings_that_word_counts_are_remarked(tmp_path, of_style):
-    """mammoth gives lists their numbers, and headings none."""
-    number = '<w:numPr><w:ilvl w:val="0"/><w:numId w:val="1"/></w:numPr>'
-    data = docx(paragraph("Liability", "Title1") + paragraph("Text"))
-    if of_style:
-        name = '<w:name w:val="heading 1"/>'
-        data = edited(data, "word/styles.xml", name, f"{name}<w:pPr>{number}</w:pPr>")
-    else:
-        data = edited(data, "word/document.xml", "</w:pPr>", f"{number}</w:pPr>")
-    document = read(tmp_path, data)
-    assert kinds(document) == {"heading numbers": ("warning", 1)}
-    assert "# Liability" in document.text
+def test_columns_that_a_row_leaves_out_stay_empty(tmp_path):
+    rows = (
+        CELLS.format("A", paragraph("B"))
+        + "<w:tr><w:trPr><w:gridBefore w:val='1'/></w:trPr><w:tc>"
+        + paragraph("b2") + "</w:tc></w:tr>"
+    )  # fmt: skip
+    assert read(tmp_path, docx(f"<w:tbl>{rows}</w:tbl>")).text == "A | B\n | b2"
+
+
+def test_readings_of_ideographs_follow_them_in_brackets(tmp_path):
+    reading = f"<w:rt>{RUN.format('kan')}</w:rt>"
+    ruby = f"<w:r><w:ruby>{reading}<w:rubyBase>{RUN.format('漢')}</w:rubyBase></w:ruby></w:r>"
+    document = read(tmp_path, docx(paragraph(ruby + RUN.format("字"))))
+    assert (document.text, document.remarks) == ("漢(kan)字", ())
+
+
+def test_the_code_of_a_field_is_not_read_nor_what_is_in_it(tmp_path):
+    def mark(kind):
+        return f'<w:r><w:fldChar w:fldCharType="{kind}"/></w:r>'
+
+    inner = mark("begin") + mark("separate") + RUN.format("7") + mark("end")
+    body = mark("begin") + inner + mark("separate") + RUN.format("even") + mark("end")
+    assert read(tmp_path, docx(paragraph(body))).text == "even"
+    cut = mark("begin") + RUN.format("Text") + mark("begin")  # no code is known to end
+    assert read(tmp_path, docx(paragraph(cut))).text == "Text"
+
+
+def test_accents_of_equations_are_kept(tmp_path):
+    of = "<m:e><m:r><m:t>{}</m:t></m:r></m:e>"
+    accent = f'<m:acc><m:accPr><m:chr m:val="\u20d7"/></m:accPr>{of.format("v")}</m:acc>'
+    mean = f"<m:bar>{of.format('x')}</m:bar>"
+    document = read(tmp_path, docx(paragraph(f"<m:oMath>{accent}{mean}</m:oMath>")))
+    assert document.text == "v\u20d7x\u0305"
+
+
+def test_pictures_that_fill_shapes_controls_and_hidden_text_are_remarked(tmp_path):
+    fill = '<wps:wsp><a:blipFill><a:blip r:embed="x"/></a:blipFill></wps:wsp>'
+    old = '<w:r><w:pict><v:rect><v:fill r:id="x"/></v:rect></w:pict></w:r>'
+    hidden = "<w:r><w:rPr><w:vanish/></w:rPr><w:t>secret </w:t></w:r>"
+    body = (
+        paragraph(hidden + RUN.format("seen"))
+        + anchored(fill)
+        + paragraph(old)
+        + paragraph("<w:r><w:object><w:control r:id='x'/></w:object></w:r>")
+        + '<w:p><w:subDoc r:id="x"/></w:p>'
+    )
+    document = read(tmp_path, docx(body))
+    assert document.text == "secret seen"
+    assert kinds(document) == {
+        "hidden text": ("note", 1),
+        "form controls": ("warning", 1),
+        "pictures": ("warning", 2),
+        "inserted files": ("loss", 1),
+    }
+
+
+def test_the_main_part_may_have_another_name(tmp_path):
+    """Word on the web writes ``document2.xml``: such files were taken for plain archives."""
+    with zipfile.ZipFile(io.BytesIO(docx(paragraph("Text")))) as archive:
+        parts = {
+            name.replace("document.", "document2."): archive.read(name).replace(
+                b"/document.xml", b"/document2.xml"
+            )
+            for name in archive.namelist()
+        }
+    assert read(tmp_path, zipped(parts)).text == "Text"
 
 
 def test_letters_of_symbol_fonts_are_counted(tmp_path):
@@ -193,5 +248,5 @@ def test_without_the_extra_the_refusal_names_it(tmp_path, monkeypatch):
 
 
 def test_a_file_without_text_is_refused_with_its_pictures_counted(tmp_path):
-    with pytest.raises(DocumentError, match=r"no text, but 1 pictures were left out"):
+    with pytest.raises(DocumentError, match=r"no text, but 1 picture was left out"):
         read(tmp_path, docx(anchored("<pic:pic/>")))

@@ -4,8 +4,46 @@ from __future__ import annotations
 
 import re
 from collections import deque
+from dataclasses import dataclass
 
+_ROMAN = (
+    *((1000, "m"), (900, "cm"), (500, "d"), (400, "cd"), (100, "c"), (90, "xc"), (50, "l")),
+    *((40, "xl"), (10, "x"), (9, "ix"), (5, "v"), (4, "iv"), (1, "i")),
+)
 _SPACE = re.compile(r"[ \t\r\n\f\u00a0]+")
+
+
+@dataclass(slots=True)
+class Numbered:
+    """A list's next number, the form of its numbers (see `numeral`), and what is added to each."""
+
+    next: int
+    form: str = "1"
+    step: int = 1
+
+
+def numeral(number: int, form: str) -> str:
+    """Return a number as lists show it.
+
+    Args:
+        number: any; below 1, or in a form that is none of these, it is written in digits.
+        form: ``1``, ``01``, ``i`` (Roman), ``a`` (z is followed by aa, ab), ``aa`` (by aa, bb); in
+            capitals too; "" for none.
+    """
+    text, kind = f"{number:0{len(form)}}" if form.isdecimal() else str(number), form.lower()
+    if kind == "aa" and number > 0:
+        text = chr(97 + (number - 1) % 26) * min((number - 1) // 26 + 1, 100)
+    elif kind == "a" and number > 0:
+        text = ""
+        while number:
+            number, rest = divmod(number - 1, 26)
+            text = chr(97 + rest) + text
+    elif kind == "i" and 0 < number < 4000:
+        text = ""
+        for value, letters in _ROMAN:
+            text += letters * (number // value)
+            number %= value
+    return "" if not form else text.upper() if form.isupper() else text
 
 
 class Lines:
@@ -15,7 +53,7 @@ class Lines:
         self.columns, self.rows = columns, rows
         self.lines = deque[tuple[int, str, str]]()  # line ends before it, prefix, text
         self.prefix = ""  # of the next line that has text
-        self.lists: list[int | None] = []  # next number of each open list; None: a dash
+        self.lists: list[Numbered | None] = []  # the open ones; None: with dashes
         self.structure = 0  # 1: holds headings or lists; 2: tables or preformatted text
         self.line: list[str] = []  # of the open line
         self._gap = 0  # line ends owed before the next line
@@ -56,18 +94,21 @@ class Lines:
                 self.lines.extend(other.lines)
             self._gap = 2
 
-    def item(self, value: str) -> None:
-        """Start an item of the innermost list, with a number of its own or the list's next."""
-        number = self.lists[-1] if self.lists else None
-        if number is not None:
-            number = int(value) if re.fullmatch(r"-?\d{1,9}", value) else number
-            self.lists[-1] = number + 1
-        mark = "- " if number is None else f"{number}. "
-        self.prefix = "  " * min(len(self.lists) - 1, 20) + mark  # a mistake alone nests deeper
+    def item(self, value: str, label: str | None = None) -> None:
+        """Start an item of the innermost list, with a label or number of its own or the next."""
+        numbered = self.lists[-1] if self.lists else None
+        mark = "- " if label is None else f"{label} ".lstrip()
+        if label is None and numbered:
+            if re.fullmatch(r"-?\d{1,9}", value):
+                numbered.next = int(value)
+            mark = f"{numeral(numbered.next, numbered.form)}. "
+            numbered.next += numbered.step
+        # A mistake alone nests deeper.
+        self.prefix = "  " * min(len(self.lists) - 1, 20) + mark
 
     def flat(self) -> str:
         """Return everything in one line, as a table's cell."""
-        parts = (("" if "#" in prefix else prefix) + line for _, prefix, line in self.lines)
+        parts = (prefix * bool(prefix.strip("# ")) + line for _, prefix, line in self.lines)
         return " ".join(part.strip().replace("\n", " ") for part in parts)
 
     def text(self) -> str:

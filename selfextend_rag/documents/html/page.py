@@ -9,7 +9,7 @@ from functools import partial
 
 from lxml import etree
 
-from selfextend_rag.documents.html.lines import Lines, Table
+from selfextend_rag.documents.html.lines import Lines, Numbered, Table
 from selfextend_rag.errors import DocumentError
 
 _HEADINGS = {f"h{level}": "#" * level + " " for level in range(1, 7)}
@@ -27,7 +27,18 @@ _STRUCTURE = dict.fromkeys((*_HEADINGS, *_LISTS, "dl", "blockquote"), 1) | {"tab
 _PICTURES = ("audio", "canvas", "embed", "img", "image", "object", "svg", "video")
 _PREFIXES = _HEADINGS | {"dd": ": "}
 # What is written around an element; a box in a line is apart from the words around it.
-_BOXES = ("button", "input", "select", "textarea", "title", "desc", *_PICTURES)
+_BOXES = (
+    "button",
+    "input",
+    "meter",
+    "output",
+    "progress",
+    "select",
+    "textarea",
+    "title",
+    "desc",
+    *_PICTURES,
+)
 _AROUND = dict.fromkeys(_BOXES, (" ", " ")) | dict.fromkeys(("del", "s", "strike"), ("~~", "~~"))
 _AROUND |= {"q": ("“", "”"), "rt": ("(", ")"), "mrow": ("(", ")")}
 _AROUND |= dict.fromkeys(("mi", "mn", "mo", "mtext"), (" ", " "))
@@ -41,9 +52,25 @@ _NAMELESS = ("base", "frame", "iframe", "link", "meta", "script", "style")
 _ROLES = {"row": "tr", "cell": "td", "gridcell": "td", "columnheader": "th", "rowheader": "th"}
 _ROLES |= {"table": "table", "grid": "table"}
 _ENTERED = dict.fromkeys(_PREFORMATTED, "preformatted") | {"select": "select", "svg": "svg"}
+_CONTENT = re.compile(r"""\bcontent\s*:\s*["'][^"'\\]*[^\W\d_]{2}""")
 _HIDDEN = re.compile(r"display:none|visibility:hidden|(?:opacity|font-size):0(?![.\d])")
 _BLOCK = re.compile(r"display:(?:block|flex|grid|list-item|table)")
+# How a style numbers a list, in the forms of `numeral`.
+_LIST_STYLE = re.compile(r"list-style(?:-type)?:[^;]*?\b((?:lower|upper|decimal|none)[\w-]*)")
+_FORMS = {"lower-alpha": "a", "lower-latin": "a", "upper-alpha": "A", "upper-latin": "A"}
+_FORMS |= {"lower-roman": "i", "upper-roman": "I", "decimal-leading-zero": "01"}
+_LABEL = "list-label"  # no attribute of web pages
+# Superscripts that are apart from what they follow: numbers, and letters of formulas and notes,
+# but not the ends of ordinals and abbreviations (2e, no, Mr, Mlle, TM).
+_RAISED = re.compile(
+    r"\s*(?:[-\u2212+]?\d|[b-cf-np-qt-zT*\u2020\u2021]\s*$|\w\s*[-\u2212+]|i[iv]+$)"
+)
 _END = "<!--end of the page-->"
+
+
+def labelled_item(label: str) -> str:
+    """Return the tag of an item that shows a label, part of a markup, in place of its number."""
+    return f"""<li {_LABEL}="{label.replace('"', "&quot;")}">"""
 
 
 class Page:
@@ -146,7 +173,7 @@ class Page:
         for state in ("hidden", "aria-hidden"):
             if self._inside[state]:
                 self.counts[state] += len(text.split())
-        if self._written == self._superscript and re.match(r"\s*[-\u2212+]?\d", text):
+        if self._written == self._superscript and _RAISED.match(text):
             text = "^" + text.lstrip()
         self.out.write(text, preformatted=self._inside["preformatted"] > 0)
 
@@ -205,6 +232,8 @@ class Page:
         elif tag in REMOVED:
             self.counts[tag] += 1
             self.scripts += [text] * (tag == "script")
+            if tag == "style":
+                self.counts["text in styles"] += len(_CONTENT.findall(text))
             linked = sum(len(part.split()) for part, in_link in self._skipped if in_link)
             menu = "menus" if words <= 2 * linked else "menus with text"
             self.counts[menu if tag == "nav" else f"in {tag}s"] += words
@@ -216,12 +245,12 @@ class Page:
         if tag in _ENTERED:
             self._enter(_ENTERED[tag])
         elif tag in _LISTS:
-            out.lists.append(_number(attributes.get("start", "")) if tag == "ol" else None)
+            out.lists.append(self._list(attributes) if tag == "ol" else None)
             self._at_end(out.lists.pop)
         elif tag in ("li", "option") or tag in _PREFIXES:
             self._at_end(self._end_prefixed)
             if tag == "li":
-                out.item(attributes.get("value", ""))
+                out.item(attributes.get("value", ""), attributes.get(_LABEL))
             elif tag != "option":
                 out.prefix += _PREFIXES[tag]
             elif self._inside["select"]:
@@ -243,6 +272,16 @@ class Page:
             del out.line[self._formula_start :]
         elif tag in ("table", "thead", "tbody", "tfoot", "tr", "td", "th"):
             self._start_table(tag, attributes)
+
+    def _list(self, attributes: Mapping[str, str]) -> Numbered | None:
+        """Return how a list is numbered; None where its first number is unknown."""
+        style = _LIST_STYLE.search(attributes.get("style", "").lower())
+        form = _FORMS.get(style[1], "1") if style else attributes.get("type", "1")
+        start = re.fullmatch(r"\s*(-?\d{1,9})\s*", attributes.get("start", ""))
+        if "reversed" in attributes and not start:
+            self.counts["reversed lists"] += 1
+            return None
+        return Numbered(int(start[1]) if start else 1, form, -1 if "reversed" in attributes else 1)
 
     def _end_prefixed(self) -> None:
         self.out.flush()

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from html import escape
 
-from selfextend_rag.documents.content import LONE_SURROGATE, Content, Remark, Severity
+from selfextend_rag.documents.content import LONE_SURROGATE, Content, Severity, remarked
 from selfextend_rag.documents.html.page import REMOVED, Page
 from selfextend_rag.errors import DocumentError
 
@@ -30,22 +30,30 @@ _WORD = re.compile(r"[\u3040-\u9fff\uac00-\ud7af]{3}|(?<!\S)[^\W\d_]{2,}")
 
 # What the text does not say. A menu that is mostly links says nothing of the page itself.
 REMARKS: dict[str, tuple[Severity, str]] = {
-    "script": ("note", "scripts are left out"),
-    "style": ("note", "style sheets are left out"),
-    "comments": ("note", "comments are left out"),
-    "hidden fields": ("note", "hidden fields and passwords of forms are left out"),
-    "menus": ("note", "words of menus, mostly links, are left out"),
-    "menus with text": ("warning", "words of menus that are not mostly links are left out"),
-    "in templates": ("warning", "words in templates, which scripts may show, are left out"),
-    "hidden": ("warning", "words that the page hides are read like the others"),
-    "aria-hidden": ("note", "words hidden from screen readers alone are read"),
-    "pictures": ("note", "pictures or recordings have no description"),
-    "frames": ("warning", "frames show other files, which are not opened"),
-    "spans ignored": ("warning", "cells span too much of a table; others may be in wrong columns"),
-    "articles in scripts": ("warning", "articles that only scripts have are read, at the end"),
-    "text in scripts": ("warning", "characters of prose in scripts, which a browser may show"),
+    "script": ("note", "script{s} {are} left out"),
+    "style": ("note", "style sheet{s} {are} left out"),
+    "comments": ("note", "comment{s} {are} left out"),
+    "hidden fields": ("note", "hidden field{s} or password{s} of forms {are} left out"),
+    "menus": ("note", "word{s} of menus, mostly links, {are} left out"),
+    "menus with text": ("warning", "word{s} of menus that are not mostly links {are} left out"),
+    "in templates": ("warning", "word{s} in templates, which scripts may show, {are} left out"),
+    "hidden": ("warning", "word{s} that the page hides {are} read like the others"),
+    "aria-hidden": ("note", "word{s} hidden from screen readers alone {are} read"),
+    "pictures": ("note", "picture{s} or recording{s} {have} no description"),
+    "frames": ("warning", "frame{s} of other files {are} not opened"),
+    "spans ignored": (
+        "warning",
+        "cell{s} of a table {do} not span as much as stated; others may be in wrong columns",
+    ),
+    "reversed lists": ("warning", "list{s} that count down from an unknown number {have} none"),
+    "text in styles": ("warning", "text{s} that style sheets add {are} left out"),
+    "articles in scripts": ("warning", "article{s} that only scripts have {are} read, at the end"),
+    "text in scripts": (
+        "warning",
+        "character{s} of prose {are} in scripts, which a browser may show",
+    ),
     "cut off": ("warning", "tag, comment or script has no end, and text may be lost with it"),
-    "lone surrogates": ("loss", "lone surrogates, which are no characters, are written U+FFFD"),
+    "lone surrogates": ("loss", "lone surrogate{s}, which {are} no text, {are} written U+FFFD"),
 }
 
 
@@ -83,7 +91,7 @@ def read_html(markup: str, name: str, *, may_be_empty: bool = False) -> Content:
     _read_scripts(page, name)
     names = ": " + ", ".join(page.frames[:5])
     remarks = [
-        Remark(kind, f"{count} {says}{names * (kind == 'frames')}", severity, count)
+        remarked(severity, kind, count, says, names * (kind == "frames"))
         for kind, (severity, says) in REMARKS.items()
         if (count := page.counts[kind])
     ]

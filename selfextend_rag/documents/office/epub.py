@@ -6,7 +6,7 @@ import posixpath
 from dataclasses import replace
 from urllib.parse import unquote
 
-from selfextend_rag.documents.content import Content, Location, Remark, Severity
+from selfextend_rag.documents.content import Content, Location, Remark, Severity, remarked
 from selfextend_rag.documents.encoding import decode, normalize_newlines
 from selfextend_rag.documents.html import declared_encoding, read_html
 from selfextend_rag.documents.office.package import Package
@@ -38,7 +38,7 @@ def read_epub(data: bytes, name: str) -> Content:
         for remark in page.remarks:
             found.setdefault((remark.kind, remark.severity), []).append((number, remark))
     if not locations:
-        says = f"has no text in its {len(pages)} chapters; have that of its pictures recognised"
+        says = "has no text in its chapters; have that of its pictures recognised"
         raise DocumentError(f"{name} {says}")
     for (kind, severity), same in found.items():
         says = f"in {len(same)} of {len(pages)} chapters, first in chapter {same[0][0]}"
@@ -67,11 +67,11 @@ def _order(package: Package) -> tuple[list[str], list[Remark], dict[str, object]
     chapters = [member for member in order if member in package.members]
     remarks = []
     if missing := len(order) - len(chapters):
-        says = f"{missing} of {len(order)} chapters are not in the file"
-        remarks.append(Remark("missing chapters", says, "loss", missing))
+        says = f"of {len(order)} chapters {{are}} not in the file"
+        remarks.append(remarked("loss", "missing chapters", missing, says))
     if others := sorted(pages - {*order}):
-        says = f"{len(others)} pages outside the order of reading are left out: {others[:5]}"
-        remarks.append(Remark("other pages", says, "warning", len(others)))
+        says, more = "page{s} outside the order of reading {are} left out", f": {others[:5]}"
+        remarks.append(remarked("warning", "other pages", len(others), says, more))
     titles, creators = (
         [" ".join(node.xpath("string()").split()) for node in book.iterfind(f".//{{*}}{tag}")]
         for tag in ("title", "creator")

@@ -16,7 +16,8 @@ from typing import Any
 from lxml import etree
 
 from selfextend_rag.documents.content import Content
-from selfextend_rag.documents.html import read_html
+from selfextend_rag.documents.html import labelled_item, read_html
+from selfextend_rag.documents.office.numbers import MARKED, WordNumbers, number_slides
 from selfextend_rag.documents.office.package import Package, at, local
 
 _W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
@@ -42,39 +43,25 @@ def read_docx(data: bytes, name: str) -> Content:
     Raises:
         DocumentError: it is damaged, encrypted or without text, or mammoth is not installed.
     """
-    package, main, around = Package(data, name), "word/document.xml", dict[str, None]()
+    package, around = Package(data, name), dict[str, None]()
     with package.reading():
-        parts = {main: _prepared(package, main)}
-        for kind, member in package.relations(main).values():
-            if kind in ("footnotes", "endnotes", "comments"):
-                parts[member] = _prepared(package, member)
-            elif kind in ("header", "footer") and (said := lines(_prepared(package, member))):
+        main = package.main("word/document.xml")
+        parts, numbers = dict[str, Any](), WordNumbers(package, main)
+        for kind, member in (("body", main), *package.relations(main).values()):
+            if kind in ("body", "footnotes", "endnotes", "comments"):
+                parts[member] = _prepared(package, member, numbers)
+            elif kind in ("header", "footer") and (
+                said := lines(_prepared(package, member, numbers))
+            ):
                 around["\n".join((f"Page {kind}:", *said))] = None
         source = "\n".join((*(line for root in parts.values() for line in lines(root)), *around))
+        source = MARKED.sub(r"\1 ", source)
         page = Content(source)
         if source and (markup := _markup(package, parts)):
             page = read_html(f"{markup}<pre>{escape(chr(10).join(around))}</pre>", name)
         package.counts["words"] = _missing(source, page.text)
-        package.counts["heading numbers"] = _numbered_headings(package, parts[main])
         package.add(page.text)
         return package.content(page.title)
-
-
-def _numbered_headings(package: Package, document: Any) -> int:
-    """Return how many headings have a number that Word counts; those of lists are in the HTML."""
-    if (member := "word/styles.xml") not in package.members:
-        return 0
-    styles, number = package.xml(member), "{*}numPr/{*}numId"
-    names = {at(n.getparent(), "styleId"): at(n, "val").lower() for n in styles.iter("{*}name")}
-    numbered = {
-        at(n.getparent().getparent().getparent(), "styleId") for n in styles.iter("{*}numId")
-    }
-    found = 0
-    for style in document.iterfind(".//{*}pPr/{*}pStyle"):
-        own = style.getparent().find(number)
-        is_numbered = at(style, "val") in numbered if own is None else at(own, "val") != "0"
-        found += names.get(at(style, "val"), "").startswith("heading ") and is_numbered
-    return found
 
 
 def _markup(package: Package, parts: dict[str, Any]) -> str:
@@ -89,12 +76,15 @@ def _markup(package: Package, parts: dict[str, Any]) -> str:
                 archive, style_map=style, include_embedded_style_map=False
             )
             package.counts["symbols"] = sum("w:sym" in said.message for said in result.messages)
-            return re.sub(r' ?<a href="#[^"]*">↑</a>', "", result.value)
+            markup = re.sub(r' ?<a href="#[^"]*">↑</a>', "", result.value)
+            item = f"<li>{MARKED.pattern}"
+            markup = re.sub(item, lambda found: labelled_item(found[1]), markup)
+            return MARKED.sub(r"\1 ", markup)
     package.counts["layout"] = 1
     return ""
 
 
-def _prepared(package: Package, member: str) -> Any:
+def _prepared(package: Package, member: str, numbers: WordNumbers) -> Any:
     """Return a part of a Word file with its text where mammoth reads it."""
     root, counts = simplified(package, member), package.counts
     for change in list(root.iter("{*}del", "{*}moveFrom", "{*}ins")):
@@ -103,24 +93,63 @@ def _prepared(package: Package, member: str) -> Any:
             counts["deletions"] += local(change) == "del"
             _replace(change)
     for graphic in list(root.iter("{*}drawing", "{*}pict", "{*}object")):
-        labels = [
-            n.get("descr") or n.get("string") for n in graphic.iter("{*}docPr", "{*}textpath")
-        ]
+        labels = (
+            node.get(key)
+            for key in ("descr", "string", "alt")
+            for node in graphic.iter("{*}docPr", "{*}textpath", "{*}shape")
+        )
         said = [*filter(None, labels), *graphics(graphic, package, member)]
         boxes = etree.Element(f"{_W}pict")
         boxes.extend([*graphic.iter("{*}txbxContent")])
         _replace(graphic, *([_run("\n".join(("", *said, "")))] if said else ()), boxes)
+    hidden = root.iter("{*}vanish")
+    counts["hidden text"] += sum(at(node, "val") not in ("0", "false") for node in hidden)
+    for node in _codes_of_fields(root):
+        node.text = ""
     for node in list(root.iter()):
         _rewrite(node, counts)
+    for paragraph in root.iter("{*}p"):
+        label = numbers.label(paragraph)
+        if label is not None:
+            paragraph.find("{*}pPr").addnext(_run(f"\ufdd0{label}\ufdd1"))
     return root
+
+
+def _codes_of_fields(root: Any) -> list[Any]:
+    """Return the texts inside the code of a field, which a program computes and does not show."""
+    open_fields: list[bool] = []  # whether the result has begun
+    inside = []
+    for node in root.iter("{*}fldChar", "{*}t"):
+        kind = at(node, "fldCharType")
+        if kind == "begin":
+            open_fields.append(False)
+        elif kind and not open_fields:
+            return []  # damaged
+        elif kind == "separate":
+            open_fields[-1] = True
+        elif kind == "end":
+            open_fields.pop()
+        elif not all(open_fields):
+            inside.append(node)
+    return [] if open_fields else inside
 
 
 def _rewrite(node: Any, counts: Counter[str]) -> None:
     """Give an element that mammoth leaves out a form that it reads."""
     name = local(node)
-    counts["inserted files"] += name == "altChunk"
+    counts["inserted files"] += name in ("altChunk", "subDoc")
     if name in ("cr", "ptab"):
         node.tag = f"{_W}br" if name == "cr" else f"{_W}tab"
+    elif name == "gridBefore":  # columns that a row leaves out
+        row = node.getparent().getparent()
+        for _ in range(min(int(at(node, "val")), 63)):  # as many as Word allows
+            row.insert(list(row).index(node.getparent()) + 1, _cell())
+    elif name == "ruby":  # the reading comes first
+        reading = node.find("{*}rt")
+        if reading is not None and (text := "".join(lines(reading))):
+            _replace(reading)
+            node.append(_run(f"({text})"))
+        node.tag = f"{_W}smartTag"
     elif name == "hyperlink":  # links are not followed, and some lead nowhere
         node.attrib.clear()
     elif name == "ddList":  # a form's list, whose field has no text
@@ -129,6 +158,12 @@ def _rewrite(node: Any, counts: Counter[str]) -> None:
         node.getparent().getparent().addnext(_run(entries[chosen[0] if chosen else 0])[0])
     elif name not in _READ and next(node.iter("{*}t"), None) is not None:
         node.tag = f"{_W}smartTag"  # which holds anything
+
+
+def _cell() -> Any:
+    cell = etree.Element(f"{_W}tc")
+    etree.SubElement(cell, f"{_W}p")
+    return cell
 
 
 def _missing(source: str, text: str) -> int:
@@ -150,13 +185,18 @@ def read_pptx(data: bytes, name: str) -> Content:
     Raises:
         DocumentError: it is damaged, encrypted or without text.
     """
-    package, main, first = Package(data, name), "ppt/presentation.xml", ""
+    package, first = Package(data, name), ""
     with package.reading():
+        main = package.main("ppt/presentation.xml")
         slides, behind = package.relations(main), dict[str, list[str]]()
         listed = package.xml(main).findall("{*}sldIdLst/{*}sldId")
         for number, node in enumerate(listed, 1):
             place, member = f"slide {number}", slides[at(node, "id")][1]
+            pictures = package.counts["pictures"]
             root = simplified(package, member)
+            number_slides(root, package.counts)
+            hidden = (node.get("hidden") for node in root.iter("{*}cNvPr"))
+            package.counts["hidden text"] += sum(state in ("1", "true") for state in hidden)
             shapes = [*root.iter(*_SHAPES)]
             titles = dict.fromkeys(s for s in shapes if _place(s) in ("title", "ctrTitle"))
             title = " ".join(line for shape in titles for line in lines(shape))
@@ -172,7 +212,7 @@ def read_pptx(data: bytes, name: str) -> Content:
                     said += (f"Comment: {text}" for text in texts)
                 elif kind == "slideLayout" and part not in behind:
                     behind[part] = [*_behind(package, part)]
-            silent = not title and not said and root.find(".//{*}pic") is not None
+            silent = not title and not said and package.counts["pictures"] > pictures
             package.counts["slides without text"] += silent
             package.head(place, root.get("show") in ("0", "false"), title)
             package.add("\n".join(said), place)
@@ -202,8 +242,8 @@ def _behind(package: Package, layout: str) -> Iterator[str]:
     """Yield what a layout and its master show themselves, besides the places for text."""
     masters = (to for kind, to in package.relations(layout).values() if kind == "slideMaster")
     for member in (layout, *masters):
-        for shape in package.xml(member).iter(*_SHAPES):
-            yield from () if _place(shape) else lines(shape)
+        for shape in simplified(package, member).iter(*_SHAPES):
+            yield from () if _place(shape) else _shape(shape, package, member)
 
 
 def lines(root: Any) -> list[str]:
@@ -230,7 +270,13 @@ def simplified(package: Package, member: str) -> Any:
         _replace(alternatives, *(child for form in forms[:1] for child in form))
     for equation in list(root.iter("{*}oMath")):
         _replace(equation, _run(" ".join(_equation(equation).split())))
+    fills = root.iter("{*}blipFill", "{*}fill")  # of shapes, slides and pages
     package.counts["pictures"] += sum(1 for _ in root.iter("{*}pic", "{*}imagedata"))
+    package.counts["pictures"] += sum(
+        local(fill.getparent()) != "pic" and bool(at(fill, "id") or local(fill) == "blipFill")
+        for fill in fills
+    )
+    package.counts["form controls"] += sum(1 for _ in root.iter("{*}control"))
     package.counts["embedded objects"] += sum(1 for _ in root.iter("{*}OLEObject", "{*}oleObj"))
     return root
 
@@ -241,6 +287,8 @@ def _equation(node: Any) -> str:
     settings = {local(p): at(p, "val") for p in node.iterfind(f"{{*}}{name}Pr/*")}
     between = {"d": settings.get("sepChr", "|"), "m": "; ", "eqArr": "; ", "mr": ", "}.get(name, "")
     text = between.join(filter(None, map(_equation, node))) or (node.text or "") * (name == "t")
+    if name in ("acc", "bar") and text:
+        return text + ("\u0305" if name == "bar" else settings.get("chr", "\u0302"))
     sign = _SIGNS.get(f"{local(node.getparent())} {name}", _SIGNS.get(name))
     if name == "d":
         return f"{settings.get('begChr', '(')}{text}{settings.get('endChr', ')')}"
@@ -259,7 +307,12 @@ def graphics(element: Any, package: Package, member: str) -> Iterator[str]:
         if part in package.members:
             root = simplified(package, part)
             yield from lines(root)
+            # Titles may be those of a cell.
+            yield from (n.text for n in root.iterfind(".//{*}title/{*}tx//{*}v") if n.text)
             yield from map(_series, root.iter("{*}ser", "{*}strDim", "{*}numDim"))
+            for kind, drawing in package.relations(part).values():
+                if kind == "chartUserShapes":
+                    yield from lines(simplified(package, drawing))
         else:
             package.counts["embedded objects"] += 1
 

@@ -9,19 +9,21 @@ from posixpath import normpath
 from typing import Any
 
 from selfextend_rag.documents.content import Content
-from selfextend_rag.documents.html import read_html
+from selfextend_rag.documents.html import labelled_item, read_html
+from selfextend_rag.documents.office.numbers import OTHER, Count, Level
 from selfextend_rag.documents.office.package import Package, at, local
 from selfextend_rag.documents.office.sheets import Row, aligned
 from selfextend_rag.errors import DocumentError
 
 # Markup around what an element contains; others add none, and nothing that they contain is lost.
 _AROUND = {
-    **{"p": "p", "list-item": "li", "list-header": "li", "table": "table", "table-row": "tr"},
-    **{"table-cell": "td", "covered-table-cell": "td", "title": "div", "desc": "div"},
+    **{"p": "p", "list": "ul", "list-header": "li", "table": "table", "table-row": "tr"},
+    **{"table-cell": "td", "covered-table-cell": "td"},
     **dict.fromkeys(("text-box", "custom-shape", "rect", "ellipse", "line", "connector"), "div"),
 }
 # Templates of indexes, programs, and what a remark speaks of.
 _SKIPPED = re.compile("(.*-source|scripts?|event-listeners|forms|tracked-changes|binary-data)")
+_OBJECTS = ("plugin", "applet", "floating-frame")
 _MOST_REPEATED = 1_000_000  # characters, of rows and cells that are there once for many
 _ABOUT = ("creator", "creator-initials", "date", "date-string", "note-citation")  # of a note
 _KINDS = {"text": "odt", "spreadsheet": "ods", "presentation": "odp", "drawing": "odg"}
@@ -41,7 +43,8 @@ def read_opendocument(data: bytes, name: str) -> Content:
     with package.reading():
         if manifest in package.members and b"encryption-data" in package.read(manifest):
             raise DocumentError(f"{name} is encrypted with a password; save it without one")
-        body = package.xml("content.xml").find("{*}body/*")
+        content = package.xml("content.xml")  # of a formula, nothing but that
+        body = next(content.iterfind("{*}body/*"), content)
         kind, reader = _KINDS.get(local(body), "odf"), _Reader(package, body)
         for number, page in enumerate(body.findall("{*}page"), 1):
             titles = dict.fromkeys(frame for frame in page if at(frame, "class") == "title")
@@ -56,6 +59,10 @@ def read_opendocument(data: bytes, name: str) -> Content:
             for row, line in aligned(reader.rows(table)):
                 package.add(line, place, row)
             package.add(reader.text(table.findall("{*}shapes")), place)
+            hidden = table.iter("{*}table-row", "{*}table-column")
+            package.counts["hidden rows"] += sum(
+                at(e, "visibility") in ("collapse", "filter") for e in hidden
+            )
         if kind in ("odt", "odf"):
             package.add(reader.text([body]))
         margins = "\n".join(f"On pages: {text}" for text in reader.margins(body))
@@ -68,14 +75,26 @@ class _Reader:
 
     def __init__(self, package: Package, body: Any) -> None:
         self._package, self._counts, root = package, package.counts, body.getroottree().getroot()
-        numbered = root.iter("{*}list-level-style-number")
-        self._numbered = {at(level.getparent(), "name") for level in numbered}
-        self.hidden = {
-            at(properties.getparent(), "name")
-            for properties in root.iter("{*}drawing-page-properties", "{*}table-properties")
-            if at(properties, "visibility") == "hidden" or at(properties, "display") == "false"
+        member = "styles.xml"
+        self._roots = [root, *([package.xml(member)] if member in package.members else [])]
+        self._styles = {
+            at(s, "name"): _levels(s) for r in self._roots for s in r.iter("{*}list-style")
         }
-        self._objects, self._repeated = set[str](), 0
+        outlines = [_levels(s) for r in self._roots for s in r.iter("{*}outline-style")]
+        self._outline, self._chapters = (outlines or [{}])[0], Count()
+        self._lists: list[tuple[dict[int, Level], Count]] = []  # those open
+        self._counted = dict[str, Count]()  # by the names of styles and lists
+        properties = [
+            node for r in self._roots for node in r.iter() if local(node).endswith("-properties")
+        ]
+        self.hidden = {
+            at(node.getparent(), "name")
+            for node in properties
+            if at(node, "visibility") == "hidden" or at(node, "display") in ("false", "none")
+        }
+        self._counts["pictures"] += sum(at(node, "fill") == "bitmap" for node in properties)
+        self._controls = {at(node, "id"): node for node in body.iterfind(".//{*}forms//*")}
+        self._objects, self._repeated, self._label = set[str](), 0, ""
 
     def text(self, nodes: Iterable[Any]) -> str:
         """Return elements as text, "" where they have none."""
@@ -91,36 +110,90 @@ class _Reader:
         name = local(node)
         if _SKIPPED.fullmatch(name):
             self._counts["deletions"] += sum(1 for _ in node.iter("{*}deletion"))
-            self._counts["form controls"] += len(node.findall("{*}form/*"))
         elif name in ("s", "tab", "line-break"):
             yield "<br>" if name == "line-break" else " "
         elif name in ("note", "annotation"):
             author = f"comment by {node.findtext('{*}creator', '?')}: " * (name == "annotation")
             says = self.plain(child for child in node if local(child) not in _ABOUT)
             yield escape(f" [{author}{says}] ")
+        elif name == "control":
+            yield escape(f" {_control(self._controls.get(at(node, 'control')))} ")
+        elif name == "number" and local(node.getparent()) in ("list-item", "h"):
+            return  # is written where the text starts
         elif name in ("object", "object-ole") and not len(node):
             yield from self._object(normpath(f"{at(node, 'href')}/content.xml"))
         elif name == "semantics" and (formula := node.findtext("{*}annotation")):
             yield escape(formula)  # in one line, where MathML has every sign apart
         else:
-            if name == "image" and node.getparent().find("{*}object") is None:
+            shows = ("object", "table")  # of which the picture is a copy
+            if name == "image" and all(node.getparent().find(f"{{*}}{x}") is None for x in shows):
                 self._counts["pictures"] += 1
+            self._counts["embedded objects"] += name in _OBJECTS
+            hidden = at(node, "style-name") in self.hidden or at(node, "display") == "none"
+            self._counts["hidden text"] += hidden and name in ("p", "section", "span")
             yield from self._element(node, name)
 
     def _element(self, node: Any, name: str) -> Iterator[str]:
-        parts, tag = [escape(node.text or "")], _AROUND.get(name, "")
+        tag, start = _AROUND.get(name, "div" if "svg" in node.tag else ""), ""
+        if name == "list":
+            self._lists.append(self._list(node))
+        elif name == "list-item":
+            tag, start = self._item(node)
+        elif name == "h":
+            tag = f"h{min(int(at(node, 'outline-level') or 1), 6)}"
+            label, self._label = self._label or self._chapter(node), ""
+            start = f"<{tag}>{escape(label)} "
+        parts = [escape(node.text or "")]
         for child in node:
             parts += (*self._markup(child), escape(child.tail or ""))
         inside = "".join(parts)
-        if name == "h":
-            tag = f"h{min(int(at(node, 'outline-level') or 1), 6)}"
-        elif name == "list":
-            tag = "ol" if at(node, "style-name") in self._numbered else "ul"
+        if name == "list":
+            self._lists.pop()
+        elif name == "p" and local(node.getparent()) == "list-item":
+            tag, inside = "", f"{inside}<br>"
+        elif name == "ruby-text" and inside:
+            inside = f"({inside})"
         elif tag == "tr":
             inside = re.sub("(<td></td>)+$", "", inside)
-        whole = f"<{tag}>{inside}</{tag}>" if tag else inside
+        whole = f"{start or f'<{tag}>'}{inside}</{tag}>" if tag else inside
         repeated = tag == "td" or (tag == "tr" and _visible(inside))
         yield whole * (self._times(node, len(whole)) if repeated else 1)
+
+    def _list(self, node: Any) -> tuple[dict[int, Level], Count]:
+        """Return how a list is numbered, and its count, which may go on that of another."""
+        style = at(node, "style-name")
+        if self._lists:
+            levels, count = self._lists[-1]
+            return self._styles.get(style, levels), count
+        other = at(node, "continue-list") or style * (at(node, "continue-numbering") == "true")
+        count = self._counted[other] if other in self._counted else Count()
+        self._counted |= {name: count for name in (style, at(node, "id")) if name}
+        return self._styles.get(style, {}), count
+
+    def _item(self, node: Any) -> tuple[str, str]:
+        """Return the tag of an item and how it starts; of one that only holds a list, none."""
+        first = next(node.iterchildren("{*}p", "{*}h", "{*}list"), None)
+        if first is None or local(first) == "list":
+            return "", ""
+        label = self._number(*self._lists[-1], len(self._lists) - 1, node)
+        if local(first) == "h":
+            self._label = label or ""
+            return "", ""
+        return "li", "<li>" if label is None else labelled_item(escape(label))
+
+    def _chapter(self, node: Any) -> str:
+        level = int(at(node, "outline-level") or 1) - 1
+        if self._lists or at(node, "is-list-header") == "true" or level not in self._outline:
+            return ""
+        return self._number(self._outline, self._chapters, level, node) or ""
+
+    def _number(self, levels: dict[int, Level], count: Count, level: int, node: Any) -> str | None:
+        """Return the number of an item or a heading, as written in the file or as counted."""
+        own = levels.get(level, Level(None))
+        start = at(node, "start-value") or (at(node, "restart-numbering") == "true" and own.start)
+        shown = count.next(levels, level, int(start) if start else None)
+        self._counts["list numbers"] += shown is not None and own.form == OTHER
+        return node.findtext("{*}number") or shown
 
     def _times(self, node: Any, size: int) -> int:
         """Return how often a row or cell of so many characters is there, within the limit."""
@@ -165,11 +238,47 @@ class _Reader:
 
     def margins(self, body: Any) -> list[str]:
         """Return what pages have by their style (headers, footers, a background), each once."""
-        member, parts = "styles.xml", body.findall("{*}footer-decl")
-        if member in self._package.members:
-            parts += self._package.xml(member).iterfind(".//{*}master-page/*")
-        said = dict.fromkeys(self.plain([part]) for part in parts)
-        return [text for text in said if re.sub(r"Page|\W|\d", "", text)]
+        parts = [part for part in body if local(part).endswith("-decl") and part.text]
+        parts += [part for root in self._roots for part in root.iterfind(".//{*}master-page/*")]
+        said = dict[str, None]()
+        for part in parts:
+            text = self.plain([part])
+            numbers = part.iter("{*}page-number", "{*}page-count")
+            rest = re.sub("|".join(re.escape(n.text) for n in numbers if n.text) or "$", "", text)
+            if re.sub(r"Page|of|\W", "", rest):
+                said[text] = None
+        return [*said]
+
+
+def _levels(style: Any) -> dict[int, Level]:
+    """Return how a style of lists or headings numbers its levels."""
+    nodes = {int(at(node, "level")) - 1: node for node in style if at(node, "level")}
+    forms = {level: at(node, "num-format") for level, node in nodes.items()}
+    levels = {}
+    for level, node in nodes.items():
+        shown = range(level + 1 - int(at(node, "display-levels") or 1), level + 1)
+        text = ".".join(f"%{n + 1}" for n in shown if forms.get(n) and forms[level])
+        text = f"{at(node, 'num-prefix')}{text}{at(node, 'num-suffix')}"
+        form = forms[level] if forms[level] in ("1", "a", "A", "i", "I", "") else OTHER
+        form *= 1 + (form in ("a", "A") and at(node, "num-letter-sync") == "true")
+        marked = re.search("bullet|image", local(node))
+        levels[level] = Level(None if marked else text, form, int(at(node, "start-value") or 1))
+    return levels
+
+
+def _control(node: Any) -> str:
+    """Return what a control of a form shows."""
+    if node is None or local(node) in ("password", "hidden"):
+        return ""
+    said, choices = at(node, "label"), ("checkbox", "radio", "option")
+    if local(node) in choices:
+        states = ("current-state", "state", "current-selected", "selected")
+        state = next(filter(None, (at(node, key) for key in states)), "")
+        said = f"[{'x' if state in ('checked', 'true') else ' '}] {said}"
+    elif local(node) != "button":
+        said = " ".join((said, at(node, "current-value") or at(node, "value")))
+    parts = (said, *map(_control, node.iterfind("{*}option")), *(p.text for p in node.iter("{*}p")))
+    return " ".join(filter(None, parts))
 
 
 def _visible(markup: str) -> str:

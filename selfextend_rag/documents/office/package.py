@@ -15,7 +15,7 @@ from typing import Any
 
 from lxml import etree
 
-from selfextend_rag.documents.content import Content, Location, Remark, Severity
+from selfextend_rag.documents.content import Content, Location, Severity, counted, remarked
 from selfextend_rag.errors import DocumentError
 
 _MOST_UNPACKED = 256 << 20
@@ -28,21 +28,26 @@ _DAMAGE = (
 )
 # What is counted in office files, how severe it is and what became of it.
 _REMARKS: dict[str, tuple[Severity, str]] = {
-    "hidden": ("note", "hidden slides or sheets are in the text"),
-    "insertions": ("note", "inserted passages (tracked changes) are in the text"),
-    "macros": ("note", "file of macros, which are programs, was left out"),
-    "deletions": ("warning", "deleted passages (tracked changes) were left out"),
-    "embedded objects": ("warning", "embedded objects were left out"),
-    "form controls": ("warning", "form controls were left out"),
-    "formulas": ("warning", "formulas without a computed value are in the text as formulas"),
-    "heading numbers": ("warning", "automatic numbers of headings were left out"),
-    "layout": ("warning", "layout was too unusual: headings, lists and tables are plain lines"),
-    "pictures": ("warning", "pictures were left out; text in them is not read"),
-    "inserted files": ("loss", "documents inserted as files were left out"),
-    "repetitions": ("loss", "repetitions of a row or a cell were left out"),
-    "slides without text": ("loss", "slides have pictures and no text"),
-    "symbols": ("loss", "symbols of fonts of their own are missing or unreadable"),
-    "words": ("loss", "words of the file did not come out"),
+    "hidden": ("note", "hidden slide{s} or sheet{s} {are} in the text"),
+    "hidden rows": ("note", "hidden row{s} or column{s} {are} in the text"),
+    "hidden text": ("note", "hidden passage{s} {are} in the text"),
+    "insertions": ("note", "inserted passage{s} (tracked changes) {are} in the text"),
+    "macros": ("note", "file{s} of macros, which are programs, {were} left out"),
+    "deletions": ("warning", "deleted passage{s} (tracked changes) {were} left out"),
+    "embedded objects": ("warning", "embedded object{s} {were} left out"),
+    "form controls": ("warning", "form control{s} {were} left out, but for labels"),
+    "formulas": ("warning", "formula{s} without a computed value {are} in the text as such"),
+    "layout": (
+        "warning",
+        "layout{s} {were} too unusual: headings, lists and tables are plain lines",
+    ),
+    "list numbers": ("warning", "number{s} of lists in an unusual form {are} written 1, 2, 3"),
+    "pictures": ("warning", "picture{s} {were} left out; text in pictures is not read"),
+    "inserted files": ("loss", "document{s} inserted as files {were} left out"),
+    "repetitions": ("loss", "repetition{s} of a row or a cell {were} left out"),
+    "slides without text": ("loss", "slide{s} {have} pictures and no text"),
+    "symbols": ("loss", "symbol{s} of fonts of their own {are} missing or unreadable"),
+    "words": ("loss", "word{s} of the file did not come out"),
 }
 
 
@@ -104,10 +109,18 @@ class Package:
             raise ValueError("it declares a document type, which no office file does")
         return root
 
+    def main(self, usual: str) -> str:
+        """Return the member that the others belong to."""
+        mains = (to for kind, to in self.relations("").values() if kind == "officeDocument")
+        return next((member for member in mains if member in self.members), usual)
+
     def relations(self, member: str) -> dict[str, tuple[str, str]]:
         """Return by id the type and the member of each relation; what is outside is not opened."""
         folder, base = posixpath.split(member)
-        rels, found = f"{folder}/_rels/{base}.rels", self._relations.setdefault(member, {})
+        rels, found = (
+            posixpath.join(folder, f"_rels/{base}.rels"),
+            self._relations.setdefault(member, {}),
+        )
         for node in self.xml(rels) if rels in self.members and not found else ():
             to = posixpath.normpath(posixpath.join("/", folder, node.get("Target", "")))[1:]
             if node.get("TargetMode") != "External":
@@ -145,7 +158,7 @@ class Package:
     def content(self, title: str = "", **metadata: object) -> Content:
         """Return what was added, with a remark on each thing counted; refuse a file of nothing."""
         if not self._said:
-            there = [f"{self.counts[kind]} {_REMARKS[kind][1]}" for kind in +self.counts]
+            there = [counted(self.counts[kind], _REMARKS[kind][1]) for kind in +self.counts]
             but = f", but {'; '.join(there)}" if there else ""
             raise DocumentError(f"{self.name} has no text{but}: leave it out, or convert it")
         for properties in {"docProps/core.xml", "meta.xml"} & self.members.keys():
@@ -153,7 +166,7 @@ class Package:
         text, counts = "".join(self._text).rstrip("\n"), self.counts
         counts["symbols"] += len(re.findall("[\ue000-\uf8ff]", text))
         remarks = (
-            Remark(kind, f"{counts[kind]} {says}", severity, counts[kind])
+            remarked(severity, kind, counts[kind], says)
             for kind, (severity, says) in _REMARKS.items()
             if counts[kind]
         )

@@ -13,6 +13,7 @@ from contextlib import suppress
 from datetime import timedelta
 from decimal import Decimal
 from math import isfinite
+from operator import eq, ge, gt, le, lt, ne
 from typing import Any
 
 from selfextend_rag.documents.content import Content
@@ -21,6 +22,12 @@ from selfextend_rag.documents.office.package import Package, at, local
 
 Row = tuple[int, dict[int, str]]  # its number, and its cells by the number of their column
 _MOST_CHARACTERS = 50_000_000  # of a sheet, whose columns may be far apart
+_LITERALS = 0xF0000
+# In quotes, after a backslash, a currency; ``_x`` and ``*x`` are space.
+_LITERAL = re.compile(r'"([^"]*)"|\\(.)|\[\$([^\]-]*)[^\]]*\]|[_*].|["\\]')
+_DIGITS = re.compile(r"General|\.?[0#?](?:.*[0#?.,])?(?:/\d+)?")
+_CONDITION = re.compile(r"\[([<>=]+)(-?[\d.]+)\]")
+_COMPARED = {"<": lt, "<=": le, ">": gt, ">=": ge, "=": eq, "<>": ne}
 _MARGIN_CODES = re.compile(r'&(?:"[^"]*"|K[0-9A-F]{6}|\d+|[A-Z+-])')
 
 
@@ -34,8 +41,9 @@ def read_xlsx(data: bytes, name: str) -> Content:
     Raises:
         DocumentError: it is damaged, encrypted or without text, or openpyxl is not installed.
     """
-    package, main = Package(data, name), "xl/workbook.xml"
+    package = Package(data, name)
     with package.reading():
+        main = package.main("xl/workbook.xml")
         workbook, relations = package.xml(main), package.relations(main)
         book, sheets = _Book(package, workbook, main), workbook.findall("{*}sheets/{*}sheet")
         for sheet in sheets:
@@ -44,6 +52,8 @@ def read_xlsx(data: bytes, name: str) -> Content:
             package.head(place, sheet.get("state", "visible") != "visible")
             for row, line in aligned(book.rows(root)):
                 package.add(line, place, row)
+            hidden = root.iterfind(".//*[@hidden='1']")
+            package.counts["hidden rows"] += sum(local(e) in ("row", "col") for e in hidden)
             package.add("\n".join(_extras(root, package, member)), place)
         return package.content(sheets=[sheet.get("name") for sheet in sheets])
 
@@ -141,6 +151,9 @@ def _extras(sheet: Any, package: Package, member: str) -> Iterator[str]:
                 if not says.startswith("[Threaded comment]"):  # a copy for older programs
                     yield f"Comment on {comment.get('ref')}: {says}"
             yield from (*lines(root), *graphics(root, package, part)) if kind == "drawing" else ()
+        elif kind == "vmlDrawing" and sheet.find("{*}controls") is None:
+            controls = re.findall(rb'ObjectType="(?!Note|Pict)', package.read(part))
+            package.counts["form controls"] += len(controls)
     for margin in sheet.iterfind("{*}headerFooter/*"):
         text = " ".join(_MARGIN_CODES.sub(" ", margin.text or "").split())
         if re.sub(r"Page|of|\W", "", text):
@@ -159,17 +172,44 @@ def _unescaped(text: str) -> str:
 
 def _formatted(number: float, code: str) -> str:
     """Return a number in place of the digits of its format, but unrounded: ``-12.345 %``."""
+    code = _LITERAL.sub(lambda found: _literal(found[1] or found[2] or found[3] or ""), code)
     sections = code.split(";")
-    own = number < 0 and len(sections) > 1
-    form = re.sub(r"\[\$([^\]-]*)[^\]]*\]", r"\1", sections[own])  # a currency
-    form = re.sub(r'\[[^\]]*\]|[_*].|["\\]', "", form)
-    digits = re.search(r"General|[0#?].*[0#?.,]|[0#?]", form)
+    conditions = [_CONDITION.search(section) for section in sections]
+    if any(conditions):
+        fits = [c is None or _COMPARED[c[1]](number, float(c[2])) for c in conditions]
+        own, form = False, sections[fits.index(True) if any(fits) else -1]
+    else:
+        own = number < 0 and len(sections) > 1
+        form = sections[1 if own else 2 if not number and len(sections) > 2 else 0]
+    form = re.sub(r"\[[^\]]*\]", "", form)
+    digits = _DIGITS.search(form)
     if not digits or not isfinite(number):
         return f"{number:.15g}"
-    scale = 100 if "%" in form else 0.001 ** (len(digits[0]) - len(digits[0].rstrip(",")))
+    places = digits[0]
+    scale = 100 if "%" in form else 0.001 ** (len(places) - len(places.rstrip(",")))
     shown = f"{abs(number) * scale:.15g}"
     shown = f"{Decimal(shown):f}" if "E" not in form and abs(number) < 1e21 else shown
     whole, dot, rest = shown.partition(".")
-    whole = whole.zfill(re.split("[.E]", digits[0])[0].count("0"))
+    if "/" not in places:
+        whole = whole.zfill(re.split("[.E]", places)[0].count("0"))
+    if not dot and not re.search(r"[./E]", places):
+        whole = _placed(whole, places)
     sign = "-" * (number < 0 and not (own and re.search("[-(]", form)))
-    return f"{form[: digits.start()]}{sign}{whole}{dot}{rest}{form[digits.end() :]}"
+    shown = f"{form[: digits.start()]}{sign}{whole}{dot}{rest}{form[digits.end() :]}"
+    return "".join(chr(ord(c) - _LITERALS) if ord(c) >= _LITERALS else c for c in shown)
+
+
+def _placed(figures: str, places: str) -> str:
+    """Return figures with what the places for them have in between, as in ``000-00-0000``."""
+    left, text = list(figures), ""
+    for place in reversed(places):
+        if place in "0#?":
+            text = (left.pop() if left else "") + text
+        elif place not in ",General":
+            text = place + text
+    return "".join(left) + text
+
+
+def _literal(text: str) -> str:
+    """Return text that is no part of a number's format, as characters that no format has."""
+    return "".join(chr(ord(c) + _LITERALS) for c in text if ord(c) < 0x10000)
