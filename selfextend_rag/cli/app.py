@@ -20,6 +20,7 @@ PROGRAM = "selfextend-rag"
 _ARGUMENTS = (
     "encoding|ocr|group_size|neighbor_window|max_group_size|pretraining_window|max_new_tokens"
     "|question_reserve|memory_limit|turns|temperature|seed|strict|depths|samples|length|lengths|bin_size|limit|cut_tokens"
+    "|kv_bits|passages|passage_words"
 )
 # As errors name them: "encoding=", "pass pretraining_window", "group_size must be ...".
 _NAMED = re.compile(
@@ -83,7 +84,12 @@ def print_error(text: str, kind: str = "error") -> None:
 
 def with_options(text: str) -> str:
     """Return a text with options in place of the arguments of Python that it names."""
-    return _NAMED.sub(lambda name: f"--{name[name.lastindex or 0].replace('_', '-')}", text)
+
+    def option(name: re.Match[str]) -> str:
+        valued = name[0].endswith("=") and text[name.end() : name.end() + 1].isalnum()
+        return f"--{name[name.lastindex or 0].replace('_', '-')}{' ' if valued else ''}"
+
+    return _NAMED.sub(option, text)
 
 
 def _on_terminal() -> bool:

@@ -5,13 +5,19 @@ import textwrap
 import time
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from typer import Argument, Option
 
 from selfextend_rag.cli.app import app
-from selfextend_rag.cli.options import FILES, BadOption, ReadingOptions, Values, user_mistakes
+from selfextend_rag.cli.options import (
+    FILES,
+    BadOption,
+    ReadingOptions,
+    Values,
+    check_output,
+    user_mistakes,
+)
 
 if TYPE_CHECKING:
     from selfextend_rag.llm import Answer, Reading
@@ -119,15 +125,7 @@ class Read(ReadingOptions):
     question_reserve: int | None = Option(None, help="tokens for each question; P/8 by default")
 
     def run(self) -> int:
-        folder = Path(self.output).parent  # looked at first: the reading may take long
-        if not self.output:
-            raise BadOption("-o is empty; it takes the name of a file")
-        if not folder.is_dir():
-            raise BadOption(f"there is no folder {folder} to save in; make it, or name another")
-        if Path(self.output).is_dir():
-            raise BadOption(f"{self.output} is a folder; -o takes the name of a file")
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise BadOption(f"nothing can be written in the folder {folder}; name another")
+        check_output(self.output)
         with user_mistakes():
             llm, found = self.open()
             reading = self.read(llm, found.documents, {"question_reserve": self.question_reserve})

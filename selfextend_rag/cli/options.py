@@ -6,6 +6,7 @@ the program runs it. Annotations are evaluated where they are written (no ``anno
 """
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -48,6 +49,19 @@ def user_mistakes() -> Iterator[None]:
         raise
     except (ValueError, OSError) as error:
         raise BadOption(str(error)) from error
+
+
+def check_output(path: str) -> None:
+    """Refuse the name of a file that can't be written, before the work that would fill it."""
+    folder = Path(path).parent
+    if not path:
+        raise BadOption("-o is empty; it takes the name of a file")
+    if not folder.is_dir():
+        raise BadOption(f"there is no folder {folder} to save in; make it, or name another")
+    if Path(path).is_dir():
+        raise BadOption(f"{path} is a folder; -o takes the name of a file")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise BadOption(f"nothing can be written in the folder {folder}; name another")
 
 
 @dataclass(kw_only=True)

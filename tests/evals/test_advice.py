@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from selfextend_rag.evals.comparison.advice import LEAST, recommended, sign_test
+from selfextend_rag.evals.comparison.advice import LEAST, recommended
 from selfextend_rag.evals.comparison.asked import Asked
+from selfextend_rag.evals.comparison.figures import sign_test
 from selfextend_rag.evals.comparison.results import (
     Compared,
     Found,

@@ -14,25 +14,22 @@ from selfextend_rag.evals.comparison.asked import Asked, asked
 from selfextend_rag.evals.comparison.passages import (
     LEAST_WORDS,
     Index,
-    Passage,
     Retrieval,
     words_of,
 )
+from selfextend_rag.evals.comparison.places import found_of, source_of, support_of
 from selfextend_rag.evals.comparison.results import (
-    RESTS_ON,
     Compared,
     Comparison,
-    Found,
     Reply,
     RetrievalUsed,
-    Support,
 )
 from selfextend_rag.evals.methods.base import MethodError
 from selfextend_rag.evals.methods.rankings import PASSAGE_WORDS
 from selfextend_rag.evals.metrics.words import answer_f1, holds_answer
 from selfextend_rag.evidence import Evidence
 from selfextend_rag.llm import Answer, LongContextLLM, Reading
-from selfextend_rag.llm.budget import Documents, as_documents, name_of
+from selfextend_rag.llm.budget import Documents, as_documents
 from selfextend_rag.model import support
 from selfextend_rag.planning import ContextPlan
 
@@ -84,7 +81,7 @@ def compare(
     compared = tuple(map(sides.compared, found, whole.answers, passages))
     return Comparison(
         model=llm.name,
-        documents=tuple(map(_source, given)),
+        documents=tuple(map(source_of, given)),
         window=llm.planner.pretraining_window,
         max_new_tokens=sides.limit,
         plan=whole.plan,
@@ -189,8 +186,8 @@ class _Sides:
             each,
             reply,
             passages.reply,
-            tuple(self._support(x, evidence[0], passages.read) for x in evidence),
-            tuple(self._found(*ranked, passages.read) for ranked in passages.ranked),
+            support_of(self._index, evidence, passages.read),
+            tuple(found_of(self._index, *x, passages.read) for x in passages.ranked),
             passages.refusal,
             any(holds_answer(x.text, each.answers) for x in self._documents) if known else None,
             any(holds_answer(x.text, each.answers) for x in read) if known else None,
@@ -262,9 +259,11 @@ class _Sides:
                 break
             taken = trial
         if not taken:
+            fitting = int(_SPARE * self._index.words * (window - rest) / tokens)
+            remedy = f"try passage_words={fitting}" if fitting > 0 else "keep less for the answer"
             raise MethodError(
                 f"a passage of {tokens} tokens, with the question and {self._space} for the answer "
-                f"{tokens + rest}, exceeds the window of {window}; ask for fewer passage_words"
+                f"{tokens + rest}, exceeds the window of {window}; {remedy}"
             )
         return taken
 
@@ -278,57 +277,3 @@ class _Sides:
         a_word = tokens / max(1, sum(map(words_of, texts)))
         fitting = int(_SPARE * (window - frame - longest - self._space) / passages / a_word)
         return max(LEAST_WORDS, min(PASSAGE_WORDS, fitting))
-
-    def _support(self, evidence: Evidence, first: Evidence, read: Sequence[int]) -> Support:
-        number = next(n for n, x in enumerate(self._documents) if x.id == evidence.document_id)
-        document = self._documents[number]
-        same = [n for n, x in enumerate(self._documents) if x.id == document.id]
-        return Support(
-            _source(document),
-            _place(document, evidence.start, evidence.end),
-            evidence,
-            counts=evidence.score >= RESTS_ON * first.score,
-            retrieved=any(self._covers(n, evidence, read) for n in same),
-            within=tuple(
-                place
-                for place, passage in enumerate(self._index.passages)
-                if passage.document in same
-                and passage.start < evidence.end
-                and evidence.start < passage.end
-            ),
-        )
-
-    def _covers(self, number: int, evidence: Evidence, read: Sequence[int]) -> bool:
-        """Return whether passages of a document, neighbors joined, hold all of a passage."""
-        reached = evidence.start
-        for place in sorted(read):
-            passage = self._index.passages[place]
-            if passage.document == number and passage.start <= reached < passage.end:
-                reached = passage.end
-        return reached >= evidence.end
-
-    def _found(self, place: int, score: float, read: Sequence[int]) -> Found:
-        passage = self._index.passages[place]
-        document, text = self._documents[passage.document], self._index.text(passage)
-        start, end = _stripped(passage, text)
-        where = _place(document, start, end)
-        name, shown = _source(document), text.strip()
-        return Found(name, document.id, where, start, end, score, shown, place in read)
-
-
-def _stripped(passage: Passage, text: str) -> tuple[int, int]:
-    before = len(text) - len(text.lstrip())
-    return passage.start + before, passage.start + before + len(text.strip())
-
-
-def _source(document: Document) -> str:
-    return document.source or name_of(document)
-
-
-def _place(document: Document, start: int, end: int) -> str:
-    """Return where in its file a passage is; the lines where nothing else is known."""
-    if known := document.location(start, end):
-        return known
-    first = document.text.count("\n", 0, start) + 1
-    last = first + document.text.count("\n", start, end)
-    return f"line {first}" if first == last else f"lines {first}-{last}"

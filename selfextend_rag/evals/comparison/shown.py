@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from selfextend_rag import display
 from selfextend_rag.evals.comparison.results import Compared, Comparison, Found, Reply, Support
@@ -12,22 +12,29 @@ _QUOTE = 120  # characters of a passage that a line of text shows
 _NAMES = {True: "right", False: "wrong", None: ""}
 
 
-def lines(found: Comparison) -> Iterator[str]:
-    """Yield a comparison line by line: each question, both answers, and what is recommended."""
+def lines(found: Comparison, worded: Callable[[str], str] = str) -> Iterator[str]:
+    """Yield a comparison line by line: each question, both answers, and what is recommended.
+
+    Args:
+        found: the comparison.
+        worded: rewords reasons and refusals; never what documents, questions and answers say.
+    """
     for number, each in enumerate(found.questions, 1):
         yield f"{number}. {each.asked.question}"
-        for row in _rows(each, found.retrieval.retriever):
+        for row in _rows(each, found.retrieval.retriever, worded):
             yield "  ".join(row).rstrip()
         yield ""
     yield found.recommendation.text
     for reason in found.recommendation.reasons:
         yield from textwrap.wrap(
-            reason.text, 100, initial_indent="  - ", subsequent_indent="    ",
+            worded(reason.text), 100, initial_indent="  - ", subsequent_indent="    ",
             break_long_words=False, break_on_hyphens=False,
         )  # fmt: skip
 
 
-def _rows(each: Compared, retriever: str) -> Iterator[tuple[str, ...]]:
+def _rows(
+    each: Compared, retriever: str, worded: Callable[[str], str]
+) -> Iterator[tuple[str, ...]]:
     width = max(len(retriever), len("rests on"))
     if each.asked.answers:
         yield "  ", "right".ljust(width), " | ".join(each.asked.answers)
@@ -38,7 +45,7 @@ def _rows(each: Compared, retriever: str) -> Iterator[tuple[str, ...]]:
     if each.retrieved is not None:
         yield "  ", retriever.ljust(width), _one_line(each.retrieved)
     elif each.refusal:
-        yield "  ", retriever.ljust(width), f"no answer: {each.refusal}"
+        yield "  ", retriever.ljust(width), f"no answer: {worded(each.refusal)}"
     for passage in each.passages:
         yield "  ", "brought".ljust(width), _of_passage(passage)
 
