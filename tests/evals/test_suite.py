@@ -383,6 +383,7 @@ def test_the_command_runs_twice_and_the_model_once(
     assert (tmp_path / "out/summary.json").read_text() == first
     assert len(forwards) == used
     assert "0 rows computed, 20 found" in capsys.readouterr().err
+    assert (json.loads(first)["dtype"], json.loads(first)["device"]) == ("torch.float32", "cpu")
     figures = json.loads(first)["tasks"]
     assert figures["leval/tpo"]["columns"]["selfextend"]["group_sizes"] != [1]
     assert figures["leval/tpo"]["columns"]["plain"]["answered"] == 6

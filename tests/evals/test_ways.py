@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -144,6 +145,21 @@ def test_retrieval_reads_the_piece_that_holds_the_answer_within_the_window(wide,
         assert answer.settings["passages"] == [4]
     else:  # as many more as fit
         assert len(answer.settings["passages"]) == 2
+
+
+def test_a_scale_leaves_space_for_right_answers_that_are_measured(loaded):
+    """It was for the answer alone, so that longer right ones were beyond the last position."""
+    long = replace(asked("\nWhat?", "x"), answer="a right answer of more than eight tokens")
+    (answer,) = made("ntk", loaded, likelihood=True).answers(item(LONG, long))
+    seen = answer.prompt_tokens + len(answer.gold_nlls)
+    assert len(answer.gold_nlls) > 8
+    assert answer.settings["factor"] * loaded.window >= seen
+
+
+def test_a_library_that_ranking_lacks_is_named_before_anything_runs(wide, monkeypatch):
+    monkeypatch.setitem(sys.modules, "bm25s", None)
+    with pytest.raises(MethodError, match=r"selfextend-rag\[evals\]"):
+        made("bm25", wide)
 
 
 def test_finding_and_reading_passages_is_in_the_time_of_each_question(wide, monkeypatch):

@@ -14,7 +14,7 @@ from selfextend_rag.evals.methods.base import (
     MethodOptions,
     Predicted,
 )
-from selfextend_rag.evals.methods.windowed import FramedLLM, Windowed, framed
+from selfextend_rag.evals.methods.windowed import FramedLLM, Windowed
 from selfextend_rag.model.rescaled import RopeScaling, rescaled
 from selfextend_rag.planning import ContextPlan
 from selfextend_rag.planning.planner import ContextBudgetPlanner
@@ -117,12 +117,7 @@ class Rescaled:
 
     def answers(self, item: Item) -> list[Answered]:
         """Return the answers to all questions on an item, the document read once."""
-        llm = self._windowed.llm_for(item)
-        document, questions = framed(llm.prompts, item)
-        most = max(question.max_new_tokens for question in item.questions)
-        reserve = max(len(llm.prompts.question(question)) for question in questions)
-        plan = llm.plan(document, max_new_tokens=most, question_reserve=reserve)
-        scaling = self._scaling(plan.total_tokens)
+        scaling = self._scaling(self._windowed.plan(item).total_tokens)
         if scaling is None:
             return self._windowed.answers(item)
         with rescaled(self._loaded.model, scaling):

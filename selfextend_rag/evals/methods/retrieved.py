@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from itertools import pairwise
 
 from selfextend_rag.evals.benchmarks.items import Item, Question
@@ -156,7 +157,13 @@ def _joined(passages: Sequence[str], places: Sequence[int]) -> str:
 
 
 def bm25(loaded: LoadedModel, options: MethodOptions) -> Retrieved:
-    """Return retrieval by words."""
+    """Return retrieval by words.
+
+    Raises:
+        MethodError: bm25s, which ranks them, is not installed.
+    """
+    if find_spec("bm25s") is None:  # now, and not in the middle of a run
+        raise MethodError('method bm25 needs bm25s; pip install "selfextend-rag[evals]"')
     return Retrieved("bm25", loaded, options, WordRanking())
 
 

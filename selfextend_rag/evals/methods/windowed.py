@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 
@@ -63,9 +63,7 @@ class Windowed:
         llm = self.llm_for(item)
         document, questions = framed(llm.prompts, item)
         golds = [self._gold(llm.prompts.chat, question) for question in item.questions]
-        most = max(question.max_new_tokens for question in item.questions)
-        most = max(most, *(len(llm.prompts.codec.text(gold)) + 2 for gold in golds))
-        reserve = max(len(llm.prompts.question(question)) for question in questions)
+        most, reserve = self._space(llm, item, questions, golds)
         reading = llm.read(document, max_new_tokens=most, question_reserve=reserve)
         asked = [
             {"question": text, "max_new_tokens": question.max_new_tokens}
@@ -90,6 +88,23 @@ class Windowed:
             )
             for answer, gold_nlls in zip(answers, nlls, strict=True)
         ]
+
+    def plan(self, item: Item) -> ContextPlan:
+        """Return the plan of an item's document and the longest of its questions and answers."""
+        llm = self.llm_for(item)
+        document, questions = framed(llm.prompts, item)
+        golds = [self._gold(llm.prompts.chat, question) for question in item.questions]
+        most, reserve = self._space(llm, item, questions, golds)
+        return llm.plan(document, max_new_tokens=most, question_reserve=reserve)
+
+    @staticmethod
+    def _space(
+        llm: FramedLLM, item: Item, questions: Sequence[FramedQuestion], golds: Sequence[str]
+    ) -> tuple[int, int]:
+        """Return the tokens of the longest answer, a right one included, and question."""
+        right = (len(llm.prompts.codec.text(gold)) + 2 for gold in golds if gold)
+        most = max(*(question.max_new_tokens for question in item.questions), *right, 0)
+        return most, max(len(llm.prompts.question(question)) for question in questions)
 
     def _gold(self, chat: bool, question: Question) -> str:
         """Return the right answer as it would follow the question; empty if it is not asked for."""

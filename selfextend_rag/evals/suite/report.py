@@ -34,6 +34,8 @@ def write_results(
         "model": loaded.name,
         "pretraining_window": loaded.window,
         "model_fingerprint": loaded.fingerprint,
+        "dtype": str(loaded.model.dtype),
+        "device": str(loaded.model.device),
         "methods": {method.name: dict(method.identity()) for method in methods},
         "package": metadata.version("selfextend-rag"),
         "torch": metadata.version("torch"),
