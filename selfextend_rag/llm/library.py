@@ -19,9 +19,10 @@ from selfextend_rag.errors import (
     GenerationCancelled,
     MemoryBudgetExceeded,
 )
-from selfextend_rag.llm.budget import Documents, as_documents
+from selfextend_rag.llm.budget import Documents, ReadingBudget, Space, as_documents
 from selfextend_rag.llm.llm import LongContextLLM, Origin
 from selfextend_rag.llm.reading import History, OneInProcess, Reading
+from selfextend_rag.planning import ContextPlan
 
 _Options = Mapping[str, object]
 
@@ -177,6 +178,33 @@ class KeptReadings(OneInProcess):
         key = tuple(as_documents(documents))
         return self._found(key, self._tokens_of(question, history), max_new_tokens)
 
+    def plan(
+        self,
+        documents: Documents,
+        question: str = "",
+        *,
+        history: History = (),
+        max_new_tokens: int | None = None,
+    ) -> ContextPlan:
+        """Return the plan of the reading that ``get`` would return; the model does not run.
+
+        Where memory is short only because other readings are kept, which would go first, the plan
+        says nothing of memory.
+
+        Raises:
+            ContextBudgetExceeded: documents, question and answer do not fit.
+        """
+        key, asked = tuple(as_documents(documents)), self._tokens_of(question, history)
+        if (reading := self._found(key, asked, max_new_tokens)) is not None:
+            return reading.plan
+        spare, *exact = self._reserves(asked)
+        try:
+            return self._planned(key, spare, max_new_tokens)
+        except ContextBudgetExceeded:
+            if not exact:
+                raise
+        return self._planned(key, exact[0], max_new_tokens)
+
     def check(
         self,
         documents: Documents,
@@ -190,12 +218,7 @@ class KeptReadings(OneInProcess):
         Raises:
             ContextBudgetExceeded: documents, question and answer do not fit.
         """
-        reserve = self._tokens_of(question, history)
-        try:
-            self.llm.plan(documents, question_reserve=reserve, max_new_tokens=max_new_tokens)
-        except MemoryBudgetExceeded:
-            if not self.nbytes:  # where there are other readings, they go first
-                raise
+        self.plan(documents, question, history=history, max_new_tokens=max_new_tokens)
 
     def clear(self) -> None:
         """Forget all readings."""
@@ -225,15 +248,34 @@ class KeptReadings(OneInProcess):
             self._kept.move_to_end(key)
             return reading
 
+    def _reserves(self, asked: int) -> list[int]:
+        """Return the tokens to keep free for a question: with some to spare, and its own if not."""
+        usual = self.llm.budget.question_reserve
+        spare = usual if asked <= usual else 2 * asked
+        return [spare, asked] if asked else [spare]
+
+    def _planned(
+        self, key: tuple[Document, ...], reserve: int, max_new_tokens: int | None
+    ) -> ContextPlan:
+        budget = self.llm.budget
+        space = Space(question_reserve=reserve, max_new_tokens=max_new_tokens)
+        try:
+            return self.llm.plan(key, **space)
+        except MemoryBudgetExceeded:
+            if not self.nbytes:  # where there are other readings, they go first
+                raise
+        anywhere = ReadingBudget(budget.prompts, budget.planner, budget.max_new_tokens)
+        return anywhere.planned(key, (), space)[1]
+
     def _read(self, key: tuple[Document, ...], asked: int, options: dict[str, Any]) -> Reading:
         """Read with space to spare, if that fits."""
-        usual = self.llm.budget.question_reserve
+        spare, *exact = self._reserves(asked)
         try:
-            return self._read_with(key, usual if asked <= usual else 2 * asked, options)
+            return self._read_with(key, spare, options)
         except ContextBudgetExceeded:
-            if not asked:
+            if not exact:
                 raise
-        return self._read_with(key, asked, options)
+        return self._read_with(key, exact[0], options)
 
     def _read_with(
         self, key: tuple[Document, ...], reserve: int, options: dict[str, Any]

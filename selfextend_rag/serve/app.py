@@ -20,11 +20,14 @@ from selfextend_rag.serve.errors import ApiError, api_error
 from selfextend_rag.serve.guard import Guard
 from selfextend_rag.serve.settings import ServerSettings
 from selfextend_rag.serve.state import Served
+from selfextend_rag.serve.web import add_web
 
 _log = logging.getLogger(__name__)
 
 
-def create_app(llm: LongContextLLM, settings: ServerSettings | None = None) -> FastAPI:
+def create_app(
+    llm: LongContextLLM, settings: ServerSettings | None = None, *, web: bool = False
+) -> FastAPI:
     """Return a server of OpenAI's API for a model.
 
     Its routes are ``/v1/models``, ``/v1/chat/completions``, ``/v1/completions``, ``/v1/files``,
@@ -34,6 +37,7 @@ def create_app(llm: LongContextLLM, settings: ServerSettings | None = None) -> F
     Args:
         llm: the model; the requests wait for one another.
         settings: what the server allows and keeps.
+        web: serve the web app too, at ``/app/``.
     """
     served = Served(llm, settings or ServerSettings())
 
@@ -58,6 +62,8 @@ def create_app(llm: LongContextLLM, settings: ServerSettings | None = None) -> F
     _add_models(app, served)
     _add_files(app, served)
     _add_signs(app, served)
+    if web:
+        add_web(app, served)
     if served.settings.allowed_origins:
         origins = list(served.settings.allowed_origins)
         app.add_middleware(

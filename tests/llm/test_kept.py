@@ -5,11 +5,16 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 import torch
 
-from selfextend_rag.errors import ContextBudgetExceeded, GenerationCancelled
+from selfextend_rag.errors import (
+    ContextBudgetExceeded,
+    GenerationCancelled,
+    MemoryBudgetExceeded,
+)
 from selfextend_rag.llm import KeptReadings, LongContextLLM
 from tests.tiny import byte_tokenizer, tiny_llama
 
@@ -164,3 +169,32 @@ def test_cancelling_the_task_ends_the_reading(llm):
     assert kept.get(ONE * 4)  # waits for the turn of the broken off one
     kept.clear()
     assert kept.nbytes == 0
+
+
+@pytest.mark.parametrize("question", ["", "who?", "who? " * 12, "who? " * 24])
+def test_a_plan_is_that_of_the_reading_that_is_made(llm, question):
+    """The last question leaves no space for twice its tokens."""
+    planned = KeptReadings(llm).plan(ONE, question, max_new_tokens=4)
+    kept = KeptReadings(llm)
+    reading = kept.get(ONE, question, max_new_tokens=4)
+    assert replace(planned, memory=None) == replace(reading.plan, memory=None)
+    assert kept.plan(ONE, max_new_tokens=2) is reading.plan  # which is kept
+
+
+def test_a_plan_that_fits_no_window_is_refused_and_nothing_is_read(llm, count_reads):
+    kept = KeptReadings(llm)
+    for asked in (kept.plan, kept.check):
+        with pytest.raises(ContextBudgetExceeded):
+            asked("word " * 4000, "who?")
+    assert not count_reads
+
+
+def test_where_other_readings_go_first_a_plan_says_nothing_of_memory(model):
+    whole = LongContextLLM(model, byte_tokenizer(), chunk_size=50).plan(OTHER, max_new_tokens=4)
+    limit = whole.memory.needed_bytes
+    llm = LongContextLLM(model, byte_tokenizer(), chunk_size=50, memory_limit=limit)
+    kept = KeptReadings(llm)
+    kept.get(ONE[:40], max_new_tokens=4)
+    with pytest.raises(MemoryBudgetExceeded):
+        llm.plan(OTHER, max_new_tokens=4)
+    assert kept.plan(OTHER, max_new_tokens=4) == replace(whole, memory=None, chunk_size=None)

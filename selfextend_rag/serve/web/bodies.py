@@ -1,0 +1,22 @@
+"""What the page sends: bodies of its requests, read strictly."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MaxNewTokens = Field(default=None, ge=1)
+
+
+class OfFiles(BaseModel):
+    """What concerns files, in the order in which the model reads them."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    files: list[str] = Field(min_length=1)
+    max_new_tokens: int | None = MaxNewTokens
+
+
+class PlanRequest(OfFiles):
+    """The body of ``plan``."""
+
+    question: str = ""
