@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -70,7 +70,7 @@ class Compare(ReadingOptions):
                 raise BadOption(f"can't write {self.output}: {error.strerror}") from error
         if found.plan is not None:
             self.say(f"{self.explained(found.plan)}\n")
-        report = {**found.to_dict(), "model": self.model, **listed(files.documents, files)}
+        report = {**found.to_dict(), **listed(files.documents, files)}
         self.write_result({**report, "report": self.output}, "\n".join(lines(found, with_options)))
         if self.output is not None:
             self.say(f"\nReport: {self.output}")
@@ -115,7 +115,7 @@ class Compare(ReadingOptions):
                 max_new_tokens=self.max_new_tokens,
                 progress=progress,
             )
-        return found, files
+        return replace(found, model=self.model), files
 
     @contextmanager
     def _bars(self) -> Iterator[Callable[[str, int, int], None]]:

@@ -87,12 +87,14 @@ def test_questions_of_a_file_follow_those_that_were_typed(compared, facts, tmp_p
     assert asked == [("Fact 3?", []), ("Fact 5?", ["25"])]
 
 
-def test_the_report_is_one_page(compared, facts, tmp_path):
+def test_the_report_is_one_page(compared, facts, tmp_path, model_folder):
     path = tmp_path / "report.html"
     code, _, err = compared(facts, "-q", "Fact 3?", "--output", path)
     assert code == 0
     assert f"Report: {path}" in err
-    assert path.read_text("utf-8").startswith("<!doctype html>")
+    page = path.read_text("utf-8")
+    assert page.startswith("<!doctype html>")
+    assert f"<h1>Whole documents and retrieval: {model_folder}</h1>" in page
 
 
 def test_what_documents_say_is_written_as_it_is(compared, tmp_path):

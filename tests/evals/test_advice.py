@@ -110,6 +110,13 @@ def test_nothing_is_recommended_where_no_answer_is_right():
     assert "no answer was right either way" in found.text
 
 
+def test_of_sides_that_are_mostly_wrong_one_is_recommended_only_beyond_chance():
+    found = advice((question(False, False, seconds=(2.0, 1.0)), 20), (question(False, True), 2))
+    assert found.choice == "undecided"
+    assert "both were wrong more often than not" in found.text
+    assert advice((question(False, False), 20), (question(False, True), 6)).choice == "retrieval"
+
+
 @pytest.mark.parametrize("name", ["random", "oracle"])
 def test_a_bound_is_never_recommended(name):
     found = advice((question(False, True), 20), used=replace(USED, retriever=name))
@@ -166,8 +173,6 @@ def test_the_share_of_tokens_is_said():
 def test_what_limits_a_comparison_is_said():
     cut = replace(question(), whole=replace(reply(True), finish_reason="length"))
     few = question(passages=(Found("d", "d", "line 1", 0, 9, 1.0, "A.", False),))
-    weak = question(False, False)
-    found = advice((cut, 1), (few, 2), (weak, 9))
+    found = advice((cut, 1), (few, 2), (question(False, False), 9))
     assert text(found, "cut_off").startswith("1 question had an answer that was cut off")
     assert text(found, "fewer_passages").startswith("For 2 questions fewer passages")
-    assert "a better model may matter more" in text(found, "weak")

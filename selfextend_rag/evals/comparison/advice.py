@@ -3,7 +3,8 @@
 Nothing is recommended without right answers, or of fewer than `LEAST` questions. Of more, a side
 that is right more often counts as better where chance would make such a difference in less than one
 of twenty cases, by the sign test of the questions that one side alone answers rightly. Where no
-side is better, the cheaper one is recommended if it is right at least as often.
+side is better, and one at least is right in half of the questions, the cheaper one is recommended
+if it is right at least as often.
 """
 
 from __future__ import annotations
@@ -86,6 +87,11 @@ def _judged(figures: Figures) -> tuple[Choice, str]:
         if whole > retrieved:
             return "whole", "Read the documents whole: that is right more often, beyond chance."
         return "retrieval", "Retrieve: that is right more often, beyond chance."
+    if 2 * max(whole, retrieved) < len(figures.judged):
+        return "undecided", (
+            "No recommendation: both were wrong more often than not, and neither is right more "
+            "often beyond chance. A better model may matter more than either."
+        )
     if whole > retrieved:
         return "undecided", (
             "No recommendation: whole documents were right more often, but not beyond chance. Ask "

@@ -157,10 +157,3 @@ def _of_limits(figures: Figures) -> Iterator[Reason]:
             "beyond chance, and all that is said holds for questions like these.",
             {"questions": judged},
         )
-        whole, retrieved = figures.right()
-        if 0 < 2 * max(whole, retrieved) < judged:
-            yield Reason(
-                "weak",
-                "Both were wrong more often than not: a better model may matter more than either.",
-                {"whole": whole, "retrieved": retrieved, "questions": judged},
-            )
