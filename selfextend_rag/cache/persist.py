@@ -18,7 +18,7 @@ import secrets
 import struct
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BufferedReader
 from math import prod
@@ -240,6 +240,17 @@ def tokens_in(
         return tuple(tokens.tolist()), header.settings
 
 
+def attachment_in(path: Path, fingerprint: Mapping[str, str]) -> tuple[bytes, Header]:
+    """Return the attachment of a file, not verified, and its header; errors as of `load`."""
+    with _reading(path, fingerprint) as (file, header):
+        for name, (dtype, shape) in header.entries.items():
+            size = _TORCH[dtype].itemsize * prod(shape)
+            if name == "attachment":
+                return file.read(size), header
+            file.seek(size, os.SEEK_CUR)
+    return b"", header
+
+
 @contextmanager
 def _reading(path: Path, ours: Mapping[str, str]) -> Iterator[tuple[BufferedReader, Header]]:
     """Yield a file of this fingerprint, at the beginning of its data; errors name it."""
@@ -415,6 +426,34 @@ def remove_stale(folder: Path, name: str = "*") -> None:
                 left.unlink()
         except OSError:  # another process was faster, or it is not ours to remove
             continue
+
+
+def last_used(path: Path) -> int:
+    """Return when a file was last written or touched, in nanoseconds; 0 if it is not there."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:  # another process may have removed it
+        return 0
+
+
+def remove(path: Path) -> None:
+    """Remove a file, if it is there."""
+    path.unlink(missing_ok=True)
+
+
+def remove_oldest(folder: Path, suffix: str, max_bytes: int) -> None:
+    """Remove the files with a suffix that were used longest ago, until the rest fits."""
+    remove_stale(folder)
+    files = []
+    for path in folder.glob(f"*{suffix}"):
+        with suppress(FileNotFoundError):  # another process removes too
+            state = path.stat()
+            files.append((state.st_mtime_ns, state.st_size, path))
+    surplus = sum(size for _, size, _ in files) - max_bytes
+    for _, size, path in sorted(files):
+        if surplus > 0:
+            remove(path)
+            surplus -= size
 
 
 def make_folder(folder: Path) -> None:

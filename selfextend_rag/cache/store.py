@@ -94,7 +94,7 @@ class SpillFolder:
             found = persist.snapshot(cache)
             if sum(x.nbytes for x in found.tensors.values()) <= self.max_bytes:
                 persist.save(path, found, tokens, settings, fingerprint=self._fingerprint())
-                self._remove_oldest()
+                persist.remove_oldest(self.folder, _SUFFIX, self.max_bytes)
         except (ReadingFileError, CacheMismatchError, OSError) as error:
             _log.warning("a prefix was not kept in %s: %s", self.folder, error)
 
@@ -138,20 +138,6 @@ class SpillFolder:
                 if isinstance(error, CorruptReadingError):
                     path.unlink(missing_ok=True)
             return None
-
-    def _remove_oldest(self) -> None:
-        """Remove the files that were used longest ago, of whichever model, until the rest fits."""
-        persist.remove_stale(self.folder)
-        files = []
-        for path in self.folder.glob(f"*{_SUFFIX}"):
-            with suppress(FileNotFoundError):  # another process removes too
-                state = path.stat()
-                files.append((state.st_mtime_ns, state.st_size, path))
-        surplus = sum(size for _, size, _ in files) - self.max_bytes
-        for _, size, path in sorted(files):
-            if surplus > 0:
-                path.unlink(missing_ok=True)
-                surplus -= size
 
     def _model(self) -> str:
         return digest(repr(sorted(self._fingerprint().items())))[:16]

@@ -20,6 +20,7 @@ from selfextend_rag.errors import (
     MemoryBudgetExceeded,
 )
 from selfextend_rag.llm.budget import Documents, ReadingBudget, Space, as_documents
+from selfextend_rag.llm.folder import KeptReading, ReadingFolder, reading_id
 from selfextend_rag.llm.llm import LongContextLLM, Origin
 from selfextend_rag.llm.reading import History, OneInProcess, Reading
 from selfextend_rag.planning import ContextPlan
@@ -81,22 +82,36 @@ class KeptReadings(OneInProcess):
         llm: the model.
         max_bytes: bytes of keys and values to keep. A reading that takes more is handed out and not
             kept, and while one is made, the others are still there.
+        folder: where readings are kept as files too, for later processes; None for memory alone.
+        folder_bytes: what these files may take together.
 
     Raises:
-        ValueError: ``max_bytes`` is negative.
+        ReadingFileError: ``folder`` can't be made.
+        ValueError: a number of bytes is out of range.
     """
 
-    def __init__(self, llm: LongContextLLM, *, max_bytes: int = 2 << 30) -> None:
+    def __init__(
+        self,
+        llm: LongContextLLM,
+        *,
+        max_bytes: int = 2 << 30,
+        folder: str | os.PathLike[str] | None = None,
+        folder_bytes: int = 16 << 30,
+    ) -> None:
         if max_bytes < 0:
             raise ValueError(f"max_bytes must be 0 or a positive number, got {max_bytes}")
         self.llm = llm
         self.max_bytes = max_bytes
+        self.folder = None if folder is None else ReadingFolder(llm, folder, folder_bytes)
         self._lock = threading.Lock()
         self._kept: OrderedDict[tuple[Document, ...], Reading] = OrderedDict()
         self._reading: dict[tuple[Document, ...], threading.Lock] = {}
 
     def __reduce__(self) -> tuple[object, ...]:
-        return partial(KeptReadings, max_bytes=self.max_bytes), (self.llm,)
+        options: dict[str, Any] = {"max_bytes": self.max_bytes}
+        if self.folder is not None:
+            options |= {"folder": self.folder.folder, "folder_bytes": self.folder.max_bytes}
+        return partial(KeptReadings, **options), (self.llm,)
 
     @property
     def nbytes(self) -> int:
@@ -144,9 +159,13 @@ class KeptReadings(OneInProcess):
                 raise GenerationCancelled(0, 0)
         try:
             if (reading := self._found(key, asked, max_new_tokens)) is None:
+                reading = self._from_folder(key, asked, max_new_tokens)
+            if reading is None:
                 options |= {"max_new_tokens": max_new_tokens, "cancelled": cancelled}
                 reading = self._read(key, asked, options)
                 self._keep(key, reading)
+                if self.folder is not None:
+                    self.folder.save(reading)
             return reading
         finally:
             with self._lock:
@@ -205,23 +224,35 @@ class KeptReadings(OneInProcess):
                 raise
         return self._planned(key, exact[0], max_new_tokens)
 
-    def check(
-        self,
-        documents: Documents,
-        question: str,
-        *,
-        history: History = (),
-        max_new_tokens: int | None = None,
-    ) -> None:
-        """Refuse what ``get`` can't read, as far as the window decides; the model does not run.
+    def all(self) -> list[KeptReading]:
+        """Return what is known of the readings, those that were used last first."""
+        with self._lock:
+            here = {reading_id(key): reading for key, reading in self._kept.items()}
+        on_disk = {} if self.folder is None else {kept.id: kept for kept in self.folder.all()}
+        found = [
+            KeptReading(
+                name,
+                tuple(reading.documents),
+                reading.plan.prompt_tokens,
+                reading.nbytes,
+                in_memory=True,
+                on_disk=name in on_disk,
+            )
+            for name, reading in reversed(here.items())
+        ]
+        return found + [kept for name, kept in on_disk.items() if name not in here]
 
-        Raises:
-            ContextBudgetExceeded: documents, question and answer do not fit.
-        """
-        self.plan(documents, question, history=history, max_new_tokens=max_new_tokens)
+    def remove(self, reading: str) -> bool:
+        """Forget a reading, named by its id, and remove its file; return whether there was one."""
+        with self._lock:
+            keys = [key for key in self._kept if reading_id(key) == reading]
+            for key in keys:
+                del self._kept[key]
+        on_disk = self.folder is not None and self.folder.remove(reading)
+        return bool(keys) or on_disk
 
     def clear(self) -> None:
-        """Forget all readings."""
+        """Forget all readings in memory."""
         with self._lock:
             self._kept.clear()
 
@@ -243,7 +274,7 @@ class KeptReadings(OneInProcess):
             except CacheMismatchError:  # read again by the model and tokenizer as they are now
                 del self._kept[key]
                 return None
-            if reading.plan.extended_window - reading.plan.prompt_tokens < asked + answer:
+            if not _has_space(reading, asked + answer):
                 return None
             self._kept.move_to_end(key)
             return reading
@@ -266,6 +297,30 @@ class KeptReadings(OneInProcess):
                 raise
         anywhere = ReadingBudget(budget.prompts, budget.planner, budget.max_new_tokens)
         return anywhere.planned(key, (), space)[1]
+
+    def _from_folder(
+        self, key: tuple[Document, ...], asked: int, max_new_tokens: int | None
+    ) -> Reading | None:
+        """Return the reading in the folder, now kept in memory, if it has space for what is asked.
+
+        Where memory is short, what was kept there goes first, as in `_read_with`.
+        """
+        if self.folder is None:
+            return None
+        answer = self.llm.budget.max_new_tokens if max_new_tokens is None else max_new_tokens
+        while True:
+            try:
+                reading = self.folder.load(key)
+                break
+            except MemoryBudgetExceeded:
+                with self._lock:
+                    if not self._kept:
+                        raise
+                    self._kept.popitem(last=False)
+        if reading is None or not _has_space(reading, asked + answer):
+            return None
+        self._keep(key, reading)
+        return reading
 
     def _read(self, key: tuple[Document, ...], asked: int, options: dict[str, Any]) -> Reading:
         """Read with space to spare, if that fits."""
@@ -298,3 +353,8 @@ class KeptReadings(OneInProcess):
             self._kept[key] = reading
             while sum(kept.nbytes for kept in self._kept.values()) > self.max_bytes:
                 self._kept.popitem(last=False)
+
+
+def _has_space(reading: Reading, tokens: int) -> bool:
+    """Return whether a question and its answer fit after the documents."""
+    return reading.plan.extended_window - reading.plan.prompt_tokens >= tokens

@@ -180,7 +180,7 @@ class LongContextLLM(OneInProcess):
         stated = getattr(model.generation_config, "max_new_tokens", None)
         self.budget = ReadingBudget(self.prompts, self.planner, stated, ledger.budget)
         self._ledger = ledger
-        self._runner = TextRunner(self.engine, self.budget, ledger)
+        self.runner = TextRunner(self.engine, self.budget, ledger)
 
     def __reduce__(self) -> tuple[Any, ...]:
         from selfextend_rag.llm.library import shared_llm  # which imports this module
@@ -325,7 +325,7 @@ class LongContextLLM(OneInProcess):
         started = time.perf_counter()
         with self._ledger.reserving(plan, len(packed.tokens)) as reserve:
             prefix = Job(
-                self._runner.worker,
+                self.runner.worker,
                 lambda is_cancelled: self.engine.prefill(
                     packed.tokens,
                     settings=plan.settings,
@@ -340,7 +340,7 @@ class LongContextLLM(OneInProcess):
             self._ledger.hold(prefix.cache)
         seconds = time.perf_counter() - started
         read = saved.ReadDocuments(tuple(kept), plan, prefix, seconds, packed)
-        return Reading(self._runner, read)
+        return Reading(self.runner, read)
 
     def load(self, path: str | os.PathLike[str], *, documents: Documents | None = None) -> Reading:
         """Return a reading that ``Reading.save`` wrote; the model reads nothing again.
@@ -358,9 +358,9 @@ class LongContextLLM(OneInProcess):
             ReadingFileError: it can't be found or read.
         """
         expected = None if documents is None else as_documents(documents)
-        read = saved.load(path, self._runner, expected)
+        read = saved.load(path, self.runner, expected)
         self._ledger.hold(read.prefix.cache)
-        return Reading(self._runner, read)
+        return Reading(self.runner, read)
 
     def count_tokens(self, prompt: str | Sequence[Message], *, tools: Tools | None = None) -> int:
         """Return the tokens of a text alone, or of the prompt that messages, and tools, make.
@@ -412,12 +412,12 @@ class LongContextLLM(OneInProcess):
             request = tool_request(tools, choice, parallel)
         framed = not isinstance(prompt, str) or request is not None
         given = {"max_new_tokens": self.budget.max_new_tokens, **options}
-        settings = self._runner.options(given, framed=framed)
+        settings = self.runner.options(given, framed=framed)
         form = output_format(self.prompts, settings, schema, request)
         tokens = self.prompts.prompt(prompt, () if request is None else request.tools).tokens
         plan = self.budget.plan_prompt(len(tokens), settings.max_new_tokens)
         prepared = PreparedPrompt(tokens, settings, plan, framed, form)
-        return self._runner.stream(prepared, Start(reuse=self.prefix_cache), run, cancelled)
+        return self.runner.stream(prepared, Start(reuse=self.prefix_cache), run, cancelled)
 
     async def aread(self, documents: Documents, **options: Any) -> Reading:
         """Do as ``read`` with the event loop free; ``cancelled`` may be given as an event alone.

@@ -84,6 +84,16 @@ class Reading(OneInProcess):
         """Return the bytes of memory that its keys and values take."""
         return self._prefix.cache.nbytes
 
+    @property
+    def saved_bytes(self) -> int:
+        """Return the bytes of keys and values that a file of it has.
+
+        Raises:
+            CacheMismatchError: the model keeps its keys in a way that can't be saved.
+        """
+        tensors = self._runner.engine.snapshot(self._prefix).tensors
+        return sum(tensor.nbytes for tensor in tensors.values())
+
     def check_current(self) -> None:
         """Refuse to continue from what a model or tokenizer read that has been changed since.
 

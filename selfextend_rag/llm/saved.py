@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from selfextend_rag.cache import persist
 from selfextend_rag.cache.identity import digest, model_state, token_fingerprint
@@ -19,6 +20,9 @@ from selfextend_rag.planning import ContextPlan, MapPlanner
 from selfextend_rag.planning.memory import format_bytes
 from selfextend_rag.positions import PositionMap, SelfExtend
 from selfextend_rag.text.prompts import Prompt
+
+if TYPE_CHECKING:
+    from selfextend_rag.llm.llm import LongContextLLM
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,28 @@ def load(
     state = model_state(runner.engine.model)
     prefix = CachedPrefix(saved.tokens, saved.settings, saved.cache, state)
     return ReadDocuments(kept, plan, prefix, seconds)
+
+
+def documents_in(path: Path, llm: LongContextLLM) -> tuple[tuple[Document, ...], int]:
+    """Return the documents of a saved reading and their tokens; its keys are not looked at.
+
+    Raises:
+        CacheMismatchError: another model read them, or in another way.
+        CorruptReadingError: the file is damaged, or no reading.
+        ReadingFileError: it can't be read.
+    """
+    attached, header = persist.attachment_in(path, fingerprint(llm))
+    try:
+        about = json.loads(attached)
+        documents = tuple(Document.from_dict(values) for values in about["documents"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise CorruptReadingError(f"{path} lacks documents: {error!r}") from error
+    return documents, header.tokens
+
+
+def fingerprint(llm: LongContextLLM) -> dict[str, str]:
+    """Return what a model's readings belong to, but for their documents."""
+    return _fingerprint(llm.runner)
 
 
 def _fingerprint(runner: TextRunner) -> dict[str, str]:

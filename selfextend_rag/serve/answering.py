@@ -50,7 +50,7 @@ async def begin_chat(served: Served, request: ChatRequest) -> Answering:
     Raises:
         ApiError: as `errors.api_error` makes it.
     """
-    options = request.options()
+    options = served.with_defaults(request.options())
     documents, messages = await _attached(served, request.messages)
     if documents:
         return await _about_documents(served, documents, messages, options)
@@ -67,7 +67,7 @@ async def begin_text(served: Served, request: CompletionRequest) -> Answering:
         ApiError: as `errors.api_error` makes it.
     """
     with _refusing("prompt"):
-        stream = await served.llm.astream(request.text(), **request.options())
+        stream = await served.llm.astream(request.text(), **served.with_defaults(request.options()))
     return _begun(stream)
 
 
@@ -92,7 +92,7 @@ async def _about_documents(
         if not question.strip():
             bad_request("the last message asks nothing about the attached files", "messages")
         if served.readings.find(documents, question, **asked) is None:
-            await asyncio.to_thread(served.readings.check, documents, question, **asked)
+            await asyncio.to_thread(served.readings.plan, documents, question, **asked)
 
     async def begin(answering: Answering) -> TextStream:
         reading = await served.readings.aget(

@@ -14,6 +14,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
+from selfextend_rag.errors import SelfExtendError
 from selfextend_rag.llm import LongContextLLM
 from selfextend_rag.serve import chat
 from selfextend_rag.serve.errors import ApiError, api_error
@@ -55,6 +56,7 @@ def create_app(
     )
     app.state.served = served
     app.add_exception_handler(ApiError, _said)
+    app.add_exception_handler(SelfExtendError, _said)
     app.add_exception_handler(RequestValidationError, _said)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(Exception, _said)
@@ -79,6 +81,8 @@ async def _said(_: Request, error: Exception) -> Response:
 
 async def _http(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if isinstance(error.__cause__, ApiError):  # raised while the body was received
+        return error.__cause__.response()
     return ApiError(error.status_code, str(error.detail), headers=error.headers).response()
 
 

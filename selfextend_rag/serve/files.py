@@ -88,17 +88,26 @@ class FileStore:
             ApiError: there is no space for it.
             DocumentError: it can't be read whole.
         """
+        self._check_space(len(data))
+        async with self._reading:
+            document = await asyncio.to_thread(Document.from_bytes, data, plain_name(name))
+        return self.keep(document, name, len(data))
+
+    def keep(self, document: Document, name: str, nbytes: int) -> StoredFile:
+        """Keep a document under the name of its file; one that is there already is that one.
+
+        Raises:
+            ApiError: there is no space for it.
+        """
         name = plain_name(name)
-        file_id = f"file-{hashlib.sha256(name.encode() + bytes(1) + data).hexdigest()[:24]}"
+        content = "\0".join((name, document.title, document.text))
+        file_id = f"file-{hashlib.sha256(content.encode()).hexdigest()[:24]}"
         with self._lock:
             if file_id in self._files:
                 return self._files[file_id]
-        self._check_space(len(data))
-        async with self._reading:
-            document = await asyncio.to_thread(Document.from_bytes, data, name)
-        file = StoredFile(file_id, name, len(data), document)
-        self._check_space(len(data))
+        self._check_space(nbytes)
         with self._lock:
+            file = StoredFile(file_id, name, nbytes, document)
             return self._files.setdefault(file_id, file)
 
     def get(self, file_id: str) -> StoredFile:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import logging
+import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import uvicorn
 from fastapi import FastAPI
 
 from selfextend_rag.serve.state import Served
 
-_log = logging.getLogger(__name__)
 _LAST_WORDS_SECONDS = 5  # for streams to send how they ended
 
 
@@ -22,6 +22,19 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._served = served
         self._on_start = on_start
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Take SIGINT and SIGTERM as what ends the server; it was asked to, so that is no error."""
+        before = {
+            number: signal.signal(number, self.handle_exit)
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to listen, and say where."""

@@ -20,6 +20,7 @@ class ServerSettings:
             ``"*"`` allows any.
         allowed_origins: web pages of other hosts that may use it, such as
             ``"https://intranet.example"``.
+        max_new_tokens: tokens of an answer whose request names none; None for the model's own.
         max_waiting: requests that may wait for the model besides the one that it answers.
         max_body_bytes: bytes of a request, files in it included.
         max_files: uploaded files to keep.
@@ -37,6 +38,7 @@ class ServerSettings:
     api_key: str | None = None
     allowed_hosts: tuple[str, ...] = LOOPBACK
     allowed_origins: tuple[str, ...] = ()
+    max_new_tokens: int | None = None
     max_waiting: int = 64
     max_body_bytes: int = 256 << 20
     max_files: int = 1000
@@ -53,5 +55,7 @@ class ServerSettings:
         for name in ("max_waiting", "readings_bytes", "shutdown_seconds"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be 0 or positive, got {getattr(self, name)}")
+        if self.max_new_tokens is not None and self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens must be positive, got {self.max_new_tokens}")
         if self.api_key is not None and not self.api_key.strip():
             raise ValueError("api_key is empty; give one, or None for a server without")

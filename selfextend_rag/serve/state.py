@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from selfextend_rag.llm import KeptReadings, LongContextLLM
 from selfextend_rag.serve.admission import Admission
 from selfextend_rag.serve.errors import ApiError
@@ -24,7 +26,12 @@ class Served:
         self.model_name = settings.model_name or llm.name
         self.admission = Admission(settings.max_waiting)
         self.files = FileStore(settings.max_files, settings.max_files_bytes)
-        self.readings = KeptReadings(llm, max_bytes=settings.readings_bytes)
+        self.readings = KeptReadings(
+            llm,
+            max_bytes=settings.readings_bytes,
+            folder=settings.readings_dir,
+            folder_bytes=settings.readings_dir_bytes,
+        )
         self.metrics = Metrics(self.admission, self.files, self.readings)
 
     def check_model(self, name: str) -> None:
@@ -40,3 +47,8 @@ class Served:
                 code="model_not_found",
                 param="model",
             )
+
+    def with_defaults(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Return the options of an answer, with the server's where a request says nothing."""
+        longest = self.settings.max_new_tokens
+        return options if longest is None else {"max_new_tokens": longest, **options}

@@ -19,7 +19,7 @@ def messages(question):
 
 def fresh(llm, reading, prompt):
     """The answer to a whole prompt under the settings of a reading."""
-    options = llm._runner.options(FREE, framed=True)
+    options = llm.runner.options(FREE, framed=True)
     tokens = llm.prompts.prompt(prompt).tokens
     settings = reading.plan.settings
     return llm.tokenizer.decode(list(llm.engine.generate(tokens, options, settings=settings)))

@@ -54,7 +54,7 @@ def test_a_reading_s_answer_is_that_of_a_fresh_run(any_llm, text):
     fresh = list(
         any_llm.engine.generate(
             tokens,
-            any_llm._runner.options(FREE, framed=True),
+            any_llm.runner.options(FREE, framed=True),
             settings=reading.plan.settings,
         )
     )

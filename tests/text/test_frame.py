@@ -91,4 +91,4 @@ def test_an_answer_keeps_its_space_and_ends_at_no_line():
 
 
 def reading_options(llm, most):
-    return llm._runner.options({"max_new_tokens": most}, framed=True)
+    return llm.runner.options({"max_new_tokens": most}, framed=True)

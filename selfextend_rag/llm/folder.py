@@ -1,0 +1,132 @@
+"""Readings as files of a folder, found again by the documents that they are of."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from selfextend_rag.cache import persist
+from selfextend_rag.cache.identity import digest
+from selfextend_rag.documents import Document
+from selfextend_rag.errors import (
+    CacheMismatchError,
+    CorruptReadingError,
+    MemoryBudgetExceeded,
+    ReadingFileError,
+)
+from selfextend_rag.llm import saved
+
+if TYPE_CHECKING:
+    from selfextend_rag.llm.llm import LongContextLLM
+    from selfextend_rag.llm.reading import Reading
+
+_SUFFIX = ".reading"
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class KeptReading:
+    """What is known of a reading without its keys.
+
+    Args:
+        id: the same for the same documents.
+        documents: what was read.
+        tokens: of the documents, as they are read.
+        nbytes: of its keys and values in memory, or else of its file.
+        in_memory: whether it can be asked at once.
+        on_disk: whether it is in the folder.
+    """
+
+    id: str
+    documents: tuple[Document, ...]
+    tokens: int
+    nbytes: int
+    in_memory: bool
+    on_disk: bool
+
+
+def reading_id(documents: Sequence[Document]) -> str:
+    """Return 16 hexadecimal digits for documents in an order: their ids, titles and texts."""
+    parts = [(document.id, document.title, document.text) for document in documents]
+    return digest(json.dumps(parts))[:16]
+
+
+class ReadingFolder:
+    """Files of readings by one model, those that were used longest ago removed when it is full.
+
+    A file that can't be used or written is reported in the log and done without.
+
+    Args:
+        llm: the model; files of another one, or of other settings, are left alone.
+        folder: where; made if it is not there.
+        max_bytes: what the files may take together, of whichever model.
+
+    Raises:
+        ReadingFileError: the folder can't be made.
+        ValueError: ``max_bytes`` is not positive.
+    """
+
+    def __init__(self, llm: LongContextLLM, folder: str | os.PathLike[str], max_bytes: int) -> None:
+        if max_bytes < 1:
+            raise ValueError(f"folder_bytes must be positive, got {max_bytes}")
+        self.llm = llm
+        self.folder = Path(folder)
+        self.max_bytes = max_bytes
+        persist.make_folder(self.folder)
+
+    def load(self, documents: Sequence[Document]) -> Reading | None:
+        """Return the reading of documents, or None if there is none that can be used now."""
+        path = self._path(reading_id(documents))
+        if not path.exists():
+            return None
+        try:
+            reading = self.llm.load(path, documents=documents)
+            os.utime(path)
+        except MemoryBudgetExceeded:
+            raise
+        except (CacheMismatchError, ReadingFileError, OSError) as error:
+            _log.warning("a kept reading can't be used: %s", error)
+            if isinstance(error, CorruptReadingError):
+                persist.remove(path)
+            return None
+        return reading
+
+    def save(self, reading: Reading) -> None:
+        """Write a reading, unless it alone takes more than the folder may hold."""
+        try:
+            if reading.saved_bytes > self.max_bytes:
+                return
+            reading.save(self._path(reading_id(reading.documents)))
+            persist.remove_oldest(self.folder, _SUFFIX, self.max_bytes)
+        except (ReadingFileError, CacheMismatchError, TypeError, OSError) as error:
+            _log.warning("a reading was not kept in %s: %s", self.folder, error)
+
+    def remove(self, reading: str) -> bool:
+        """Remove the file of a reading, named by its id; return whether there was one."""
+        path = self._path(reading)
+        there = path.exists()
+        persist.remove(path)
+        return there
+
+    def all(self) -> Iterator[KeptReading]:
+        """Yield the readings of this model, those that were used last first."""
+        paths = self.folder.glob(f"{self._model()}-*{_SUFFIX}")
+        for path in sorted(paths, key=persist.last_used, reverse=True):
+            try:
+                documents, tokens = saved.documents_in(path, self.llm)
+                size = path.stat().st_size
+            except (CacheMismatchError, ReadingFileError, OSError) as error:
+                _log.warning("a kept reading can't be used: %s", error)
+                continue
+            yield KeptReading(reading_id(documents), documents, tokens, size, False, True)
+
+    def _path(self, reading: str) -> Path:
+        return self.folder / f"{self._model()}-{reading}{_SUFFIX}"
+
+    def _model(self) -> str:
+        return digest(json.dumps(saved.fingerprint(self.llm), sort_keys=True))[:16]
