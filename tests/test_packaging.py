@@ -25,6 +25,7 @@ OPTIONAL = ("triton", "langchain_core", "llama_index", "matplotlib")
 # Files that a user of the wheel needs although no import statement names them.
 DATA = (
     "selfextend_rag/py.typed",
+    "selfextend_rag/serve/web/static/index.html",
     "langchain_selfextend/py.typed",
     "llama_index/llms/selfextend/py.typed",
     "selfextend_rag/bundled/config.json",

@@ -1,0 +1,85 @@
+// The same question to the same model twice: about whole documents, and about what a search found.
+
+import * as api from "./api.js";
+import { chosen, chosenIds } from "./documents.js";
+import { maxNewTokens } from "./questions.js";
+import { announce, byId, duration, element, number, showProblem, tokens } from "./page.js";
+import { passageList } from "./viewer.js";
+
+const result = byId("compare-result");
+const stop = byId("compare-stop");
+
+let running = null; // the AbortController of a comparison
+
+/** Begin. @param {Function} onEnd called after a comparison, for which documents were read. */
+export function startCompare(onEnd) {
+  stop.addEventListener("click", () => running?.abort());
+  byId("compare-question").addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+    event.preventDefault();
+    byId("compare-form").requestSubmit();
+  });
+  byId("compare-form").addEventListener("submit", async (event) => {
+    event.preventDefault();
+    if (running !== null) return;
+    await compare();
+    onEnd();
+  });
+}
+
+async function compare() {
+  const problem = byId("compare-problem");
+  const question = byId("compare-question").value.trim();
+  showProblem(problem, null);
+  if (!question || !chosen().length) {
+    showProblem(problem, new Error(question ? "add a document first, or choose one that is left out" : "type a question first"));
+    return;
+  }
+  begin();
+  try {
+    const pieces = byId("compare-passages").valueAsNumber || 3;
+    const body = { files: chosenIds(), question, pieces, max_new_tokens: maxNewTokens() };
+    show(await api.compare(body, running.signal));
+    announce("Both answers are there.");
+  } catch (error) {
+    result.replaceChildren();
+    showProblem(problem, running.signal.aborted ? null : error);
+  } finally {
+    running = null;
+    end();
+  }
+}
+
+function begin() {
+  running = new AbortController();
+  stop.hidden = false;
+  byId("compare-run").disabled = true;
+  result.setAttribute("aria-busy", "true");
+  result.replaceChildren(element("p", { class: "hint", text: "Both are being answered; documents that were not read yet are read first …" }),
+    element("progress", { "aria-label": "Comparing" }));
+}
+
+function end() {
+  stop.hidden = true;
+  byId("compare-run").disabled = false;
+  result.removeAttribute("aria-busy");
+}
+
+function show({ whole, retrieved, retriever }) {
+  const most = Math.max(whole.tokens_read, retrieved.tokens_read, 1);
+  result.replaceChildren(
+    side("Whole documents", whole, most, "Rests on", whole.evidence),
+    side(`Retrieved by ${retriever === "bm25" ? "BM25" : retriever}`, retrieved, most, "Was shown", retrieved.passages),
+  );
+}
+
+function side(title, answer, most, what, passages) {
+  const figures = `${tokens(answer.tokens_read)} read, ${duration(answer.seconds)}`;
+  return element("section", { class: "side", "aria-label": title },
+    element("h3", { text: title }),
+    element("p", { class: "answer", text: answer.text || "(no answer)" }),
+    element("p", { class: "memory figures" }, element("span", { text: figures }),
+      element("meter", { min: "0", max: most, value: answer.tokens_read, "aria-label": `${number(answer.tokens_read)} of ${number(most)} tokens` })),
+    element("h4", { text: passages?.length ? what : `${what}: nothing in particular` }),
+    passages?.length ? passageList(passages, {}, what) : null);
+}

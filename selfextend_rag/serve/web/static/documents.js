@@ -1,0 +1,311 @@
+// The documents: added by dropping, choosing or as samples, put in order, left out, removed.
+
+import * as api from "./api.js";
+import {
+  Listeners, announce, button, byId, bytes, counted, element, number, recall, remember, sentence, tokens,
+} from "./page.js";
+
+const AT_ONCE = 2; // uploads at the same time; the server reads as many
+
+const list = byId("document-list");
+const problems = byId("documents-problems");
+
+/** Called when the documents that are chosen, or their order, changed. */
+export const changes = new Listeners();
+
+let documents = []; // file objects of the server, with `chosen` and, once counted, `tokens`
+let coming = []; // names of files that are on their way
+let most = { bytes: Infinity };
+let open = () => {}; // shows a document's text
+
+/** The documents to read, in order. */
+export const chosen = () => documents.filter((document) => document.chosen);
+export const chosenIds = () => chosen().map((document) => document.id);
+
+/** The document of this id; undefined if it is not on the page. */
+export const documentOf = (id) => documents.find((document) => document.id === id);
+
+/** What a document is called. */
+export const nameOf = (document) => document.title || document.filename;
+
+/** Begin: what the server allows, its samples, and the documents that were here before. */
+export async function startDocuments(info, openDocument) {
+  most = { bytes: info.max_body_bytes };
+  open = openDocument;
+  showSamples(info.samples);
+  takeDrops();
+  takeChoices();
+  const before = recall("documents", []);
+  const found = await Promise.all(before.map(({ id }) => api.file(id).catch((error) => error)));
+  documents = found.flatMap((file, index) =>
+    file instanceof Error ? [] : [{ ...file, chosen: before[index].chosen }],
+  );
+  const lost = found.filter((file) => file instanceof Error);
+  if (lost.length) {
+    const reason = lost[0].details?.code === "file_not_found" ? "the server keeps files only while it runs" : lost[0].message;
+    note(`${counted(lost.length, "document")} of before can't be had any more: ${reason}`);
+  }
+  changed();
+}
+
+/** Put other documents in place of these, as when a reading is opened. */
+export function replaceDocuments(files) {
+  documents = files.map((file) => ({ ...file, chosen: true }));
+  changed();
+}
+
+/** Choose the documents of these ids, and leave the others out. */
+export function chooseOnly(ids) {
+  for (const document of documents) document.chosen = ids.includes(document.id);
+  changed();
+}
+
+/** Take the counted tokens of documents, `{id: tokens}`, and show them. */
+export function noteTokens(counts) {
+  for (const document of documents) document.tokens = counts[document.id] ?? document.tokens;
+  show();
+}
+
+function changed() {
+  remember("documents", documents.map(({ id, chosen }) => ({ id, chosen })));
+  show();
+  changes.call();
+}
+
+function note(message) {
+  const line = element("div", { class: "problem" }, element("p", { text: sentence(message) }));
+  line.append(button("Dismiss", () => line.remove(), { class: "quiet" }));
+  problems.append(line);
+}
+
+// What comes in
+
+function takeChoices() {
+  for (const [opener, input] of [["choose-files", "file-input"], ["choose-folder", "folder-input"]]) {
+    const field = byId(input);
+    byId(opener).addEventListener("click", () => field.click());
+    field.addEventListener("change", () => {
+      add([...field.files]);
+      field.value = ""; // so that the same file can be chosen again
+    });
+  }
+}
+
+function takeDrops() {
+  const place = byId("drop");
+  let inside = 0; // entering a child leaves its parent
+  const withFiles = (event) => event.dataTransfer?.types.includes("Files");
+  window.addEventListener("dragenter", (event) => {
+    if (withFiles(event)) place.classList.toggle("over", (inside += 1) > 0);
+  });
+  window.addEventListener("dragleave", (event) => {
+    if (withFiles(event)) place.classList.toggle("over", (inside -= 1) > 0);
+  });
+  window.addEventListener("dragover", (event) => withFiles(event) && event.preventDefault());
+  window.addEventListener("drop", async (event) => {
+    if (!withFiles(event)) return;
+    event.preventDefault();
+    inside = 0;
+    place.classList.remove("over");
+    add(await dropped(event.dataTransfer));
+  });
+}
+
+/** The files that were dropped, with those of folders and their folders. */
+async function dropped(transfer) {
+  // entries have to be taken before the first wait: the list is empty afterwards
+  const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
+  if (!entries.length) return [...transfer.files];
+  const found = await Promise.all(entries.map((entry) => filesOf(entry)));
+  return found.flat();
+}
+
+async function filesOf(entry) {
+  try {
+    if (entry.isFile) return [await new Promise((resolve, reject) => entry.file(resolve, reject))];
+    const reader = entry.createReader();
+    const entries = [];
+    for (;;) {
+      // a reader returns some at a time, and none at the end
+      const some = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
+      if (!some.length) break;
+      entries.push(...some);
+    }
+    entries.sort((one, other) => one.name.localeCompare(other.name, "en", { numeric: true }));
+    return (await Promise.all(entries.map((inner) => filesOf(inner)))).flat();
+  } catch (error) {
+    note(`${entry.name} can't be read: ${error.message}`);
+    return [];
+  }
+}
+
+async function add(files) {
+  const hidden = files.filter((file) => file.name.startsWith("."));
+  if (hidden.length) note(`${counted(hidden.length, "hidden file")} left out: ${hidden.map((file) => file.name).join(", ")}`);
+  const queue = files.filter((file) => !hidden.includes(file));
+  if (!queue.length) return;
+  coming.push(...queue);
+  show();
+  const before = documents.length;
+  const places = new Map(queue.map((file, index) => [file, index]));
+  const rest = [...queue];
+  const arrived = [];
+  const take = async () => {
+    for (let file = rest.shift(); file !== undefined; file = rest.shift()) {
+      const document = await uploaded(file);
+      coming = coming.filter((other) => other !== file);
+      if (document) arrived.push([places.get(file), document]);
+      show();
+    }
+  };
+  await Promise.all(Array.from({ length: AT_ONCE }, take));
+  arrived.sort(([one], [other]) => one - other);
+  for (const [, document] of arrived) include(document);
+  changed();
+  announce(`${counted(documents.length - before, "document")} added.`);
+}
+
+async function uploaded(file) {
+  if (file.size > most.bytes) {
+    note(`${file.name} has ${bytes(file.size)}; this server takes ${bytes(most.bytes)} at a time`);
+    return null;
+  }
+  try {
+    return await api.upload(file);
+  } catch (error) {
+    note(error.message.includes(file.name) ? error.message : `${file.name}: ${error.message}`);
+    return null;
+  }
+}
+
+function include(file) {
+  const known = documentOf(file.id);
+  if (known) {
+    known.chosen = true;
+    note(`${nameOf(known)} is here already`);
+  } else documents.push({ ...file, chosen: true });
+}
+
+function showSamples(samples) {
+  byId("samples").hidden = samples.length === 0;
+  byId("sample-list").replaceChildren(
+    ...samples.map((sample) =>
+      element("li", {}, button(sample.title || sample.name, () => addSample(sample), {
+        class: "quiet", title: `${number(sample.characters)} characters`,
+      })),
+    ),
+  );
+}
+
+async function addSample(sample) {
+  try {
+    include(await api.sample(sample.name));
+    changed();
+    announce(`${sample.title || sample.name} added.`);
+  } catch (error) {
+    note(error.message);
+  }
+}
+
+// The list
+
+function show() {
+  const focused = document.activeElement?.dataset?.focus;
+  list.replaceChildren(...documents.map(item), ...coming.map(waiting));
+  byId("documents-hint").hidden = documents.length < 2;
+  if (focused) list.querySelector(`[data-focus="${CSS.escape(focused)}"]`)?.focus();
+}
+
+const waiting = (file) =>
+  element("li", { class: "coming" }, element("span", { text: `${file.name}: its text is being read …` }));
+
+function item(document, index) {
+  const name = nameOf(document);
+  const act = (key, label, run, disabled = false) =>
+    button("", run, { class: `icon ${key}`, "aria-label": `${label}: ${name}`, title: label, disabled, "data-focus": `${key} ${document.id}` });
+  const box = element("input", {
+    type: "checkbox", checked: document.chosen, "aria-label": `Read ${name}`, "data-focus": `box ${document.id}`,
+    title: "Read this document, or leave it out", on: { change: () => choose(document, box.checked) },
+  });
+  const row = element(
+    "li",
+    { class: document.chosen ? "" : "left-out", draggable: "true", on: { keydown: (event) => moveByKey(event, index) } },
+    element("div", { class: "line" }, box,
+      button(name, () => open(document.id), { class: "name", title: document.filename, "data-focus": `name ${document.id}` }),
+      element("span", { class: "figures", text: document.tokens === undefined ? `${number(document.characters)} characters` : tokens(document.tokens) }),
+      act("up", "Move up", () => move(index, index - 1), index === 0),
+      act("down", "Move down", () => move(index, index + 1), index === documents.length - 1),
+      act("remove", "Remove", () => remove(document))),
+    remarksOf(document),
+  );
+  dragging(row, index);
+  return row;
+}
+
+function remarksOf(document) {
+  const remarks = document.remarks ?? [];
+  if (!remarks.length) return null;
+  const worst = ["loss", "warning", "note"].find((severity) => remarks.some((remark) => remark.severity === severity));
+  return element("details", { class: `remarks ${worst}`, open: worst === "loss" },
+    element("summary", { text: worst === "loss" ? "Not everything could be read" : counted(remarks.length, "remark") }),
+    element("ul", {}, ...remarks.map((remark) =>
+      element("li", { text: `${remark.location ? `${remark.location}: ` : ""}${remark.message}` }))));
+}
+
+function choose(document, isChosen) {
+  document.chosen = isChosen;
+  changed();
+  announce(`${nameOf(document)} ${isChosen ? "will be read" : "is left out"}.`);
+}
+
+function move(from, to) {
+  if (to < 0 || to >= documents.length || from === to) return;
+  const [moved] = documents.splice(from, 1);
+  documents.splice(to, 0, moved);
+  changed();
+  announce(`${nameOf(moved)} is number ${to + 1} of ${documents.length} now.`);
+}
+
+function moveByKey(event, index) {
+  if (!event.altKey || !["ArrowUp", "ArrowDown"].includes(event.key)) return;
+  event.preventDefault();
+  move(index, index + (event.key === "ArrowUp" ? -1 : 1));
+}
+
+async function remove(removed) {
+  const index = documents.indexOf(removed);
+  documents = documents.filter((other) => other !== removed);
+  changed();
+  announce(`${nameOf(removed)} removed.`);
+  const next = documents[Math.min(index, documents.length - 1)];
+  if (next) list.querySelector(`[data-focus="${CSS.escape(`remove ${next.id}`)}"]`)?.focus();
+  else byId("choose-files").focus();
+  try {
+    await api.removeFile(removed.id);
+  } catch (error) {
+    if (error.details?.code !== "file_not_found") note(error.message);
+  }
+}
+
+let dragged = null; // the place of the document that is dragged
+
+function dragging(row, index) {
+  row.addEventListener("dragstart", (event) => {
+    dragged = index;
+    event.dataTransfer.effectAllowed = "move";
+    event.dataTransfer.setData("text/plain", row.textContent);
+  });
+  row.addEventListener("dragend", () => (dragged = null));
+  row.addEventListener("dragover", (event) => {
+    if (dragged === null) return;
+    event.preventDefault();
+    row.classList.toggle("below", index > dragged);
+    row.classList.toggle("above", index < dragged);
+  });
+  row.addEventListener("dragleave", () => row.classList.remove("above", "below"));
+  row.addEventListener("drop", (event) => {
+    if (dragged === null) return;
+    event.preventDefault();
+    move(dragged, index);
+  });
+}
