@@ -9,7 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -124,13 +124,15 @@ class DocumentOptions(ModelOptions):
         paths = [_STANDARD_INPUT if path == "-" else path for path in self.files]
         if paths.count(_STANDARD_INPUT) > 1:
             raise BadOption("standard input can be read once; name - once")
-        return read_documents(
-            paths,
-            glob=self.glob,
-            encoding=self.encoding,
-            ocr=self.ocr,
-            strict=self.strict or False,
-        )
+        with self.progress("pages") if self.ocr else nullcontext() as progress:
+            return read_documents(
+                paths,
+                glob=self.glob,
+                encoding=self.encoding,
+                ocr=self.ocr,
+                strict=self.strict or False,
+                progress=progress,
+            )
 
     def load(self, **options: Any) -> "LongContextLLM":
         """Return the model, with further options of `LongContextLLM`."""

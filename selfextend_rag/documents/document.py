@@ -7,7 +7,7 @@ import logging
 import os
 import re
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -20,7 +20,7 @@ from selfextend_rag.documents.content import (
     Severity,
 )
 from selfextend_rag.documents.encoding import normalize_newlines
-from selfextend_rag.documents.files import read_bytes, read_file
+from selfextend_rag.documents.files import bytes_of, read_bytes
 from selfextend_rag.errors import DocumentError
 
 logger = logging.getLogger(__name__)
@@ -115,6 +115,7 @@ class Document:
         encoding: str | None = None,
         ocr: bool = False,
         strict: bool | Severity = False,
+        progress: Callable[[int, int], None] | None = None,
     ) -> Document:
         """Return the document in a file: text, HTML, PDF, an office file, mail or an e-book.
 
@@ -146,13 +147,15 @@ class Document:
                 wrong, which the remark then calls a loss.
             strict: refuse a file with remarks as severe as this or more: ``"warning"``, or
                 ``"loss"``, the same as True.
+            progress: called with the pages read and those in all, of a PDF, whose scans take long.
 
         Raises:
             DocumentError: there is no such file, it is empty, binary or damaged, its kind is not
                 one of these, it has no text, or a remark is too severe.
         """
         name = os.fsdecode(path)
-        return cls._from_content(read_file(path, encoding, ocr), name, strict)
+        content = read_bytes(bytes_of(name), name, encoding, ocr, progress)
+        return cls._from_content(content, name, strict)
 
     @classmethod
     def from_bytes(
@@ -163,6 +166,7 @@ class Document:
         encoding: str | None = None,
         ocr: bool = False,
         strict: bool | Severity = False,
+        progress: Callable[[int, int], None] | None = None,
     ) -> Document:
         """Return the document in the bytes of a file, as ``from_file`` reads it.
 
@@ -172,11 +176,12 @@ class Document:
             encoding: see ``from_file``.
             ocr: see ``from_file``.
             strict: see ``from_file``.
+            progress: see ``from_file``.
 
         Raises:
             DocumentError: as ``from_file`` does.
         """
-        return cls._from_content(read_bytes(data, name, encoding, ocr), name, strict)
+        return cls._from_content(read_bytes(data, name, encoding, ocr, progress), name, strict)
 
     @classmethod
     def _from_content(cls, content: Content, name: str, strict: bool | Severity) -> Document:

@@ -104,15 +104,13 @@ _MARKDOWN_FENCE = re.compile(r" {0,3}(```+|~~~+)")
 _MARKDOWN_HEADING = re.compile(r" {0,3}#{1,6}[ \t]+(.+?)(?:[ \t]+#+)?[ \t]*$")
 
 
-def read_file(
-    path: str | os.PathLike[str], encoding: str | None = None, ocr: bool = False
+def read_bytes(
+    data: bytes,
+    name: str,
+    encoding: str | None = None,
+    ocr: bool = False,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Content:
-    """Return what a file says; see ``Document.from_file``."""
-    name = os.fsdecode(path)
-    return read_bytes(bytes_of(name), name, encoding, ocr)
-
-
-def read_bytes(data: bytes, name: str, encoding: str | None = None, ocr: bool = False) -> Content:
     """Return what the bytes of a file say, by their content first and their name second.
 
     Args:
@@ -120,6 +118,7 @@ def read_bytes(data: bytes, name: str, encoding: str | None = None, ocr: bool = 
         name: its name, for messages and, where the content leaves it open, for its kind.
         encoding: the character encoding of text, when the caller knows it.
         ocr: recognise the text of pages that are pictures.
+        progress: called with pages read and pages in all, of a PDF.
 
     Raises:
         DocumentError: the file can't be read whole, or is of a kind that is not read.
@@ -129,7 +128,7 @@ def read_bytes(data: bytes, name: str, encoding: str | None = None, ocr: bool = 
     kind = _binary_kind(data, name)
     if kind is not None:
         read = _reader(_READERS[kind])
-        content = read(data, name, ocr=True) if ocr and kind == "pdf" else read(data, name)
+        content = read(data, name, ocr, progress) if kind == "pdf" else read(data, name)
     else:
         kind, content = _read_text(data, name, encoding)
     remarks = content.remarks

@@ -75,6 +75,7 @@ def read_documents(
     encoding: str | None = None,
     ocr: bool = False,
     strict: bool | Severity = False,
+    progress: Callable[[int, int], None] | None = None,
 ) -> ReadFiles:
     """Return the documents in files, folders and ZIP archives, and what was skipped and why.
 
@@ -92,11 +93,15 @@ def read_documents(
         encoding: the character encoding of text, when you know better than detection does.
         ocr: recognise text on pages that are pictures; see ``Document.from_file``.
         strict: refuse files with remarks as severe as this; see ``Document.from_file``.
+        progress: called with pages read and pages in all, of each PDF.
 
     Raises:
         DocumentError: a file that was named can't be read, or nothing in a folder or archive can.
     """
-    reader = _Reader(glob, partial(Document.from_bytes, encoding=encoding, ocr=ocr, strict=strict))
+    read = partial(
+        Document.from_bytes, encoding=encoding, ocr=ocr, strict=strict, progress=progress
+    )
+    reader = _Reader(glob, read)
     for path in [paths] if isinstance(paths, str | os.PathLike) else paths:
         reader.read(os.fsdecode(path))
     for skip in reader.skipped:

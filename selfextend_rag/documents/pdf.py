@@ -8,7 +8,8 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -24,10 +25,14 @@ _SURE = 0.97  # mean confidence below which a tenth of the words is wrong (bench
 _OTHERWISE = "recognise its text with another program first (ocrmypdf does it), and read the result"
 # Libraries that start a thread for each core, whose stacks count as memory.
 _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OPENCV_FOR_THREADS_NUM": "1", "MALLOC_ARENA_MAX": "2"}
+_MOST_UNSCANNED = 5  # pages, each of which takes all the time that it is given
+Progress = Callable[[int, int], None]
 _LOCK = threading.Lock()
 
 
-def read_pdf(data: bytes, name: str, ocr: bool = False) -> Content:
+def read_pdf(
+    data: bytes, name: str, ocr: bool = False, progress: Progress | None = None
+) -> Content:
     """Return the text of a PDF, its pages separated by a blank line.
 
     Values of form fields and free-text notes are in the text where they are shown. Characters that
@@ -38,7 +43,8 @@ def read_pdf(data: bytes, name: str, ocr: bool = False) -> Content:
         data: the file.
         name: its name, for messages.
         ocr: recognise the text of pages that have none, or a tenth of it unreadable, or few words
-            over a picture.
+            over a picture. A page that takes too long for that is remarked on.
+        progress: called with pages read and pages in all.
 
     Raises:
         DocumentError: the file is damaged, needs a password, has no text or hardly any that is
@@ -47,7 +53,7 @@ def read_pdf(data: bytes, name: str, ocr: bool = False) -> Content:
     """
     if b"%PDF-" not in data[:1024]:
         raise _damaged(name, "its header %PDF- is damaged or missing")
-    found = _read_apart(data, name, ocr)
+    found = _read_apart(data, name, ocr, progress)
     if found.get("error") == "password":
         raise DocumentError(
             f"{name} is encrypted with a password; save a copy without one (qpdf --decrypt does "
@@ -68,40 +74,78 @@ def read_pdf(data: bytes, name: str, ocr: bool = False) -> Content:
     return _joined(found, name, data.startswith(b"%PDF-"), ocr)
 
 
-def _read_apart(data: bytes, name: str, ocr: bool) -> dict[str, Any]:
+def _read_apart(data: bytes, name: str, ocr: bool, progress: Progress | None) -> dict[str, Any]:
     """Read a file in a process of its own, so that no file can hang or crash this one.
 
     Its start takes 0.1 s, most of it to load pdfium. A thread could not be stopped, and would keep
     the lock that pdfium, which is not thread-safe, needs. ``multiprocessing`` runs the main module
     again: it fails in programs without a file or a guard. Where the program is no Python
     interpreter that can be started (frozen, embedded), files are read here, one at a time.
+
+    Where the process ends on a page to be recognised, another goes on without recognising that.
     """
-    scan = [_SCAN_SECONDS] if ocr else []
-    script = Path(__file__).with_name("pdf_pages.py")
+    found: list[Any] = []  # what is known of the file, then the pages
+    script, unscanned = Path(__file__).with_name("pdf_pages.py"), dict[int, str]()
     interpreter = Path(sys.executable or "").name.lower().startswith(("python", "pypy"))
     if getattr(sys, "frozen", False) or not interpreter or not script.is_file():
         from selfextend_rag.documents.pdf_pages import read_pages
 
         with _LOCK:
-            return read_pages(data, 0, *scan)
-    memory = (_SCAN_MEMORY if ocr else _MEMORY) + 3 * len(data)
-    limits = [json.dumps([str(path) for path in sys.path]), *map(str, (_SECONDS, memory, *scan))]
-    done = subprocess.run(
-        [sys.executable, "-I", "-S", str(script), *limits],
-        input=data,
-        capture_output=True,
-        env={**os.environ, **_ONE_THREAD} if ocr else None,
+            for value in read_pages(data, 0, _SCAN_SECONDS if ocr else None):
+                _add(found, value, progress)
+    else:
+        memory = (_SCAN_MEMORY if ocr else _MEMORY) + 3 * len(data)
+        given: dict[str, Any] = {"path": [str(path) for path in sys.path], "memory": memory}
+        given |= {"seconds": _SECONDS, "scan": _SCAN_SECONDS if ocr else None}
+        command = [sys.executable, "-I", "-S", str(script)]
+        while problem := _run([*command, json.dumps(given)], data, found, progress):
+            page = len(found) - 1
+            if not ocr or page < 0 or page in unscanned or len(unscanned) == _MOST_UNSCANNED:
+                raise _damaged(name, _reason(problem, memory, ocr))
+            unscanned[page] = _reason(problem, memory, ocr)
+            given |= {"first": page, "plain": [*unscanned]}
+    error = next((value for value in found if value and "error" in value), None)
+    return error or {**found[0], "pages": found[1:], "unscanned": unscanned}
+
+
+def _add(found: list[Any], value: Any, progress: Progress | None) -> None:
+    found.append(value)
+    if progress and "count" in found[0]:
+        progress(len(found) - 1, found[0]["count"])
+
+
+def _run(command: list[str], data: bytes, found: list[Any], progress: Progress | None) -> str:
+    """Add what a process finds in a file to what was found; return why it did not end well."""
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, **_ONE_THREAD},
         creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
-        check=False,
     )
-    if done.returncode == 0:
-        found: dict[str, Any] = json.loads(done.stdout)
-        return found
-    problem = done.stderr.decode(errors="replace").strip() or f"pdfium ends with {done.returncode}"
+    with process:
+        try:
+            with suppress(OSError):  # it ended before it had read the file
+                process.stdin.write(data)  # type: ignore[union-attr]  # all three are pipes
+                process.stdin.close()  # type: ignore[union-attr]
+            again = bool(found)
+            for number, line in enumerate(process.stdout or ()):
+                if line.endswith(b"\n") and (number or not again):
+                    _add(found, json.loads(line), progress)
+            problem = process.stderr.read().decode(errors="replace")  # type: ignore[union-attr]
+        except BaseException:
+            process.kill()
+            raise
+    ended = f"pdfium ends with {process.returncode}"
+    return (problem.strip() or ended) if process.returncode else ""
+
+
+def _reason(problem: str, memory: int, ocr: bool) -> str:
     if re.search("^Timeout", problem, re.MULTILINE):
         allowed = f"{_SECONDS:g} s" + (f", or {_SCAN_SECONDS:g} s to be recognised" if ocr else "")
-        raise _damaged(name, f"one of its pages takes longer than {allowed}")
-    raise _damaged(name, f"{problem.splitlines()[-1][:200]}, with {memory >> 20} MiB of memory")
+        return f"one of its pages takes longer than {allowed}"
+    return f"{problem.splitlines()[-1][:200]}, with {memory >> 20} MiB of memory"
 
 
 def _joined(found: dict[str, Any], name: str, headed: bool, ocr: bool) -> Content:
@@ -116,6 +160,7 @@ def _joined(found: dict[str, Any], name: str, headed: bool, ocr: bool) -> Conten
     try_this = _OTHERWISE if ocr else f"read it with ocr=True, or {_OTHERWISE}"
     if not text:
         why = "and none could be recognised" if ocr else "as a scan has none"
+        why += "".join(f" ({reason})" for reason in {*found["unscanned"].values()})
         raise DocumentError(
             f"{name} has no text on any of its {len(pages)} page(s), {why}; {try_this}"
         )
@@ -151,6 +196,10 @@ def _remarks(found: dict[str, Any], empty: list[int], headed: bool) -> list[Rema
     why = "nothing could be recognised" if tried else "pictures, which ocr=True reads, or blank"
     says = f"of {len(pages)} pages {{have}} no text ({why}) and {{are}} missing from the document"
     add("loss", "pages without text", len(empty), says, empty)
+    reasons = "; ".join(dict.fromkeys(found["unscanned"].values()))
+    says = f"page{{s}} {{were}} not recognised ({reasons})"
+    numbers = [page + 1 for page in found["unscanned"]]
+    add("loss", "pages not recognised", len(numbers), says, numbers)
     add_of_pages("loss", "unreadable lines", "blurred", "line{s} of pictures can't be read")
     says = "character{s} could not be read and {are} written U+FFFD"
     add_of_pages("loss", "unreadable characters", "garbled", says)

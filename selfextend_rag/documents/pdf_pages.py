@@ -16,13 +16,14 @@ import math
 import re
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import pairwise, repeat
 from typing import Any
 
 if __name__ == "__main__":  # started without a search path, by the process that has one
-    sys.path[:] = json.loads(sys.argv[1])
+    _GIVEN = json.loads(sys.argv[1])
+    sys.path[:] = _GIVEN.pop("path")
 
 import pypdfium2 as pdfium
 import pypdfium2.raw as raw
@@ -44,13 +45,21 @@ _NOT_TEXT = re.compile(  # streams whose damage costs no text: fonts, colours, p
 )
 
 
-def read_pages(data: bytes, seconds: float = 0, scan: float | None = None) -> dict[str, Any]:
-    """Return the pages' texts and what is known of them, or an ``error``, as JSON values.
+def read_pages(
+    data: bytes,
+    seconds: float = 0,
+    scan: float | None = None,
+    first: int = 0,
+    plain: Sequence[int] = (),
+) -> Iterator[dict[str, Any] | None]:
+    """Yield what is known of a file, and each page's text, as JSON values; or an ``error``.
 
     Args:
         data: the file.
         seconds: end the process when a page takes longer; 0: no limit.
         scan: recognise text on pages without it, with this limit of seconds; None: don't.
+        first: the page to begin with, counted from 0.
+        plain: pages on which no text is to be recognised.
     """
     watch = faulthandler.dump_traceback_later if seconds else lambda *_, **__: None
     watch(seconds, exit=True)
@@ -58,20 +67,21 @@ def read_pages(data: bytes, seconds: float = 0, scan: float | None = None) -> di
         document = pdfium.PdfDocument(data)
     except pdfium.PdfiumError as error:
         locked = error.err_code == raw.FPDF_ERR_PASSWORD
-        return {"error": "password" if locked else "nothing in it can be found"}
+        yield {"error": "password" if locked else "nothing in it can be found"}
+        return
     count = raw.FPDFDoc_GetAttachmentCount(document)
     attached = [raw.FPDFDoc_GetAttachment(document, index) for index in range(count)]
     files = [_string(raw.FPDFAttachment_GetName, file) for file in attached]
-    facts = {
+    yield {
         **_file_facts(document),
+        "count": len(document),
         "rebuilt": not raw.FPDF_DocumentHasValidCrossReferenceTable(document),
         "title": _string(raw.FPDF_GetMetaText, document, b"Title"),
         "xfa": document.get_formtype() in (raw.FORMTYPE_XFA_FULL, raw.FORMTYPE_XFA_FOREGROUND),
         "files": files,
     }
     document.init_forms()
-    pages: list[dict[str, Any] | None] = []
-    for index in range(len(document)):
+    for index in range(first, len(document)):
         watch(seconds, exit=True)
         try:
             page = _read_page(document, index, files)
@@ -79,15 +89,16 @@ def read_pages(data: bytes, seconds: float = 0, scan: float | None = None) -> di
             # a few words over a picture of the whole page are a stamp or what a form was given.
             letters = len("".join(page["text"].split()))
             stamped = page.pop("pictured") >= _SCANNED and letters < _FEW_LETTERS
-            if scan is not None and (stamped or 10 * page["garbled"] >= letters):
+            needed = stamped or 10 * page["garbled"] >= letters
+            if scan is not None and needed and index not in plain:
                 watch(scan, exit=True)
                 page |= _recognise(document, index, page["turned"])
-            pages.append(page)
+            yield page
         except ImportError as error:
-            return {"error": "ocr", "missing": str(error)}
+            yield {"error": "ocr", "missing": str(error)}
+            return
         except pdfium.PdfiumError:
-            pages.append(None)
-    return {**facts, "pages": pages}
+            yield None
 
 
 def _read_page(document: pdfium.PdfDocument, index: int, files: list[str]) -> dict[str, Any]:
@@ -381,6 +392,8 @@ if __name__ == "__main__":
         import resource
 
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[3]),) * 2)
-    seconds, *scan = map(float, (sys.argv[2], *sys.argv[4:]))
-    sys.stdout.write(json.dumps(read_pages(sys.stdin.buffer.read(), seconds, *scan)))
+        resource.setrlimit(resource.RLIMIT_AS, (_GIVEN.pop("memory"),) * 2)
+    _GIVEN.pop("memory", None)
+    for found in read_pages(sys.stdin.buffer.read(), **_GIVEN):
+        sys.stdout.write(f"{json.dumps(found)}\n")
+        sys.stdout.flush()

@@ -168,7 +168,7 @@ def test_files_are_read_at_once_and_in_programs_that_are_no_interpreter(monkeypa
     with ThreadPoolExecutor(8) as pool:
         assert [content.text for content in pool.map(read_pdf, files, "abcdefgh")] == expected
     monkeypatch.setattr(sys, "frozen", True, raising=False)
-    monkeypatch.setattr(subprocess, "run", None)
+    monkeypatch.setattr(subprocess, "Popen", None)
     with ThreadPoolExecutor(8) as pool:
         assert [content.text for content in pool.map(read_pdf, files, "abcdefgh")] == expected
 

@@ -202,6 +202,42 @@ def test_the_recogniser_is_ended_when_it_hangs_and_its_failure_is_a_refusal(tmp_
         Document.from_bytes(pdf_bytes(""), "a.pdf", ocr=True)
 
 
+@pytest.mark.parametrize("ending", ["import time; time.sleep(600)", "import os; os._exit(9)"])
+def test_a_page_that_can_not_be_recognised_is_a_loss_and_the_others_are(
+    tmp_path, monkeypatch, ending
+):
+    """The whole scan was refused for one page that took too long."""
+    flag = tmp_path / "second"
+    program = f"""
+    import pathlib
+    flag = pathlib.Path({str(flag)!r})
+    seen = len(flag.read_text()) if flag.exists() else 0
+    flag.write_text("x" * (seen + 1))
+    if seen == 1:
+        {ending}
+    said = [(9, 9, f"Page {{seen}}.", 1.0)]
+    """
+    fake_recogniser(tmp_path, monkeypatch, program)
+    monkeypatch.setattr(pdf, "_SCAN_SECONDS", 5.0)
+    steps = []
+    data = pdf_bytes("Anna.", "", "", "", "Bert.")
+    document = Document.from_bytes(
+        data, "a.pdf", ocr=True, progress=lambda done, total: steps.append((done, total))
+    )
+    assert document.text == "Anna.\n\nPage 0.\n\nPage 2.\n\nBert."
+    assert steps == [(done, 5) for done in range(6)]
+    remark = next(r for r in document.remarks if r.kind == "pages not recognised")
+    assert (remark.severity, remark.count, remark.location) == ("loss", 1, "page 3")
+    assert document.metadata["pages_without_text"] == [3]
+
+
+def test_a_scan_of_which_no_page_can_be_recognised_is_given_up(tmp_path, monkeypatch):
+    fake_recogniser(tmp_path, monkeypatch, f"open({str(tmp_path / 'n')!r}, 'a').write('x'); 1 / 0")
+    with pytest.raises(DocumentError, match="division by zero"):
+        Document.from_bytes(pdf_bytes("Anna.", *[""] * 8), "a.pdf", ocr=True)
+    assert (tmp_path / "n").read_text() == "x" * 6
+
+
 def test_without_the_extra_only_files_that_need_it_are_refused(tmp_path, monkeypatch):
     fake_recogniser(tmp_path, monkeypatch, [])
     (tmp_path / "modules" / "onnxruntime.py").write_text("raise ModuleNotFoundError('not here')")
