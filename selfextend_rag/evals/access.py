@@ -78,6 +78,10 @@ class HuggingFaceModel:
                 past_key_values=self._cache(),
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
+                num_beams=1,  # and no penalties, which some models' generation settings name
+                repetition_penalty=1.0,
+                no_repeat_ngram_size=0,
+                min_new_tokens=None,
                 eos_token_id=self.end_ids or None,
             )
         new: list[int] = output[0, ids.shape[1] :].tolist()

@@ -69,6 +69,21 @@ def tiny(tokenizer):
     return LlamaForCausalLM(config).eval()
 
 
+def test_answers_are_greedy_whatever_a_models_generation_settings_say(tiny, monkeypatch):
+    """Qwen's instruct models name a repetition penalty, which was taken."""
+    prompt = list(range(20, 50))
+    greedy = HuggingFaceModel(tiny, end_ids=[2047]).generate(prompt, 8)
+    named = {"repetition_penalty": 30.0, "num_beams": 3, "no_repeat_ngram_size": 1}
+    for name, value in named.items():
+        monkeypatch.setattr(tiny.generation_config, name, value)
+    assert HuggingFaceModel(tiny, end_ids=[2047]).generate(prompt, 8) == greedy
+    ids = list(prompt)
+    for _ in range(8):
+        with torch.no_grad():
+            ids.append(int(tiny(torch.tensor([ids])).logits[0, -1].argmax()))
+    assert greedy == ids[len(prompt) :]
+
+
 def test_a_model_that_sees_half_the_prompt_answers_the_deep_half(tokenizer, prose):
     cells = run_lookups(
         Reader(tokenizer, 500),
