@@ -15,6 +15,7 @@ from selfextend_rag.evals.benchmarks import (
     Source,
     SyntheticOptions,
     haystack,
+    leval,
     longbench,
     multidoc,
     ruler,
@@ -116,7 +117,7 @@ def test_leval_asks_all_questions_of_a_document(tmp_path):
     assert prompt(item).endswith("any explanation.\nAnswer:")
     assert task.score(item.questions[0], "B")["score"] == 100
     assert task.score(item.questions[1], "see B")["score"] == 0
-    assert len(selected_tasks(["leval"], Source(hub="a/b"), SMALL)[0]) == 20
+    assert len(leval.tasks(Source())) == 20
 
 
 def test_leval_leaves_out_what_is_for_judges_unless_all_is(tmp_path):
@@ -134,9 +135,7 @@ def test_leval_leaves_out_what_is_for_judges_unless_all_is(tmp_path):
 
 def test_the_rouge_of_a_subset_is_that_of_its_means():
     pytest.importorskip("rouge_score", reason="comes with the extra evals")
-    task = next(
-        t for t in selected_tasks(["leval"], Source(hub="a/b"), SMALL)[0] if "patent" in t.name
-    )
+    task = next(task for task in leval.tasks(Source()) if "patent" in task.name)
     rows = [
         {"rouge1": 100.0, "rouge2": 0.0, "rougeL": 100.0, "score": 0.0},
         {"rouge1": 0.0, "rouge2": 100.0, "rougeL": 0.0, "score": 0.0},
@@ -405,6 +404,8 @@ def test_data_sets_of_the_hub_are_read_by_datasets(monkeypatch):
     assert next(task.items(Words())).id == "a1"
     assert asked == [("owner/name", "qasper", "test"), ("THUDM/LongBench", "qasper", "test")]
     monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(BenchmarkError, match=r"no data for longbench .*the library datasets"):
+        selected_tasks(["longbench"], Source(), SMALL)  # and not after hours of other tasks
     with pytest.raises(BenchmarkError, match="pip install datasets"):
         next(task.items(Words()))
 

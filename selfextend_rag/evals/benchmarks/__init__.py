@@ -68,7 +68,9 @@ def selected_tasks(
         there = [task for task in below if task.available()]
         missing.update({task.name: None for task in below if task not in there})
         if not there:
-            where = f"in {source.folder}" if source.folder else "without a folder (--data)"
+            where = f"in {source.folder}"
+            if source.folder is None:
+                where = "without a folder (--data), or a data set's id and the library datasets"
             raise BenchmarkError(f"there is no data for {name} {where}")
         found.update({task.name: task for task in there})
     return list(found.values()), list(missing)

@@ -68,9 +68,9 @@ class Source:
         return list(found)
 
     def has(self, *patterns: str, hub: str | None = None) -> bool:
-        """Return whether there are such files, or a data set to look for them in."""
+        """Return whether there are such files, or a data set and the library to read it by."""
         if self.folder is None:
-            return (self.hub or hub) is not None
+            return (self.hub or hub) is not None and _has_datasets()
         return bool(self.find(*patterns))
 
     def records(
@@ -129,6 +129,14 @@ def read_records(path: Path) -> Iterator[Record]:
             if isinstance(error, BenchmarkError):
                 raise
             raise BenchmarkError(f"can't read {path}: {error}") from error
+
+
+def _has_datasets() -> bool:
+    try:
+        import datasets  # noqa: F401
+    except ImportError:
+        return False
+    return True
 
 
 def _hub_records(task: str, name: str, config: str | None) -> Iterator[Record]:
