@@ -14,6 +14,7 @@ from selfextend_rag.evals.benchmarks import (
     Question,
     Source,
     SyntheticOptions,
+    babilong,
     haystack,
     leval,
     longbench,
@@ -22,6 +23,7 @@ from selfextend_rag.evals.benchmarks import (
     selected_tasks,
 )
 from selfextend_rag.evals.benchmarks.cutting import cut, official_length
+from selfextend_rag.evals.metrics import retrieval
 from tests.tiny import byte_tokenizer
 
 SMALL = SyntheticOptions(lengths=(1500,), samples=2, seed=1, depths=3)
@@ -198,6 +200,73 @@ def test_official_prompts_of_lost_in_the_middle_are_used(tmp_path):
     (folder / "qa.prompt").write_text("See {search_results} {question}\n\n")
     task, (item,) = items("mdqa", tmp_path)
     assert (task.prompt, prompt(item)) == ("official", "See  q")
+
+
+BABILONG = {
+    "input": "It rained. Mary went to the kitchen. The sea was calm.",
+    "question": "Where is Mary? ",
+    "target": "kitchen",
+}
+
+
+def test_babilong_is_asked_with_examples_before_the_text(tmp_path):
+    path = tmp_path / "data/qa1/4k.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps([BABILONG, BABILONG]))  # one list, as the data set has it
+    task, (item, other) = items("babilong", tmp_path)
+    assert (task.name, item.id, other.id) == ("babilong/qa1/4k", "0", "1")
+    assert item.questions[0].max_new_tokens == 20
+    begin, _, end = prompt(item).partition(f"<context>\n{BABILONG['input']}\n</context>\n")
+    assert begin.count("<example>") == begin.count("</example>") == begin.count("Answer: ") == 2
+    assert end == "Question: Where is Mary?"
+    right = "The most recent location of Mary is kitchen. Not the office."
+    assert task.score(item.questions[0], right)["score"] == 100
+    assert task.score(item.questions[0], "\n kitchen or office")["score"] == 0
+
+
+def test_examples_of_babilong_are_answered_as_its_metric_reads_them():
+    """Their names and places are not those of its data, of which they would be answers."""
+    assert {name for name, *_ in babilong._TASKS.items()} <= {*retrieval.BABILONG_LABELS}
+    for name, (_, examples, form) in babilong._TASKS.items():
+        words = {*retrieval.BABILONG_LABELS[name]}
+        for asked, answer in examples:
+            if name in ("qa6", "qa7", "qa9", "qa10"):  # of few words, any of which is an answer
+                found = retrieval.only_label(answer, answer, asked.rpartition(". ")[2], name)
+                assert found == (answer != "none")  # which names "one", in the official program too
+                assert name == "qa7" or answer in form
+            elif answer != "nothing":
+                assert not any(word in f"{asked} {answer}".lower() for word in words)
+
+
+def test_babilong_of_the_hub_is_by_length_and_task(monkeypatch):
+    asked = []
+
+    def load(*given, **named):
+        asked.append((given, named))
+        return [BABILONG]
+
+    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load))
+    (task,), _ = selected_tasks(["babilong/qa3/16k"], Source(), SMALL)
+    assert len(list(task.items(Words()))) == 1
+    assert asked == [(("RMT-team/babilong", "16k"), {"split": "qa3"})]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[3]", r"record 0: must be a JSON object"),
+        ("\n3\n", r"line 2: must be a JSON object"),
+        ('[{"input": "', r"can't read .*0k\.json"),
+        ('[{"input": "", "question": ""}]', r"record 0: has no 'target', only input, question"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_named(tmp_path, text, said):
+    path = tmp_path / "qa1/0k.json"
+    path.parent.mkdir()
+    path.write_text(text)
+    (task,), _ = selected_tasks(["babilong"], Source(tmp_path), SMALL)
+    with pytest.raises(BenchmarkError, match=said):
+        list(task.items(Words()))
 
 
 def test_longeval_is_asked_as_its_records_say(tmp_path):

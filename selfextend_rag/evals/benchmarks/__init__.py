@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from selfextend_rag.evals.benchmarks import (
+    babilong,
     leval,
     longbench,
     longeval,
@@ -42,6 +43,7 @@ def all_tasks(source: Source, options: SyntheticOptions) -> list[Task]:
         *multidoc.tasks(source),
         *longeval.tasks(source),
         *pg19.tasks(source, options.lengths),
+        *babilong.tasks(source),
         *ruler.tasks(source, options),
         *passkeys.tasks(source, options),
     ]

@@ -74,7 +74,12 @@ class Source:
         return bool(self.find(*patterns))
 
     def records(
-        self, task: str, *patterns: str, hub: str | None = None, config: str | None = None
+        self,
+        task: str,
+        *patterns: str,
+        hub: str | None = None,
+        config: str | None = None,
+        split: str = "test",
     ) -> Iterator[Record]:
         """Yield the records of the first file that matches, or of the data set.
 
@@ -83,6 +88,7 @@ class Source:
             patterns: of files, relative to the official folder.
             hub: id of the benchmark's data set; None if it has none.
             config: the data set's configuration.
+            split: the part of the configuration.
 
         Raises:
             BenchmarkError: there is no such file or data set, or it can't be read.
@@ -99,7 +105,7 @@ class Source:
         name = self.hub or hub
         if name is None:
             raise BenchmarkError(f"{task} has no data set; name a folder with its files (--data)")
-        yield from _hub_records(task, name, config)
+        yield from _hub_records(task, name, config, split)
 
     def text(self, name: str) -> str | None:
         """Return a text file of the folder, such as the official prompts; None if it lacks it."""
@@ -108,27 +114,34 @@ class Source:
 
 
 def read_records(path: Path) -> Iterator[Record]:
-    """Yield the records of a file of JSON lines, which may be compressed by gzip.
+    """Yield the records of a file of JSON lines, or of one JSON list, that gzip may compress.
 
     Raises:
-        BenchmarkError: a line is no JSON object; it is named.
+        BenchmarkError: a line or a member of the list is no JSON object; it is named.
     """
-    with (
-        gzip.open(path, "rt", encoding="utf-8")
-        if path.suffix == ".gz"
-        else path.open("r", encoding="utf-8") as file
-    ):
-        try:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    record = json.loads(line)
-                    if not isinstance(record, dict):
-                        raise BenchmarkError(f"{path}, line {number}: must be a JSON object")
-                    yield Record(record, f"{path}, line {number}")
-        except (ValueError, OSError, EOFError) as error:
-            if isinstance(error, BenchmarkError):
-                raise
-            raise BenchmarkError(f"can't read {path}: {error}") from error
+    try:
+        for where, found in _values(path):
+            if not isinstance(found, dict):
+                raise BenchmarkError(f"{where}: must be a JSON object")
+            yield Record(found, where)
+    except (ValueError, OSError, EOFError) as error:
+        if isinstance(error, BenchmarkError):
+            raise
+        raise BenchmarkError(f"can't read {path}: {error}") from error
+
+
+def _values(path: Path) -> Iterator[tuple[str, object]]:
+    opened = gzip.open if path.suffix == ".gz" else open
+    with opened(path, "rt", encoding="utf-8") as file:
+        if file.read(1) == "[":
+            file.seek(0)
+            for number, found in enumerate(json.load(file)):
+                yield f"{path}, record {number}", found
+            return
+        file.seek(0)
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield f"{path}, line {number}", json.loads(line)
 
 
 def _has_datasets() -> bool:
@@ -139,7 +152,7 @@ def _has_datasets() -> bool:
     return True
 
 
-def _hub_records(task: str, name: str, config: str | None) -> Iterator[Record]:
+def _hub_records(task: str, name: str, config: str | None, split: str) -> Iterator[Record]:
     try:
         import datasets
     except ImportError as error:
@@ -148,8 +161,8 @@ def _hub_records(task: str, name: str, config: str | None) -> Iterator[Record]:
             "installed; pip install datasets, or name a folder with its files (--data)"
         ) from error
     try:
-        for number, record in enumerate(datasets.load_dataset(name, config, split="test")):
-            yield Record(record, f"{name}, {config or 'test'}, record {number}")
+        for number, record in enumerate(datasets.load_dataset(name, config, split=split)):
+            yield Record(record, f"{name}, {config or 'default'}, {split}, record {number}")
     except Exception as error:  # of any library below it, or for want of a network
         raise BenchmarkError(
             f"can't load the data set {name} for {task}: {error}; name a folder with its files "

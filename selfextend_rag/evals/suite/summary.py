@@ -182,11 +182,11 @@ def _averaged(name: str, metric: object) -> str:
     """Return under which name a task is averaged with others; empty if it is not.
 
     Benchmarks report such means: LongBench's of its tasks, L-Eval's of those of one metric, RULER's
-    of one length.
+    and BABILong's of one length.
     """
     benchmark, *_, last = name.split("/")
-    if benchmark == "ruler":
-        return f"ruler at {last}"
+    if benchmark in ("ruler", "babilong"):
+        return f"{benchmark} at {last}"
     return {"longbench": "longbench", "leval": f"leval, {metric}"}.get(benchmark, "")
 
 
