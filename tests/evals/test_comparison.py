@@ -164,6 +164,20 @@ def test_space_is_kept_for_a_right_answer_that_is_longer_than_answers(tiny):
         assert reply.gold_nll > 0
 
 
+def test_a_chat_model_is_asked_both_ways_in_its_own_form():
+    llm = LongContextLLM(tiny_llama(window=400), byte_tokenizer(chat=True))
+    text = "".join(f"Fact {i} is {i * i % 97}. " for i in range(30))
+    retrieval = Retrieval(passages=2, passage_words=4)
+    (each,) = compare(llm, text, [Asked("Fact 7?", ("49",))], retrieval=retrieval,
+                      max_new_tokens=4).questions  # fmt: skip
+    reading = llm.read(text, max_new_tokens=4)
+    assert each.whole.text == reading.ask("Fact 7?").text
+    brought = llm.read("Fact 7 is 49. ", max_new_tokens=4)
+    alone = compare(llm, text, ["Fact 7?"], retrieval=Retrieval("bm25", 1, 4), max_new_tokens=4)
+    assert alone.questions[0].retrieved.text == brought.ask("Fact 7?").text
+    assert each.retrieved.prompt_tokens < each.whole.prompt_tokens
+
+
 def test_progress_names_what_is_done(tiny):
     seen = []
     compare(tiny, "The sky is blue. " * 20, ["Why?", "Who?"],
