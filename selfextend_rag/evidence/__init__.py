@@ -1,6 +1,7 @@
 """Where in the documents an answer comes from, by the model's own attention."""
 
+from selfextend_rag.evidence.profile import attention_profile
 from selfextend_rag.evidence.spans import Evidence, TokenRanges, find_evidence
 from selfextend_rag.evidence.watch import AttentionWatch
 
-__all__ = ["AttentionWatch", "Evidence", "TokenRanges", "find_evidence"]
+__all__ = ["AttentionWatch", "Evidence", "TokenRanges", "attention_profile", "find_evidence"]

@@ -155,8 +155,7 @@ def find_evidence(
             one's weight are left out.
         window: tokens to look at together.
     """
-    weights = np.where(ranges.document >= 0, mass[: len(ranges)], 0.0)
-    weights[:_SINKS] = 0.0
+    weights = document_weights(mass, ranges)
     total = float(weights.sum())
     if total <= 0.0:
         return ()
@@ -179,6 +178,16 @@ def find_evidence(
     spans.sort(key=lambda s: (-s.score, s.document, s.start))
     least = max(_LEAST * spans[0].score, 1e-12) if spans else 0.0
     return tuple(_passage(s, documents[s.document]) for s in spans if s.score >= least)
+
+
+def document_weights(mass: Weights, ranges: TokenRanges) -> Weights:
+    """Return the weights of the tokens that documents are in; 0 elsewhere and at the very start.
+
+    The first tokens of a prompt draw attention whatever they are.
+    """
+    weights = np.where(ranges.document >= 0, mass[: len(ranges)], 0.0)
+    weights[:_SINKS] = 0.0
+    return weights
 
 
 def _passage(span: _Span, document: Document) -> Evidence:

@@ -246,6 +246,7 @@ def test_with_evidence_each_answer_is_the_same_and_has_it(llm, text, at_once):
     assert [spans(answer) for answer in answers] == [spans(answer) for answer in alone]
     for answer, own in zip(answers, alone, strict=True):
         assert answer.evidence
+        assert answer.attention[0] == pytest.approx(own.attention[0], rel=1e-9, abs=1e-15)
         assert [e.score for e in answer.evidence] == scores(own)
 
 

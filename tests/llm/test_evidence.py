@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 
 import pytest
@@ -49,6 +50,12 @@ def test_the_passage_with_the_fact_comes_first(bundled, length, place):
     assert best.text == documents[1].text[best.start : best.end]
     assert "48213" in best.text
     assert best.score > 0.01
+    shares = answer.attention[1]  # its slices that touch the passage have what it has, or more
+    size = len(documents[1].text) / len(shares)
+    touching = shares[int(best.start / size) : math.ceil(best.end / size)]
+    assert sum(touching) >= best.score - 1e-9
+    assert [len(each) for each in answer.attention] == [200, 200]
+    assert sum(map(sum, answer.attention)) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("chat", [False, True], ids=["plain form", "chat form"])
@@ -59,7 +66,7 @@ def test_answers_are_the_same_with_and_without(llm, chat_llm, chat, text):
     bare = reading.ask(QUESTION, evidence=False, **FREE)
     assert seen.text == bare.text
     assert seen.evidence
-    assert bare.evidence == ()
+    assert bare.evidence == bare.attention == ()
     assert {p.document_id for p in seen.evidence} <= {d.id for d in reading.documents}
     assert reading.ask(QUESTION, **FREE).evidence == seen.evidence
 
@@ -132,6 +139,8 @@ def test_it_is_json(llm):
     (first, *_) = json.loads(json.dumps(answer.to_dict()))["evidence"]
     fields = {"document_id", "start", "end", "score", "text", "title", "location"}
     assert set(first) == fields
+    assert "attention" not in answer.to_dict()
+    assert "attention" not in repr(answer)
 
 
 def test_the_page_of_a_pdf_is_named_however_it_is_asked(bundled, tmp_path):
