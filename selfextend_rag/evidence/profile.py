@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from selfextend_rag.documents import Document
 from selfextend_rag.evidence.spans import TokenRanges, Weights, document_weights
+
+Places = NDArray[np.floating[Any]]
 
 SLICES = 200
 """Slices of equal length that a document is divided into."""
@@ -46,7 +50,7 @@ def attention_profile(
     return tuple(found)
 
 
-def _spread(weights: Weights, start: Weights, end: Weights, slices: int) -> tuple[float, ...]:
+def _spread(weights: Weights, start: Places, end: Places, slices: int) -> tuple[float, ...]:
     """Return the weight in each slice; starts and ends are in slices, with fractions."""
     first = np.minimum(start.astype(np.int64), slices - 1)
     last = np.clip(np.ceil(end).astype(np.int64) - 1, first, slices - 1)

@@ -373,6 +373,20 @@ class LongContextLLM(OneInProcess):
         request = tool_request(tools) if tools else None
         return self.prompts.count(prompt, () if request is None else request.tools)
 
+    def check_options(self, **options: Unpack[AnswerOptions]) -> None:
+        """Refuse options that ``Reading.ask`` would refuse, before documents are read for it.
+
+        Raises:
+            SchemaError: the schema holds what can't be enforced.
+            TypeError: there is no such option.
+            ValueError: an option is out of range.
+        """
+        ignored = ("json_schema", "progress", "cancelled")
+        given: dict[str, Any] = {"max_new_tokens": self.budget.max_new_tokens, **options}
+        given = {name: value for name, value in given.items() if name not in ignored}
+        settings = self.runner.options(given, framed=True)
+        output_format(self.prompts, settings, options.get("json_schema"), None)
+
     def generate(self, prompt: str | Sequence[Message], **options: Unpack[PromptOptions]) -> Answer:
         """Return the answer to a text or a conversation.
 

@@ -55,7 +55,7 @@ async def begin_chat(served: Served, request: ChatRequest) -> Answering:
     if documents:
         return await _about_documents(served, documents, messages, options)
     merged = frameworks.merged_messages(messages)
-    with _refusing("messages"):
+    with refusing("messages"):
         stream = await served.llm.astream(merged, **options)
     return _begun(stream)
 
@@ -66,7 +66,7 @@ async def begin_text(served: Served, request: CompletionRequest) -> Answering:
     Raises:
         ApiError: as `errors.api_error` makes it.
     """
-    with _refusing("prompt"):
+    with refusing("prompt"):
         stream = await served.llm.astream(request.text(), **served.with_defaults(request.options()))
     return _begun(stream)
 
@@ -86,12 +86,13 @@ async def _about_documents(
             bad_request(f"{name} can't be used with attached files; leave one out", name)
         options.pop(name, None)
     options.pop("parallel_tool_calls", None)
-    with _refusing("messages"):
+    with refusing("messages"):
         question, history = question_and_history(_without_system(messages))
         asked: JsonObject = {"history": history, "max_new_tokens": options.get("max_new_tokens")}
         if not question.strip():
             bad_request("the last message asks nothing about the attached files", "messages")
         if served.readings.find(documents, question, **asked) is None:
+            await asyncio.to_thread(served.llm.check_options, **options)
             await asyncio.to_thread(served.readings.plan, documents, question, **asked)
 
     async def begin(answering: Answering) -> TextStream:
@@ -169,7 +170,7 @@ async def _file(served: Served, given: object) -> Document:
 
 
 @contextmanager
-def _refusing(param: str) -> Iterator[None]:
+def refusing(param: str) -> Iterator[None]:
     """Make what is refused of a request, before the model runs, an error of the request."""
     try:
         yield

@@ -71,7 +71,7 @@ async def _respond(
             watch.end(CLIENT_CLOSED)
             return Response(status_code=CLIENT_CLOSED)
         except Exception as error:  # noqa: BLE001 - in the API's form, and logged if it is ours
-            return _failed(error, watch)
+            return failed(error, watch)
         events = _events(served, answering, body, reply, watch)
         return EventStream(events, stack.pop_all().close)
 
@@ -115,7 +115,7 @@ async def _events(
     except Exception as error:  # noqa: BLE001 - in the API's form, and logged if it is ours
         known = api_error(error)
         status = known.status
-        _log_fault(status, error)
+        log_fault(status, error)
         yield event({"error": known.body})
     finally:
         watch.end(status)
@@ -127,14 +127,15 @@ def _waiting(answering: Answering) -> str:
     return f"read {done} of {total} tokens" if total else "waiting"
 
 
-def _failed(error: Exception, watch: Watch) -> Response:
+def failed(error: Exception, watch: Watch) -> Response:
+    """Return the answer to a request that failed before anything of it was sent."""
     known = api_error(error)
     watch.end(known.status)
-    _log_fault(known.status, error)
+    log_fault(known.status, error)
     return known.response()
 
 
-def _log_fault(status: int, error: Exception) -> None:
+def log_fault(status: int, error: Exception) -> None:
     """Log what is no fault of the client, with where it came from."""
     if status == 500:
         _log.error("a request failed", exc_info=error)

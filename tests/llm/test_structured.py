@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from functools import partial
 
 import jsonschema
 import pytest
@@ -78,6 +79,22 @@ def test_free_text_stays_text_when_tools_may_be_called(bundled):
 def test_what_a_schema_can_not_enforce_is_named_before_the_model_runs(bundled):
     with pytest.raises(SchemaError, match="uniqueItems"):
         bundled.generate("x", json_schema={"type": "array", "uniqueItems": True})
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"json_schema": {"type": "array", "uniqueItems": True}}, SchemaError),
+        ({"temperature": -1.0}, ValueError),
+        ({"stop": ("",)}, ValueError),
+        ({"warmth": 1.0}, TypeError),
+    ],
+)
+def test_options_are_checked_without_a_reading_as_they_are_with_one(bundled, options, error):
+    for refused in (bundled.check_options, partial(bundled.read("A.").ask, "B?")):
+        with pytest.raises(error):
+            refused(**options)
+    bundled.check_options(json_schema=SCHEMA, temperature=0.5, seed=3, progress=print)
 
 
 def test_a_choice_of_an_unknown_tool_is_refused(bundled):

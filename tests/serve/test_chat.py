@@ -229,3 +229,18 @@ def test_no_json_is_refused_as_such(client):
     )
     assert response.status_code == 400
     assert "no JSON" in response.json()["error"]["message"]
+
+
+def test_a_schema_that_can_t_be_enforced_is_refused_before_files_are_read(client, server):
+    text = "The owner of the shop is Boris, and it opens at noon."
+    file = client.post("/v1/files", files={"file": ("shop.txt", text)}).json()["id"]
+    form = {"name": "x", "schema": {"type": "array", "uniqueItems": True}}
+    refused = asked(
+        client,
+        messages=about(file, "Who is the owner?"),
+        response_format={"type": "json_schema", "json_schema": form},
+        stream=True,
+    )
+    assert refused.status_code == 400
+    assert refused.json()["error"]["code"] == "invalid_schema"
+    assert all(kept.documents[0].text != text for kept in server.served.readings.all())

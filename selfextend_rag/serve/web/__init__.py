@@ -9,7 +9,7 @@ from __future__ import annotations
 from fastapi import FastAPI
 
 from selfextend_rag.serve.state import Served
-from selfextend_rag.serve.web import documents, page
+from selfextend_rag.serve.web import asking, documents, page
 
 API = "/app/api"
 
@@ -17,4 +17,5 @@ API = "/app/api"
 def add_web(app: FastAPI, served: Served) -> None:
     """Add the page and its routes to a server."""
     app.include_router(documents.router(served), prefix=API)
+    app.include_router(asking.router(served), prefix=API)
     page.add_page(app)

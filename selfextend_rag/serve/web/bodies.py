@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Any
+
 from pydantic import BaseModel, ConfigDict, Field
 
 MaxNewTokens = Field(default=None, ge=1)
@@ -20,3 +22,17 @@ class PlanRequest(OfFiles):
     """The body of ``plan``."""
 
     question: str = ""
+
+
+Exchange = Annotated[list[str], Field(min_length=2, max_length=2)]
+"""A question and its answer."""
+
+
+class AskRequest(OfFiles):
+    """The body of ``ask``; numbers are checked by the model's own settings."""
+
+    question: str
+    history: list[Exchange] = Field(default_factory=list)
+    temperature: float | None = None
+    seed: int | None = None
+    json_schema: dict[str, Any] | None = None

@@ -113,7 +113,7 @@ def _of_server(served: Served) -> JsonObject:
         "model": served.model_name,
         "pretraining_window": llm.planner.pretraining_window,
         "extended_window": llm.planner.extended_window,
-        "max_new_tokens": llm.budget.max_new_tokens,
+        "max_new_tokens": settings.max_new_tokens or llm.budget.max_new_tokens,
         "question_reserve": llm.budget.question_reserve,
         "max_body_bytes": settings.max_body_bytes,
         "max_files": settings.max_files,
@@ -126,6 +126,7 @@ def _planned(
 ) -> JsonObject:
     """Return how files would be read, or what is in the way and which of them would do."""
     documents = documents_of(files)
+    longest = body.max_new_tokens or served.settings.max_new_tokens
     answer: JsonObject = {
         "fits": True,
         "plan": None,
@@ -138,7 +139,7 @@ def _planned(
 
     def plan(names: Sequence[str]) -> ContextPlan:
         chosen = [documents[name] for name in documents if name in names]
-        return served.readings.plan(chosen, body.question, max_new_tokens=body.max_new_tokens)
+        return served.readings.plan(chosen, body.question, max_new_tokens=longest)
 
     try:
         found = plan(list(documents))
