@@ -231,8 +231,9 @@ function item(document, index) {
     "li",
     { class: document.chosen ? "" : "left-out", draggable: "true", on: { keydown: (event) => moveByKey(event, index) } },
     element("div", { class: "line" }, box,
-      button(name, () => open(document.id), { class: "name", title: document.filename, "data-focus": `name ${document.id}` }),
-      element("span", { class: "figures", text: document.tokens === undefined ? `${number(document.characters)} characters` : tokens(document.tokens) }),
+      element("div", { class: "what" },
+        button(name, () => open(document.id), { class: "name", title: `Show the text of ${document.filename}`, "data-focus": `name ${document.id}` }),
+        element("p", { class: "figures", text: sizeOf(document) })),
       act("up", "Move up", () => move(index, index - 1), index === 0),
       act("down", "Move down", () => move(index, index + 1), index === documents.length - 1),
       act("remove", "Remove", () => remove(document))),
@@ -240,6 +241,10 @@ function item(document, index) {
   );
   dragging(row, index);
   return row;
+}
+
+function sizeOf({ tokens: count, characters }) {
+  return count === undefined ? `${number(characters)} characters` : tokens(count);
 }
 
 function remarksOf(document) {
