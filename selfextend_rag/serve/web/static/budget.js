@@ -99,10 +99,9 @@ function partsOf({ plan, problem, tokens: counts }) {
 }
 
 function limitsOf({ plan, problem }) {
-  return {
-    pretraining: info.pretraining_window,
-    extended: plan?.extended_window ?? problem?.available ?? info.extended_window,
-  };
+  // settings may reach farther than the server's rule allows for what is well trained
+  const reach = plan?.extended_window ?? problem?.available ?? info.extended_window;
+  return { pretraining: info.pretraining_window, extended: Math.min(reach, info.extended_window) };
 }
 
 function picture(parts, { pretraining, extended }) {

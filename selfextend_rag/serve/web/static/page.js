@@ -42,7 +42,7 @@ const whole = new Intl.NumberFormat("en");
 
 export const number = (count) => whole.format(count);
 export const tokens = (count) => (count === 1 ? "1 token" : `${number(count)} tokens`);
-export const percent = (share) => `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)} %`;
+export const percent = (share) => `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)}\u00a0%`;
 
 /** Bytes as people read them, in powers of 1024. */
 export function bytes(count) {

@@ -48,7 +48,7 @@ async function read() {
     if (done === null) throw new api.ServerError("the reading broke off before its end; read again");
     say(`Read: ${tokens(done.tokens)} in ${duration(done.seconds)}. Kept in ${bytes(done.nbytes)} for your questions.`);
   } catch (error) {
-    if (signal.aborted) say("Cancelled. Nothing of it is kept.");
+    if (signal.aborted) say("Cancelled.");
     else {
       say("");
       showProblem(byId("reading-problem"), error);

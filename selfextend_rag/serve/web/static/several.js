@@ -6,6 +6,8 @@ import { answerSettings, askAlone } from "./questions.js";
 import { announce, byId, counted, duration, element, percent, recall, remember, sentence, showProblem } from "./page.js";
 import { passageList } from "./viewer.js";
 
+const MARK = "\ufeff"; // by which spreadsheets know UTF-8
+
 const field = byId("several-questions");
 const stop = byId("several-stop");
 const progress = byId("several-progress");
@@ -18,7 +20,7 @@ export function startSeveral(onEnd) {
   field.value = recall("questions", "");
   field.addEventListener("input", () => remember("questions", field.value));
   stop.addEventListener("click", () => running?.abort());
-  byId("several-csv").addEventListener("click", () => download("answers.csv", answersAsCsv(results), "text/csv"));
+  byId("several-csv").addEventListener("click", () => download("answers.csv", MARK + answersAsCsv(results), "text/csv"));
   byId("several-form").addEventListener("submit", async (event) => {
     event.preventDefault();
     if (running !== null) return;

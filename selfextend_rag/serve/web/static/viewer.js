@@ -33,11 +33,6 @@ function goBack() {
   opener.focus();
 }
 
-/** Forget the text of files that are no longer there. */
-export function forgetText(id) {
-  texts.delete(id);
-}
-
 /**
  * Show a document.
  * @param {string} id of its file.
