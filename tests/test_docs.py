@@ -27,13 +27,15 @@ LINK = re.compile(r"\]\((?!https?://|#)([^)#]+)")
 ELSEWHERE = (
     *("make ", "python benchmarks/", "python -m selfextend_rag.evals", "git "),
     "python examples/",
+    *("pip ", "selfextend-rag serve", "selfextend-rag app"),
 )
+SERVER = "docs/server.md"  # its snippets need a server: tests/serve/test_docs.py
 
 
 def blocks(language):
     for page in PAGES:
         for number, found in enumerate(BLOCK.finditer(page.read_text("utf-8"))):
-            if found[1] == language:
+            if found[1] == language and page != ROOT / SERVER:
                 yield pytest.param(found[2], id=f"{page.relative_to(ROOT)}-{number}")
 
 
