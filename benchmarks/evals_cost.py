@@ -21,8 +21,9 @@ import torch
 import transformers
 
 from selfextend_rag.bundled import FOLDER
-from selfextend_rag.evals.benchmarks import Item, Question, SyntheticOptions, Task, haystack, ruler
+from selfextend_rag.evals.benchmarks import Item, Question, SyntheticOptions, Task
 from selfextend_rag.evals.benchmarks.files import Source
+from selfextend_rag.evals.benchmarks.generated import haystack, ruler
 from selfextend_rag.evals.methods import LoadedModel, MethodOptions, methods_of
 from selfextend_rag.evals.methods.windowed import FramedLLM, framed
 from selfextend_rag.evals.suite.rows import RowFile

@@ -15,14 +15,13 @@ from selfextend_rag.evals.benchmarks import (
     Source,
     SyntheticOptions,
     babilong,
-    haystack,
     leval,
     longbench,
     multidoc,
-    ruler,
     selected_tasks,
 )
 from selfextend_rag.evals.benchmarks.cutting import cut, official_length
+from selfextend_rag.evals.benchmarks.generated import haystack, ruler
 from selfextend_rag.evals.metrics import retrieval
 from tests.tiny import byte_tokenizer
 

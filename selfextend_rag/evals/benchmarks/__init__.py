@@ -14,12 +14,11 @@ from selfextend_rag.evals.benchmarks import (
     longbench,
     longeval,
     multidoc,
-    passkeys,
     pg19,
-    ruler,
 )
 from selfextend_rag.evals.benchmarks.files import Source
-from selfextend_rag.evals.benchmarks.haystack import SyntheticOptions
+from selfextend_rag.evals.benchmarks.generated import passkeys, ruler
+from selfextend_rag.evals.benchmarks.generated.haystack import SyntheticOptions
 from selfextend_rag.evals.benchmarks.items import BenchmarkError, Item, Question, Task, Tokens
 
 __all__ = [

@@ -10,9 +10,9 @@ import random
 from collections.abc import Iterator
 from functools import partial
 
-from selfextend_rag.evals.benchmarks import haystack
 from selfextend_rag.evals.benchmarks.files import Source, read_records
-from selfextend_rag.evals.benchmarks.haystack import SyntheticOptions
+from selfextend_rag.evals.benchmarks.generated import haystack
+from selfextend_rag.evals.benchmarks.generated.haystack import SyntheticOptions
 from selfextend_rag.evals.benchmarks.items import Item, Question, Scores, Task, Tokens
 from selfextend_rag.evals.metrics import retrieval
 from selfextend_rag.evals.prose import depths
