@@ -103,8 +103,8 @@ class Eval(ModelOptions):
     """Measure how well a model finds, answers and predicts in long texts.
 
     `passkey`, `lookup` and `perplexity` need no data, and neither do `ruler`, `needle` and
-    `passkey/5`, `/10`, `/36` and `/64`. `longbench`, `leval`, `mdqa`, `kv`, `longeval`, `pg19`
-    and `babilong` read the benchmark's files; `longbench/qasper` is one task of
+    `passkey/5`, `/10`, `/36` and `/64`. `longbench`, `leval`, `mdqa`, `kv`, `longeval`, `pg19`,
+    `babilong` and `infinitebench` read the benchmark's files; `longbench/qasper` is one task of
     them. What was answered before, in the same folder, is not run again. Exit code 1 when a metric
     that was to be checked differs from its official score.
     """

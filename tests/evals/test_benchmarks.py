@@ -15,6 +15,7 @@ from selfextend_rag.evals.benchmarks import (
     Source,
     SyntheticOptions,
     babilong,
+    infinitebench,
     leval,
     longbench,
     multidoc,
@@ -22,6 +23,7 @@ from selfextend_rag.evals.benchmarks import (
 )
 from selfextend_rag.evals.benchmarks.cutting import cut, official_length
 from selfextend_rag.evals.benchmarks.generated import haystack, ruler
+from selfextend_rag.evals.metrics import infinitebench as metrics
 from selfextend_rag.evals.metrics import retrieval
 from tests.tiny import byte_tokenizer
 
@@ -266,6 +268,58 @@ def test_what_is_wrong_in_a_file_is_named(tmp_path, text, said):
     (task,), _ = selected_tasks(["babilong"], Source(tmp_path), SMALL)
     with pytest.raises(BenchmarkError, match=said):
         list(task.items(Words()))
+
+
+def infinite(tmp_path, name, **record):
+    record = {"id": 3, "context": "The text.", "input": "What?", "answer": ["x"], **record}
+    lines(tmp_path / f"InfiniteBench/{name}.jsonl", record)
+    task, (item,) = items(f"infinitebench/{name}", tmp_path)
+    return task, item
+
+
+def test_infinitebench_has_twelve_tasks_with_a_prompt_and_a_metric_for_each():
+    names = [task.name.partition("/")[2] for task in infinitebench.tasks(Source())]
+    assert len(names) == 12
+    assert {*names} == {*infinitebench.MAX_NEW_TOKENS} == {*metrics.METRICS}
+
+
+def test_infinitebench_is_asked_after_the_text_and_begins_the_answer(tmp_path):
+    task, item = infinite(tmp_path, "passkey", answer=["71432"], input="What is it?")
+    assert prompt(item).endswith("\n\nThe text.\n\nWhat is it?\nThe pass key is")
+    assert item.questions[0].begin == "\nThe pass key is"  # of a chat, the assistant's
+    assert (task.cut, item.id, item.questions[0].evidence) == ("middle", "0", ("71432",))
+    assert task.score(item.questions[0], " 71432. Or 3")["score"] == 100
+    code = "Please give me the value of func_12(-7)."
+    task, item = infinite(tmp_path, "code_run", input=code, answer=[-5])
+    assert prompt(item).endswith("Work out the value of func_12(-7).\nfunc_12(-7) is")
+    assert task.score(item.questions[0], " -5.")["score"] == 100
+
+
+@pytest.mark.parametrize(
+    ("answer", "right"), [(["two"], ["two", "B"]), ("two", ["two", "B"]), (["two", "B"],) * 2]
+)
+def test_options_of_infinitebench_are_right_by_text_or_letter(tmp_path, answer, right):
+    options = ["one", "two", "three", "{input}"]
+    task, item = infinite(tmp_path, "longbook_choice_eng", answer=answer, options=options)
+    (question,) = item.questions
+    assert "Question: What?\nA. one\nB. two\nC. three\nD. {input}\n" in prompt(item)
+    assert (question.gold["answers"], question.answer, question.evidence) == (right, "B", ())
+    assert task.score(question, " B")["score"] == 100
+    assert task.score(question, "the answer is two")["score"] == 100
+    assert task.score(question, "C")["score"] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "record", "said"),
+    [
+        ("longbook_choice_eng", {"options": list("abcd"), "answer": ["e"]}, "none of the options"),
+        ("code_run", {"input": "What?"}, "calls no function"),
+        ("passkey", {"answer": []}, "no right answer"),
+    ],
+)
+def test_records_of_infinitebench_that_can_not_be_asked_are_named(tmp_path, name, record, said):
+    with pytest.raises(BenchmarkError, match=rf"{name}.jsonl, line 1: .*{said}"):
+        infinite(tmp_path, name, **record)
 
 
 def test_longeval_is_asked_as_its_records_say(tmp_path):

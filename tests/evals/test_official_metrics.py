@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from selfextend_rag.cli import main
-from selfextend_rag.evals.metrics import leval, longbench, retrieval, words
+from selfextend_rag.evals.metrics import infinitebench, leval, longbench, retrieval, words
 from selfextend_rag.evals.metrics.check import check_metrics
 
 OFFICIAL = Path(__file__).parents[3] / "shared" / "data" / "metric_cases.json"
@@ -152,6 +152,77 @@ def test_lookups_accept_what_their_programs_accept():
     assert retrieval.only_label("milk", "apple,milk", "What?", "qa8") == 0
     assert retrieval.only_label("go e,n", "e,n", "How?", "qa19") == 1
     assert retrieval.only_label("none", "none", "How many?", "qa7") == 0  # holds "one"
+
+
+@pytest.mark.parametrize(
+    ("said", "score"),
+    [
+        ("B", 1),
+        ("But A", 1),  # its first letter
+        ("  B. two", 1),
+        ("A or B", 0),
+        ("two", 1),
+        ("I think the answer is: two", 1),
+        ("I think the answer is two", 1),
+        ("the Answer is B", 1),  # "answer is" is looked for in small letters; then the first letter
+        ("the answer is", 0),
+        ("maybe AB", 0),
+        ("it is C, then B", 0),
+        ("", 0),
+    ],
+)
+def test_options_are_read_as_infinitebench_reads_them(said, score):
+    assert infinitebench.score("longbook_choice_eng", said, ["two", "B"]) == score
+
+
+@pytest.mark.parametrize(
+    ("said", "score"),
+    [
+        ("B.", 1),
+        (" B: load", 1),
+        ("B", 0),  # alone it does not count
+        ("the answer is: B", 1),
+        ("the bug is: `load`", 1),
+        ("The correct option is: A", 0),
+        ("answer is B", 0),
+    ],
+)
+def test_bugs_are_read_as_infinitebench_reads_them(said, score):
+    assert infinitebench.score("code_debug", said, ["load", "B"]) == score
+
+
+@pytest.mark.parametrize(
+    ("task", "said", "answers", "score"),
+    [
+        ("passkey", " 71432. 1", ["71432"], 1),
+        ("number_string", "1. 71432", "71432", 0),
+        ("kv_retrieval", '{"a": "v-1"}', ["v-1"], 1),
+        ("code_run", "it is 12.", [12], 1),
+        ("code_run", "it is 1.2", [12], 0),
+        ("code_run", "", [12], 0),
+        ("math_find", "The number is 7, or 8", [7], 1),
+        ("math_find", "-7", [7], 1),  # signs are not read
+        ("math_find", "7.5", [7.5], 1),
+        ("math_find", "none", [7], 0),
+        ("math_calc", "[3, 8, 5, 1]", [3, 8, 6, 1], 0.5),
+        ("math_calc", "3 8", [[3, 8, 6, 1]], 0.5),
+        ("longdialogue_qa_eng", "It's Bob, I guess", ["BOB"], 1),
+        ("longdialogue_qa_eng", "Bobby", ["BOB"], 0),
+        ("longbook_qa_eng", "the cat sat", ["a dog", "cat"], 2 / 3),
+        ("longbook_qa_chn", "厦门，大学", ["厦大"], 2 / 3),
+        ("longbook_sum_eng", "one two\nthree", ["three\none two"], 1),  # by lines, in any order
+        ("longbook_sum_eng", "one two three", ["three one two"], 2 / 3),
+    ],
+)
+def test_answers_of_infinitebench_are_scored_by_its_rules(task, said, answers, score):
+    assert infinitebench.score(task, said, answers) == pytest.approx(score)
+
+
+def test_what_infinitebench_has_not_is_refused():
+    with pytest.raises(ValueError, match="no task of InfiniteBench"):
+        infinitebench.score("coursera", "a", ["a"])
+    with pytest.raises(ValueError, match="needs a right answer"):
+        infinitebench.score("passkey", "a", [])
 
 
 def test_a_missing_library_names_the_extra(monkeypatch):

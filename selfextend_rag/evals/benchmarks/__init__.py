@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from selfextend_rag.evals.benchmarks import (
     babilong,
+    infinitebench,
     leval,
     longbench,
     longeval,
@@ -43,6 +44,7 @@ def all_tasks(source: Source, options: SyntheticOptions) -> list[Task]:
         *longeval.tasks(source),
         *pg19.tasks(source, options.lengths),
         *babilong.tasks(source),
+        *infinitebench.tasks(source),
         *ruler.tasks(source, options),
         *passkeys.tasks(source, options),
     ]

@@ -1,8 +1,8 @@
 """Metrics: those that benchmarks define, exactly as their own programs compute them, and ours.
 
 ``likelihood`` has exact answers and perplexity; ``words`` what several benchmarks share; each of
-``longbench``, ``leval`` and ``retrieval`` the rules of its benchmarks; ``check`` compares all of
-them with a file of official scores. Nothing here runs a model.
+``longbench``, ``leval``, ``infinitebench`` and ``retrieval`` the rules of its benchmarks; ``check``
+compares all of them with a file of official scores. Nothing here runs a model.
 """
 
 from selfextend_rag.evals.metrics.likelihood import (

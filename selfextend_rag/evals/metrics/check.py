@@ -10,11 +10,12 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from selfextend_rag.errors import SelfExtendError
-from selfextend_rag.evals.metrics import leval, longbench, retrieval
+from selfextend_rag.evals.metrics import infinitebench, leval, longbench, retrieval
 
 Values = Mapping[str, Any]
 _TOLERANCE = 1e-6  # official scores are written with six decimals
@@ -108,6 +109,10 @@ def _babilong(case: Values) -> Values:
     return {"score": retrieval.only_label(*(case[name] for name in names))}
 
 
+def _infinitebench(task: str, case: Values) -> Values:
+    return {"score": infinitebench.score(task, case["prediction"], case["answer"])}
+
+
 def _mdqa(case: Values) -> Values:
     return {"score": retrieval.best_subspan_em(case["model_answer"], case["answers"])}
 
@@ -140,10 +145,7 @@ _METRICS: dict[str, Callable[[Values], Values]] = {
         "score": retrieval.last_number(case["prediction"], case["expected_number"])
     },
     "ruler": _ruler,
-    "infinitebench/kv_retrieval": _pair(retrieval.word_is_value, "answer"),
-    "infinitebench/passkey": lambda case: {
-        "score": retrieval.first_number(case["prediction"], case["answer"])
-    },
+    **{f"infinitebench/{task}": partial(_infinitebench, task) for task in infinitebench.METRICS},
     "babilong": _babilong,
 }
 # What a metric gives, by name; all else in a case is what it is given.

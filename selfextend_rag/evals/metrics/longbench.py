@@ -9,20 +9,13 @@ from __future__ import annotations
 import difflib
 import logging
 import re
-import string
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from selfextend_rag.evals.metrics.words import metric_library, overlap_f1, word_f1
+from selfextend_rag.evals.metrics.words import metric_library, normalized_zh, overlap_f1, word_f1
 
 FIRST_LINE_TASKS = frozenset(("lsht", "samsum", "trec", "triviaqa"))
 """Tasks of which the first line alone is scored; everywhere else an answer keeps its lines."""
-
-_CHINESE_PUNCTUATION = (
-    "！？｡。＂＃＄％＆＇（）＊＋，－／：；＜＝＞＠［＼］＾＿｀｛｜｝～｟｠｢｣､、〃》「」『』【】〔〕〖〗〘〙〚〛〜〝〞〟〰〾〿"
-    "–—‘’‛“”„‟…‧﹏."
-)  # 《 and 〈 〉 are not among them
-_WITHOUT_MARKS = str.maketrans("", "", string.punctuation + _CHINESE_PUNCTUATION)
 
 
 def rouge_l(prediction: str, reference: str) -> float:
@@ -59,8 +52,7 @@ def qa_f1(prediction: str, reference: str) -> float:
 def qa_f1_zh(prediction: str, reference: str) -> float:
     """Return the F1 of the words that ``jieba`` finds, without marks; digits keep their width."""
     first, second = (
-        ["".join(word.lower().translate(_WITHOUT_MARKS).split()) for word in chinese_words(text)]
-        for text in (prediction, reference)
+        [normalized_zh(word) for word in chinese_words(text)] for text in (prediction, reference)
     )
     return overlap_f1([word for word in first if word], [word for word in second if word])
 

@@ -87,11 +87,10 @@ def word_is_value(prediction: str, answer: str) -> float:
     return float(answer in prediction.translate(_KV_BREAKS).split())
 
 
-def first_number(prediction: str, answer: str | Sequence[str]) -> float:
+def first_number(prediction: str, answer: str) -> float:
     """Return whether the first run of digits is the answer, digit by digit (its pass keys)."""
-    wanted = answer if isinstance(answer, str) else answer[0]
     numbers = re.findall(r"[0-9]+", prediction)
-    return float(wanted == (numbers[0] if numbers else ""))
+    return float(answer == (numbers[0] if numbers else ""))
 
 
 def only_label(prediction: str, target: str, question: str, task: str) -> float:

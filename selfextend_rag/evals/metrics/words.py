@@ -24,6 +24,13 @@ _THOUSANDS = re.compile(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 _ARTICLE_WORDS = frozenset(("a", "an", "the"))
 
 
+_CHINESE_PUNCTUATION = (
+    "！？｡。＂＃＄％＆＇（）＊＋，－／：；＜＝＞＠［＼］＾＿｀｛｜｝～｟｠｢｣､、〃》「」『』【】〔〕〖〗〘〙〚〛〜〝〞〟〰〾〿"
+    "–—‘’‛“”„‟…‧﹏."
+)  # 《 and 〈 〉 are not among them
+_WITHOUT_MARKS = str.maketrans("", "", string.punctuation + _CHINESE_PUNCTUATION)
+
+
 class MissingMetricLibrary(SelfExtendError, ImportError):
     """A library that defines a metric is not installed."""
 
@@ -50,6 +57,11 @@ def normalized(text: str, *, lower: bool = True) -> str:
     """
     text = (text.lower() if lower else text).translate(_WITHOUT_PUNCTUATION)
     return " ".join(_ARTICLES.sub(" ", text).split())
+
+
+def normalized_zh(text: str) -> str:
+    """Return a Chinese text in small letters without marks and spaces; digits keep their width."""
+    return "".join(text.lower().translate(_WITHOUT_MARKS).split())
 
 
 def overlap_f1(prediction: Sequence[str], reference: Sequence[str]) -> float:
