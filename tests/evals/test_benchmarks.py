@@ -461,6 +461,19 @@ def test_the_middle_rule_keeps_the_ends_of_the_whole_prompt():
     assert prompt(swallowed) == "Before xxxxxxxxxxxx" + "q" * 20
 
 
+@pytest.mark.parametrize("rule", ["middle", "tail", "head"])
+def test_a_window_that_the_answer_alone_takes_leaves_the_item_out(rule):
+    """It was cut to two tokens, of which none was the document's; that ended the run."""
+    length = official_length(rule, 512, 512)
+    assert length < 1
+    assert cut(asked("x" * 500), rule, length, Bytes()) is None
+
+
+def test_an_item_of_whose_document_nothing_is_left_is_left_out():
+    assert cut(asked("x" * 500), "middle", 2, Bytes()) is None
+    assert cut(asked(" ".join(["x" * 900] * 9)), "tail", 1, Bytes()) is None
+
+
 def test_the_word_rules_drop_words_of_the_document():
     item = asked(" ".join(f"w{i}" for i in range(900)))
     tail, head = (cut(item, rule, 600, Words()) for rule in ("tail", "head"))

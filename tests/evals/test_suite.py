@@ -15,7 +15,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from selfextend_rag.cli import main
-from selfextend_rag.errors import ContextBudgetExceeded, MemoryBudgetExceeded
+from selfextend_rag.errors import ContextBudgetExceeded, DocumentError, MemoryBudgetExceeded
 from selfextend_rag.evals import methods
 from selfextend_rag.evals.benchmarks import BenchmarkError, Item, Question, Task
 from selfextend_rag.evals.methods import (
@@ -175,8 +175,14 @@ def test_two_processes_do_not_write_at_once(tmp_path):
     RowFile(tmp_path).__exit__(None, None, None)
 
 
-def test_what_a_method_can_not_do_is_counted_and_said(tmp_path):
-    error = ContextBudgetExceeded("too long", needed=2, available=1)
+@pytest.mark.parametrize(
+    "error",
+    [
+        ContextBudgetExceeded("too long", needed=2, available=1),
+        DocumentError("the document has no text"),
+    ],
+)
+def test_what_a_method_can_not_do_is_counted_and_said(tmp_path, error):
     refusing = Fake("selfextend", always, error=error)
     results = run(tmp_path, Fake("plain", always), refusing)
     figures = summary_of(results)["tasks"]["fake/one"]["columns"]

@@ -16,7 +16,8 @@ def official_length(rule: CutRule, window: int, max_new_tokens: int) -> int:
 
     ``middle`` is LongBench's published figure for the whole prompt, or what another window leaves.
     ``tail`` and ``head`` are L-Eval's for the document alone: a window of 4k counts as 4,000
-    tokens, less the answer. ``skip`` is the window: MDQA's program leaves out longer prompts.
+    tokens, less the answer. ``skip`` is the window: MDQA's program leaves out longer prompts. It is
+    not positive where the longest answer alone takes the window.
 
     Args:
         rule: the benchmark's.
@@ -26,8 +27,8 @@ def official_length(rule: CutRule, window: int, max_new_tokens: int) -> int:
     if rule == "skip":
         return window
     if rule in ("tail", "head"):
-        return max(2, 1000 * window // 1024 - max_new_tokens)
-    return OFFICIAL_LENGTHS.get(window, max(2, window - max_new_tokens - window // 32))
+        return 1000 * window // 1024 - max_new_tokens
+    return OFFICIAL_LENGTHS.get(window, window - max_new_tokens - window // 32)
 
 
 def cut(item: Item, rule: CutRule, length: int, tokens: Tokens) -> Item | None:
@@ -40,18 +41,22 @@ def cut(item: Item, rule: CutRule, length: int, tokens: Tokens) -> Item | None:
         tokens: of the model.
 
     Returns:
-        None where the benchmark leaves the item out.
+        None where the benchmark leaves the item out, or where nothing of its document is left.
     """
     if rule in ("tail", "head"):
-        return _by_words(item, length, tokens, keep_end=rule == "head")
+        return _with_text(_by_words(item, length, tokens, keep_end=rule == "head"))
     longest = max(item.questions, key=lambda question: len(question.text))
     whole = item.before + item.document + longest.text + longest.begin
     ids = tokens.encode(whole)
     if len(ids) <= length:
         return item
-    if rule == "skip":
+    if rule == "skip" or length < 2:
         return None
-    return _in_the_middle(item, ids, length, tokens)
+    return _with_text(_in_the_middle(item, ids, length, tokens))
+
+
+def _with_text(item: Item) -> Item | None:
+    return item if item.document.strip() else None
 
 
 def _in_the_middle(item: Item, ids: list[int], length: int, tokens: Tokens) -> Item:
@@ -62,8 +67,6 @@ def _in_the_middle(item: Item, ids: list[int], length: int, tokens: Tokens) -> I
     """
     (question,) = item.questions
     half = length // 2
-    if half < 1:
-        raise ValueError(f"a prompt can't be cut to {length} tokens; 2 at least")
     begin, end = tokens.decode(ids[:half]), tokens.decode(ids[-half:])
     asked = question.text + question.begin
     if end.endswith(asked):
@@ -75,6 +78,8 @@ def _in_the_middle(item: Item, ids: list[int], length: int, tokens: Tokens) -> I
 
 def _by_words(item: Item, length: int, tokens: Tokens, *, keep_end: bool) -> Item:
     """Drop words of the document, 250 more each time, until it has no more tokens than that."""
+    if length < 1:
+        return replace(item, document="")
     document, dropped = item.document, 0
     while len(tokens.encode(document)) > length:
         words, keep = document.split(" "), length - dropped

@@ -12,6 +12,7 @@ from torch import OutOfMemoryError
 
 from selfextend_rag.errors import (
     ContextBudgetExceeded,
+    DocumentError,
     MemoryBudgetExceeded,
     UnsupportedModelError,
 )
@@ -28,7 +29,7 @@ from selfextend_rag.evals.methods.base import (
 )
 from selfextend_rag.evals.suite.rows import Row, RowFile
 
-_CANNOT = (ContextBudgetExceeded, UnsupportedModelError, MethodError)
+_CANNOT = (ContextBudgetExceeded, DocumentError, UnsupportedModelError, MethodError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +180,7 @@ def _rows(
         return rows
     common = _Common(task, item, method.name, form, fingerprint)
     if given is None:
-        rows = common.without("skipped", "longer than the benchmark's program takes")
+        rows = common.without("skipped", "too long for the benchmark's rule for this window")
     else:
         try:
             rows = _computed(task, item, given, method, loaded, common)
