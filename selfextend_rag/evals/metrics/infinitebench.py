@@ -74,7 +74,12 @@ def found_bug(prediction: str, answers: Answers) -> float:
 
 def _spaced(text: str, marks: str) -> str:
     """Return a text with spaces for marks, none of them doubled."""
-    return re.sub(" {2,}", " ", text.translate(str.maketrans(dict.fromkeys(marks, " "))))
+    return re.sub(" {2,}", " ", _without(text, marks))
+
+
+def _without(text: str, marks: str) -> str:
+    """Return a text with spaces for marks."""
+    return text.translate(str.maketrans(marks, " " * len(marks)))
 
 
 def _begins(said: str, before: str, answers: Answers) -> float:
@@ -85,7 +90,7 @@ def _begins(said: str, before: str, answers: Answers) -> float:
 
 def run_result(prediction: str, answers: Answers) -> float:
     """Return whether the last word is the whole number that a program gives."""
-    words = prediction.strip().translate(str.maketrans(dict.fromkeys("\n.`'\":", " "))).split()
+    words = _without(prediction, "\n.`'\":").split()
     wanted = int(str(answers[0]))
     try:
         return float(bool(words) and int(words[-1]) == wanted)
@@ -119,8 +124,7 @@ def leading_values(prediction: str, answers: Answers) -> float:
 
 def names_character(prediction: str, answers: Answers) -> float:
     """Return whether the character's name, in capitals, is a word of the answer in capitals."""
-    marks = str.maketrans(dict.fromkeys("\n:\"'.,?!{}", " "))
-    return float(answers[0] in prediction.translate(marks).upper().split())
+    return float(answers[0] in _without(prediction, "\n:\"'.,?!{}").upper().split())
 
 
 def best_f1(prediction: str, answers: Answers) -> float:
