@@ -15,10 +15,11 @@ import json
 import math
 import re
 import sys
+import unicodedata
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from itertools import pairwise, repeat
+from itertools import cycle, pairwise, repeat
 from typing import Any
 
 if __name__ == "__main__":  # started without a search path, by the process that has one
@@ -37,6 +38,13 @@ _MARKS = {0xF0B7: "•", 0xF0A7: "▪", 0xF0D8: "➢", 0xF0FC: "✓", 0xAD: "-",
 # Three letters or two words in a row twice, as where text is drawn twice to look bold.
 _DOUBLED = re.compile(r"(?:([^\W\d_])\1){3}|\b(\w{2,}) \2 (\w+) \3\b")
 _SPACED = re.compile(r"(?<!\S)(?:\S{1,2} ){4,}\S{1,2}(?!\S)")  # S e r i a l
+_RIGHT_TO_LEFT = re.compile("[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]")
+# Kinds of Unicode's directions: letters that are read to the right and left, numbers, signs that
+# separate them or are a part of them, and the minus, which does so in Hebrew alone.
+_KINDS = {"L": "l", "R": "r", "AL": "r", "EN": "n", "AN": "n", "CS": "s", "ET": "e", "ES": "m"}
+# What is read to the right in a line that is read to the left: words with numbers after them, and
+# numbers.
+_LEFT_TO_RIGHT = re.compile("l(?:[ln]|[^lnr]+(?=[ln]))*|e*n(?:n|[sm](?=n))*e*|.")
 _PAGE = re.compile(rb"/Type\s*/Page(?![A-Za-z])")
 _DEFLATED = re.compile(rb"/Filter\s*\[?\s*(?:/ASCII85Decode\s*)?/FlateDecode")
 _NOT_TEXT = re.compile(  # streams whose damage costs no text: fonts, colours, pictures, metadata
@@ -126,7 +134,7 @@ def _read_page(document: pdfium.PdfDocument, index: int, files: list[str]) -> di
             raw.FPDFPageObj_Transform(run, 0, 1, -1, 0, 0, 0)
         textpage.close()
         textpage = page.get_textpage()
-    text = _text(textpage)
+    text = _text(textpage, _inlaid(_page_items(page)))
     solid = "".join(text.split())  # what lacks an appearance, or has an old one, is added
     text = "\n".join([text, *(s for s in notes if "".join(s.split()) not in solid)]).strip()
     textpage.close()
@@ -267,7 +275,23 @@ def _set_upright(
             raw.FPDFPageObj_Transform(item, cos, -sin, sin, cos, 0, 0)
 
 
-def _text(page: pdfium.PdfTextPage) -> str:
+def _inlaid(items: list[object]) -> list[float]:
+    """Return how high runs are that fill gaps in the one before, as letters of another font do."""
+    found = []
+    host = (0.0, 0.0, 0.0, 0.0)
+    for item in items:
+        if raw.FPDFPageObj_GetType(item) == raw.FPDF_PAGEOBJ_TEXT:
+            left, bottom, right, top = _bounds(item)
+            height = min(top - bottom, host[3] - host[1])
+            alike = min(top, host[3]) - max(bottom, host[1]) > 0.5 * max(top - bottom, height)
+            if alike and host[0] + 0.3 * height < left < host[2] - 0.3 * height:
+                found.append((bottom + top) / 2)
+            elif right - left > 0.01:
+                host = left, bottom, right, top
+    return found
+
+
+def _text(page: pdfium.PdfTextPage, inlaid: list[float]) -> str:
     count = raw.FPDFText_CountChars(page)
     buffer = (ctypes.c_ushort * (2 * count + 2))()
     size = raw.FPDFText_GetText(page, 0, count, buffer)
@@ -294,6 +318,13 @@ def _text(page: pdfium.PdfTextPage) -> str:
     for match in _SPACED.finditer(text):
         if 2 * len(re.findall(r"\w", match[0])) > len(match[0].replace(" ", "")):  # no dot leaders
             _join_letters(page, chars, *match.span())
+    leftward = len(_RIGHT_TO_LEFT.findall(text))
+    rightward = leftward < len(re.findall(r"[^\W\d_]", text)) / 2
+    for match in re.finditer("[^\r\n]+", text) if inlaid or leftward else ():
+        _, _, bottom, height = _box(page, match.start())
+        filled = any(bottom < middle < bottom + height for middle in inlaid)
+        if filled or _RIGHT_TO_LEFT.search(match[0]):
+            _put_in_order(page, chars, *match.span(), rightward)
     text = "".join(chars).replace("\r\n", "\n").translate(_MARKS)
     text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     text = _NO_LETTER.sub("\ufffd", text)
@@ -340,6 +371,78 @@ def _join_lines(page: pdfium.PdfTextPage, chars: list[str], index: int) -> None:
     small = min(height, next_height)
     if common > 0.5 * small and -0.2 * small < left - right:
         chars[index : index + 2] = [" " if left - right > 0.1 * small else _DELETED, _DELETED]
+
+
+def _put_in_order(
+    page: pdfium.PdfTextPage, chars: list[str], start: int, end: int, rightward: bool
+) -> None:
+    """Order the letters of a line by their places, where pdfium has them in another order.
+
+    That is so of runs that fill gaps in others; and in lines of Arabic or Hebrew of Latin words
+    and numbers, brackets, and the letters of a ligature.
+    """
+    glyphs: list[list[Any]] = []  # left, right, height, and a letter, or those of a ligature
+    marks = []
+    for index in range(start, end):
+        char = chars[index]
+        if char == _DELETED or (char == " " and raw.FPDFText_IsGenerated(page, index) == 1):
+            continue
+        left, right, _, height = _box(page, index)
+        if unicodedata.combining(char[0]):
+            marks.append((left + right, char))
+        elif glyphs and glyphs[-1][:2] == [left, right]:
+            pair = (char, glyphs[-1][3]) if _RIGHT_TO_LEFT.match(char) else (glyphs[-1][3], char)
+            glyphs[-1][3] = "".join(pair)
+        else:
+            glyphs.append([left, right, height, char])
+    glyphs.sort(key=lambda glyph: glyph[0])
+    for middle, mark in marks if glyphs else ():
+        min(glyphs, key=lambda glyph: abs(glyph[0] + glyph[1] - middle))[3] += mark
+    seen: list[str] = []
+    for before, (left, _, height, text) in zip([None, *glyphs], glyphs, strict=False):
+        if before and left - before[1] > 0.12 * height and " " not in (before[3], text):
+            seen.append(" ")
+        seen.append(text)
+    line = "".join(_as_read(seen, rightward))
+    line = _paired(line) if _RIGHT_TO_LEFT.search(line) else line
+    chars[start:end] = [line, *[_DELETED] * (end - start - 1)]
+
+
+def _as_read(seen: list[str], rightward: bool) -> list[str]:
+    """Return letters and signs, which are seen from left to right, as they are read.
+
+    Args:
+        seen: each, with its marks.
+        rightward: most of the text reads to the right, and words of another direction are in it.
+    """
+    types = [unicodedata.bidirectional(text[0]) for text in seen]
+    kinds = "".join(_KINDS.get(kind, "-") for kind in types)
+    if "AL" in types:  # where a sign between numbers parts them, and one after them is apart
+        kinds = kinds.translate({ord("e"): "-", ord("m"): "-"})
+    if rightward:
+        parts = re.finditer("r(?:[^l]*r)?|.", kinds)
+        runs = [(kinds[part.start()], seen[part.start() : part.end()]) for part in parts]
+        return [
+            text for kind, run in runs for text in (_as_read(run, False) if kind == "r" else run)
+        ]
+    spans = [part.span() for part in _LEFT_TO_RIGHT.finditer(kinds)]
+    return [text for start, end in reversed(spans) for text in seen[start:end]]
+
+
+def _paired(line: str) -> str:
+    """Return a line whose brackets open before they close.
+
+    In text that is read to the left pdfium mirrors them, as their shapes are; but some programs
+    write which they are in place of how they look.
+    """
+    for pair in ("()", "[]", "{}", "«»"):
+        unpaired = "".join(char for char in line if char in pair)
+        turned = cycle(pair) if len(unpaired) % 2 == 0 else iter(unpaired)
+        while pair in unpaired:
+            unpaired = unpaired.replace(pair, "")
+        if unpaired:
+            line = "".join(next(turned) if char in pair else char for char in line)
+    return line
 
 
 def _join_letters(page: pdfium.PdfTextPage, chars: list[str], start: int, end: int) -> None:

@@ -82,6 +82,64 @@ def test_runs_of_text_that_pdfium_drops_for_their_size_are_remarked():
     assert remarks == {"text without size": ("loss", 3)}
 
 
+def test_runs_that_fill_gaps_in_others_are_read_where_they_are():
+    """LibreOffice draws letters that a font lacks after the line: Vietnamese lost its vowels."""
+    line = at(72, 700, "[(D) -556 (ng Th) -222 (, all in order)] TJ") + at(80.66, 700, shown("a"))
+    line += at(72 + 12 * (0.722 + 0.556 * 3 + 0.278 + 0.611 + 0.556), 700, shown("i"))
+    assert read(by_hand(line + at(72, 680, shown("Next line."))))[0] == (
+        "Dang Thi, all in order\nNext line."
+    )
+
+
+def seen(*lines: str | list[str]) -> bytes:
+    """Lines of glyphs as they are seen, from left to right, each known by the text it is."""
+    glyphs = dict.fromkeys(glyph for line in lines for glyph in line)
+    codes = {glyph: 0x21 + number for number, glyph in enumerate(glyphs)}
+    content = "".join(
+        at(72, 700 - 20 * row, f"<{bytes(codes[glyph] for glyph in line).hex()}> Tj")
+        for row, line in enumerate(lines)
+    )
+    known = "".join(
+        f"<{code:02x}> <{glyph.encode('utf-16-be').hex()}>\n" for glyph, code in codes.items()
+    )
+    font = {**HELVETICA, "/FirstChar": 0x21, "/LastChar": 0xFF, "/Widths": [500] * 0xDF}
+    with pikepdf.open(io.BytesIO(by_hand(content, font=font))) as file:
+        table = (
+            f"1 begincodespacerange <00> <ff> endcodespacerange {len(codes)} beginbfchar {known}"
+        )
+        stream = file.make_stream(f"begincmap {table} endbfchar endcmap".encode())
+        file.pages[0].Resources.Font["/F1"].ToUnicode = stream
+        return saved(file)
+
+
+@pytest.mark.parametrize(
+    ("line", "read_as"),
+    [
+        ("םולש", "שלום"),
+        ("Python 3.11 לש 2.0 הסרג", "גרסה 2.0 של Python 3.11"),
+        ("לומתא Word Manual תא יתארק", "קראתי את Word Manual אתמול"),
+        ("[7 ומע] 15%-ב (ללוכ) 1,234.50 ריחמ", "מחיר 1,234.50 (כולל) ב-15% [עמו 7]"),
+        ("2024-05-17 ךיראת", "תאריך 2024-05-17"),
+        # Some programs write which brackets are meant, and not how they are seen.
+        (")ללוכ( ריחמ", "מחיר (כולל)"),
+        # In Arabic, a hyphen parts numbers; the two letters of a ligature are one glyph.
+        ("17-05-2024 لصفلا", "الفصل 2024-05-17"),
+        ([*"ن", "لا", *"او هلإ ", "لا"], "لا إله والان"),
+        (["ه", "ל\u05b9", *"ש"], "של\u05b9ه"),
+    ],
+)
+def test_lines_that_are_read_to_the_left_are_in_order_whatever_is_in_them(line, read_as):
+    """pdfium exchanged Latin words and numbers, mirrored brackets and the letters of ligatures."""
+    assert read(seen(line, "הוראות"[::-1] * 4))[0].split("\n")[0] == read_as
+
+
+def test_words_of_another_direction_in_a_page_that_is_read_to_the_right():
+    line = "The word (ללוכ 2 םולש) is here 3"
+    assert read(seen(line, "Most of the page is English."))[0].split("\n")[0] == (
+        "The word (שלום 2 כולל) is here 3"
+    )
+
+
 def test_attached_files_are_named():
     with pikepdf.open(io.BytesIO(pdf_bytes("See the annex."))) as file:
         file.attachments["annex.txt"] = b"more"
