@@ -1,0 +1,230 @@
+"""A page's letters, as pdfium finds them, to text: hyphens, doubles, spaces, and their order.
+
+``pdf_pages.py`` imports this as a file: it imports nothing of the package. Claims about pdfium were
+read in its ``cpdf_textpage.cpp``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import re
+import unicodedata
+from collections.abc import Sequence
+from itertools import cycle, pairwise, repeat
+from typing import Any
+
+import pypdfium2 as pdfium
+import pypdfium2.raw as raw
+
+Box = tuple[float, float, float, float]
+_DELETED = "\0"
+_NO_LETTER = re.compile("[\x01-\x09\x0b-\x1f\x7f-\x9f\ue000-\uf8ff\ufdd0-\ufdef\ufff0-\uffff]")
+# The marks of lists in Microsoft's symbol fonts, the hyphen that U+00AD shows, and white space.
+_MARKS = {0xF0B7: "•", 0xF0A7: "▪", 0xF0D8: "➢", 0xF0FC: "✓", 0xAD: "-", 9: " ", 13: " ", 0: None}
+# Three letters or two words in a row twice, as where text is drawn twice to look bold.
+_DOUBLED = re.compile(r"(?:([^\W\d_])\1){3}|\b(\w{2,}) \2 (\w+) \3\b")
+_SPACED = re.compile(r"(?<!\S)(?:\S{1,2} ){4,}\S{1,2}(?!\S)")  # S e r i a l
+_RIGHT_TO_LEFT = re.compile("[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]")
+# Kinds of Unicode's directions: letters that are read to the right and left, numbers, signs that
+# separate them or are a part of them, and the minus, which does so in Hebrew alone.
+_KINDS = {"L": "l", "R": "r", "AL": "r", "EN": "n", "AN": "n", "CS": "s", "ET": "e", "ES": "m"}
+# What is read to the right in a line that is read to the left: words with numbers after them, and
+# numbers.
+_LEFT_TO_RIGHT = re.compile("l(?:[ln]|[^lnr]+(?=[ln]))*|e*n(?:n|[sm](?=n))*e*|.")
+
+
+def fillings(boxes: Sequence[Box]) -> list[float]:
+    """Return how high runs are that fill gaps in the one before, as letters of another font do.
+
+    Args:
+        boxes: left, bottom, right and top of each run, in the order in which they are drawn.
+    """
+    found = []
+    host = (0.0, 0.0, 0.0, 0.0)
+    for left, bottom, right, top in boxes:
+        height = min(top - bottom, host[3] - host[1])
+        alike = min(top, host[3]) - max(bottom, host[1]) > 0.5 * max(top - bottom, height)
+        if alike and host[0] + 0.3 * height < left < host[2] - 0.3 * height:
+            found.append((bottom + top) / 2)
+        elif right - left > 0.01:
+            host = left, bottom, right, top
+    return found
+
+
+def text_of(page: pdfium.PdfTextPage, filled: Sequence[float]) -> str:
+    """Return the text of a page, its lines in pdfium's order.
+
+    Args:
+        page: what pdfium reads on it.
+        filled: the heights of lines whose letters are to be ordered by their places.
+    """
+    count = raw.FPDFText_CountChars(page)
+    buffer = (ctypes.c_ushort * (2 * count + 2))()
+    size = raw.FPDFText_GetText(page, 0, count, buffer)
+    text = bytes(buffer)[: 2 * max(size - 1, 0)].decode("utf-16-le", "replace")
+    # This one call leaves out codes that no table of the font explains: then they are asked for.
+    chars = list(text if len(text) == count else map(_character, repeat(page), range(count)))
+    errors = map(raw.FPDFText_HasUnicodeMapError, repeat(page), range(count))
+    for index in [index for index, error in enumerate(errors) if error == 1]:
+        chars[index] = "\ufffd"
+    text = "".join(chars)
+    for match in re.finditer("[\x02\ufffe]", text):  # pdfium's mark for hyphens at line ends
+        if raw.FPDFText_IsHyphen(page, match.start()) == 1:
+            chars[match.start()] = "-\n"
+    for match in re.finditer("(?<=[^\x02\ufffe\n])\r\n(?=[^\r])", text):
+        _join_lines(page, chars, match.start())
+    lines = [line for line in text.split("\r\n") if len(line) > 3]
+    doubled = _DOUBLED.search(text)
+    twice = bool(doubled and doubled[1])
+    if not twice and (doubled or len(lines) != len(set(lines))):
+        # Most of these say a thing twice, as tables do: letters that start words show it sooner.
+        twice = len(_doubles(page, text, r"\S+")) > 1
+    for index in _doubles(page, text, r"[^\s\0]") if twice else ():
+        chars[index] = _DELETED
+    for match in _SPACED.finditer(text):
+        if 2 * len(re.findall(r"\w", match[0])) > len(match[0].replace(" ", "")):  # no dot leaders
+            _join_letters(page, chars, *match.span())
+    leftward = len(_RIGHT_TO_LEFT.findall(text))
+    rightward = leftward < len(re.findall(r"[^\W\d_]", text)) / 2
+    for match in re.finditer("[^\r\n]+", text) if filled or leftward else ():
+        _, _, bottom, height = _box(page, match.start())
+        gaps = any(bottom < middle < bottom + height for middle in filled)
+        if gaps or _RIGHT_TO_LEFT.search(match[0]):
+            _put_in_order(page, chars, *match.span(), rightward)
+    text = "".join(chars).replace("\r\n", "\n").translate(_MARKS)
+    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    text = _NO_LETTER.sub("\ufffd", text)
+    return re.sub(" *\n[ \n]*", "\n", re.sub("  +", " ", text)).strip()
+
+
+def _character(page: pdfium.PdfTextPage, index: int) -> str:
+    code = raw.FPDFText_GetUnicode(page, index)
+    if code == 0:  # lost text, unless the font gives it no width
+        left, right, _, _ = _box(page, index)
+        return "\ufffd" if right - left > 0.01 else _DELETED
+    return chr(code) if code < 0x110000 else "\ufffd"
+
+
+def _box(page: pdfium.PdfTextPage, index: int) -> tuple[float, float, float, float]:
+    box = raw.FS_RECTF()
+    raw.FPDFText_GetLooseCharBox(page, index, box)
+    return box.left, box.right, box.bottom, max(box.top - box.bottom, 0.01)
+
+
+def _doubles(page: pdfium.PdfTextPage, text: str, visible: str) -> list[int]:
+    """Return which characters are drawn again at nearly the same place, to look bold or shaded."""
+    seen: dict[tuple[str, int, int], tuple[float, float]] = {}
+    found = []
+    for match in re.finditer(visible, text):
+        left, _, bottom, height = _box(page, match.start())
+        near = 0.15 * height  # narrower than any letter, so that "ll" stays
+        char, column, row = match[0][0], round(left / near), round(bottom / near)
+        for cell in ((char, column + i, row + j) for i in (0, -1, 1) for j in (0, -1, 1)):
+            x, y = seen.get(cell, (math.inf, math.inf))
+            if abs(x - left) < near and abs(y - bottom) < near:
+                found.append(match.start())
+                break
+        else:
+            seen[char, column, row] = left, bottom
+    return found
+
+
+def _join_lines(page: pdfium.PdfTextPage, chars: list[str], index: int) -> None:
+    """Take out a line break after which the line goes on: for a small number, or another column."""
+    _, right, bottom, height = _box(page, index - 1)
+    left, _, next_bottom, next_height = _box(page, index + 2)
+    common = min(bottom + height, next_bottom + next_height) - max(bottom, next_bottom)
+    small = min(height, next_height)
+    if common > 0.5 * small and -0.2 * small < left - right:
+        chars[index : index + 2] = [" " if left - right > 0.1 * small else _DELETED, _DELETED]
+
+
+def _put_in_order(
+    page: pdfium.PdfTextPage, chars: list[str], start: int, end: int, rightward: bool
+) -> None:
+    """Order the letters of a line by their places, where pdfium has them in another order.
+
+    That is so of runs that fill gaps in others; and in lines of Arabic or Hebrew of Latin words
+    and numbers, brackets, and the letters of a ligature.
+    """
+    glyphs: list[list[Any]] = []  # left, right, height, and a letter, or those of a ligature
+    marks = []
+    for index in range(start, end):
+        char = chars[index]
+        if char == _DELETED or (char == " " and raw.FPDFText_IsGenerated(page, index) == 1):
+            continue
+        left, right, _, height = _box(page, index)
+        if unicodedata.combining(char[0]):
+            marks.append((left + right, char))
+        elif glyphs and glyphs[-1][:2] == [left, right]:
+            pair = (char, glyphs[-1][3]) if _RIGHT_TO_LEFT.match(char) else (glyphs[-1][3], char)
+            glyphs[-1][3] = "".join(pair)
+        else:
+            glyphs.append([left, right, height, char])
+    glyphs.sort(key=lambda glyph: glyph[0])
+    for middle, mark in marks if glyphs else ():
+        min(glyphs, key=lambda glyph: abs(glyph[0] + glyph[1] - middle))[3] += mark
+    seen: list[str] = []
+    for before, (left, _, height, text) in zip([None, *glyphs], glyphs, strict=False):
+        if before and left - before[1] > 0.12 * height and " " not in (before[3], text):
+            seen.append(" ")
+        seen.append(text)
+    line = "".join(_as_read(seen, rightward))
+    line = _paired(line) if _RIGHT_TO_LEFT.search(line) else line
+    chars[start:end] = [line, *[_DELETED] * (end - start - 1)]
+
+
+def _as_read(seen: list[str], rightward: bool) -> list[str]:
+    """Return letters and signs, which are seen from left to right, as they are read.
+
+    Args:
+        seen: each, with its marks.
+        rightward: most of the text reads to the right, and words of another direction are in it.
+    """
+    types = [unicodedata.bidirectional(text[0]) for text in seen]
+    kinds = "".join(_KINDS.get(kind, "-") for kind in types)
+    if "AL" in types:  # where a sign between numbers parts them, and one after them is apart
+        kinds = kinds.translate({ord("e"): "-", ord("m"): "-"})
+    if rightward:
+        parts = re.finditer("r(?:[^l]*r)?|.", kinds)
+        runs = [(kinds[part.start()], seen[part.start() : part.end()]) for part in parts]
+        return [
+            text for kind, run in runs for text in (_as_read(run, False) if kind == "r" else run)
+        ]
+    spans = [part.span() for part in _LEFT_TO_RIGHT.finditer(kinds)]
+    return [text for start, end in reversed(spans) for text in seen[start:end]]
+
+
+def _paired(line: str) -> str:
+    """Return a line whose brackets open before they close.
+
+    In text that is read to the left pdfium mirrors them, as their shapes are; but some programs
+    write which they are in place of how they look.
+    """
+    for pair in ("()", "[]", "{}", "«»"):
+        unpaired = "".join(char for char in line if char in pair)
+        turned = cycle(pair) if len(unpaired) % 2 == 0 else iter(unpaired)
+        while pair in unpaired:
+            unpaired = unpaired.replace(pair, "")
+        if unpaired:
+            line = "".join(next(turned) if char in pair else char for char in line)
+    return line
+
+
+def _join_letters(page: pdfium.PdfTextPage, chars: list[str], start: int, end: int) -> None:
+    """Take out the spaces that pdfium puts between letters drawn one by one, wide apart.
+
+    Letters are joined where the gaps between them are alike and those between words clearly wider;
+    a row of single letters or digits, evenly spaced, stays as it is.
+    """
+    boxes = {i: _box(page, i) for i in range(start, end) if chars[i] != " "}
+    gaps = [(boxes[j][0] - boxes[i][1]) / boxes[i][3] for i, j in pairwise(boxes)]
+    usual = sorted(gaps)[len(gaps) // 2]
+    widest = usual + max(0.12, 0.5 * usual)
+    if usual > 0.5 or (usual > 0.17 and max(gaps) <= widest):
+        return
+    for (i, j), gap in zip(pairwise(boxes), gaps, strict=True):
+        for k in range(i + 1, j):
+            if gap <= widest and raw.FPDFText_IsGenerated(page, k) == 1:
+                chars[k] = _DELETED
