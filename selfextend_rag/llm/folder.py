@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from selfextend_rag.llm.reading import Reading
 
 _SUFFIX = ".reading"
+_ID = re.compile("[0-9a-f]{16}")
 _log = logging.getLogger(__name__)
 
 
@@ -40,6 +42,7 @@ class KeptReading:
         nbytes: of its keys and values in memory, or else of its file.
         in_memory: whether it can be asked at once.
         on_disk: whether it is in the folder.
+        created: when the documents were read, in seconds since 1970; 0 if the file does not say.
     """
 
     id: str
@@ -48,6 +51,7 @@ class KeptReading:
     nbytes: int
     in_memory: bool
     on_disk: bool
+    created: float
 
 
 def reading_id(documents: Sequence[Document]) -> str:
@@ -108,6 +112,8 @@ class ReadingFolder:
 
     def remove(self, reading: str) -> bool:
         """Remove the file of a reading, named by its id; return whether there was one."""
+        if not _ID.fullmatch(reading):  # a name of anything else is none of a file either
+            return False
         path = self._path(reading)
         there = path.exists()
         persist.remove(path)
@@ -118,12 +124,13 @@ class ReadingFolder:
         paths = self.folder.glob(f"{self._model()}-*{_SUFFIX}")
         for path in sorted(paths, key=persist.last_used, reverse=True):
             try:
-                documents, tokens = saved.documents_in(path, self.llm)
+                documents, tokens, created = saved.documents_in(path, self.llm)
                 size = path.stat().st_size
             except (CacheMismatchError, ReadingFileError, OSError) as error:
                 _log.warning("a kept reading can't be used: %s", error)
                 continue
-            yield KeptReading(reading_id(documents), documents, tokens, size, False, True)
+            name = reading_id(documents)
+            yield KeptReading(name, documents, tokens, size, False, True, created)
 
     def _path(self, reading: str) -> Path:
         return self.folder / f"{self._model()}-{reading}{_SUFFIX}"

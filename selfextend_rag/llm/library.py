@@ -237,6 +237,7 @@ class KeptReadings(OneInProcess):
                 reading.nbytes,
                 in_memory=True,
                 on_disk=name in on_disk,
+                created=reading.created,
             )
             for name, reading in reversed(here.items())
         ]

@@ -63,10 +63,12 @@ class Reading(OneInProcess):
         documents: what was read.
         plan: the settings it was read under, and the space left for questions.
         seconds: how long the reading took.
+        created: when it was done, in seconds since 1970.
     """
 
     def __init__(self, runner: TextRunner, read: ReadDocuments) -> None:
         self.documents, self.plan, self.seconds = read.documents, read.plan, read.seconds
+        self.created = read.created
         self._read = read
         self._runner = runner
         self._prefix = read.prefix

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from selfextend_rag.cache import persist
 from selfextend_rag.cache.identity import digest, model_state, token_fingerprint
@@ -34,6 +35,7 @@ class ReadDocuments:
     prefix: CachedPrefix
     seconds: float
     packed: Prompt | None = None
+    created: float = field(default_factory=time.time)
 
 
 def save(path: str | os.PathLike[str], read: ReadDocuments, runner: TextRunner) -> None:
@@ -64,7 +66,7 @@ def load(
         about = json.loads(saved.attachment)
         kept = tuple(Document.from_dict(values) for values in about["documents"])
         plan = ContextPlan.from_dict(about["plan"])
-        seconds = float(about["seconds"])
+        seconds, created = float(about["seconds"]), _created(about)
     except (ValueError, TypeError, KeyError) as error:
         raise CorruptReadingError(f"{path} lacks documents or plan: {error!r}") from error
     _check_documents(path, kept, kept if documents is None else documents)
@@ -72,11 +74,13 @@ def load(
     plan = replace(plan, chunk_size=fitted.chunk_size, memory=fitted.memory)  # as they are here
     state = model_state(runner.engine.model)
     prefix = CachedPrefix(saved.tokens, saved.settings, saved.cache, state)
-    return ReadDocuments(kept, plan, prefix, seconds)
+    return ReadDocuments(kept, plan, prefix, seconds, created=created)
 
 
-def documents_in(path: Path, llm: LongContextLLM) -> tuple[tuple[Document, ...], int]:
-    """Return the documents of a saved reading and their tokens; its keys are not looked at.
+def documents_in(path: Path, llm: LongContextLLM) -> tuple[tuple[Document, ...], int, float]:
+    """Return the documents of a saved reading, their tokens, and when they were read.
+
+    Its keys are not looked at.
 
     Raises:
         CacheMismatchError: another model read them, or in another way.
@@ -87,9 +91,15 @@ def documents_in(path: Path, llm: LongContextLLM) -> tuple[tuple[Document, ...],
     try:
         about = json.loads(attached)
         documents = tuple(Document.from_dict(values) for values in about["documents"])
+        created = _created(about)
     except (ValueError, TypeError, KeyError) as error:
         raise CorruptReadingError(f"{path} lacks documents: {error!r}") from error
-    return documents, header.tokens
+    return documents, header.tokens, created
+
+
+def _created(about: Mapping[str, Any]) -> float:
+    """Return when documents were read; 0 in files of releases that did not note it."""
+    return float(about.get("created", 0.0))
 
 
 def fingerprint(llm: LongContextLLM) -> dict[str, str]:
@@ -144,7 +154,12 @@ def _attachment(read: ReadDocuments) -> bytes:
                 f"the metadata of document {values['id']} can't be saved, because they are no JSON "
                 f"values: {error}; leave them out or make them text"
             ) from error
-    about = {"documents": kept, "plan": read.plan.to_dict(), "seconds": read.seconds}
+    about = {
+        "documents": kept,
+        "plan": read.plan.to_dict(),
+        "seconds": read.seconds,
+        "created": read.created,
+    }
     return json.dumps(about).encode()
 
 

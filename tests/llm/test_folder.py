@@ -98,6 +98,9 @@ def test_readings_are_listed_and_removed(llm, tmp_path):
     kept.clear()
     assert [(r.in_memory, r.on_disk) for r in kept.all()] == [(False, True)] * 2
     assert kept.all()[0].tokens == listed[0].tokens
+    assert [r.created for r in kept.all()] == [r.created for r in listed]
+    assert not kept.remove("../" + listed[0].id)
+    assert not kept.remove("a" * 300)
     assert kept.remove(listed[0].id)
     assert not kept.remove(listed[0].id)
     assert [reading.documents for reading in kept.all()] == [(MILL,)]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from dataclasses import replace
 
 import pytest
@@ -58,6 +59,17 @@ def test_documents_travel_with_the_keys(llm, path):
     loaded = llm.load(str(path), documents=documents)
     assert loaded.documents == tuple(documents)
     assert [d.metadata for d in loaded.documents] == [{"pages": [1, 2]}, {}]
+
+
+def test_when_it_was_read_is_kept_and_0_in_a_file_that_does_not_say(llm, path, monkeypatch):
+    before = time.time()
+    reading = llm.read(PAGES)
+    assert before <= reading.created <= time.time()
+    reading.save(path)
+    assert llm.load(path).created == reading.created
+    changed_attachment(monkeypatch, lambda about: about.pop("created"))
+    reading.save(path)
+    assert llm.load(path).created == 0.0
 
 
 def test_another_instance_of_the_same_model_loads_it(llm, path):
@@ -235,6 +247,7 @@ def test_a_reading_that_was_saved_before_there_were_remarks_is_loaded(llm, path,
         lambda about: about["documents"][0]["locations"][1].update(start=10**6),
         lambda about: about["documents"][0].update(text=None),
         lambda about: about.update(documents=["text"]),
+        lambda about: about.update(created="today"),
         lambda about: about["plan"]["remarks"][0].pop("document"),
     ],
 )
