@@ -4,6 +4,7 @@ import * as api from "./api.js";
 import {
   Listeners, announce, button, byId, bytes, counted, element, number, recall, remember, sentence, tokens,
 } from "./page.js";
+import { takeFiles } from "./uploads.js";
 
 const AT_ONCE = 2; // uploads at the same time; the server reads as many
 
@@ -15,7 +16,7 @@ export const changes = new Listeners();
 
 let documents = []; // file objects of the server, with `chosen` and, once counted, `tokens`
 let coming = []; // names of files that are on their way
-let most = { bytes: Infinity };
+let mostBytes = Infinity; // of an upload
 let open = () => {}; // shows a document's text
 
 /** The documents to read, in order. */
@@ -30,19 +31,23 @@ export const nameOf = (document) => document.title || document.filename;
 
 /** Begin: what the server allows, its samples, and the documents that were here before. */
 export async function startDocuments(info, openDocument) {
-  most = { bytes: info.max_body_bytes };
+  mostBytes = info.max_body_bytes;
   open = openDocument;
   showSamples(info.samples);
-  takeDrops();
-  takeChoices();
-  const before = recall("documents", []);
+  takeFiles(add, note);
+  await keepThoseThere(recall("documents", []));
+}
+
+/** Keep of some documents, `{id, chosen}`, those that the server still has, and say how many it lost. */
+export async function keepThoseThere(before = documents) {
   const found = await Promise.all(before.map(({ id }) => api.file(id).catch((error) => error)));
   documents = found.flatMap((file, index) =>
     file instanceof Error ? [] : [{ ...file, chosen: before[index].chosen }],
   );
   const lost = found.filter((file) => file instanceof Error);
   if (lost.length) {
-    const reason = lost[0].details?.code === "file_not_found" ? "the server keeps files only while it runs" : lost[0].message;
+    const isGone = lost[0].details?.code === "file_not_found";
+    const reason = isGone ? "the server keeps files only while it runs" : lost[0].message;
     note(`${counted(lost.length, "document")} of before can't be had any more: ${reason}`);
   }
   changed();
@@ -80,94 +85,29 @@ function note(message) {
 
 // What comes in
 
-function takeChoices() {
-  for (const [opener, input] of [["choose-files", "file-input"], ["choose-folder", "folder-input"]]) {
-    const field = byId(input);
-    byId(opener).addEventListener("click", () => field.click());
-    field.addEventListener("change", () => {
-      add([...field.files]);
-      field.value = ""; // so that the same file can be chosen again
-    });
-  }
-}
-
-function takeDrops() {
-  const place = byId("drop");
-  let inside = 0; // entering a child leaves its parent
-  const withFiles = (event) => event.dataTransfer?.types.includes("Files");
-  window.addEventListener("dragenter", (event) => {
-    if (withFiles(event)) place.classList.toggle("over", (inside += 1) > 0);
-  });
-  window.addEventListener("dragleave", (event) => {
-    if (withFiles(event)) place.classList.toggle("over", (inside -= 1) > 0);
-  });
-  window.addEventListener("dragover", (event) => withFiles(event) && event.preventDefault());
-  window.addEventListener("drop", async (event) => {
-    if (!withFiles(event)) return;
-    event.preventDefault();
-    inside = 0;
-    place.classList.remove("over");
-    add(await dropped(event.dataTransfer));
-  });
-}
-
-/** The files that were dropped, with those of folders and their folders. */
-async function dropped(transfer) {
-  // entries have to be taken before the first wait: the list is empty afterwards
-  const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
-  if (!entries.length) return [...transfer.files];
-  const found = await Promise.all(entries.map((entry) => filesOf(entry)));
-  return found.flat();
-}
-
-async function filesOf(entry) {
-  try {
-    if (entry.isFile) return [await new Promise((resolve, reject) => entry.file(resolve, reject))];
-    const reader = entry.createReader();
-    const entries = [];
-    for (;;) {
-      // a reader returns some at a time, and none at the end
-      const some = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
-      if (!some.length) break;
-      entries.push(...some);
-    }
-    entries.sort((one, other) => one.name.localeCompare(other.name, "en", { numeric: true }));
-    return (await Promise.all(entries.map((inner) => filesOf(inner)))).flat();
-  } catch (error) {
-    note(`${entry.name} can't be read: ${error.message}`);
-    return [];
-  }
-}
-
 async function add(files) {
-  const hidden = files.filter((file) => file.name.startsWith("."));
-  if (hidden.length) note(`${counted(hidden.length, "hidden file")} left out: ${hidden.map((file) => file.name).join(", ")}`);
-  const queue = files.filter((file) => !hidden.includes(file));
-  if (!queue.length) return;
-  coming.push(...queue);
+  if (!files.length) return;
+  coming.push(...files);
   show();
   const before = documents.length;
-  const places = new Map(queue.map((file, index) => [file, index]));
-  const rest = [...queue];
-  const arrived = [];
+  const arrived = []; // at the places of their files, whichever is read first
+  const rest = files.entries(); // of which each takes the next
   const take = async () => {
-    for (let file = rest.shift(); file !== undefined; file = rest.shift()) {
-      const document = await uploaded(file);
+    for (const [place, file] of rest) {
+      arrived[place] = await uploaded(file);
       coming = coming.filter((other) => other !== file);
-      if (document) arrived.push([places.get(file), document]);
       show();
     }
   };
   await Promise.all(Array.from({ length: AT_ONCE }, take));
-  arrived.sort(([one], [other]) => one - other);
-  for (const [, document] of arrived) include(document);
+  arrived.filter(Boolean).forEach(include);
   changed();
   announce(`${counted(documents.length - before, "document")} added.`);
 }
 
 async function uploaded(file) {
-  if (file.size > most.bytes) {
-    note(`${file.name} has ${bytes(file.size)}; this server takes ${bytes(most.bytes)} at a time`);
+  if (file.size > mostBytes) {
+    note(`${file.name} has ${bytes(file.size)}; this server takes ${bytes(mostBytes)} at a time`);
     return null;
   }
   try {

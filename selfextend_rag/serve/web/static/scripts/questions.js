@@ -3,9 +3,9 @@
 
 import * as api from "./api.js";
 import { chosen, chosenIds, nameOf } from "./documents.js";
+import { ExchangeView } from "./exchange.js";
+import { announce, byId, confirmed, counted, element, recall, remember, showProblem } from "./page.js";
 import { progressText } from "./reading.js";
-import { announce, button, byId, confirmed, counted, duration, element, number, recall, remember, showProblem, tokens } from "./page.js";
-import { passageList } from "./viewer.js";
 
 const SCHEMA = {
   type: "object",
@@ -128,26 +128,40 @@ async function ask() {
   const asked = question.value.trim();
   const problem = byId("ask-problem");
   showProblem(problem, null);
-  const exchange = { question: asked, answer: "", files: chosen().map((file) => ({ id: file.id, name: nameOf(file) })) };
+  const exchange = newExchange(asked);
   let body;
   try {
     if (!asked) throw new Error("type a question first");
     if (!exchange.files.length) throw new Error("add a document first, or choose one that is left out");
-    body = { files: chosenIds(), question: asked, history: historyFor(exchange.files), ...answerSettings() };
+    body = { files: chosenIds(), question: asked, history: historyFor(exchange), ...answerSettings() };
   } catch (error) {
     showProblem(problem, error);
     return;
   }
   if (body.json_schema) exchange.schema = body.json_schema;
-  question.value = "";
-  question.dispatchEvent(new Event("input", { bubbles: true }));
+  setQuestion("");
   await answer(exchange, body);
   keep();
   afterAnswer();
 }
 
+function askAgain(text) {
+  setQuestion(text);
+  question.focus();
+}
+
+function setQuestion(text) {
+  question.value = text;
+  question.dispatchEvent(new Event("input"));
+}
+
+const newExchange = (asked) =>
+  ({ question: asked, answer: "", files: chosen().map((file) => ({ id: file.id, name: nameOf(file) })) });
+
+const filesIn = (exchange) => exchange?.files.map((file) => file.id).join();
+
 async function answer(exchange, body) {
-  const view = new ExchangeView(exchange);
+  const view = new ExchangeView(exchange, askAgain);
   byId("conversation-empty")?.remove();
   log.append(...dividerBefore(exchange, exchanges.at(-1)), view.node);
   exchanges.push(exchange);
@@ -185,22 +199,18 @@ async function stream(body, signal, exchange, view) {
 
 /** Ask one question by itself; returns the exchange. */
 export async function askAlone(asked, settings, signal, onProgress) {
-  const exchange = { question: asked, answer: "", files: chosen().map((file) => ({ id: file.id, name: nameOf(file) })) };
+  const exchange = newExchange(asked);
   const view = { progress: (data) => onProgress(progressText(data)), text: () => {} };
   await stream({ files: chosenIds(), question: asked, history: [], ...settings }, signal, exchange, view);
   return exchange;
 }
 
 /** The questions and answers since the documents were last changed. */
-function historyFor(files) {
+function historyFor(exchange) {
   if (!byId("with-history").checked) return [];
-  const ids = files.map((file) => file.id).join();
-  const history = [];
-  for (const exchange of exchanges.toReversed()) {
-    if (exchange.files.map((file) => file.id).join() !== ids) break;
-    if (exchange.state === "done") history.unshift([exchange.question, exchange.answer]);
-  }
-  return history;
+  const last = exchanges.findLastIndex((earlier) => filesIn(earlier) !== filesIn(exchange));
+  const answered = exchanges.slice(last + 1).filter(({ state }) => state === "done");
+  return answered.map((earlier) => [earlier.question, earlier.answer]);
 }
 
 function begin() {
@@ -251,78 +261,13 @@ function showAll() {
   }
   exchanges.forEach((exchange, index) => {
     exchange.state ??= "stopped"; // the page was closed while it came
-    const view = new ExchangeView(exchange);
+    const view = new ExchangeView(exchange, askAgain);
     log.append(...dividerBefore(exchange, exchanges[index - 1]), view.node);
     view.finish();
   });
 }
 
 function dividerBefore(exchange, previous) {
-  const names = exchange.files.map((file) => file.name).join(", ");
-  const same = previous && previous.files.map((file) => file.id).join() === exchange.files.map((file) => file.id).join();
-  return same ? [] : [element("p", { class: "divider", text: `About ${names}` })];
-}
-
-class ExchangeView {
-  constructor(exchange) {
-    this.exchange = exchange;
-    this.state = element("p", { class: "figures", text: "Waiting for the model …" });
-    this.bar = element("progress", { "aria-label": "Reading the documents", hidden: true });
-    this.answer = element("div", { class: exchange.schema ? "answer code" : "answer" });
-    this.below = element("div", { class: "below" });
-    this.node = element("article", { class: "exchange", "aria-label": `Question: ${exchange.question}` },
-      element("p", { class: "question", text: exchange.question }), this.answer, this.bar, this.state, this.below);
-    this.follow(true);
-  }
-
-  progress(data) {
-    this.bar.hidden = data.done >= data.total;
-    this.bar.max = Math.max(1, data.total);
-    this.bar.value = data.done;
-    this.state.textContent = this.bar.hidden ? "The model begins to answer …" : progressText(data);
-  }
-
-  text() {
-    const atEnd = isAtEnd();
-    this.bar.hidden = true;
-    this.state.textContent = "";
-    this.answer.textContent = this.exchange.answer;
-    this.follow(atEnd);
-  }
-
-  /** Keep the end in sight, unless the reader scrolled away from it. */
-  follow(isWanted) {
-    if (isWanted) requestAnimationFrame(() => (log.scrollTop = log.scrollHeight));
-  }
-
-  /** Show how the answer ended, what it rests on, and all of it from its question on. */
-  finish() {
-    const { exchange } = this;
-    const atEnd = isAtEnd();
-    this.bar.hidden = true;
-    this.answer.textContent = exchange.answer;
-    this.state.textContent = endingOf(exchange);
-    this.below.replaceChildren();
-    if (exchange.evidence?.length) this.below.append(passageList(exchange.evidence, exchange.attention));
-    const again = button("Ask again", () => {
-      question.value = exchange.question;
-      question.dispatchEvent(new Event("input", { bubbles: true }));
-      question.focus();
-    }, { class: "quiet", "aria-label": `Ask again: ${exchange.question}` });
-    this.below.append(again);
-    if (atEnd) requestAnimationFrame(() => (log.scrollTop += this.node.getBoundingClientRect().top - log.getBoundingClientRect().top));
-  }
-}
-
-const isAtEnd = () => log.scrollHeight - log.scrollTop - log.clientHeight < 80;
-
-function endingOf({ state, error, seconds, usage, finish_reason: reason }) {
-  if (state === "failed") return `No answer: ${error}`;
-  if (state === "stopped") return "Stopped before its end.";
-  const parts = [duration(seconds)];
-  const { prompt_tokens: prompt, completion_tokens: completion, prompt_tokens_details: details } = usage ?? {};
-  if (completion !== undefined) parts.push(`${tokens(completion)} of answer`);
-  if (prompt !== undefined) parts.push(`${number(prompt)} seen${details?.cached_tokens ? `, ${number(details.cached_tokens)} of them read before` : ""}`);
-  if (reason === "length") parts.push("cut off at the longest answer that was allowed");
-  return parts.join(" · ");
+  if (filesIn(previous) === filesIn(exchange)) return [];
+  return [element("p", { class: "divider", text: `About ${exchange.files.map((file) => file.name).join(", ")}` })];
 }

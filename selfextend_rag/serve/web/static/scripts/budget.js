@@ -2,7 +2,7 @@
 // what to do where it does not fit. Nothing is read for it.
 
 import * as api from "./api.js";
-import { changes, chooseOnly, chosen, chosenIds, nameOf, noteTokens } from "./documents.js";
+import { changes, chooseOnly, chosen, chosenIds, keepThoseThere, nameOf, noteTokens } from "./documents.js";
 import {
   Listeners, afterQuiet, announce, button, byId, bytes, counted, drawn, element, number, percent, showProblem, tokens,
 } from "./page.js";
@@ -62,6 +62,10 @@ async function refresh() {
     if (signal.aborted) return;
     latest = null;
     place.replaceChildren();
+    if (error.details?.code === "file_not_found") {
+      keepThoseThere(); // the server was started again; this plans again
+      return;
+    }
     showProblem(byId("budget-problem"), error);
   }
   plans.call();
@@ -101,7 +105,7 @@ function partsOf({ plan, problem, tokens: counts }) {
 function limitsOf({ plan, problem }) {
   // settings may reach farther than the server's rule allows for what is well trained
   const reach = plan?.extended_window ?? problem?.available ?? info.extended_window;
-  return { pretraining: info.pretraining_window, extended: Math.min(reach, info.extended_window) };
+  return { pretraining: info.pretraining_window, extended: Math.max(0, Math.min(reach, info.extended_window)) };
 }
 
 function picture(parts, { pretraining, extended }) {
@@ -143,7 +147,10 @@ function legend(parts) {
       element("span", { class: "label", text: part.label }), element("span", { class: "figures", text: number(part.tokens) }))));
 }
 
-function verdict({ plan, problem }, { extended }) {
+function verdict({ plan, problem, memory }, { extended }) {
+  if (problem && memory) {
+    return `It does not fit into memory: at most ${bytes(memory.needed_bytes)} are needed, and there are ${bytes(memory.available_bytes)}.`;
+  }
   if (problem) return `It does not fit: ${number(problem.needed)} tokens are needed, and ${number(problem.available ?? extended)} fit.`;
   if (!plan) return "";
   if (!plan.extended) return `All of it fits the ${tokens(plan.pretraining_window)} the model was trained on: nothing is stretched.`;
