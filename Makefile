@@ -1,5 +1,6 @@
 # make demo    read a real document with the bundled model and answer a question
 # make example NAME=langchain_agent  run a script of examples/; ARGS="..." are its arguments
+# make app     open the web app in the browser
 # make test    run the tests of every day, in a few minutes
 # make test-rest  run the others: every model family, kernels compiled for GPUs, slow tests
 # make test-all   run both
@@ -8,7 +9,7 @@
 # make docs    build the documentation site in build/html
 # make clean   remove what was built; make distclean also removes the virtual environment
 #
-# demo, example, the tests, check, docs and bench first make .venv/ themselves; only Python 3.11 or later is needed.
+# demo, app, example, the tests, check, docs and bench first make .venv/ themselves; only Python 3.11 or later is needed.
 
 PYTHON ?= python3
 VENV := .venv
@@ -29,11 +30,14 @@ SOURCES := pyproject.toml constraints.txt
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo example test test-rest test-all check docs bench clean distclean
+.PHONY: demo app example test test-rest test-all check docs bench clean distclean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
 	$(BIN)/selfextend-rag ask $(DEMO_DOCUMENT) -q "$(DEMO_QUESTION)"
+
+app: $(VENV)/.installed-app
+	$(BIN)/selfextend-rag app
 
 example: $(VENV)/.installed-dev
 	$(BIN)/python examples/$(NAME).py $(ARGS)
@@ -80,12 +84,19 @@ $(VENV)/.installed: $(SOURCES) | $(VENV)/bin/python
 	$(PIP_INSTALL) --no-build-isolation -e .
 	@touch $@
 
+# The server, its web app, and the files that offices have.
+$(VENV)/.installed-app: $(SOURCES) | $(VENV)/bin/python
+	@echo "Installing selfextend-rag with its web app into $(VENV) ..."
+	$(PIP_INSTALL) hatchling editables
+	$(PIP_INSTALL) --no-build-isolation -e ".[app,office]"
+	@touch $(VENV)/.installed $@
+
 # Linters, test tools and the frameworks that are wrapped.
 $(VENV)/.installed-dev: $(SOURCES) | $(VENV)/bin/python
 	@echo "Installing selfextend-rag and its development tools into $(VENV) ..."
 	$(PIP_INSTALL) hatchling editables
 	$(PIP_INSTALL) --no-build-isolation -e ".[$(EXTRAS)]"
-	@touch $(VENV)/.installed $@
+	@touch $(VENV)/.installed $(VENV)/.installed-app $@
 
 clean:
 	rm -rf build dist .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis

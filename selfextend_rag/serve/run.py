@@ -37,10 +37,10 @@ class _Server(uvicorn.Server):
                 signal.signal(number, handler)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to listen, and say where."""
+        """Begin to answer, and say where."""
         await super().startup(sockets)
-        if self.started:
-            host, port = self.servers[0].sockets[0].getsockname()[:2]
+        if self.started and sockets:
+            host, port = sockets[0].getsockname()[:2]
             shown = f"[{host}]" if ":" in host else host
             self._on_start(f"http://{shown}:{port}")
 
@@ -62,13 +62,14 @@ def run(app: FastAPI, host: str, port: int, on_start: Callable[[str], None]) -> 
     Raises:
         OSError: it can't be listened on.
     """
+    # Bound here: uvicorn ends the program where it can't listen.
+    family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
     config = uvicorn.Config(
         app,
-        host=host,
-        port=port,
         log_config=None,
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=_LAST_WORDS_SECONDS,
     )
-    _Server(config, app.state.served, on_start).run()
+    with socket.create_server((host, port), family=family) as bound:
+        _Server(config, app.state.served, on_start).run([bound])
