@@ -27,7 +27,9 @@ _LONGEST_HEADER = 1 << 18
 _AS_TEXT = "multipart/.*|text/(?:plain|markdown|csv|calendar|x-diff|x-patch|rfc822-headers|x-log)"
 _HTML = ("text/html", "application/xhtml+xml")
 _ENCRYPTED = ("multipart/encrypted", "application/pkcs7-mime", "application/x-pkcs7-mime")
-_MESSAGE_START = re.compile(rb"(?:\A|(?<=\n\n)|(?<=\n\r\n))From [^\n]*\d\d:\d\d[^\n]*\n")
+_MESSAGE_START = re.compile(
+    rb"(?:\A|(?<=\n\n)|(?<=\n\r\n))From [^\n]*\d\d:\d\d[^\n]*\n(?=[!-9;-~]+:)"
+)
 _ADDRESS = re.compile(r"\b(?:https?://|www\.|mailto:)\S+")
 
 

@@ -89,6 +89,8 @@ def test_what_a_book_has_besides_is_remarked(tmp_path):
     found = kinds(document)
     assert found["missing chapters"] == ("loss", 1)
     assert found["other pages"] == ("warning", 1)
+    document = read(tmp_path, book(CHAPTERS, **{"OEBPS__unlisted.HTML": "<p>Not listed"}))
+    assert kinds(document)["other pages"] == ("warning", 1)
     assert found["chapters without text"] == ("warning", 1)
     at = document.text.index("third")
     assert document.location(at, at + 5) == "chapter 3"

@@ -275,6 +275,15 @@ def test_damaged_mail_is_read_or_refused_and_never_fails(tmp_path):
             continue
 
 
+def test_a_line_that_begins_like_a_message_is_not_the_start_of_one(tmp_path):
+    """The line was left out."""
+    start = "From a@b Mon Jan  1 12:00:00 2024\n"
+    body = "one\n\nFrom dusk at 10:00 till dawn\nmore\n\n"
+    document = read(tmp_path, (start + TOP + body + start + TOP + "two\n").encode(), "a.mbox")
+    assert "one\n\nFrom dusk at 10:00 till dawn\nmore" in document.text
+    assert document.metadata["messages"] == 2
+
+
 def test_lines_that_a_program_wrapped_are_one(tmp_path):
     """Addresses longer than a line came out in two, with a space in between."""
     head = "Content-Type: text/plain; format=flowed; delsp={}"

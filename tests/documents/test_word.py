@@ -73,6 +73,8 @@ RUN = "<w:r><w:t>{}</w:t></w:r>"
         (paragraph(f"<w:bdo w:val='rtl'>{RUN.format('abjad')}</w:bdo>"), "abjad"),
         (paragraph(f"<w:hyperlink r:id='gone'>{RUN.format('a link')}</w:hyperlink>"), "a link"),
         (paragraph("<w:r><w:t>one</w:t><w:cr/><w:t>two</w:t></w:r>"), "one\ntwo"),
+        (paragraph('<w:r><w:t>one</w:t><w:br w:type="page"/><w:t>two</w:t></w:r>'), "one\ntwo"),
+        (paragraph("<w:r><w:rPr><w:dstrike/></w:rPr><w:t>old</w:t></w:r>"), "~~old~~"),
         (paragraph("<w:r><w:t>one</w:t><w:ptab/><w:t>two</w:t></w:r>"), "one two"),
         (paragraph(FIELD), "Chosen green"),
         (f"<w:sdt><w:sdtContent>{paragraph('A control')}</w:sdtContent></w:sdt>", "A control"),

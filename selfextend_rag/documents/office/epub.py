@@ -57,11 +57,14 @@ def _order(package: Package) -> tuple[list[str], list[Remark], dict[str, object]
             says = "is protected against copying (DRM); read a copy that has no protection"
             raise DocumentError(f"{package.name} {says}")
     main = package.xml("META-INF/container.xml").find(".//{*}rootfile").get("full-path")
-    book, members, pages = package.xml(main), dict[str, str](), set[str]()
+    book, members = package.xml(main), dict[str, str]()
+    pages, contents = set[str](), set[str]()
     for node in book.iterfind(".//{*}manifest/{*}item"):
         path = posixpath.join(posixpath.dirname(main), unquote(node.get("href")))
         members[node.get("id")] = member = posixpath.normpath(path)
-        if node.get("media-type") == _PAGE and "nav" not in node.get("properties", "").split():
+        if "nav" in node.get("properties", "").split():
+            contents.add(member)
+        elif node.get("media-type") == _PAGE:
             pages.add(member)
     order = [members.get(node.get("idref"), "") for node in book.iterfind(".//{*}itemref")]
     chapters = [member for member in order if member in package.members]
@@ -69,7 +72,10 @@ def _order(package: Package) -> tuple[list[str], list[Remark], dict[str, object]
     if missing := len(order) - len(chapters):
         says = f"of {len(order)} chapters {{are}} not in the file"
         remarks.append(remarked("loss", "missing chapters", missing, says))
-    if others := sorted(pages - {*order}):
+    pages |= {
+        name for name in package.members if name.lower().endswith((".xhtml", ".html", ".htm"))
+    }
+    if others := sorted(pages - {*order} - contents):
         says, more = "page{s} outside the order of reading {are} left out", f": {others[:5]}"
         remarks.append(remarked("warning", "other pages", len(others), says, more))
     titles, creators = (

@@ -22,6 +22,7 @@ from selfextend_rag.documents.office.package import Package, at, local
 
 _W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 _BREAKS = {"tab": "\t", "ptab": "\t", "br": "\n", "cr": "\n", "noBreakHyphen": "-"}
+_LIKE = {"br": "br", "cr": "br", "ptab": "tab", "dstrike": "strike"}
 # What is written before a part of an equation; the part is in brackets if it is no word.
 _SIGNS = {"sup": "^", "sub": "_", "lim": "_", "den": "/", "num": "", "deg": "", "rad e": "√"}
 # What mammoth reads; it leaves out whatever else there is, with all the text inside.
@@ -138,8 +139,10 @@ def _rewrite(node: Any, counts: Counter[str]) -> None:
     """Give an element that mammoth leaves out a form that it reads."""
     name = local(node)
     counts["inserted files"] += name in ("altChunk", "subDoc")
-    if name in ("cr", "ptab"):
-        node.tag = f"{_W}br" if name == "cr" else f"{_W}tab"
+    if name in _LIKE:  # mammoth leaves out breaks of pages and columns, and joins the words there
+        node.tag = f"{_W}{_LIKE[name]}"
+        if name == "br":
+            node.attrib.clear()
     elif name == "gridBefore":  # columns that a row leaves out
         row = node.getparent().getparent()
         for _ in range(min(int(at(node, "val")), 63)):  # as many as Word allows
