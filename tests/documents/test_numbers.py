@@ -159,6 +159,22 @@ def test_chapters_of_opendocument_have_their_numbers(tmp_path):
     assert lines(document) == ["# 1) A", "## 1.1 B", "# 2) C", "## D"]
 
 
+def test_levels_that_a_damaged_file_states_take_no_time():
+    """Counting up to them took for ever."""
+    deep = 10**9
+    data = docx(
+        item("x", deep), {"word/numbering.xml": numbering(*LEGAL)}, n="numbering numbering.xml"
+    )
+    assert lines(Document.from_bytes(data, "a.docx")) == ["x"]
+    outline = f'<text:outline-level-style text:level="{deep}" style:num-format="1" ' \
+        f'text:display-levels="{deep}"/>'  # fmt: skip
+    data = opendocument(
+        f'<office:text><text:h text:outline-level="{deep}">x</text:h></office:text>',
+        margins=f"<text:outline-style>{outline}</text:outline-style>",
+    )
+    assert Document.from_bytes(data, "a.odt").text.endswith("x")
+
+
 def test_paragraphs_of_slides_have_their_numbers(tmp_path):
     def point(text, kind, level=0, more=""):
         mark = f'<a:buAutoNum type="{kind}" {more}/>' if kind else ""

@@ -13,6 +13,7 @@ from selfextend_rag.documents.office.package import Package, at
 
 MARKED = re.compile("\ufdd0([^\ufdd1]*)\ufdd1")
 """A number at the start of a paragraph, between two codes that are no characters."""
+_DEEPEST = 10  # level of any format; a file can state any number
 OTHER = "?"  # a form of numbers that is written as 1, 2, 3, which is remarked
 # Forms of `numeral` by their names in Word, and by the starts of those in PowerPoint.
 _FORMS = {
@@ -54,7 +55,7 @@ class Count:
         for deeper in [n for n in self._last if n > level]:
             if level < levels.get(deeper, own).restart:
                 del self._last[deeper]
-        for upper in range(level):
+        for upper in range(min(level, _DEEPEST)):
             self._last.setdefault(upper, levels.get(upper, own).start)
         self._last[level] = self._last.get(level, own.start - 1) + 1 if start is None else start
 

@@ -256,7 +256,7 @@ def _levels(style: Any) -> dict[int, Level]:
     forms = {level: at(node, "num-format") for level, node in nodes.items()}
     levels = {}
     for level, node in nodes.items():
-        shown = range(level + 1 - int(at(node, "display-levels") or 1), level + 1)
+        shown = range(level + 1 - min(int(at(node, "display-levels") or 1), 10), level + 1)
         text = ".".join(f"%{n + 1}" for n in shown if forms.get(n) and forms[level])
         text = f"{at(node, 'num-prefix')}{text}{at(node, 'num-suffix')}"
         form = forms[level] if forms[level] in ("1", "a", "A", "i", "I", "") else OTHER
