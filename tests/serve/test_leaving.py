@@ -12,14 +12,17 @@ import time
 import httpx
 import pytest
 
+from selfextend_rag.engine import Job, worker_of
 from tests.serve.test_chat import about, events
 
-LONG = {  # takes seconds: sampled, so that it does not end by itself soon
+# Takes many seconds: a text of this length can't end early.
+TEXT = {"type": "object", "properties": {"text": {"type": "string", "minLength": 4000}}}
+FORM = {"name": "story", "schema": {**TEXT, "required": ["text"]}}
+LONG = {
     "model": "bundled",
     "messages": [{"role": "user", "content": "Tell a story."}],
-    "max_tokens": 150,
-    "temperature": 5.0,
-    "response_format": {"type": "json_object"},
+    "max_tokens": 1500,
+    "response_format": {"type": "json_schema", "json_schema": FORM},
 }
 
 
@@ -71,7 +74,26 @@ def test_a_client_that_leaves_ends_the_reading(server):
         client.delete(f"/v1/files/{file}")
 
 
-def test_more_than_may_wait_are_sent_away_and_told_when_to_come(listen):
+@pytest.fixture
+def busy(llm):
+    """The model does something else, until the test is over."""
+    over = threading.Event()
+    job = Job(worker_of(llm.model), lambda is_cancelled: over.wait(60))
+    yield
+    over.set()
+    job.result()
+
+
+def test_a_client_that_leaves_is_no_longer_waited_for(server, busy):
+    with server.client() as client:
+        sent = client.build_request("POST", "/v1/chat/completions", json=LONG)
+        sent.extensions["timeout"] = dict.fromkeys(("connect", "read", "write"), 0.3)
+        with pytest.raises(httpx.ReadTimeout):
+            client.send(sent)
+    until(lambda: idle(server))
+
+
+def test_more_than_may_wait_are_sent_away_and_told_when_to_come(listen, busy):
     server = listen(max_waiting=1)
     with server.client() as client:
         streams = [
@@ -88,7 +110,6 @@ def test_more_than_may_wait_are_sent_away_and_told_when_to_come(listen):
         for stream in streams:
             stream.close()
         until(lambda: idle(server))
-        assert client.post("/v1/chat/completions", json={**LONG, "max_tokens": 1}).is_success
 
 
 def test_many_clients_at_once_each_get_their_own_answer(server):
