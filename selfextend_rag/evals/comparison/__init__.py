@@ -1,8 +1,9 @@
 """Whole documents against retrieval, on a user's own documents and questions.
 
-``asked`` reads questions, ``passages`` makes and finds passages, ``run`` has both sides answered,
-``results`` is what came of it, ``places`` looks for evidence among passages, ``advice`` recommends
-with the ``reasons`` that ``figures`` give, ``shown`` writes it all as text and HTML.
+``asked`` reads questions, ``passages`` makes and finds passages, ``fitting`` chooses those that fit
+the window, ``run`` has both sides answered, ``results`` is what came of it, ``places`` looks for
+evidence among passages, ``advice`` recommends with the ``reasons`` that ``figures`` give, ``shown``
+writes it all as text and HTML.
 """
 
 from selfextend_rag.evals.comparison.asked import Asked, QuestionsError, read_questions

@@ -11,12 +11,8 @@ from selfextend_rag.documents import Document
 from selfextend_rag.errors import ContextBudgetExceeded, UnsupportedModelError
 from selfextend_rag.evals.comparison.advice import recommended
 from selfextend_rag.evals.comparison.asked import Asked, asked
-from selfextend_rag.evals.comparison.passages import (
-    LEAST_WORDS,
-    Index,
-    Retrieval,
-    words_of,
-)
+from selfextend_rag.evals.comparison.fitting import default_words, fitting_places
+from selfextend_rag.evals.comparison.passages import Index, Retrieval
 from selfextend_rag.evals.comparison.places import found_of, source_of, support_of
 from selfextend_rag.evals.comparison.results import (
     Compared,
@@ -25,7 +21,6 @@ from selfextend_rag.evals.comparison.results import (
     RetrievalUsed,
 )
 from selfextend_rag.evals.methods.base import MethodError
-from selfextend_rag.evals.methods.rankings import PASSAGE_WORDS
 from selfextend_rag.evals.metrics.words import answer_f1, holds_answer
 from selfextend_rag.evidence import Evidence
 from selfextend_rag.llm import Answer, LongContextLLM, Reading
@@ -35,8 +30,6 @@ from selfextend_rag.planning import ContextPlan
 
 ComparisonProgress = Callable[[str, int, int], None]
 """Is given what is being done, how much of it is done, and how much there is."""
-
-_SPARE = 0.9  # share of the window's space to make passages for: some have longer words than others
 
 
 def compare(
@@ -133,7 +126,13 @@ class _Sides:
             raise ValueError(f"max_new_tokens must be positive, got {self.limit}")
         golds = [answer for each in questions for answer in each.answers[:1]]
         self._space = max(self.limit, *(len(llm.prompts.answer(x).tokens) for x in golds), 0)
-        words = retrieval.passage_words or self._default_words(retrieval.passages)
+        words = retrieval.passage_words or default_words(
+            llm,
+            documents,
+            [each.question for each in questions],
+            passages=retrieval.passages,
+            answer_tokens=self._space,
+        )
         self._index = Index(documents, retrieval, words)
 
     def used(self) -> RetrievalUsed:
@@ -227,7 +226,13 @@ class _Sides:
             started = time.perf_counter()
             ranked = self._index.ranked(each)
             searched = time.perf_counter() - started
-            places = self._fitting(each, [place for place, _ in ranked])
+            places = fitting_places(
+                self._llm,
+                self._index,
+                each.question,
+                [place for place, _ in ranked],
+                answer_tokens=self._space,
+            )
             reading = self._llm.read(
                 self._index.read(places),
                 max_new_tokens=self._space,
@@ -243,37 +248,3 @@ class _Sides:
             read_seconds=reading.seconds,
         )
         return _Passages(reply, ranked, places)
-
-    def _fitting(self, each: Asked, ranked: Sequence[int]) -> list[int]:
-        """Return the best passages that fit, a worse one never in place of a better.
-
-        Raises:
-            MethodError: the best one does not fit by itself.
-        """
-        prompts, window = self._llm.prompts, self._llm.planner.pretraining_window
-        rest, taken = len(prompts.question(each.question)) + self._space, list[int]()
-        for place in ranked:
-            trial = [*taken, place]
-            tokens = len(prompts.documents(self._index.read(trial), ranges=False))
-            if tokens + rest > window:
-                break
-            taken = trial
-        if not taken:
-            fitting = int(_SPARE * self._index.words * (window - rest) / tokens)
-            remedy = f"try passage_words={fitting}" if fitting > 0 else "keep less for the answer"
-            raise MethodError(
-                f"a passage of {tokens} tokens, with the question and {self._space} for the answer "
-                f"{tokens + rest}, exceeds the window of {window}; {remedy}"
-            )
-        return taken
-
-    def _default_words(self, passages: int) -> int:
-        """Return 200, or the words of a passage so many of which fit the window."""
-        prompts, window = self._llm.prompts, self._llm.planner.pretraining_window
-        frame = len(prompts.documents([replace(self._documents[0], text=".", locations=())]))
-        longest = max(len(prompts.question(each.question)) for each in self._questions)
-        texts = [document.text for document in self._documents]
-        tokens = sum(len(prompts.codec.text(text)) for text in texts)
-        a_word = tokens / max(1, sum(map(words_of, texts)))
-        fitting = int(_SPARE * (window - frame - longest - self._space) / passages / a_word)
-        return max(LEAST_WORDS, min(PASSAGE_WORDS, fitting))

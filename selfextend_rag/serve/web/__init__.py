@@ -9,13 +9,13 @@ from __future__ import annotations
 from fastapi import FastAPI
 
 from selfextend_rag.serve.state import Served
-from selfextend_rag.serve.web import asking, documents, page, readings
+from selfextend_rag.serve.web import asking, comparing, documents, page, readings
 
 API = "/app/api"
 
 
 def add_web(app: FastAPI, served: Served) -> None:
     """Add the page and its routes to a server."""
-    for each in (documents, asking, readings):
+    for each in (documents, asking, comparing, readings):
         app.include_router(each.router(served), prefix=API)
     page.add_page(app)

@@ -76,6 +76,7 @@ class Asking:
 
     Attributes:
         documents: what is read, by the files' ids.
+        longest: tokens of the answer at most.
         reading: of the documents, once it is there.
 
     Raises:
@@ -95,7 +96,7 @@ class Asking:
         self._started = time.perf_counter()
         self._question, self._history = question, history or []
         longest = body.max_new_tokens or served.settings.max_new_tokens
-        self._longest = longest or served.llm.budget.max_new_tokens
+        self.longest = longest or served.llm.budget.max_new_tokens
 
     async def check(self, options: JsonObject | None = None) -> None:
         """Refuse what can't be read or answered; the model does not run.
@@ -106,8 +107,8 @@ class Asking:
         llm, readings = self._served.llm, self._served.readings
 
         def check() -> None:
-            llm.check_options(max_new_tokens=self._longest, **(options or {}))
-            readings.plan(self._read(), self._question, **self._space())
+            llm.check_options(max_new_tokens=self.longest, **(options or {}))
+            readings.plan(self.read_documents, self._question, **self.space)
 
         with refusing("question" if self._question else "files"):
             await asyncio.to_thread(check)
@@ -135,7 +136,7 @@ class Asking:
                 yield each
         reading = self.reading
         assert reading is not None  # otherwise it has raised
-        options = {"max_new_tokens": self._longest, "history": self._history, **options}
+        options = {"max_new_tokens": self.longest, "history": self._history, **options}
         with refusing("question"):
             stream = await in_thread(lambda: reading.stream(self._question, **options))
         async with stream:
@@ -157,7 +158,9 @@ class Asking:
             loop.call_soon_threadsafe(reported.put_nowait, figures)
 
         coming = asyncio.ensure_future(
-            self._served.readings.aget(self._read(), self._question, progress=note, **self._space())
+            self._served.readings.aget(
+                self.read_documents, self._question, progress=note, **self.space
+            )
         )
         coming.add_done_callback(lambda _: reported.put_nowait(None))
         try:
@@ -167,11 +170,15 @@ class Asking:
         finally:
             coming.cancel()  # of no effect if it has ended
 
-    def _read(self) -> list[Document]:
+    @property
+    def read_documents(self) -> list[Document]:
+        """Return the documents in the order in which they are read."""
         return list(self.documents.values())
 
-    def _space(self) -> JsonObject:
-        return {"history": self._history, "max_new_tokens": self._longest}
+    @property
+    def space(self) -> JsonObject:
+        """Return what a reading has to have space for, as `KeptReadings` takes it."""
+        return {"history": self._history, "max_new_tokens": self.longest}
 
 
 def answer_of(answer: Answer, documents: Mapping[str, Document]) -> JsonObject:

@@ -36,3 +36,10 @@ class AskRequest(OfFiles):
     temperature: float | None = None
     seed: int | None = None
     json_schema: dict[str, Any] | None = None
+
+
+class CompareRequest(OfFiles):
+    """The body of ``compare``, with the most passages to read."""
+
+    question: str
+    pieces: int = Field(default=3, ge=1, le=100)

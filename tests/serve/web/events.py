@@ -43,11 +43,19 @@ class Connection:
         }
 
     async def __aenter__(self):
-        self._task = asyncio.ensure_future(self._app(self._scope, self._receive, self._sent.put))
+        self.start()
         assert (await self._sent.get())["status"] == 200
         return self
 
     async def __aexit__(self, *_):
+        self.leave()
+
+    def start(self):
+        """Send the request."""
+        self._task = asyncio.ensure_future(self._app(self._scope, self._receive, self._sent.put))
+
+    def leave(self):
+        """Close the connection."""
         self._left.set()
 
     async def event(self):

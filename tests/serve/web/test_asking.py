@@ -149,7 +149,7 @@ async def test_what_fails_while_events_are_sent_is_an_event(client, upload, monk
 async def test_a_client_that_leaves_ends_its_reading(client, upload):
     """The model's worker is free again, and no half reading is kept."""
     served = client.app.state.served
-    files = [await upload(client, FILLER * 300)]
+    files = [await upload(client, FILLER * 150)]
     async with Connection(client.app, "/app/api/read", {"files": files}) as connection:
         name, figures = await connection.event()
         assert name == "progress"
@@ -190,7 +190,7 @@ async def test_more_than_may_wait_are_sent_away(make_client, upload):
 
 
 async def test_a_server_that_stops_says_so_in_the_stream(client, upload):
-    files = [await upload(client, FILLER * 300)]
+    files = [await upload(client, FILLER * 150)]
     async with Connection(client.app, "/app/api/read", {"files": files}) as connection:
         await connection.event()
         await client.app.state.served.admission.close(0)
