@@ -39,7 +39,6 @@ __all__ = [
     "ReRoPE",
     "Rule",
     "String",
-    "from_case",
     "map_from_dict",
     "map_to_dict",
 ]
@@ -65,22 +64,8 @@ def map_from_dict(values: Mapping[str, Any]) -> PositionMap:
         TypeError: a figure is missing, or is none of the method's.
     """
     given = dict(values)
-    return from_case(given.pop("method", SelfExtend.name), given)
-
-
-def from_case(method: str, settings: Mapping[str, Any], tokens: int = 0) -> PositionMap:
-    """Return the map of a record of positions: a method, its settings, and the tokens in all.
-
-    Raises:
-        ValueError: there is no such method, or a setting is out of range.
-        TypeError: a setting is missing, or the method has none of that name.
-    """
-    given = dict(settings)
-    if method == String.name:
-        given.pop("window", None)  # P, which changes no position
-    if method == LaMPE.name and tokens:
-        given.setdefault("tokens", tokens)
-    if method in ("self_extend", SelfExtend.name):
+    method = given.pop("method", SelfExtend.name)
+    if method == SelfExtend.name:
         return SelfExtend(**given)
     if method not in MAPS:
         raise ValueError(f"there is no map {method!r}; there are {', '.join(MAPS)}, selfextend")
