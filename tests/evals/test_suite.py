@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,12 @@ import torch
 from transformers import LlamaForCausalLM
 
 from selfextend_rag.cli import main
-from selfextend_rag.errors import ContextBudgetExceeded, DocumentError, MemoryBudgetExceeded
+from selfextend_rag.errors import (
+    ContextBudgetExceeded,
+    DocumentError,
+    MemoryBudgetExceeded,
+    UnsupportedModelError,
+)
 from selfextend_rag.evals import methods
 from selfextend_rag.evals.benchmarks import BenchmarkError, Item, Question, Task
 from selfextend_rag.evals.methods import (
@@ -505,6 +511,26 @@ def test_a_run_that_is_killed_twice_gives_the_summary_of_one_that_is_not(
     subprocess.run([*command, *broken, *limited], check=True, capture_output=True, timeout=500)
     first, second = ((tmp_path / x / "summary.json").read_text() for x in ("whole", "broken"))
     assert first == second
+
+
+def test_offloaded_models_are_told_apart_by_their_files(model_folder, tmp_path, monkeypatch):
+    """The name alone was looked at, so that a model trained on in its folder had the old rows."""
+
+    def offloaded(*given):
+        raise UnsupportedModelError("offloaded")
+
+    monkeypatch.setattr("selfextend_rag.evals.methods.base.token_fingerprint", offloaded)
+    folder = tmp_path / "model"
+    shutil.copytree(model_folder, folder)
+
+    def fingerprint(window=0):
+        model = tiny_llama(window=window or 128, dtype=torch.float32)
+        return LoadedModel(str(folder), model, byte_tokenizer()).fingerprint
+
+    first = fingerprint()
+    assert fingerprint() == first != fingerprint(256)
+    os.utime(folder / "model.safetensors", ns=(1, 1))
+    assert fingerprint() != first
 
 
 def test_loaded_models_of_other_weights_have_other_fingerprints():

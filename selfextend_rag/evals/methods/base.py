@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Literal, Protocol
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -62,12 +63,15 @@ class LoadedModel:
     def fingerprint(self) -> str:
         """Return what tells the model and its tokenizer from others, weights included.
 
-        Of offloaded weights, which can't be looked at, only the name is known.
+        Offloaded weights can't be looked at: of them it is the name, the configuration, and sizes
+        and times of the files of a folder.
         """
         try:
-            parts = token_fingerprint(self.model, self.tokenizer, None)
+            parts: dict[str, object] = {**token_fingerprint(self.model, self.tokenizer, None)}
         except UnsupportedModelError:
-            parts = {"name": self.name}
+            parts = {"name": self.name, "configuration": self.model.config.to_dict()}
+            found = sorted(Path(self.name).glob("*")) if Path(self.name).is_dir() else []
+            parts["files"] = [(x.name, x.stat().st_size, x.stat().st_mtime_ns) for x in found]
         template = repr(self.tokenizer.chat_template)
         return digest({**parts, "template": template, "window": self.window})
 
