@@ -37,26 +37,51 @@ def heat_maps(cells: Mapping[str, Sequence[Cell]], title: str, path: Path) -> No
         path: the PNG.
     """
     plt = pyplot()
-    figure, axes = plt.subplots(
-        1, len(cells), figsize=(1 + 4.2 * len(cells), 4.2), squeeze=False, layout="constrained"
-    )
-    image = None
-    for axis, (label, entries) in zip(axes[0], cells.items(), strict=True):
-        lengths = sorted({cell.length for cell in entries})
-        depths = sorted({cell.depth for cell in entries})
-        shares = {(cell.length, cell.depth): cell.right / cell.samples for cell in entries}
-        grid = [[shares.get((x, y), float("nan")) for x in lengths] for y in depths]
-        image = axis.imshow(grid, vmin=0, vmax=1, cmap="RdYlGn", aspect="auto")
-        axis.set_xticks(range(len(lengths)), [str(x) for x in lengths])
-        axis.set_yticks(range(len(depths)), [f"{y:.2f}" for y in depths])
-        axis.set(title=label, xlabel="prompt, tokens", ylabel="depth of the fact")
-        for row, values in enumerate(grid):
-            for column, value in enumerate(values):
-                axis.text(column, row, f"{value:.0%}", ha="center", va="center", fontsize=7)
-    figure.colorbar(image, ax=axes[0].tolist(), label="exact answers")
+    shares = {
+        label: {(cell.length, cell.depth): cell.right / cell.samples for cell in entries}
+        for label, entries in cells.items()
+    }
+    figure = maps_of(plt, shares, "prompt, tokens", "exact answers", form=".0%")
     figure.suptitle(title)
     figure.savefig(path, dpi=150)
     plt.close(figure)
+
+
+def maps_of(
+    plt: Any,
+    grids: Mapping[str, Mapping[tuple[float, float], float]],
+    lengths: str,
+    values: str,
+    *,
+    most: float = 1,
+    form: str = "",
+) -> Any:
+    """Return a figure of maps side by side, red for 0 and green for ``most``.
+
+    Args:
+        plt: pyplot.
+        grids: by the name above each map, a value at each length and depth.
+        lengths: what they are lengths of.
+        values: what they are.
+        most: the largest value.
+        form: how values are written in the map, if they are.
+    """
+    figure, axes = plt.subplots(
+        1, len(grids), figsize=(1 + 4.2 * len(grids), 4.2), squeeze=False, layout="constrained"
+    )
+    image = None
+    for axis, (name, found) in zip(axes[0], grids.items(), strict=True):
+        columns, rows = (sorted({place[n] for place in found}) for n in (0, 1))
+        grid = [[found.get((x, y), float("nan")) for x in columns] for y in rows]
+        image = axis.imshow(grid, vmin=0, vmax=most, cmap="RdYlGn", aspect="auto")
+        axis.set_xticks(range(len(columns)), [f"{x:.0f}" for x in columns])
+        axis.set_yticks(range(len(rows)), [f"{y:.2f}" for y in rows])
+        axis.set(title=name, xlabel=lengths, ylabel="depth of the fact")
+        for (x, y), value in found.items() if form else ():
+            place = columns.index(x), rows.index(y)
+            axis.text(*place, format(value, form), ha="center", va="center", fontsize=7)
+    figure.colorbar(image, ax=axes[0].tolist(), label=values)
+    return figure
 
 
 def nll_curves(

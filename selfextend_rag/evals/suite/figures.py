@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from selfextend_rag.evals.benchmarks.items import Task
-from selfextend_rag.evals.plots import pyplot
+from selfextend_rag.evals.plots import maps_of, pyplot
 from selfextend_rag.evals.suite.rows import Row
 from selfextend_rag.evals.suite.run import Results
 
@@ -73,23 +73,11 @@ def _bars(plt: Any, tasks: Mapping[str, Any], columns: Sequence[str]) -> bytes:
 
 
 def _heat_maps(plt: Any, rows: Mapping[str, Sequence[Row]]) -> bytes:
-    figure, axes = plt.subplots(
-        1, len(rows), figsize=(1 + 4.2 * len(rows), 4.2), squeeze=False, layout="constrained"
-    )
-    image = None
-    for axis, (name, found) in zip(axes[0], rows.items(), strict=True):
-        lengths, depths = (
-            sorted({float(row.groups[x]) for row in found}) for x in ("length", "depth")
-        )
-        grid = [
-            [_mean(found, length=length, depth=depth) for length in lengths] for depth in depths
-        ]
-        image = axis.imshow(grid, vmin=0, vmax=100, cmap="RdYlGn", aspect="auto")
-        axis.set_xticks(range(len(lengths)), [f"{x:.0f}" for x in lengths])
-        axis.set_yticks(range(len(depths)), [f"{x:.2f}" for x in depths])
-        axis.set(title=name, xlabel="prompt and answer, tokens", ylabel="depth of the fact")
-    figure.colorbar(image, ax=axes[0].tolist(), label="score")
-    return _png(plt, figure)
+    grids: dict[str, dict[tuple[float, float], float]] = {}
+    for name, found in rows.items():
+        places = {(float(row.groups["length"]), float(row.groups["depth"])) for row in found}
+        grids[name] = {(x, y): _mean(found, length=x, depth=y) for x, y in places}
+    return _png(plt, maps_of(plt, grids, "prompt and answer, tokens", "score", most=100))
 
 
 def _curves(plt: Any, rows: Mapping[str, Sequence[Row]], by: str) -> bytes:
@@ -108,7 +96,7 @@ def _mean(rows: Sequence[Row], **groups: float) -> float:
         for row in rows
         if all(float(row.groups[name]) == value for name, value in groups.items())
     ]
-    return sum(scores) / len(scores) if scores else float("nan")
+    return sum(scores) / len(scores)
 
 
 def _png(plt: Any, figure: Any) -> bytes:
