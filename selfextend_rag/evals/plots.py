@@ -38,7 +38,7 @@ def heat_maps(cells: Mapping[str, Sequence[Cell]], title: str, path: Path) -> No
     """
     plt = pyplot()
     shares = {
-        label: {(cell.length, cell.depth): cell.right / cell.samples for cell in entries}
+        label: {(float(cell.length), cell.depth): cell.right / cell.samples for cell in entries}
         for label, entries in cells.items()
     }
     figure = maps_of(plt, shares, "prompt, tokens", "exact answers", form=".0%")
