@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
 from typing import Literal
 
 Severity = Literal["note", "warning", "loss"]
@@ -59,6 +60,25 @@ def remarked(
 ) -> Remark:
     """Return a remark on so many things; see ``counted``, which ``more`` is written after."""
     return Remark(kind, counted(count, says) + more, severity, count, place)
+
+
+def remarks_on(
+    counts: Mapping[str, int],
+    kinds: Mapping[str, tuple[Severity, str]],
+    more: Mapping[str, str] = MappingProxyType({}),
+) -> tuple[Remark, ...]:
+    """Return a remark on each kind that was counted, in the order of the kinds.
+
+    Args:
+        counts: how many there are of each kind.
+        kinds: how severe each is, and a sentence for ``remarked``.
+        more: what is written after the sentence.
+    """
+    return tuple(
+        remarked(severity, kind, counts[kind], says, more.get(kind, ""))
+        for kind, (severity, says) in kinds.items()
+        if counts.get(kind)
+    )
 
 
 @dataclass(frozen=True, slots=True)

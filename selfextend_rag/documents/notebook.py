@@ -8,15 +8,15 @@ from collections import Counter
 from contextlib import suppress
 from typing import Any
 
-from selfextend_rag.documents.content import Content, Location, remarked
+from selfextend_rag.documents.content import Content, Location, Severity, remarks_on
 from selfextend_rag.documents.encoding import normalize_newlines
 from selfextend_rag.documents.html import read_html
 from selfextend_rag.errors import DocumentError
 
-_LEFT_OUT = {
-    "attached files": "attached file{s} {are} not read",
-    "pictures": "picture{s} {are} not read",
-    "outputs without text": "output{s} without text {are} not read",
+_LEFT_OUT: dict[str, tuple[Severity, str]] = {
+    "attached files": ("warning", "attached file{s} {are} not read"),
+    "pictures": ("warning", "picture{s} {are} not read"),
+    "outputs without text": ("warning", "output{s} without text {are} not read"),
 }
 _COLOURS = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 _OBJECT = re.compile(r"<IPython\.|<[\w.]+(?: object)?(?: at 0x[0-9a-f]+)?>\Z")
@@ -48,12 +48,8 @@ def read_notebook(text: str, name: str) -> Content:
             out += cell
     if not out:
         raise DocumentError(f"{name} is a notebook without text; leave it out")
-    remarks = (
-        remarked("warning", kind, left_out[kind], says)
-        for kind, says in _LEFT_OUT.items()
-        if left_out[kind]
-    )
-    return Content(out, "", {"cells": len(cells)}, tuple(remarks), tuple(locations))
+    remarks = remarks_on(left_out, _LEFT_OUT)
+    return Content(out, "", {"cells": len(cells)}, remarks, tuple(locations))
 
 
 def _cell(cell: dict[str, Any], left_out: Counter[str]) -> str:

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -23,6 +24,14 @@ _MEMORY = 900 << 20  # bytes for the process that reads, and thrice the file
 _SCAN_SECONDS, _SCAN_MEMORY = 300.0, 3 << 30
 _SURE = 0.97  # mean confidence below which a tenth of the words is wrong (benchmarks/scans.py)
 _OTHERWISE = "recognise its text with another program first (ocrmypdf does it), and read the result"
+# What pages have of what a remark speaks of, each with its number there.
+_OF_PAGES: dict[str, tuple[Severity, str, str]] = {
+    "unreadable lines": ("loss", "blurred", "line{s} of pictures can't be read"),
+    "unreadable characters": ("loss", "garbled", "character{s} {are} unreadable, written U+FFFD"),
+    "text without size": ("loss", "unseen", "run{s} of text {have} no size and {are} not read"),
+    "pictures": ("warning", "pictures", "picture{s} {are} not read, nor is text in pictures"),
+    "comments": ("warning", "unread", "comment{s}, note{s} or hidden field{s} {are} not read"),
+}
 # Libraries that start a thread for each core, whose stacks count as memory.
 _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OPENCV_FOR_THREADS_NUM": "1", "MALLOC_ARENA_MAX": "2"}
 _MOST_UNSCANNED = 5  # pages, each of which takes all the time that it is given
@@ -187,29 +196,19 @@ def _remarks(found: dict[str, Any], empty: list[int], headed: bool) -> list[Rema
         if count:
             remarks.append(_remark(severity, kind, count, says, of))
 
-    def add_of_pages(severity: Severity, kind: str, key: str, says: str) -> None:
-        numbers = [number for number, page in enumerate(pages, 1) if page[key]]
-        on = "on pages" if len(numbers) > 1 else "on page"
-        add(severity, kind, sum(page[key] for page in pages), f"{says}, {on}", numbers)
-
     tried = any(page["scan"] for page in pages)
     why = "nothing could be recognised" if tried else "pictures, which ocr=True reads, or blank"
     says = f"of {len(pages)} pages {{have}} no text ({why}) and {{are}} missing from the document"
     add("loss", "pages without text", len(empty), says, empty)
-    reasons = "; ".join(dict.fromkeys(found["unscanned"].values()))
-    says = f"page{{s}} {{were}} not recognised ({reasons})"
     numbers = [page + 1 for page in found["unscanned"]]
-    add("loss", "pages not recognised", len(numbers), says, numbers)
-    add_of_pages("loss", "unreadable lines", "blurred", "line{s} of pictures can't be read")
-    says = "character{s} could not be read and {are} written U+FFFD"
-    add_of_pages("loss", "unreadable characters", "garbled", says)
-    add_of_pages(
-        "loss", "text without size", "unseen", "run{s} of text {have} no size and {are} not read"
-    )
-    says = "picture{s} {are} not read, nor is text in pictures"
-    add_of_pages("warning", "pictures", "pictures", says)
-    says = "comment{s}, note{s} or hidden field{s} {are} not read"
-    add_of_pages("warning", "comments", "unread", says)
+    if numbers:
+        says, reasons = "page{s} {were} not recognised", "; ".join({*found["unscanned"].values()})
+        remark = _remark("loss", "pages not recognised", len(numbers), says, numbers)
+        remarks.append(replace(remark, message=f"{remark.message} ({reasons})"))
+    for kind, (severity, key, says) in _OF_PAGES.items():
+        numbers = [number for number, page in enumerate(pages, 1) if page[key]]
+        says += ", on pages" if len(numbers) > 1 else ", on page"
+        add(severity, kind, sum(page[key] for page in pages), says, numbers)
     add("warning", "attached files", len(files), "attached file{s} {are} not read", files)
     says = "form of Adobe's XFA kind is not read, but for what every viewer shows of it"
     add("warning", "form", int(found["xfa"]), says, ())

@@ -280,7 +280,7 @@ def test_scans_are_recognised_on_request(run, model_folder, scan, tmp_path, monk
     assert "pictures, which --ocr reads, or blank" in run("plan", scan, "--model", model_folder)[2]
 
 
-LACKS = "1 of 3 pages have no text"
+LACKS = "1 of 3 pages has no text"
 
 
 def test_what_a_file_lacks_is_said_once(run, model_folder, scan, tmp_path):
@@ -339,7 +339,7 @@ def test_what_is_not_whole_is_refused_on_request(run, model_folder, scan, tmp_pa
             assert (code, out) == (2, "")
             assert err == (
                 f"selfextend-rag: error: {scan} is not read whole: {LACKS} (pictures, which --ocr "
-                "reads, or blank) and are missing from the document: 2; mend the file, or read "
+                "reads, or blank) and is missing from the document: 2; mend the file, or read "
                 "it without --strict\n"
             )
     guessed = tmp_path / "guessed.txt"

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from html import escape
 
-from selfextend_rag.documents.content import LONE_SURROGATE, Content, Severity, remarked
+from selfextend_rag.documents.content import LONE_SURROGATE, Content, Severity, remarks_on
 from selfextend_rag.documents.html.page import REMOVED, Page
 from selfextend_rag.errors import DocumentError
 
@@ -89,12 +89,7 @@ def read_html(markup: str, name: str, *, may_be_empty: bool = False) -> Content:
         page = Page(markup, name, with_menus=True)
     page.counts += Counter({"lone surrogates": unreadable, "frames": len(page.frames)})
     _read_scripts(page, name)
-    names = ": " + ", ".join(page.frames[:5])
-    remarks = [
-        remarked(severity, kind, count, says, names * (kind == "frames"))
-        for kind, (severity, says) in REMARKS.items()
-        if (count := page.counts[kind])
-    ]
+    remarks = remarks_on(page.counts, REMARKS, {"frames": ": " + ", ".join(page.frames[:5])})
     removed = {tag: page.counts[tag] for tag in REMOVED if page.counts[tag]}
     if not page.text() and not may_be_empty:
         left_out = ", ".join(f"{count} {tag}" for tag, count in removed.items()) or "nothing"
@@ -105,7 +100,7 @@ def read_html(markup: str, name: str, *, may_be_empty: bool = False) -> Content:
         )
     headings = (line for _, prefix, line in page.out.lines if prefix == "# ")
     title = page.title or next(headings, "")
-    return Content(page.text(), title, {"removed_elements": removed}, tuple(remarks))
+    return Content(page.text(), title, {"removed_elements": removed}, remarks)
 
 
 def _read_scripts(page: Page, name: str) -> None:

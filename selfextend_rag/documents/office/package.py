@@ -15,7 +15,7 @@ from typing import Any
 
 from lxml import etree
 
-from selfextend_rag.documents.content import Content, Location, Severity, counted, remarked
+from selfextend_rag.documents.content import Content, Location, Severity, counted, remarks_on
 from selfextend_rag.errors import DocumentError
 
 _MOST_UNPACKED = 256 << 20
@@ -165,13 +165,8 @@ class Package:
             title = self.xml(properties).findtext(".//{*}title") or title
         text, counts = "".join(self._text).rstrip("\n"), self.counts
         counts["symbols"] += len(re.findall("[\ue000-\uf8ff]", text))
-        remarks = (
-            remarked(severity, kind, counts[kind], says)
-            for kind, (severity, says) in _REMARKS.items()
-            if counts[kind]
-        )
-        title = " ".join(title.split())
-        return Content(text, title, metadata, tuple(remarks), tuple(self._locations))
+        remarks, places = remarks_on(counts, _REMARKS), tuple(self._locations)
+        return Content(text, " ".join(title.split()), metadata, remarks, places)
 
 
 def local(element: Any) -> str:
