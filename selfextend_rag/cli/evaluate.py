@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from selfextend_rag.evals.benchmarks import Task
     from selfextend_rag.evals.calibration import Calibrator
     from selfextend_rag.evals.methods import Input, LoadedModel
-    from selfextend_rag.evals.suite.run import Results, SuiteOptions
+    from selfextend_rag.evals.suite.rows import Results
+    from selfextend_rag.evals.suite.run import SuiteOptions
     from selfextend_rag.llm import LongContextLLM
 
 GRIDS = ("passkey", "lookup", "perplexity")

@@ -33,8 +33,8 @@ from selfextend_rag.evals.methods import (
 from selfextend_rag.evals.metrics import perplexity
 from selfextend_rag.evals.suite.bootstrap import interval
 from selfextend_rag.evals.suite.report import page
-from selfextend_rag.evals.suite.rows import ResultsError, RowFile
-from selfextend_rag.evals.suite.run import Column, SuiteOptions, run_suite
+from selfextend_rag.evals.suite.rows import Column, ResultsError, RowFile
+from selfextend_rag.evals.suite.run import SuiteOptions, run_suite
 from selfextend_rag.evals.suite.summary import summary_of, table
 from tests.tiny import byte_tokenizer, tiny_llama
 
@@ -159,6 +159,19 @@ def test_two_items_of_one_id_are_refused(tmp_path):
     twice = replace(task(), items=lambda tokens: iter([item(0), item(0, length=11)]))
     with pytest.raises(BenchmarkError, match="two items of the id '0'"):
         run(tmp_path, Fake("plain", always), tasks=[twice])
+
+
+@pytest.mark.parametrize("error", [KeyError("answers"), ValueError("odd"), ZeroDivisionError()])
+def test_a_gold_that_can_not_be_scored_is_named_before_anything_is_answered(tmp_path, error):
+    """Answers were computed first, and lost by each run that came to them."""
+
+    def score(question, text):
+        raise error
+
+    method = Fake("plain", always)
+    with pytest.raises(BenchmarkError, match="fake/one, item 0, question 0: can't be scored by"):
+        run(tmp_path, method, tasks=[replace(task(), score=score)])
+    assert method.asked == 0
 
 
 def test_a_limit_can_be_raised_later(tmp_path):

@@ -8,8 +8,7 @@ from typing import Any
 
 from selfextend_rag.evals.benchmarks.items import Task
 from selfextend_rag.evals.plots import maps_of, pyplot
-from selfextend_rag.evals.suite.rows import Row
-from selfextend_rag.evals.suite.run import Results
+from selfextend_rag.evals.suite.rows import Results, Row
 
 
 def pictures(results: Results, summary: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:

@@ -13,8 +13,7 @@ from typing import Any
 
 from selfextend_rag.evals.methods.base import LoadedModel, Method
 from selfextend_rag.evals.pages import html_page, write_whole
-from selfextend_rag.evals.suite.rows import Row
-from selfextend_rag.evals.suite.run import Results
+from selfextend_rag.evals.suite.rows import Results, Row
 
 SUMMARY, REPORT = "summary.json", "report.html"
 _EXAMPLES = 2  # answers of each task and column that are shown

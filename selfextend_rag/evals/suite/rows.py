@@ -1,4 +1,4 @@
-"""Results on disk: one line of JSON for each answer, only ever appended to.
+"""Rows of results, and their file: one line of JSON for each answer, only ever appended to.
 
 What belongs to one document is written at once, and counts when it is all there. A process that is
 killed leaves at most one line unfinished, which the next one drops.
@@ -15,6 +15,8 @@ from types import TracebackType
 from typing import Any
 
 from selfextend_rag.errors import SelfExtendError
+from selfextend_rag.evals.benchmarks.items import Task
+from selfextend_rag.evals.methods.base import Input
 
 try:
     import fcntl
@@ -70,6 +72,34 @@ class Row:
     settings: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
     read_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """What is compared: a method, and the form of its prompts."""
+
+    method: str
+    input: Input
+
+    def __str__(self) -> str:
+        return self.method if self.input == "whole" else f"{self.method} ({self.input})"
+
+
+@dataclass(slots=True)
+class Results:
+    """The rows of one run, by task and column, and how many of them were computed in it."""
+
+    tasks: list[Task]
+    columns: list[Column] = field(default_factory=list)
+    rows: dict[tuple[str, Column], list[Row]] = field(default_factory=dict)
+    computed: int = 0
+    found: int = 0
+
+    def add(self, task: Task, column: Column, rows: Sequence[Row]) -> None:
+        """Add the rows of one item."""
+        if column not in self.columns:
+            self.columns.append(column)
+        self.rows.setdefault((task.name, column), []).extend(rows)
 
 
 Key = tuple[str, str, str, str, str]  # task, item, method, input, fingerprint

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from importlib import metadata
 
 from torch import OutOfMemoryError
@@ -27,7 +27,7 @@ from selfextend_rag.evals.methods.base import (
     MethodError,
     digest,
 )
-from selfextend_rag.evals.suite.rows import Row, RowFile
+from selfextend_rag.evals.suite.rows import Column, Results, Row, RowFile
 
 _CANNOT = (ContextBudgetExceeded, DocumentError, UnsupportedModelError, MethodError)
 
@@ -57,34 +57,6 @@ class SuiteOptions:
                 raise ValueError(f"{name} must be an integer of at least {least}, got {value}")
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
-    """What is compared: a method, and the form of its prompts."""
-
-    method: str
-    input: Input
-
-    def __str__(self) -> str:
-        return self.method if self.input == "whole" else f"{self.method} ({self.input})"
-
-
-@dataclass(slots=True)
-class Results:
-    """The rows of one run, by task and column, and how many of them were computed in it."""
-
-    tasks: list[Task]
-    columns: list[Column] = field(default_factory=list)
-    rows: dict[tuple[str, Column], list[Row]] = field(default_factory=dict)
-    computed: int = 0
-    found: int = 0
-
-    def add(self, task: Task, column: Column, rows: Sequence[Row]) -> None:
-        """Add the rows of one item."""
-        if column not in self.columns:
-            self.columns.append(column)
-        self.rows.setdefault((task.name, column), []).extend(rows)
-
-
 Report = Callable[[Task, int, Results], None]
 """Is called for each item that is done: the task, the item's number from 1, and all so far."""
 
@@ -108,7 +80,8 @@ def run_suite(
         report: called for each item.
 
     Raises:
-        BenchmarkError: data can't be read, or two items of a task have one id.
+        BenchmarkError: data can't be read, two items of a task have one id, or a question can't be
+            scored by its gold.
     """
     results = Results(list(tasks))
     for task in tasks:
@@ -182,6 +155,7 @@ def _rows(
     if given is None:
         rows = common.without("skipped", "too long for the benchmark's rule for this window")
     else:
+        _check_golds(task, given)
         try:
             rows = _computed(task, item, given, method, loaded, common)
         except (MemoryBudgetExceeded, OutOfMemoryError) as error:
@@ -190,6 +164,16 @@ def _rows(
     file.append(rows)
     results.computed += len(rows)
     return rows
+
+
+def _check_golds(task: Task, item: Item) -> None:
+    """Refuse golds that no answer can be scored by, before answers are computed and lost."""
+    for question in item.questions:
+        try:
+            task.score(question, "")
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            where = f"{task.name}, item {item.id}, question {question.id}"
+            raise BenchmarkError(f"{where}: can't be scored by {question.gold}: {error}") from error
 
 
 def _fingerprint(task: Task, item: Item, method: Method, loaded: LoadedModel) -> str:

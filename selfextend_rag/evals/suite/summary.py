@@ -22,8 +22,7 @@ from selfextend_rag.evals.suite.bootstrap import (
     means_of,
     paired,
 )
-from selfextend_rag.evals.suite.rows import Row
-from selfextend_rag.evals.suite.run import Column, Results
+from selfextend_rag.evals.suite.rows import Column, Results, Row
 
 Values = dict[str, object]
 Scored = Mapping[Column, Items]
