@@ -9,6 +9,8 @@ import csv
 import itertools
 import json
 import shutil
+import subprocess
+import sys
 import time
 from functools import partial
 
@@ -117,6 +119,8 @@ class Visit:
 def visit(browser, app):
     """Return a function that visits the app; at the end, nothing may have gone wrong."""
     visits = []
+    for file in app.served.files.all():  # a page without files of its own shows the server's
+        app.served.files.remove(file.id)
 
     def begun(**options):
         visits.append(Visit(browser, app.url, **options))
@@ -185,6 +189,26 @@ def test_a_folder_is_taken_in_order_without_what_is_hidden(visit, tmp_path):
     said = page.inner_text("#documents-problems")
     assert "2 hidden files" in said
     assert ".hidden.txt" in said
+
+
+def test_the_command_serves_the_page_with_its_files(browser, tmp_path):
+    (tmp_path / "mill.txt").write_text(STORY)
+    (tmp_path / "ferry.txt").write_text(OTHER)
+    command = [sys.executable, "-m", "selfextend_rag", "app", "--no-browser", "--port", "0"]
+    command += [str(tmp_path / "mill.txt"), str(tmp_path / "ferry.txt")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            url = server.stdout.readline().strip().removesuffix("/app/")
+            here = Visit(browser, url)
+            sync_api.expect(here.page.locator("#document-list .name")).to_have_text(
+                ["mill", "ferry"]
+            )
+            assert "6400" in here.ask(QUESTION).locator(".answer").inner_text()
+            here.context.close()
+            assert here.faults == []
+        finally:
+            server.terminate()
+    assert server.returncode == 0
 
 
 def test_a_reload_keeps_documents_and_conversation_and_a_reading_is_opened_again(visit, app):

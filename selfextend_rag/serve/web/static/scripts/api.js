@@ -92,6 +92,7 @@ const json = async (...request) => (await got(...request)).json();
 const segment = encodeURIComponent;
 
 export const info = () => json("GET", "api/info");
+export const files = async () => (await json("GET", "../v1/files")).data;
 export const file = (id) => json("GET", `../v1/files/${segment(id)}`);
 export const fileWithText = (id) => json("GET", `api/files/${segment(id)}`);
 export const removeFile = (id) => json("DELETE", `../v1/files/${segment(id)}`);

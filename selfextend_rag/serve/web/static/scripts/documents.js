@@ -36,6 +36,16 @@ export async function startDocuments(info, openDocument) {
   showSamples(info.samples);
   takeFiles(add, note);
   await keepThoseThere(recall("documents", []));
+  if (!documents.length) await takeThoseOfServer();
+}
+
+/** Take the files that the server has, as when it was started with some. */
+async function takeThoseOfServer() {
+  try {
+    replaceDocuments(await api.files());
+  } catch (error) {
+    note(error.message);
+  }
 }
 
 /** Keep of some documents, `{id, chosen}`, those that the server still has, and say how many it lost. */
