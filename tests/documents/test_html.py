@@ -337,6 +337,14 @@ def test_a_page_without_text_is_refused_with_what_it_has_and_a_fragment_may_be_e
     assert content.remarks[0].kind == "pictures"
 
 
+def test_entities_that_a_page_declares_are_read_but_never_from_a_file():
+    """What ends the declarations was read as text, and the entities as they are written."""
+    declared = '<!ENTITY maker "Pump works"><!ENTITY x SYSTEM "file:///etc/passwd">'
+    declared += '<!ENTITY a "aaaa"><!ENTITY b "&a;&a;&a;">'
+    page = f"<?xml version='1.0'?><!DOCTYPE html [{declared}]><p>By &maker; &x; &b; &eacute;"
+    assert read(page).text == "By Pump works &x; &b; é"
+
+
 def test_nothing_outside_the_page_is_opened(tmp_path):
     asked = []
 

@@ -23,6 +23,11 @@ _CDATA = re.compile(
     r"<!--.*?(?:-->|\Z)|<(script|style)\b.*?(?:</\1|\Z)|<!\[CDATA\[(.*?)(\]\]>|\Z)",
     re.IGNORECASE | re.DOTALL,
 )
+# Entities that a page of XML declares itself; those made of others could make it large.
+_SUBSET = re.compile(
+    r"((?:\s|<\?[^>]*>)*<!DOCTYPE\b[^>\[]*)\[(.*?)\]\s*>", re.IGNORECASE | re.DOTALL
+)
+_ENTITY = re.compile(r"""<!ENTITY\s+([\w.-]+)\s+["']([^"'&<>%]*)["']""")
 _ARTICLE = re.compile(r'"articleBody"\s*:\s*("(?:[^"\\]++|\\.)*+")', re.DOTALL)
 # Sentences in a script, as far as no sign of code is in them.
 _PROSE = re.compile(r"""["'`>]([^"`<>{}\[\]=;|\\]{80,})""")
@@ -84,6 +89,10 @@ def read_html(markup: str, name: str, *, may_be_empty: bool = False) -> Content:
     markup, unreadable = LONE_SURROGATE.subn("\ufffd", markup)
     if "<![CDATA[" in markup:
         markup = _CDATA.sub(lambda found: escape(found[2]) if found[3] else found[0], markup)
+    if subset := _SUBSET.match(markup):
+        markup = subset[1] + ">" + markup[subset.end() :]
+        for entity, value in _ENTITY.findall(subset[2]):
+            markup = markup.replace(f"&{entity};", value)
     page = Page(markup, name)
     if page.counts["menus"] + page.counts["menus with text"] and not page.text():
         page = Page(markup, name, with_menus=True)
