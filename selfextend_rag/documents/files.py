@@ -80,10 +80,10 @@ _READERS = {
     **dict.fromkeys(("eml", "mbox", "mhtml"), "mail:read_mail"),
     "epub": "office.epub:read_epub",
     "msg": "outlook:read_msg",
-    "docx": "office.ooxml:read_docx",
+    "docx": "office.word:read_docx",
     "opendocument": "office.opendocument:read_opendocument",
     "pdf": "pdf:read_pdf",
-    "pptx": "office.ooxml:read_pptx",
+    "pptx": "office.slides:read_pptx",
     "xlsx": "office.sheets:read_xlsx",
 }
 
