@@ -105,13 +105,12 @@ class Asking:
             ApiError: the message says why.
         """
         llm, readings = self._served.llm, self._served.readings
-
-        def check() -> None:
-            llm.check_options(max_new_tokens=self.longest, **(options or {}))
-            readings.plan(self.read_documents, self._question, **self.space)
-
-        with refusing("question" if self._question else "files"):
-            await asyncio.to_thread(check)
+        documents, question = self.read_documents, self._question
+        with refusing("question" if question else "files"):
+            if options:
+                await asyncio.to_thread(llm.check_options, **options)
+            if readings.find(documents, question, **self.space) is None:
+                await asyncio.to_thread(readings.plan, documents, question, **self.space)
 
     async def read(self) -> Events:
         """Yield the progress of the reading, and how it came out."""
