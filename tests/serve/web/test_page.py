@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from urllib.parse import quote
+
 import pytest
 
 from selfextend_rag.serve import ServerSettings, create_app
+from tests.serve.web.events import events_of
 
 
 async def test_the_page_and_its_files_may_load_from_here_alone(client):
@@ -68,3 +71,40 @@ async def test_a_page_of_another_origin_gets_nothing(client):
 async def test_without_the_app_there_is_no_page(llm):
     paths = {getattr(route, "path", "") for route in create_app(llm).routes}
     assert not [path for path in paths if path.startswith("/app")]
+
+
+MARKUP = "</script><img src=x onerror=alert(1)>\"'&"
+
+
+async def test_nothing_that_is_answered_is_html(client, upload):
+    """Markup in texts, names, questions and ids comes back as it was, as data."""
+    text = f"The pass key is {MARKUP} and 48213. " * 3
+    file = await upload(client, text, f"{MARKUP.replace('/', '')}.txt")
+    of_file = {"files": [file]}
+    asked = {**of_file, "question": MARKUP, "history": [[MARKUP, MARKUP]]}
+    path = quote(MARKUP, safe="")
+    requests = [
+        ("GET", f"/app/api/files/{file}", None),
+        ("GET", f"/app/api/files/{path}", None),
+        ("GET", "/app/api/readings", None),
+        ("GET", f"/app/api/positions?group_size={path}&neighbor_window=1&length=9", None),
+        ("DELETE", f"/app/api/readings/{path}", None),
+        ("POST", f"/app/api/samples/{path}", None),
+        ("POST", "/app/api/plan", {**of_file, "question": MARKUP}),
+        ("POST", "/app/api/plan", {"files": [MARKUP]}),
+        ("POST", "/app/api/plan", {**of_file, MARKUP: MARKUP}),
+        ("POST", "/app/api/read", of_file),
+        ("POST", "/app/api/ask", asked),
+        ("POST", "/app/api/ask", {**asked, "json_schema": {MARKUP: MARKUP}}),
+        ("POST", "/app/api/compare", {**of_file, "question": MARKUP}),
+    ]
+    seen = 0
+    for method, address, body in requests:
+        response = await client.request(method, address, json=body)
+        assert response.status_code < 500, response.text
+        kind = response.headers["content-type"].partition(";")[0]
+        assert kind in ("application/json", "text/event-stream"), address
+        assert response.headers["x-content-type-options"] == "nosniff"
+        values = response.json() if kind == "application/json" else events_of(response.text)
+        seen += "onerror" in repr(values)
+    assert seen > 6
