@@ -175,6 +175,8 @@ class Mail:
             return "\n\n".join(str(x).strip() for x in parts)
         elif re.fullmatch(_AS_TEXT, kind):
             text = normalize_newlines(self.text(_bytes(part), part.get_content_charset())).strip()
+            if "-----BEGIN PGP MESSAGE-----" in text:
+                self.remark("loss", "encrypted", "passage is encrypted, and in the text as such")
             return _unwrapped(text, part) if part.get_param("format") == "flowed" else text
         else:
             self._attached(part)

@@ -181,6 +181,7 @@ def _joined(found: dict[str, Any], name: str, headed: bool, ocr: bool) -> Conten
         )
     empty = [number for number, page in enumerate(pages, 1) if not page["text"]]
     metadata: dict[str, object] = {"pages": len(pages), "pages_without_text": empty}
+    found["files"] += [name for page in pages for name in page["files"]]
     if found["files"]:
         metadata["attachments"] = found["files"]
     if scans := _scans(pages):

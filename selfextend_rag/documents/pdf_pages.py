@@ -69,22 +69,12 @@ def read_pages(
         locked = error.err_code == raw.FPDF_ERR_PASSWORD
         yield {"error": "password" if locked else "nothing in it can be found"}
         return
-    count = raw.FPDFDoc_GetAttachmentCount(document)
-    attached = [raw.FPDFDoc_GetAttachment(document, index) for index in range(count)]
-    files = [_string(raw.FPDFAttachment_GetName, file) for file in attached]
-    yield {
-        **_file_facts(document),
-        "count": len(document),
-        "rebuilt": not raw.FPDF_DocumentHasValidCrossReferenceTable(document),
-        "title": _string(raw.FPDF_GetMetaText, document, b"Title"),
-        "xfa": document.get_formtype() in (raw.FORMTYPE_XFA_FULL, raw.FORMTYPE_XFA_FOREGROUND),
-        "files": files,
-    }
+    yield {**_facts(document), **_damage(document)}
     document.init_forms()
     for index in range(first, len(document)):
         watch(seconds, exit=True)
         try:
-            page = _read_page(document, index, files)
+            page = _read_page(document, index)
             # Where letters are lost, other words can't be relied on more than recognised ones; and
             # a few words over a picture of the whole page are a stamp or what a form was given.
             letters = len("".join(page["text"].split()))
@@ -101,9 +91,21 @@ def read_pages(
             yield None
 
 
-def _read_page(document: pdfium.PdfDocument, index: int, files: list[str]) -> dict[str, Any]:
+def _facts(document: pdfium.PdfDocument) -> dict[str, Any]:
+    count = raw.FPDFDoc_GetAttachmentCount(document)
+    attached = [raw.FPDFDoc_GetAttachment(document, index) for index in range(count)]
+    return {
+        "count": len(document),
+        "rebuilt": not raw.FPDF_DocumentHasValidCrossReferenceTable(document),
+        "title": _string(raw.FPDF_GetMetaText, document, b"Title"),
+        "xfa": document.get_formtype() in (raw.FORMTYPE_XFA_FULL, raw.FORMTYPE_XFA_FOREGROUND),
+        "files": [_string(raw.FPDFAttachment_GetName, file) for file in attached],
+    }
+
+
+def _read_page(document: pdfium.PdfDocument, index: int) -> dict[str, Any]:
     page = document.get_page(index)
-    notes, unread = _annotations(page, files)
+    notes, unread, files = _annotations(page)
     if raw.FPDFPage_GetAnnotCount(page) > 0:
         # Draws fields and notes into the page, which has to be loaded again to have them.
         before = raw.FPDFPage_CountObjects(page)
@@ -136,7 +138,7 @@ def _read_page(document: pdfium.PdfDocument, index: int, files: list[str]) -> di
     if 2 * unseen <= max(len(runs["all"]), 4):
         unseen = 0  # a space drawn alone has no size either
     garbled = text.count("\ufffd")
-    facts = {"text": text, "unread": unread, "unseen": unseen, "garbled": garbled}
+    facts = {"text": text, "unread": unread, "unseen": unseen, "garbled": garbled, "files": files}
     # A page without text has a remark of its own.
     pictures = len(areas) if text and pictured >= _PICTURED else 0
     facts |= {"pictures": pictures, "pictured": pictured}
@@ -155,9 +157,10 @@ def _recognise(document: pdfium.PdfDocument, index: int, turned: int) -> dict[st
     return {"scan": scan, "blurred": blurred, **seen}
 
 
-def _annotations(page: pdfium.PdfPage, files: list[str]) -> tuple[list[str], int]:
-    """Return what notes and text fields say, and how many more texts the page does not show."""
-    notes, unread, form = [], 0, page.formenv
+def _annotations(page: pdfium.PdfPage) -> tuple[list[str], int, list[str]]:
+    """Return what notes and text fields say, how many more texts the page does not show, and the
+    names of files."""
+    notes, unread, files, form = [], 0, list[str](), page.formenv
     for index in range(raw.FPDFPage_GetAnnotCount(page)):
         annotation = raw.FPDFPage_GetAnnot(page, index)
         kind = raw.FPDFAnnot_GetSubtype(annotation)
@@ -178,7 +181,7 @@ def _annotations(page: pdfium.PdfPage, files: list[str]) -> tuple[list[str], int
         elif says:
             notes.append(says)
         raw.FPDFPage_CloseAnnot(annotation)
-    return notes, unread
+    return notes, unread, files
 
 
 def _string(get: Callable[..., int], *of: object) -> str:
@@ -271,7 +274,7 @@ def _set_upright(
             raw.FPDFPageObj_Transform(item, cos, -sin, sin, cos, 0, 0)
 
 
-def _file_facts(document: pdfium.PdfDocument) -> dict[str, Any]:
+def _damage(document: pdfium.PdfDocument) -> dict[str, Any]:
     """Return what pdfium repairs in silence: pages out of the tree, streams that are damaged.
 
     The file is written again for this: without encryption, and with every object in plain sight.

@@ -126,6 +126,8 @@ def remarks(markup):
         ("2<sup>n</sup>, x<sup>n+1</sup>, 10<sup>-6</sup>, end<sup>ii</sup>",
          "2^n, x^n+1, 10^-6, end^ii"),
         ("1<sup>st</sup> 2<sup>e</sup> n<sup>o</sup> Mark<sup>TM</sup>", "1st 2e no MarkTM"),
+        ("H<sub>2</sub>O, x<sub>1</sub>, 101<sub>2</sub>, log<sub>10</sub>100, m<sub>2</sub>g",
+         "H2O, x1, 101_2, log10 100, m2g"),
         ("<meter>3 of 10</meter>left", "3 of 10 left"),
         ("<ul><li>a<ul><li>b</ul><li>c</ul>", "- a\n  - b\n- c"),
         ("<details><summary>More</summary>inside</details>", "More\n\ninside"),

@@ -305,3 +305,9 @@ def test_parts_that_are_text_of_another_kind_are_read(tmp_path):
     for said in (*(f"Say {kind[5:]}" for kind in kinds), "Reporting-MTA: x", "Status: 5.1.1"):
         assert document.text.count(said) == 1
     assert remarks(document) == {"attached files": ("warning", 1)}
+
+
+def test_an_encrypted_passage_is_a_loss(tmp_path):
+    sealed = "-----BEGIN PGP MESSAGE-----\n\nhQEMA\n-----END PGP MESSAGE-----\n"
+    document = read(tmp_path, mail("Hello\n" + sealed, "Content-Type: text/plain"))
+    assert remarks(document) == {"encrypted": ("loss", 1)}

@@ -152,6 +152,18 @@ def test_attached_files_are_named():
     assert "Größe.csv" in remark.message
 
 
+def test_files_attached_to_a_page_are_named():
+    with pikepdf.open(io.BytesIO(pdf_bytes("See the annex.", "And this."))) as file:
+        for page, name in zip(file.pages, ("annex.txt", "plan.csv"), strict=True):
+            embedded = Dictionary(F=file.make_stream(b"more"))
+            holder = Dictionary(Type=Name.Filespec, F=name, UF=name, EF=embedded)
+            note = {"Type": Name.Annot, "Subtype": Name.FileAttachment, "Rect": [9, 9, 29, 29]}
+            page.Annots = file.make_indirect([Dictionary(**note, FS=holder)])
+        content = read_pdf(saved(file), "a.pdf")
+    assert content.metadata["attachments"] == ["annex.txt", "plan.csv"]
+    assert [(r.kind, r.count) for r in content.remarks] == [("attached files", 2)]
+
+
 def test_a_form_value_follows_its_label_and_a_table_row_is_one_line():
     cells = [("Item", "A", "4"), ("Seal", "B", "7"), ("Bolt", "C", "9")]
     rows = "".join(

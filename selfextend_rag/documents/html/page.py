@@ -95,6 +95,7 @@ class Page:
         self._tables: list[Table] = []
         self._formula_start, self._formula_text = 0, ""
         self._written = self._superscript = 0  # texts, and the one that starts a superscript
+        self._subscript = -1  # the last text in one
         # The parser looks through all open elements wherever an end tag has no start.
         self._deepest = max(4_000, min(50_000, 1_000_000_000 // (markup.count("</") + 1)))
         self._feed(markup + _END)
@@ -173,6 +174,8 @@ class Page:
         for state in ("hidden", "aria-hidden"):
             if self._inside[state]:
                 self.counts[state] += len(text.split())
+        if self._written == self._subscript + 1 and text[:1].isdigit() and self.out.line:
+            text = f" {text}" if self.out.line[-1][-1:].isdigit() else text
         if self._written == self._superscript and _RAISED.match(text):
             text = "^" + text.lstrip()
         self.out.write(text, preformatted=self._inside["preformatted"] > 0)
@@ -257,6 +260,10 @@ class Page:
                 out.prefix += "[x] " if "selected" in attributes else "[ ] "
         elif tag == "dialog" and "open" not in attributes:
             self._enter("hidden")
+        elif tag == "sub":  # a number at another one would be a third
+            if out.line and out.line[-1][-1:].isdigit():
+                self._write("_")
+            self._at_end(lambda: setattr(self, "_subscript", self._written))
         elif tag == "sup":
             self._superscript = self._written + 1
             self._at_end(setattr, self, "_superscript", 0)
