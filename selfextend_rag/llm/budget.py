@@ -140,7 +140,14 @@ class ReadingBudget:
                 return DocumentGroups(groups, bound)
 
     def _space(self, question: str | Sequence[str], space: Space) -> tuple[int, int, int]:
-        """Return the tokens to keep free for an answer and for a question, and how often."""
+        """Return the tokens to keep free for an answer and for a question, and how often.
+
+        Raises:
+            TypeError: an option is none of `Space`.
+        """
+        if unknown := sorted(space.keys() - Space.__annotations__.keys()):
+            known = ", ".join(Space.__annotations__)
+            raise TypeError(f"unknown option {', '.join(unknown)}; space is kept by {known}")
         answer, reserve = space.get("max_new_tokens"), space.get("question_reserve")
         if reserve is None:
             questions = [question] if isinstance(question, str) else question

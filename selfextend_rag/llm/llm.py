@@ -301,6 +301,7 @@ class LongContextLLM(OneInProcess):
         self,
         documents: Documents,
         *,
+        question: str | Sequence[str] = (),
         progress: Progress | None = None,
         cancelled: Cancelled = None,
         **space: Unpack[Space],
@@ -309,6 +310,7 @@ class LongContextLLM(OneInProcess):
 
         Args:
             documents: one or several, each a `Document` or a text.
+            question: the question to come, or several; by default space is kept for any.
             progress: called with tokens done and tokens to do, after each chunk.
             cancelled: an event or function that ends the reading between two chunks.
             space: ``max_new_tokens``, ``question_reserve`` and ``turns``, as for ``plan``.
@@ -320,7 +322,7 @@ class LongContextLLM(OneInProcess):
             GenerationCancelled: it was cancelled.
         """
         kept = as_documents(documents)
-        packed, plan = self.budget.planned(kept, (), space)
+        packed, plan = self.budget.planned(kept, question, space)
         self.budget.forget_tokens()  # from here on, the reading has them
         started = time.perf_counter()
         with self._ledger.reserving(plan, len(packed.tokens)) as reserve:

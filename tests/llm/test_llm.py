@@ -359,3 +359,17 @@ def test_space_that_was_too_little_does_not_tokenize_again(any_llm, tokenized):
         except ContextBudgetExceeded:
             continue
     assert times(SHORT, tokenized) == 1
+
+
+def test_a_reading_keeps_the_space_that_its_plan_says_for_a_question(any_llm):
+    asked = ["Who?", "Who has the second key of the old mill by the river?"]
+    planned = any_llm.plan("The mill is old.", question=asked, max_new_tokens=7)
+    read = any_llm.read("The mill is old.", question=asked, max_new_tokens=7)
+    assert read.plan.reserve_tokens == planned.reserve_tokens
+    assert read.plan.reserve_tokens != any_llm.read("The mill is old.").plan.reserve_tokens
+
+
+@pytest.mark.parametrize("way", ["plan", "read", "plan_groups"])
+def test_an_option_that_keeps_no_space_is_refused(any_llm, way):
+    with pytest.raises(TypeError, match="unknown option max_tokens; space is kept by"):
+        getattr(any_llm, way)("The mill is old.", max_tokens=7)
