@@ -207,6 +207,7 @@ class KeptReadings(OneInProcess):
     ) -> ContextPlan:
         """Return the plan of the reading that ``get`` would return; the model does not run.
 
+        One that is in the folder alone is not looked at: it may have been read with more space.
         Where memory is short only because other readings are kept, which would go first, the plan
         says nothing of memory.
 

@@ -6,8 +6,6 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-MaxNewTokens = Field(default=None, ge=1)
-
 
 class OfFiles(BaseModel):
     """What concerns files, in the order in which the model reads them."""
@@ -15,7 +13,7 @@ class OfFiles(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
     files: list[str] = Field(min_length=1)
-    max_new_tokens: int | None = MaxNewTokens
+    max_new_tokens: int | None = Field(default=None, ge=1)
 
 
 class PlanRequest(OfFiles):

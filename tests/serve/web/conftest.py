@@ -5,14 +5,8 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from selfextend_rag.llm import LongContextLLM
 from selfextend_rag.serve import ServerSettings, create_app
 from selfextend_rag.serve.web import page
-
-
-@pytest.fixture(scope="package")
-def llm():
-    return LongContextLLM.bundled()
 
 
 @pytest.fixture

@@ -92,6 +92,18 @@ async def test_options_reach_the_model(client, upload, ask):
     assert drawn[0] == drawn[1] != drawn[2]
 
 
+async def test_the_server_s_longest_answer_is_that_of_requests_that_name_none(make_client, upload):
+    client = make_client(ServerSettings(max_new_tokens=3))
+    body = {"files": [await upload(client, STORY)], "question": QUESTION}
+    assert (await client.get("/app/api/info")).json()["max_new_tokens"] == 3
+    plan = (await client.post("/app/api/plan", json=body)).json()["plan"]
+    assert plan["max_new_tokens"] == 3
+    events = events_of((await client.post("/app/api/ask", json=body)).text)
+    assert events[-1][1]["usage"]["completion_tokens"] == 3
+    both = (await client.post("/app/api/compare", json=body)).json()
+    assert both["whole"]["text"] == events[-1][1]["text"]
+
+
 async def test_history_comes_before_the_question(client, llm, upload, ask):
     history = [["What is lit at dusk?", "The lamp."]]
     bare = (await ask(files=[await upload(client, STORY)]))[-1][1]["usage"]
