@@ -480,3 +480,19 @@ def test_text_that_would_be_a_script_stays_text(visit):
     page.reload()
     here.ready()
     assert page.evaluate("[window.hurt, document.querySelectorAll('script').length]") == [None, 1]
+
+
+def test_both_sides_of_a_comparison_are_shown_with_what_they_saw(visit):
+    here = visit()
+    page = here.page
+    here.drop(("notes.txt", NOTES), ("ferry.txt", OTHER))
+    page.click("#compare-tab")
+    page.fill("#compare-question", QUESTION)
+    page.click("#compare-run")
+    sync_api.expect(page.locator(".side")).to_have_count(2)
+    assert "6400" in page.locator(".side .answer").first.inner_text()
+    retrieved = page.locator(".side").nth(1)
+    assert retrieved.locator(".passage").count() >= 1
+    assert "tokens read" in retrieved.locator(".memory").inner_text()
+    retrieved.locator(".passage").first.click()
+    page.wait_for_selector("mark.current")
