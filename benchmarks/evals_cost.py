@@ -61,7 +61,7 @@ def bare(task: Task, loaded: LoadedModel, llm: FramedLLM) -> float:
         reading = llm.read(document, max_new_tokens=most, question_reserve=reserve)
         reading.ask_batch(
             [
-                {"question": text, "max_new_tokens": each.max_new_tokens, "stop": each.stop}
+                {"question": text, "max_new_tokens": each.max_new_tokens}
                 for text, each in zip(questions, item.questions, strict=True)
             ]
         )

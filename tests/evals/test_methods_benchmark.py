@@ -1,4 +1,7 @@
-"""`benchmarks/methods.py` continues its file, and the page shows what the file holds."""
+"""`benchmarks/methods.py` continues its file, and the page shows what the file holds.
+
+And `benchmarks/evals_cost.py` runs the same questions with and without the harness.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from selfextend_rag import Reading
+from selfextend_rag.evals.methods import LoadedModel, MethodOptions, methods_of
+from tests.tiny import byte_tokenizer, tiny_llama
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "methods.md"
@@ -53,3 +60,21 @@ def test_cells_count_right_answers_and_say_what_is_not_reached(script):
 
 def test_more_texts_leave_the_earlier_ones_where_they_were(script):
     assert [script["place"](i) for i in range(6)] == [0, 0.5, 0.25, 0.75, 0.125, 0.625]
+
+
+def test_the_cost_of_the_harness_is_that_of_the_same_answers(monkeypatch):
+    """It asked for a field that questions no longer had."""
+    cost = runpy.run_path(str(ROOT / "benchmarks" / "evals_cost.py"))
+    loaded = LoadedModel("tiny", tiny_llama(window=512).eval(), byte_tokenizer())
+    (method,) = methods_of(["selfextend"], loaded, MethodOptions())
+    task, asked = cost["many_questions"](2), []
+    plain = Reading.ask_batch
+
+    def ask_batch(reading, questions, **named):
+        asked.append([dict(question) for question in questions])
+        return plain(reading, questions, **named)
+
+    monkeypatch.setattr(Reading, "ask_batch", ask_batch)
+    assert cost["bare"](task, loaded, method.llm_for(next(task.items(loaded)))) > 0
+    assert cost["harness"](task, loaded, method) > 0
+    assert asked[: len(asked) // 2] == asked[len(asked) // 2 :] != []
