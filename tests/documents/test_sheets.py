@@ -210,7 +210,7 @@ def test_hidden_rows_controls_and_titles_taken_from_cells_are_not_lost(tmp_path)
     assert document.text.endswith("c\n7\nOutput")
     assert {remark.kind: remark.message for remark in document.remarks} == {
         "hidden rows": "2 hidden rows or columns are in the text",
-        "form controls": "1 form control was left out, but for labels",
+        "form controls": "1 form control was left out; labels may be in the text",
     }
 
 

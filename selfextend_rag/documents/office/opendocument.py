@@ -85,7 +85,11 @@ class _Reader:
         self._lists: list[tuple[dict[int, Level], Count]] = []  # those open
         self._counted = dict[str, Count]()  # by the names of styles and lists
         properties = [
-            node for r in self._roots for node in r.iter() if local(node).endswith("-properties")
+            node
+            for r in self._roots
+            for style in r.iterfind("{*}*/{*}style")
+            for node in style
+            if local(node).endswith("-properties")
         ]
         self.hidden = {
             at(node.getparent(), "name")

@@ -35,7 +35,7 @@ _REMARKS: dict[str, tuple[Severity, str]] = {
     "macros": ("note", "file{s} of macros, which are programs, {were} left out"),
     "deletions": ("warning", "deleted passage{s} (tracked changes) {were} left out"),
     "embedded objects": ("warning", "embedded object{s} {were} left out"),
-    "form controls": ("warning", "form control{s} {were} left out, but for labels"),
+    "form controls": ("warning", "form control{s} {were} left out; labels may be in the text"),
     "formulas": ("warning", "formula{s} without a computed value {are} in the text as such"),
     "layout": (
         "warning",
