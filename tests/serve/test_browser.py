@@ -494,5 +494,9 @@ def test_both_sides_of_a_comparison_are_shown_with_what_they_saw(visit):
     retrieved = page.locator(".side").nth(1)
     assert retrieved.locator(".passage").count() >= 1
     assert "tokens read" in retrieved.locator(".memory").inner_text()
+    assert "%" in page.locator(".side").first.locator(".score").first.inner_text()
+    scores = retrieved.locator(".score").all_inner_texts()  # of a search, which are no shares
+    assert scores
+    assert all(score.startswith("BM25 ") and "%" not in score for score in scores)
     retrieved.locator(".passage").first.click()
     page.wait_for_selector("mark.current")

@@ -67,9 +67,12 @@ function end() {
 
 function show({ whole, retrieved, retriever }) {
   const most = Math.max(whole.tokens_read, retrieved.tokens_read, 1);
+  const search = retriever === "bm25" ? "BM25" : retriever;
+  // what a search gives a passage is no share of anything
+  const scored = ({ score }) => (score === undefined ? null : element("span", { class: "score", text: `${search} ${score.toFixed(2)}` }));
   result.replaceChildren(
-    side("Whole documents", whole, most, "Rests on", whole.evidence),
-    side(`Retrieved by ${retriever === "bm25" ? "BM25" : retriever}`, retrieved, most, "Was shown", retrieved.passages),
+    side("Whole documents", whole, most, "Rests on", passageList(whole.evidence, {}, "Rests on")),
+    side(`Retrieved by ${search}`, retrieved, most, "Was shown", passageList(retrieved.passages, {}, "Was shown", scored)),
   );
 }
 
@@ -80,6 +83,6 @@ function side(title, answer, most, what, passages) {
     element("p", { class: "answer", text: answer.text || "(no answer)" }),
     element("p", { class: "memory figures" }, element("span", { text: figures }),
       element("meter", { min: "0", max: most, value: answer.tokens_read, "aria-label": `${number(answer.tokens_read)} of ${number(most)} tokens` })),
-    element("h4", { text: passages?.length ? what : `${what}: nothing in particular` }),
-    passages?.length ? passageList(passages, {}, what) : null);
+    element("h4", { text: passages.childElementCount ? what : `${what}: nothing in particular` }),
+    passages.childElementCount ? passages : null);
 }

@@ -267,15 +267,19 @@ function showWindow() {
  * A list of passages; a click shows one in its document, with the others of that document.
  * @param {Array} passages evidence, or passages that were retrieved.
  * @param {Object} attention by file, the shares of its slices.
+ * @param {Function} scored returns the element that shows a passage's score, or null.
  */
-export function passageList(passages, attention = {}, label = "Evidence") {
-  return element("ol", { class: "passages", "aria-label": label }, ...passages.map((passage) => passageItem(passage, passages, attention)));
+export function passageList(passages, attention = {}, label = "Evidence", scored = shareOfAttention) {
+  const items = passages.map((passage) => passageItem(passage, passages, attention, scored(passage)));
+  return element("ol", { class: "passages", "aria-label": label }, ...items);
 }
 
-function passageItem(passage, passages, attention) {
+const shareOfAttention = ({ score }) =>
+  element("span", { class: "score", text: percent(score), title: "Share of the answer's attention to the documents" });
+
+function passageItem(passage, passages, attention, score) {
   const known = documentOf(passage.file_id);
   const where = [passage.title || (known ? nameOf(known) : ""), passage.location].filter(Boolean).join(", ");
-  const score = passage.score === undefined ? null : element("span", { class: "score", text: percent(passage.score), title: "Share of the answer's attention to the documents" });
   const open = element("button", { type: "button", class: "passage", on: { click: () => openPassage(open, passage, passages, attention) } },
     element("span", { class: "where" }, element("span", { text: where || "document" }), score),
     element("span", { class: "quote" },
