@@ -25,7 +25,7 @@ LINK = re.compile(r"\]\((?!https?://|#)([^)#]+)")
 # What takes minutes, or sets up the machine: run by CI itself, or by who measures again. Examples
 # are run by tests/examples.
 ELSEWHERE = (
-    *("make ", "python benchmarks/", "python -m selfextend_rag.evals", "git "),
+    *("make ", "python benchmarks/", "bash benchmarks/", "python -m selfextend_rag.evals", "git "),
     "python examples/",
     *("pip ", "selfextend-rag serve", "selfextend-rag app"),
 )
@@ -76,7 +76,7 @@ def test_commands_run_as_written(command, capsys):
         target = shlex.split(command)[1]
         if command.startswith("make "):
             assert f"\n{target}:" in (ROOT / "Makefile").read_text("utf-8")
-        if target.endswith(".py"):
+        if target.endswith((".py", ".sh")):
             assert (ROOT / target).exists()
         return
     program, *arguments = shlex.split(command)
