@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from selfextend_rag.documents import Document
 from selfextend_rag.engine import in_thread
-from selfextend_rag.llm import Answer, TextStream, frameworks, question_and_history
+from selfextend_rag.llm import Answer, Reading, TextStream, frameworks, question_and_history
 from selfextend_rag.serve.errors import ApiError, api_error, bad_request
 from selfextend_rag.serve.files import data_of_url
 from selfextend_rag.serve.requests import ChatRequest, CompletionRequest, JsonObject
@@ -91,15 +91,20 @@ async def _about_documents(
         asked: JsonObject = {"history": history, "max_new_tokens": options.get("max_new_tokens")}
         if not question.strip():
             bad_request("the last message asks nothing about the attached files", "messages")
-        if served.readings.find(documents, question, **asked) is None:
-            await asyncio.to_thread(served.llm.check_options, **options)
-            await asyncio.to_thread(served.readings.plan, documents, question, **asked)
+
+        async def ask(reading: Reading) -> TextStream:
+            return await in_thread(lambda: reading.stream(question, history=history, **options))
+
+        if (kept := served.readings.find(documents, question, **asked)) is not None:
+            return _begun(await ask(kept))
+        await asyncio.to_thread(served.llm.check_options, **options)
+        await asyncio.to_thread(served.readings.plan, documents, question, **asked)
 
     async def begin(answering: Answering) -> TextStream:
         reading = await served.readings.aget(
             documents, question, progress=answering.note_reading, **asked
         )
-        return await in_thread(lambda: reading.stream(question, history=history, **options))
+        return await ask(reading)
 
     return Answering(begin)
 
