@@ -48,6 +48,7 @@ class Stage:
         plain: whether facts keep to the plainest wordings.
         unstated: share of the questions that the document does not answer.
         objects: share of the answers that are JSON objects.
+        quoted: share of rows that list words, and then the same words in quotation marks.
     """
 
     length: int
@@ -62,6 +63,7 @@ class Stage:
     plain: bool = False
     unstated: float = 0.0
     objects: float = 0.0
+    quoted: float = 0.0
 
 
 Row = tuple[list[int], list[int], list[float], list[Span], list[Span]]
@@ -104,6 +106,8 @@ class SampleMaker:
             return self.associations(stage)
         if pick < stage.repeats + stage.associations + stage.restated:
             return self.restated(stage)
+        if self.rng.random() < stage.quoted:
+            return self.quoted(stage.length)
         return self.lookup(stage)
 
     # ---- repeats -------------------------------------------------------------------------------
@@ -151,6 +155,38 @@ class SampleMaker:
             weights += [PROSE_WEIGHT] * len(rest)
             spans += [NOWHERE] * len(rest)
         return ids[:-1], ids[1:], weights, spans, []
+
+    def quoted(self, length: int) -> Row:
+        """Return words in prose, then the same words as strings of JSON; loss on the second ones.
+
+        The first token of a word after a quotation mark is another than after a space, so a string
+        is no plain copy; this teaches which token belongs to which.
+        """
+        rng = self.rng
+        ids: list[int] = [self.bos, *self._prose_run(rng.randint(0, length // 3))[0]]
+        kinds = ("names", "nouns", "rare_nouns", "words")
+        first: list[tuple[str, int]] = []  # each word, and the place of its first token
+        while len(ids) < length * 0.55:
+            word = rng.choice(self.facts.words[rng.choice(kinds)])
+            first.append((word, len(ids)))
+            ids += self.encode(f" {word}") + self.encode(",")
+        weights = [PROSE_WEIGHT] * (len(ids) - 1)
+        spans = [NOWHERE] * (len(ids) - 1)
+        if rng.random() < 0.5:
+            first = first[len(first) // 2 :] + first[: len(first) // 2]
+        between = self.encode(', "')
+        for number, (word, place) in enumerate(first):
+            answer, close = self.encode(word), self.encode('"')
+            head = between if number else self.encode('\n["')
+            ids += head + answer + close
+            weights += [0.0] * len(head) + [1.0] * (len(answer) + 1)
+            places = [(at, at + 1) for at in range(place, place + len(answer))]
+            spans += [NOWHERE] * len(head) + places + [NOWHERE]
+        rest = self._prose_run(max(0, length + 1 - len(ids)))[0]
+        ids += rest
+        weights += [0.0] * len(rest)
+        spans += [NOWHERE] * len(rest)
+        return ids[:length], ids[1 : length + 1], weights[:length], spans[:length], []
 
     # ---- associations --------------------------------------------------------------------------
 

@@ -44,8 +44,9 @@ STAGES = (
         associations=0.06,
         restated=0.15,
         dense=0.9,
-        unstated=0.06,
-        objects=0.08,
+        unstated=0.22,
+        objects=0.2,
+        quoted=0.06,
     ),
     Stage(
         length=256,
@@ -56,8 +57,9 @@ STAGES = (
         restated=0.1,
         dense=0.75,
         passkeys=0.05,
-        unstated=0.08,
-        objects=0.12,
+        unstated=0.22,
+        objects=0.2,
+        quoted=0.06,
     ),
     Stage(
         length=512,
@@ -68,8 +70,9 @@ STAGES = (
         restated=0.03,
         dense=0.25,
         passkeys=0.1,
-        unstated=0.08,
-        objects=0.12,
+        unstated=0.22,
+        objects=0.25,
+        quoted=0.06,
     ),
 )
 SHORT_BATCHES = 0.5  # share of the last stage's batches that are drawn as in stages 1 and 2
@@ -222,7 +225,7 @@ def train(args: argparse.Namespace) -> None:
         optimizer.load_state_dict(kept)
     log.info("%d parameters, %s", sum(p.numel() for p in model.parameters()), progress)
     loss_of = (
-        torch.compile(model.weighted_loss, dynamic=False) if args.compile else model.weighted_loss
+        torch.compile(model.weighted_loss) if args.compile else model.weighted_loss
     )
     queue: mp.Queue = mp.Queue(maxsize=24)
     stage_number = mp.Value("i", progress.stage)
