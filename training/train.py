@@ -224,9 +224,7 @@ def train(args: argparse.Namespace) -> None:
     for optimizer, kept in zip(optimizers, state.get("optimizers", ()), strict=False):
         optimizer.load_state_dict(kept)
     log.info("%d parameters, %s", sum(p.numel() for p in model.parameters()), progress)
-    loss_of = (
-        torch.compile(model.weighted_loss) if args.compile else model.weighted_loss
-    )
+    loss_of = torch.compile(model.weighted_loss) if args.compile else model.weighted_loss
     queue: mp.Queue = mp.Queue(maxsize=24)
     stage_number = mp.Value("i", progress.stage)
     worker = mp.Process(
