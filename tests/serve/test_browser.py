@@ -24,6 +24,8 @@ from playwright import sync_api
 from selfextend_rag.serve import ServerSettings, create_app
 from tests.serve.conftest import STORY, Listening
 
+pytestmark = pytest.mark.slow  # a minute, all in all
+
 PATIENCE = 60_000  # milliseconds for what the model does
 
 # A passage behind characters that JavaScript counts as two; the question is about it.

@@ -18,7 +18,9 @@ def test_singular_values_come_near_one_and_directions_stay():
         assert values.max() < 1.4
         u, _, v = torch.linalg.svd(matrices, full_matrices=False)
         along = torch.diagonal(u.mT @ found @ v.mT, dim1=-2, dim2=-1)
-        torch.testing.assert_close(along.sort().values, values.sort().values, atol=1e-2, rtol=0)
+        torch.testing.assert_close(
+            along.sort().values, values.sort().values, atol=3e-2, rtol=0
+        )  # bfloat16
 
 
 def test_stacked_matrices_are_updated_one_by_one():
