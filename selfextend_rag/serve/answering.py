@@ -14,6 +14,8 @@ from selfextend_rag.serve.files import data_of_url
 from selfextend_rag.serve.requests import ChatRequest, CompletionRequest, JsonObject
 from selfextend_rag.serve.state import Served
 
+_SHORT = 1000  # characters of a question that is tokenized sooner than a thread begins
+
 
 class Answering:
     """An answer to come.
@@ -93,6 +95,8 @@ async def _about_documents(
             bad_request("the last message asks nothing about the attached files", "messages")
 
         async def ask(reading: Reading) -> TextStream:
+            if len(question) < _SHORT and not history and "json_schema" not in options:
+                return reading.stream(question, **options)
             return await in_thread(lambda: reading.stream(question, history=history, **options))
 
         if (kept := served.readings.find(documents, question, **asked)) is not None:

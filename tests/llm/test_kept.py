@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from selfextend_rag.errors import (
+    CacheMismatchError,
     ContextBudgetExceeded,
     GenerationCancelled,
     MemoryBudgetExceeded,
@@ -197,3 +198,15 @@ def test_where_other_readings_go_first_a_plan_says_nothing_of_memory(model):
     with pytest.raises(MemoryBudgetExceeded):
         llm.plan(OTHER, max_new_tokens=4)
     assert kept.plan(OTHER, max_new_tokens=4) == replace(whole, memory=None, chunk_size=None)
+
+
+def test_what_is_found_refuses_a_model_that_has_changed_and_get_reads_again(llm):
+    kept = KeptReadings(llm)
+    found = kept.get(ONE)
+    weight = next(llm.model.parameters())
+    with torch.no_grad():
+        weight.mul_(2)
+    assert kept.find(ONE) is found
+    with pytest.raises(CacheMismatchError, match="have changed since"):
+        found.ask("who?")
+    assert kept.get(ONE) is not found
