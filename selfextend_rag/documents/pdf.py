@@ -137,13 +137,14 @@ def _run(command: list[str], data: bytes, found: list[Any], progress: Progress |
         try:
             with suppress(OSError):  # it ended before it had read the file
                 process.stdin.write(data)  # type: ignore[union-attr]  # all three are pipes
-                process.stdin.close()  # type: ignore[union-attr]
+                process.stdin.close()  # type: ignore[union-attr]  # a pipe
             again = bool(found)
             for number, line in enumerate(process.stdout or ()):
                 if line.endswith(b"\n") and (number or not again):
                     _add(found, json.loads(line), progress)
-            problem = process.stderr.read().decode(errors="replace")  # type: ignore[union-attr]
-        except BaseException:
+            said = process.stderr.read()  # type: ignore[union-attr]  # a pipe
+            problem = said.decode(errors="replace")
+        except BaseException:  # raised again
             process.kill()
             raise
     ended = f"pdfium ends with {process.returncode}"

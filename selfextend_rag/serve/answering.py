@@ -185,7 +185,7 @@ def refusing(param: str) -> Iterator[None]:
         yield
     except ApiError:
         raise
-    except Exception as error:
+    except Exception as error:  # raised again, in the API's form
         known = api_error(error, param)
         if known.status >= 500 and isinstance(error, ValueError | TypeError):
             known = ApiError(400, str(error), param=param)

@@ -146,7 +146,7 @@ def _values(path: Path) -> Iterator[tuple[str, object]]:
 
 def _has_datasets() -> bool:
     try:
-        import datasets  # noqa: F401
+        import datasets  # noqa: F401 - only whether it is there
     except ImportError:
         return False
     return True
