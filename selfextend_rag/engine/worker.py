@@ -54,6 +54,9 @@ class Job(Generic[T]):
             outcome = work(lambda: self.stopped.is_set() or self._asked())
         except BaseException as error:  # noqa: BLE001 - raised in the thread that waits
             self.outcome.set_exception(error)
+            # Its traceback has this frame, and what work had in memory. A frame that leads back to
+            # the error would keep all that until garbage is collected.
+            del self
         else:
             self.outcome.set_result(outcome)
 
@@ -74,6 +77,7 @@ class Job(Generic[T]):
             return self.wait_for(self.outcome)
         except BaseException:  # raised again; nobody is left to wait, after Ctrl-C either
             self.stop()  # of no effect if it has ended
+            del self  # as in run
             raise
 
     def wait_for(self, future: Future[_V]) -> _V:
@@ -86,7 +90,10 @@ class Job(Generic[T]):
             self._worker.refuse_wait()
         while self._is_looked_at() and wait([future], _SECONDS_BETWEEN_LOOKS).not_done:
             self._look()
-        return future.result()
+        try:
+            return future.result()
+        finally:
+            del self, future  # as in run
 
     async def await_for(self, future: Future[_V]) -> _V:
         """Do as ``wait_for`` with the event loop free; a cancelled task stops the work."""
@@ -100,6 +107,8 @@ class Job(Generic[T]):
         except asyncio.CancelledError:
             self.stop()
             raise
+        finally:
+            del self, future, wrapped  # as in run
 
     def _is_looked_at(self) -> bool:
         """Return whether its caller may still withdraw it, by what can't wake a thread."""

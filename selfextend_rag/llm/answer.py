@@ -379,7 +379,18 @@ class TextStream(Iterator[str], AsyncIterator[str]):
         Raises:
             Exception: what ended the work, if it failed.
         """
-        return self._job.wait_for(self._job.outcome)
+        try:
+            return self._job.wait_for(self._job.outcome)
+        finally:
+            del self  # as in Job.run
+
+    def finish(self) -> Answer:
+        """Return ``answer``, and close the stream if it can't be had."""
+        try:
+            with self:
+                return self.answer
+        finally:
+            del self  # as in Job.run
 
     async def aanswer(self) -> Answer:
         """Return ``answer`` once it is there."""

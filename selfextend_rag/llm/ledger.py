@@ -6,11 +6,13 @@ for it, and if that is not enough it is refused.
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import TypeVar
 from weakref import WeakSet
 
 from transformers import PreTrainedModel
@@ -27,7 +29,10 @@ from selfextend_rag.planning import (
     MemoryBudget,
     ModelMemory,
 )
-from selfextend_rag.planning.memory import DeviceEstimate, MemoryEstimate, format_bytes
+from selfextend_rag.planning.memory import MemoryEstimate, format_bytes
+from selfextend_rag.planning.refusals import no_memory
+
+T = TypeVar("T")
 
 Bytes = Mapping[str, int]
 """Bytes by device."""
@@ -110,16 +115,14 @@ class Ledger:
         """
         block = object()  # what ran before within it has ended
 
-        def reserve(cache: SelfExtendCache) -> None:
+        def reserve_once(cache: SelfExtendCache) -> None:
             with _LOCK:
                 self._reserved.pop(block, None)
-                self._reserved[block] = (
-                    cache,
-                    self._needed(plan, tokens, cache, reading, more or {}),
-                )
+                needed = self._needed(plan, tokens, cache, reading, more or {})
+                self._reserved[block] = cache, needed
 
         try:
-            yield reserve
+            yield lambda cache: with_garbage_collected(lambda: reserve_once(cache))
         finally:
             with _LOCK:
                 self._reserved.pop(block, None)
@@ -169,9 +172,11 @@ class Ledger:
                 "of that",
                 plan,
                 replace(device, available_bytes=max(0, device.needed_bytes - missing)),
-                "release other readings",
-                "ask for a shorter answer",
-                "take a smaller model or a device with more memory",
+                (
+                    "release other readings",
+                    "ask for a shorter answer",
+                    "take a smaller model or a device with more memory",
+                ),
             )
 
     def _of_model(self) -> list[Ledger]:
@@ -185,6 +190,31 @@ class Ledger:
 
     def _evictable_bytes(self) -> Bytes:
         return _sum(store.bytes_by_device() for store in self._evictable())
+
+
+def with_garbage_collected(work: Callable[[], T]) -> T:
+    """Return what work returns; where memory refuses it, again without readings nobody has.
+
+    What is in a reference cycle, by the traceback of an error for instance, is held until all
+    garbage is collected. That takes tenths of a second, so it is done only before a refusal, and
+    without the lock, because anything may be called by what is collected.
+    """
+    try:
+        return work()
+    except MemoryBudgetExceeded:
+        held = _held()
+        if held == 1:  # the ledger that refuses, with nothing read
+            raise
+        gc.collect()
+        if _held() == held:
+            raise
+    return work()
+
+
+def _held() -> int:
+    """Return how many models' ledgers and readings there are."""
+    with _LOCK:
+        return len(_LEDGERS) + sum(len(ledger._readings) for ledger in _LEDGERS)
 
 
 def _missing(cache: SelfExtendCache, needed: Bytes) -> Bytes:
@@ -205,20 +235,3 @@ def _changed(budget: MemoryBudget, more: Bytes, less: Bytes) -> MemoryBudget:
         within = min(device.total_bytes, max(0, available))
         devices.append(DeviceMemory(device.name, device.total_bytes, within))
     return replace(budget, devices=tuple(devices))
-
-
-def no_memory(
-    message: str, plan: ContextPlan, device: DeviceEstimate, *remedies: str
-) -> MemoryBudgetExceeded:
-    """Return the refusal of a plan for which a device lacks memory."""
-    return MemoryBudgetExceeded(
-        message,
-        device=device.name,
-        needed_bytes=device.needed_bytes,
-        available_bytes=device.available_bytes or 0,
-        needed=plan.total_tokens,
-        available=0,
-        group_size=plan.group_size,
-        neighbor_window=plan.neighbor_window,
-        remedies=remedies,
-    )

@@ -35,7 +35,7 @@ from selfextend_rag.llm.budget import (
     Space,
     as_documents,
 )
-from selfextend_rag.llm.ledger import Ledger
+from selfextend_rag.llm.ledger import Ledger, with_garbage_collected
 from selfextend_rag.llm.loading import DeviceMap, load_model, load_tokenizer
 from selfextend_rag.llm.memory import MemoryLimit
 from selfextend_rag.llm.reading import OneInProcess, Reading
@@ -281,7 +281,8 @@ class LongContextLLM(OneInProcess):
             ContextBudgetExceeded: they do not fit.
             MemoryBudgetExceeded: they would, but memory does not hold them.
         """
-        return self.budget.planned(as_documents(documents), question, space)[1]
+        kept = as_documents(documents)
+        return with_garbage_collected(lambda: self.budget.planned(kept, question, space)[1])
 
     def plan_groups(
         self, documents: Documents, *, question: str | Sequence[str] = (), **space: Unpack[Space]
@@ -322,7 +323,7 @@ class LongContextLLM(OneInProcess):
             GenerationCancelled: it was cancelled.
         """
         kept = as_documents(documents)
-        packed, plan = self.budget.planned(kept, question, space)
+        packed, plan = with_garbage_collected(lambda: self.budget.planned(kept, question, space))
         self.budget.forget_tokens()  # from here on, the reading has them
         started = time.perf_counter()
         with self._ledger.reserving(plan, len(packed.tokens)) as reserve:
@@ -413,8 +414,7 @@ class LongContextLLM(OneInProcess):
             ToolError: tools, choice or messages about tools can't be used as they are.
             ConstraintError: the answer could not be constrained to its grammar.
         """
-        with self.stream(prompt, **options) as stream:
-            return stream.answer
+        return self.stream(prompt, **options).finish()
 
     def stream(
         self, prompt: str | Sequence[Message], **options: Unpack[PromptOptions]
@@ -431,7 +431,9 @@ class LongContextLLM(OneInProcess):
         settings = self.runner.options(given, framed=framed)
         form = output_format(self.prompts, settings, schema, request)
         tokens = self.prompts.prompt(prompt, () if request is None else request.tools).tokens
-        plan = self.budget.plan_prompt(len(tokens), settings.max_new_tokens)
+        plan = with_garbage_collected(
+            lambda: self.budget.plan_prompt(len(tokens), settings.max_new_tokens)
+        )
         prepared = PreparedPrompt(tokens, settings, plan, framed, form)
         return self.runner.stream(prepared, Start(reuse=self.prefix_cache), run, cancelled)
 

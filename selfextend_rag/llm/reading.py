@@ -146,8 +146,7 @@ class Reading(OneInProcess):
             SchemaError: the schema holds what can't be enforced; the model has not run.
             ConstraintError: the answer could not be kept to its schema.
         """
-        with self.stream(question, **options) as stream:
-            return stream.answer
+        return self.stream(question, **options).finish()
 
     def stream(self, question: str, **options: Unpack[QuestionOptions]) -> TextStream:
         """Return the answer as text that comes as it is generated; see ``ask``."""

@@ -16,9 +16,10 @@ from selfextend_rag.documents import Document
 from selfextend_rag.engine import CachedPrefix
 from selfextend_rag.errors import CacheMismatchError, CorruptReadingError
 from selfextend_rag.llm.answer import TextRunner
-from selfextend_rag.llm.ledger import no_memory
+from selfextend_rag.llm.ledger import with_garbage_collected
 from selfextend_rag.planning import ContextPlan, MapPlanner
 from selfextend_rag.planning.memory import format_bytes
+from selfextend_rag.planning.refusals import no_memory
 from selfextend_rag.positions import PositionMap, SelfExtend
 from selfextend_rag.text.prompts import Prompt
 
@@ -56,7 +57,8 @@ def load(
 ) -> ReadDocuments:
     """Return what a file of a reading holds; see ``LongContextLLM.load``."""
     fingerprint = _fingerprint(runner)
-    fitted = _fitted(path, runner, persist.header_of(Path(path), fingerprint))
+    header = persist.header_of(Path(path), fingerprint)
+    fitted = with_garbage_collected(lambda: _fitted(path, runner, header))
     saved = persist.load(
         Path(path),
         lambda settings: runner.engine.prefill((0,), settings=settings).cache,
@@ -137,9 +139,11 @@ def _fitted(
         f"asked, and it has {format_bytes(short.available_bytes or 0)}",
         plan,
         short,
-        "release other readings",
-        "read fewer documents, or with kv_bits=8 or 4 in place of more, and save that",
-        "load it where there is more memory",
+        (
+            "release other readings",
+            "read fewer documents, or with kv_bits=8 or 4 in place of more, and save that",
+            "load it where there is more memory",
+        ),
     )
 
 

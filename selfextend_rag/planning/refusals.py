@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from selfextend_rag.errors import ContextBudgetExceeded, DocumentTooLarge, MemoryBudgetExceeded
-from selfextend_rag.planning.memory import format_bytes
+from selfextend_rag.planning.memory import DeviceEstimate, format_bytes
 from selfextend_rag.planning.plan import ContextPlan, MemoryBudget, added_up
 from selfextend_rag.positions import SelfExtend
 
@@ -69,18 +69,35 @@ def memory_refusal(
         remedies += [_fewer_documents(documents, excess), *_smaller_answer(plan, excess)]
     remedies += [*_smaller_chunks(plan, memory), *_fewer_bits(plan, memory)]
     remedies.append("take a smaller model or a device with more memory")
-    return MemoryBudgetExceeded(
+    message = (
         f"{added_up(plan)} = {plan.total_tokens} tokens need at most "
         f"{format_bytes(short.needed_bytes)} on {short.name} "
         f"({format_bytes(short.weights_bytes)} of weights, "
         f"{format_bytes(short.cache_bytes)} of keys and values, "
         f"{format_bytes(short.workspace_bytes)} to work in), and it has "
-        f"{format_bytes(short.available_bytes)} for them",
-        device=short.name,
-        needed_bytes=short.needed_bytes,
-        available_bytes=short.available_bytes,
+        f"{format_bytes(short.available_bytes)} for them"
+    )
+    return no_memory(message, plan, short, remedies, max(0, available))
+
+
+def no_memory(
+    message: str,
+    plan: ContextPlan,
+    device: DeviceEstimate,
+    remedies: Sequence[str],
+    available: int = 0,
+) -> MemoryBudgetExceeded:
+    """Return the error for a plan for which a device lacks memory.
+
+    ``available`` are the tokens that it holds.
+    """
+    return MemoryBudgetExceeded(
+        message,
+        device=device.name,
+        needed_bytes=device.needed_bytes,
+        available_bytes=device.available_bytes or 0,
         needed=plan.total_tokens,
-        available=max(0, available),
+        available=available,
         group_size=plan.group_size,
         neighbor_window=plan.neighbor_window,
         remedies=remedies,

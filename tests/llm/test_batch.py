@@ -19,7 +19,7 @@ from selfextend_rag.llm import KeptReadings, LongContextLLM
 from selfextend_rag.llm.memory import memory_of_model
 from selfextend_rag.planning import MemoryBudget
 from tests.llm.conftest import WINDOW
-from tests.tiny import byte_tokenizer
+from tests.tiny import byte_tokenizer, tiny_llama
 
 GENESIS = Path(__file__).parents[2] / "examples/documents/genesis.txt"
 SHORT = "Ann is 31. Bob is 27. "
@@ -185,7 +185,9 @@ def sizes(monkeypatch):
 
 
 @pytest.mark.parametrize("fit", [1, 2, 4])
-def test_no_more_rows_than_memory_has_room_for(model, llm, sizes, fit):
+def test_no_more_rows_than_memory_has_room_for(sizes, fit):
+    model = tiny_llama(window=128)  # of its own: what others hold for a model counts
+    llm = LongContextLLM(model, byte_tokenizer(), chunk_size=50)
     plan = llm.plan(LONG, max_new_tokens=20, question_reserve=110)
     own = max(len(llm.prompts.question(question)) for question in QUESTIONS) + 20
     memory = memory_of_model(model)

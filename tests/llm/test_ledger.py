@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import gc
 import threading
+import weakref
+from contextlib import suppress
 
 import pytest
 import torch
@@ -28,8 +30,9 @@ FREE = {"max_new_tokens": 6, "stop": (), "stop_token_ids": ()}
 SHORT = "Why?"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def model():
+    """One for each test: what another test has not released yet would count."""
     return tiny_llama(window=128, num_hidden_layers=8, dtype=torch.float32)
 
 
@@ -37,7 +40,7 @@ def make(model, limit=None, **options):
     return LongContextLLM(model, byte_tokenizer(), chunk_size=64, memory_limit=limit, **options)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def needed(model):
     """Bytes that reading LONG takes at most."""
     return make(model, prefix_cache_bytes=0).plan(LONG).memory.needed_bytes
@@ -149,6 +152,50 @@ def test_all_that_is_held_for_a_model_counts_against_its_limit(model, needed):
     del reading
     gc.collect()
     assert other.read(LONG).ask(SHORT, **FREE).text
+
+
+@pytest.fixture
+def no_garbage_collection():
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def test_readings_that_are_garbage_are_collected_before_a_refusal(
+    model, needed, tmp_path, no_garbage_collection
+):
+    """A failed request's traceback held a reading, and the next request was refused for it."""
+    llm = make(model, needed + 1000, prefix_cache_bytes=0)
+    path = tmp_path / "kept"
+    llm.read(LONG).save(path)
+    for work in (llm.plan, llm.read, lambda text: llm.load(path), llm.generate):
+        in_a_cycle = [llm.read(LONG)]
+        in_a_cycle.append(in_a_cycle)
+        del in_a_cycle
+        work(LONG)
+    with pytest.raises(MemoryBudgetExceeded):
+        [llm.read(LONG) for _ in range(2)]
+
+
+def test_a_run_that_failed_releases_its_memory_at_once(model, monkeypatch, no_garbage_collection):
+    llm, caches = make(model, prefix_cache_bytes=0), []
+
+    def fail(*args, **options):
+        caches.append(weakref.ref(options["past_key_values"]))
+        raise OverflowError
+
+    reading = llm.read(LONG)
+    monkeypatch.setattr(model, "forward", fail)
+    for work in (llm.read, reading.ask, llm.generate):
+        with suppress(OverflowError):
+            work("x")
+        assert caches
+    for thread in threading.enumerate():
+        if thread.name == "selfextend-rag":  # it may not have left the last job yet
+            thread.join()
+    del reading
+    assert [cache() for cache in caches] == [None] * len(caches)
 
 
 def test_prompts_that_another_keeps_are_evicted_too(model, needed):
