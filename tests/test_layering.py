@@ -63,7 +63,7 @@ MAY_NOT_USE: dict[str, frozenset[str]] = {
 FRAMEWORKS = frozenset({"langchain", "langchain_core", "llama_index", "langchain_selfextend"})
 WEB = frozenset({"fastapi", "starlette", "uvicorn", "prometheus_client"})
 
-WRITERS = frozenset({"cache/persist.py", "cache/store.py", "evals"})
+WRITERS = frozenset({"cache/persist.py", "cache/store.py", "evals", "llm/gguf.py"})
 _WRITING_METHODS = frozenset(
     ("write_text", "write_bytes", "savefig", "save_file", "save_pretrained", "mkdir", "makedirs")
 ) | frozenset(("unlink", "rmtree", "touch", "copyfile", "NamedTemporaryFile", "mkstemp"))
@@ -171,7 +171,7 @@ def test_imports_point_one_way(file, source):
 
 
 @pytest.mark.parametrize(("file", "source"), [pytest.param(*m, id=m[0]) for m in modules()])
-def test_files_are_written_in_two_rooms_alone(file, source):
+def test_files_are_written_in_few_places(file, source):
     within = file.removeprefix(f"{CORE}/")
     if not (within in WRITERS or within.split("/")[0] in WRITERS):
         assert writes(source) == []

@@ -68,7 +68,7 @@ def check_output(path: str) -> None:
 class ModelOptions(Command):
     """A model by name, and the form of the result."""
 
-    model: str = Argument(..., metavar="MODEL", help='hub id or folder, or "bundled"')
+    model: str = Argument(..., metavar="MODEL", help='hub id, folder or GGUF file, or "bundled"')
     full_attention: bool = Option(
         False, "--full-attention", help="switch off the sliding windows, if every layer has one"
     )
@@ -76,7 +76,7 @@ class ModelOptions(Command):
 
     @property
     def source(self) -> str | Path:
-        """The hub id or folder of the model."""
+        """The hub id, folder or file of the model."""
         return FOLDER if self.model == BUNDLED else self.model
 
     def say(self, text: str) -> None:
@@ -153,7 +153,7 @@ class DocumentOptions(ModelOptions):
 class ReadingOptions(DocumentOptions):
     """How documents are to be read: a model, which is the bundled one by default, and a budget."""
 
-    model: str = Option(BUNDLED, help="hub id or folder")
+    model: str = Option(BUNDLED, help="hub id, folder or GGUF file")
     max_new_tokens: int | None = _budget(None, help="the longest answer to keep space for")
     group_size: int | None = _budget(None, help="positions that share one; found if not given")
     neighbor_window: int | None = _budget(

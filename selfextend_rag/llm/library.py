@@ -41,7 +41,7 @@ def shared_llm(
     """Return a model by name, whose weights are loaded unless they are there.
 
     Args:
-        source: hub id, folder, or ``"bundled"``.
+        source: hub id, folder, GGUF file, or ``"bundled"``.
         loading: options of ``LongContextLLM.from_pretrained`` that decide about the weights.
         context: options of `LongContextLLM`; with other ones, weights are shared all the same.
 

@@ -224,10 +224,10 @@ class LongContextLLM(OneInProcess):
         model_options: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> LongContextLLM:
-        """Return a model with its tokenizer, from a hub id or a folder.
+        """Return a model with its tokenizer, from a hub id, a folder or a GGUF file.
 
         Args:
-            source: hub id or folder.
+            source: hub id, folder, or GGUF file.
             device_map: where the weights go, such as ``"auto"``; needs accelerate.
             dtype: precision of the weights; as they are stored by default.
             full_attention: switch the sliding windows of a model off whose every layer has one,

@@ -1,4 +1,4 @@
-"""Models and tokenizers from a hub id or a folder: loaded, or only looked at, to plan for them.
+"""Models and tokenizers from a hub id, folder or GGUF file: loaded, or looked at, to plan for them.
 
 What can't be found or read is one kind of error. For a plan nothing is loaded: files are read up to
 the end of their headers, and a model is built on torch's meta device, without memory.
@@ -9,16 +9,14 @@ from __future__ import annotations
 import json
 import os
 import re
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import torch
 from huggingface_hub import constants
-from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
@@ -30,10 +28,10 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging as hf_logging
 
-from selfextend_rag import display
 from selfextend_rag.errors import ModelLoadError, UnknownMemoryError, in_short
+from selfextend_rag.llm.bars import bars_if_watched
+from selfextend_rag.llm.gguf import in_transformers_form
 from selfextend_rag.llm.hub import hub_answers
 from selfextend_rag.llm.memory import MemoryLimit, budget_of, model_memory, sizes_of
 from selfextend_rag.model import with_full_attention
@@ -62,7 +60,7 @@ def load_model(
     """Return a causal language model with its weights, in evaluation mode.
 
     Args:
-        source: hub id or folder.
+        source: hub id, folder or GGUF file.
         full_attention: load it without its sliding windows, see `with_full_attention`.
         options: for ``AutoModelForCausalLM.from_pretrained``.
 
@@ -70,11 +68,12 @@ def load_model(
         ModelLoadError: it can't be found or read, or weights of it are missing.
         UnsupportedModelError: its windows can't be switched off.
     """
+    source, options = in_transformers_form(source, options, weights=True)
     if full_attention:
         options = _without_windows(source, options)
     model: PreTrainedModel
     load = AutoModelForCausalLM.from_pretrained
-    with _bars_if_watched():
+    with bars_if_watched():
         model, info = _loaded(source, "model", load, {**options, "output_loading_info": True})
     missing = sorted(info["missing_keys"]) or sorted(str(key) for key in info["mismatched_keys"])
     if missing:
@@ -84,23 +83,6 @@ def load_model(
         )
     model.eval()
     return model
-
-
-@contextmanager
-def _bars_if_watched() -> Iterator[None]:
-    """Keep bars of transformers and of the hub out of files and pipes; then all is as it was."""
-    shown, hub_shown = hf_logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
-    if not shown or display.is_watched():
-        yield
-        return
-    hf_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        with warnings.catch_warnings(action="ignore"):  # the hub's own switch has priority
-            hf_logging.enable_progress_bar()
-        if not hub_shown:
-            disable_progress_bars()
 
 
 def _without_windows(source: str | os.PathLike[str], options: dict[str, Any]) -> dict[str, Any]:
@@ -124,6 +106,7 @@ def _without_windows(source: str | os.PathLike[str], options: dict[str, Any]) ->
 
 def load_tokenizer(source: str | os.PathLike[str], **options: Any) -> PreTrainedTokenizerBase:
     """Return the tokenizer of a model; options and errors as of `load_config`."""
+    source, options = in_transformers_form(source, options, weights=False)
     found = _loaded(source, "tokenizer", AutoTokenizer.from_pretrained, _shared(options))
     tokenizer: PreTrainedTokenizerBase = found
     return tokenizer
@@ -138,6 +121,7 @@ def load_config(
         ModelLoadError: it can't be found or read.
         UnsupportedModelError: its windows can't be switched off.
     """
+    source, options = in_transformers_form(source, options, weights=False)
     config: PreTrainedConfig = _loaded(
         source, "configuration", AutoConfig.from_pretrained, _shared(options)
     )
@@ -146,6 +130,7 @@ def load_config(
 
 def stated_max_new_tokens(source: str | os.PathLike[str], **options: Any) -> int | None:
     """Return the length of answers that a model's generation configuration names, if it does."""
+    source, options = in_transformers_form(source, options, weights=False)
     name, options = os.fspath(source), _shared(options)
     try:
         config = GenerationConfig.from_pretrained(
@@ -197,6 +182,7 @@ def budget_of_source(
             ``device_map`` asks for devices that are not there.
         ValueError: the limit is out of range.
     """
+    source, _ = in_transformers_form(source, {}, weights=False)
     chosen = None if dtype == "auto" else getattr(torch, dtype)
     empty = empty_model(source, config, chosen)
     sizes = sizes_in_folder(Path(source)) if chosen is None else {}
@@ -293,7 +279,7 @@ def _problem_with(name: str) -> str:
     if not name.strip():
         return "the name is empty; give a hub id or a folder"
     if os.path.isfile(name):
-        return "it is a file; name the folder that holds the model"
+        return "it is a file; name the folder that holds the model, or a GGUF file"
     # hub ids are ``name`` or ``owner/name``
     is_path = os.path.isabs(name) or name.startswith((".", "~")) or name.count("/") > 1
     return "there is no such folder" if is_path and not os.path.isdir(name) else ""
