@@ -2,16 +2,19 @@
 
     python benchmarks/serve_overhead.py [--pairs 40] [--tokens 8000]
 
-Pairs of the same question, asked directly and over HTTP in one process, in changing order; the
-ratio of each pair counts, and their median is printed.
+The same question in pairs, in changing order: asked directly in the server's process, and over
+loopback by a client that is a process of its own, as clients are. The ratio of each pair counts,
+and their median is printed.
 """
 
 import argparse
 import json
+import multiprocessing
 import random
 import statistics
 import threading
 import time
+from contextlib import contextmanager
 
 import httpx
 import uvicorn
@@ -20,12 +23,15 @@ from selfextend_rag.documents import Document
 from selfextend_rag.evals.prose import king_james
 from selfextend_rag.llm import LongContextLLM
 from selfextend_rag.serve import ServerSettings, create_app
+from selfextend_rag.serve.run import server_config
+
+MAX_TOKENS = 4
 
 
 def direct(reading, question: str) -> float:
     """Return the seconds to the first text of an answer."""
     begun = time.perf_counter()
-    with reading.stream(question, max_new_tokens=4) as stream:
+    with reading.stream(question, max_new_tokens=MAX_TOKENS) as stream:
         next(stream)
         return time.perf_counter() - begun
 
@@ -37,7 +43,7 @@ def served(client: httpx.Client, file_id: str, question: str) -> float:
         {"type": "text", "text": question},
     ]
     message = {"role": "user", "content": content}
-    body = {"model": "bundled", "stream": True, "messages": [message], "max_tokens": 4}
+    body = {"model": "bundled", "stream": True, "messages": [message], "max_tokens": MAX_TOKENS}
     begun, first = time.perf_counter(), 0.0
     with client.stream("POST", "/v1/chat/completions", json=body) as response:
         for line in response.iter_lines():  # to the end, so that the model is free for the next
@@ -50,6 +56,43 @@ def served(client: httpx.Client, file_id: str, question: str) -> float:
     return first
 
 
+def ask(url: str, text: str, pipe) -> None:
+    """Be the client: answer each question of the pipe with its seconds, until there is none."""
+    with httpx.Client(base_url=url, timeout=600) as client:
+        file_id = client.post("/v1/files", files={"file": ("text.txt", text)}).json()["id"]
+        while (question := pipe.recv()) is not None:
+            pipe.send(served(client, file_id, question))
+
+
+@contextmanager
+def server(app):
+    """Yield the address of a server in a thread of this process."""
+    running = uvicorn.Server(server_config(app, port=0))
+    thread = threading.Thread(target=running.run, daemon=True)
+    thread.start()
+    while not running.started:
+        time.sleep(0.01)
+    yield f"http://127.0.0.1:{running.servers[0].sockets[0].getsockname()[1]}"
+    running.should_exit = True
+    thread.join()
+
+
+@contextmanager
+def client(url: str, text: str):
+    """Yield a function that has a client ask a question and returns its seconds."""
+    ours, theirs = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=ask, args=(url, text, theirs))
+    process.start()
+
+    def asked(question: str) -> float:
+        ours.send(question)
+        return ours.recv()
+
+    yield asked
+    ours.send(None)
+    process.join()
+
+
 def main() -> None:
     """Print the median of both, and of their ratio."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -59,30 +102,18 @@ def main() -> None:
     llm = LongContextLLM.bundled()
     text = king_james()[: args.tokens * 3]
     app = create_app(llm, ServerSettings(model_name="bundled"))
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, access_log=False))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    document = Document.from_bytes(text.encode(), "text.txt")
     rng, times = random.Random(0), []
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=600) as client:
-        file_id = client.post("/v1/files", files={"file": ("text.txt", text)}).json()["id"]
-        questions = [f"What is the name of the river number {n}?" for n in range(args.pairs + 2)]
-        served(client, file_id, questions[-1])
-        reading = app.state.served.readings.get(document)
-        direct(reading, questions[-2])
-        for question in questions[: args.pairs]:
-            ways = [
-                lambda q=question: direct(reading, q),
-                lambda q=question: served(client, file_id, q),
-            ]
-            order = rng.sample((0, 1), 2)
-            found = {way: ways[way]() for way in order}
-            times.append((found[0], found[1]))
-    server.should_exit = True
-    thread.join()
+    questions = [f"What is the name of the river number {n}?" for n in range(args.pairs)]
+    with server(app) as url, client(url, text) as over_http:
+        for n in range(3):  # the first reads the document, and each way runs warm
+            over_http(f"Who is number {n}?")
+            reading = app.state.served.readings.get(Document.from_bytes(text.encode(), "text.txt"))
+            direct(reading, f"Where is number {n}?")
+        for question in questions:
+            found = {}
+            for way in rng.sample(("direct", "served"), 2):
+                found[way] = direct(reading, question) if way == "direct" else over_http(question)
+            times.append((found["direct"], found["served"]))
     straight, over = (statistics.median(x) * 1000 for x in zip(*times, strict=True))
     ratio = statistics.median(b / a for a, b in times)
     print(

@@ -61,7 +61,7 @@ class Serve(ReadingOptions):
             chosen, limit = self.planner_options(), self.memory_limits()
             llm = self.load(kv_bits=self.kv_bits, memory_limit=limit, **chosen)
             served = create_app(llm, settings, web=self.web)
-        self.keep(served.state.served.files, documents)
+            self.keep(served.state.served.files, documents)
         try:
             run(served, self.host, self.port, self.started)
         except OSError as error:

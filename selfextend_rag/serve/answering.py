@@ -5,33 +5,39 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 from selfextend_rag.documents import Document
 from selfextend_rag.engine import in_thread
 from selfextend_rag.llm import Answer, Reading, TextStream, frameworks, question_and_history
+from selfextend_rag.llm.reading import History
 from selfextend_rag.serve.errors import ApiError, api_error, bad_request
 from selfextend_rag.serve.files import data_of_url
+from selfextend_rag.serve.reply import having_read
 from selfextend_rag.serve.requests import ChatRequest, CompletionRequest, JsonObject
 from selfextend_rag.serve.state import Served
 
-_SHORT = 1000  # characters of a question that is tokenized sooner than a thread begins
+_T = TypeVar("_T")
+_SHORT = 1000  # characters
 
 
 class Answering:
     """An answer to come.
 
     Args:
-        begin: starts it, and is awaited first.
-
-    Attributes:
-        answer: the whole answer, once all parts were taken.
-        reading: tokens of the documents that were read, and all of them, while they are.
+        begin: starts it, and is awaited first; it may note how far documents are read for it.
     """
 
     def __init__(self, begin: Callable[[Answering], Awaitable[TextStream]]) -> None:
         self._begin = begin
-        self.answer: Answer | None = None
-        self.reading: tuple[int, int] = (0, 0)
+        self._answer: Answer | None = None
+        self._read = self._to_read = 0  # tokens of documents
+
+    @property
+    def answer(self) -> Answer:
+        """Return the whole answer, once all parts were taken."""
+        assert self._answer is not None
+        return self._answer
 
     async def parts(self) -> AsyncGenerator[str, None]:
         """Yield the text as it comes; closed before its end, the model stops."""
@@ -39,11 +45,15 @@ class Answering:
         async with stream:
             async for part in stream:
                 yield part
-            self.answer = await stream.aanswer()
+            self._answer = having_read(await stream.aanswer(), self._to_read)
 
     def note_reading(self, done: int, total: int) -> None:
         """Take the progress of a reading."""
-        self.reading = (done, total)
+        self._read, self._to_read = done, total
+
+    def state(self) -> str:
+        """Return what the answer waits for."""
+        return f"read {self._read} of {self._to_read} tokens" if self._to_read else "waiting"
 
 
 async def begin_chat(served: Served, request: ChatRequest) -> Answering:
@@ -91,15 +101,18 @@ async def _about_documents(
     with refusing("messages"):
         question, history = question_and_history(_without_system(messages))
         asked: JsonObject = {"history": history, "max_new_tokens": options.get("max_new_tokens")}
+        is_short = is_short_question(question, history)
         if not question.strip():
             bad_request("the last message asks nothing about the attached files", "messages")
 
         async def ask(reading: Reading) -> TextStream:
-            if len(question) < _SHORT and not history and "json_schema" not in options:
-                return reading.stream(question, **options)
-            return await in_thread(lambda: reading.stream(question, history=history, **options))
+            def begun() -> TextStream:
+                return reading.stream(question, history=history, **options)
 
-        if (kept := served.readings.find(documents, question, **asked)) is not None:
+            return await soon(begun, here=is_short and "json_schema" not in options)
+
+        kept = await soon(lambda: served.readings.find(documents, question, **asked), here=is_short)
+        if kept is not None:
             return _begun(await ask(kept))
         await asyncio.to_thread(served.llm.check_options, **options)
         await asyncio.to_thread(served.readings.plan, documents, question, **asked)
@@ -117,19 +130,22 @@ def _without_system(messages: Sequence[JsonObject]) -> list[JsonObject]:
     """Return messages with what system messages say before the user's next text.
 
     Documents are read under an instruction of their own, so what else is to be minded is part of
-    the question.
+    the question. What is said behind the last question follows it.
     """
     done: list[JsonObject] = []
     said: list[str] = []
-    for message in messages:
+    for number, message in enumerate(messages):
+        content = message.get("content")
         if message.get("role") in ("system", "developer"):
-            said.append(str(message["content"]))
-            continue
-        if said and message.get("role") == "user":
-            message = {**message, "content": "\n\n".join([*said, str(message["content"])])}
+            if not isinstance(content, str):
+                bad_request(f"message {number} of role {message['role']!r} has no text", "messages")
+            said.append(content)
+        elif said and message.get("role") == "user" and isinstance(content, str):
+            done.append({**message, "content": "\n\n".join([*said, content])})
             said = []
-        done.append(message)
-    return done
+        else:
+            done.append(message)
+    return [*done, *({"role": "user", "content": text} for text in said)]
 
 
 async def _attached(
@@ -170,12 +186,22 @@ async def _file(served: Served, given: object) -> Document:
     if isinstance(data, str) and file_id is None:
         name = file.get("filename")
         name = name if isinstance(name, str) else "file"
-        return (await served.files.add(data_of_url(data), name)).document
+        return await served.files.document_of(data_of_url(data), name)
     bad_request(
         'a file is {"file_id": ...} of one that was uploaded, or {"filename": ..., "file_data": '
         "...} with its bytes in base64",
         "messages",
     )
+
+
+def is_short_question(question: str, history: History) -> bool:
+    """Return whether a question is tokenized sooner than a thread begins."""
+    return len(question) + sum(len(asked) + len(said) for asked, said in history) < _SHORT
+
+
+async def soon(work: Callable[[], _T], *, here: bool) -> _T:
+    """Return what work returns, run here, or else in a thread with the event loop free."""
+    return work() if here else await in_thread(work)
 
 
 @contextmanager

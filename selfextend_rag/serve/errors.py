@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
+from reprlib import Repr
 from typing import NoReturn
 
 from fastapi.exceptions import RequestValidationError
@@ -18,6 +20,9 @@ from selfextend_rag.errors import (
     SelfExtendError,
     ToolError,
 )
+
+_short = Repr()  # of what a request holds, however long that is
+_short.maxstring = _short.maxother = _short.maxlong = 100
 
 
 class ApiError(Exception):
@@ -107,6 +112,12 @@ def shutting_down() -> ApiError:
     )
 
 
+def log_fault(log: logging.Logger, known: ApiError, error: Exception) -> None:
+    """Log what is no fault of the client, with where it came from."""
+    if known.status == 500:
+        log.error("a request failed", exc_info=error)
+
+
 def _figures(error: ContextBudgetExceeded) -> dict[str, object]:
     figures: dict[str, object] = {
         name: getattr(error, name)
@@ -130,7 +141,6 @@ def _invalid(error: RequestValidationError) -> ApiError:
         return ApiError(400, f"the request is no JSON: {reason}", code="invalid_json")
     if first["type"] == "missing":
         return ApiError(400, f"{'.'.join(place)} is missing", param=".".join(place))
-    given = first.get("input")
-    shown = repr(given) if len(repr(given)) <= 100 else f"{repr(given)[:100]} ..."
-    said = f"{'.'.join(place)}: {first['msg'][:1].lower()}{first['msg'][1:]}, got {shown}"
-    return ApiError(400, said, param=".".join(place))
+    what = f"{first['msg'][:1].lower()}{first['msg'][1:]}"
+    said = f"{'.'.join(place) or 'the request'}: {what}, got {_short.repr(first.get('input'))}"
+    return ApiError(400, said, param=".".join(place) or None)

@@ -8,6 +8,8 @@ import binascii
 import hashlib
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from urllib.parse import unquote_to_bytes
 
@@ -64,6 +66,8 @@ class FileStore:
         self.most = most
         self.most_bytes = most_bytes
         self._files: dict[str, StoredFile] = {}
+        self._ids: dict[bytes, str] = {}  # by the digests of name and bytes
+        self._coming: list[int] = []  # bytes of files that are being read
         self._lock = threading.Lock()
         self._reading = asyncio.Semaphore(_AT_ONCE)
 
@@ -85,29 +89,50 @@ class FileStore:
         """Read a file and keep it; one that is there already is that one.
 
         Raises:
-            ApiError: there is no space for it.
+            NoSpace: there is no space for it.
             DocumentError: it can't be read whole.
         """
-        self._check_space(len(data))
+        digest = await asyncio.to_thread(_digest, data, plain_name(name))
+        if (known := self._files.get(self._ids.get(digest, ""))) is not None:
+            return known
+        with self._reserved(len(data)):
+            document = await self._read(data, name)
+            file = self._put(document, name, len(data))
+        self._ids[digest] = file.id
+        return file
+
+    async def document_of(self, data: bytes, name: str) -> Document:
+        """Return the document of a file that comes with a message, kept if there is space.
+
+        Raises:
+            DocumentError: it can't be read whole.
+        """
+        try:
+            return (await self.add(data, name)).document
+        except NoSpace:
+            return await self._read(data, name)
+
+    async def _read(self, data: bytes, name: str) -> Document:
         async with self._reading:
-            document = await asyncio.to_thread(Document.from_bytes, data, plain_name(name))
-        return self.keep(document, name, len(data))
+            return await asyncio.to_thread(Document.from_bytes, data, plain_name(name))
 
     def keep(self, document: Document, name: str, nbytes: int) -> StoredFile:
         """Keep a document under the name of its file; one that is there already is that one.
 
         Raises:
-            ApiError: there is no space for it.
+            NoSpace: there is no space for it.
         """
-        name = plain_name(name)
-        content = "\0".join((name, document.title, document.text))
-        file_id = f"file-{hashlib.sha256(content.encode()).hexdigest()[:24]}"
         with self._lock:
-            if file_id in self._files:
-                return self._files[file_id]
-        self._check_space(nbytes)
+            known = self._files.get(_id_of(document, plain_name(name)))
+        if known is not None:
+            return known
+        with self._reserved(nbytes):
+            return self._put(document, name, nbytes)
+
+    def _put(self, document: Document, name: str, nbytes: int) -> StoredFile:
+        file_id = _id_of(document, plain_name(name))
+        file = StoredFile(file_id, plain_name(name), nbytes, document)
         with self._lock:
-            file = StoredFile(file_id, name, nbytes, document)
             return self._files.setdefault(file_id, file)
 
     def get(self, file_id: str) -> StoredFile:
@@ -136,16 +161,46 @@ class FileStore:
         self.get(file_id)
         with self._lock:
             self._files.pop(file_id, None)
+            self._ids = {digest: kept for digest, kept in self._ids.items() if kept != file_id}
 
-    def _check_space(self, more: int) -> None:
-        if len(self) >= self.most or self.nbytes + more > self.most_bytes:
-            raise ApiError(
-                413,
-                f"the server keeps {self.most} files of {self.most_bytes} bytes together, and has "
-                f"{len(self)} of {self.nbytes}; delete some",
-                code="too_many_files",
-                param="file",
-            )
+    @contextmanager
+    def _reserved(self, nbytes: int) -> Iterator[None]:
+        """Reserve space for a file that is being read, so that many at once stay in their bounds.
+
+        Raises:
+            NoSpace: there is too little.
+        """
+        with self._lock:
+            there = [*(file.nbytes for file in self._files.values()), *self._coming]
+            if len(there) >= self.most or sum(there) + nbytes > self.most_bytes:
+                raise NoSpace(
+                    f"the server keeps {self.most} files of {self.most_bytes} bytes together, and "
+                    f"has {len(there)} of {sum(there)}; delete some"
+                )
+            self._coming.append(nbytes)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._coming.remove(nbytes)
+
+
+class NoSpace(ApiError):
+    """The server keeps as many files as it may."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(413, message, code="too_many_files", param="file")
+
+
+def _digest(data: bytes, name: str) -> bytes:
+    digest = hashlib.sha256(name.encode() + b"\0")
+    digest.update(data)
+    return digest.digest()
+
+
+def _id_of(document: Document, name: str) -> str:
+    content = "\0".join((name, document.title, document.text))
+    return f"file-{hashlib.sha256(content.encode()).hexdigest()[:24]}"
 
 
 def plain_name(name: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
+from dataclasses import replace
 from typing import Protocol
 
 from selfextend_rag.engine import Usage
@@ -103,6 +104,17 @@ class TextReply:
     def _object(self, text: str, ending: JsonObject) -> JsonObject:
         choice = {"index": 0, "text": text, "logprobs": None, **ending}
         return {**self._head, "choices": [choice]}
+
+
+def having_read(answer: Answer, tokens: int) -> Answer:
+    """Return an answer for which so many tokens of documents were read; they count as not cached.
+
+    They are a reading by the time that the question is put to it.
+    """
+    if not tokens:
+        return answer
+    fresh = max(0, answer.usage.cached_tokens - tokens)
+    return replace(answer, usage=replace(answer.usage, cached_tokens=fresh))
 
 
 def usage_of(usage: Usage) -> JsonObject:

@@ -7,14 +7,17 @@ that nobody gets an answer made otherwise than asked. Fields that never change a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.requests import Request
 
 from selfextend_rag.output.schema import schema_of
-from selfextend_rag.serve.errors import bad_request
+from selfextend_rag.serve.errors import ApiError, bad_request
 
 JsonObject = dict[str, Any]
+_Body = TypeVar("_Body", bound=BaseModel)
 
 # They name, bill, route or store a request; the answer is the same.
 _WITHOUT_EFFECT = frozenset(
@@ -46,6 +49,25 @@ _INSTEAD = {
     "frequency_penalty": "repetition_penalty is there",
     "presence_penalty": "repetition_penalty is there",
 }
+
+
+async def received(request: Request, form: type[_Body]) -> _Body:
+    """Return the body of a request, checked.
+
+    Raises:
+        ApiError: it is not sent as JSON.
+        ClientDisconnect: the client left.
+        RequestValidationError: it is no JSON, or not of this form.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":  # pages of other origins may send any other without asking
+        raise ApiError(
+            415, f"send JSON, with the header Content-Type: application/json, got {kind or 'none'}"
+        )
+    try:
+        return form.model_validate_json(await request.body())
+    except ValidationError as error:
+        raise RequestValidationError(error.errors(include_url=False)) from error
 
 
 class StreamOptions(BaseModel):

@@ -6,6 +6,7 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -64,12 +65,18 @@ def run(app: FastAPI, host: str, port: int, on_start: Callable[[str], None]) -> 
     """
     # Bound here: uvicorn ends the program where it can't listen.
     family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-    config = uvicorn.Config(
+    with socket.create_server((host, port), family=family) as bound:
+        _Server(server_config(app), app.state.served, on_start).run([bound])
+
+
+def server_config(app: FastAPI, **more: Any) -> uvicorn.Config:
+    """Return how uvicorn runs the server; ``more`` is what only a test or benchmark decides."""
+    return uvicorn.Config(
         app,
         log_config=None,
         access_log=False,
         server_header=False,
+        ws="none",
         timeout_graceful_shutdown=_LAST_WORDS_SECONDS,
+        **more,
     )
-    with socket.create_server((host, port), family=family) as bound:
-        _Server(config, app.state.served, on_start).run([bound])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 
 from fastapi import APIRouter, Request
@@ -15,54 +15,70 @@ from selfextend_rag.engine import in_thread
 from selfextend_rag.evidence import Evidence
 from selfextend_rag.llm import Answer, Reading
 from selfextend_rag.output.schema import schema_of
-from selfextend_rag.serve.answering import refusing
+from selfextend_rag.serve.answering import is_short_question, refusing, soon
 from selfextend_rag.serve.errors import bad_request
-from selfextend_rag.serve.reply import usage_of
+from selfextend_rag.serve.events import ModelResponse, Stream, event
+from selfextend_rag.serve.metrics import Watch
+from selfextend_rag.serve.reply import having_read, usage_of
+from selfextend_rag.serve.requests import JsonObject
 from selfextend_rag.serve.state import Served
-from selfextend_rag.serve.web.bodies import AskRequest, OfFiles
+from selfextend_rag.serve.web.bodies import AskRequest, CompareRequest, OfFiles
 from selfextend_rag.serve.web.documents import documents_of
 from selfextend_rag.serve.web.pace import Pace
-from selfextend_rag.serve.web.streams import Events, JsonObject, streamed
+
+Events = AsyncGenerator[tuple[str, JsonObject], None]
+"""Names of events, with JSON values."""
 
 
 def router(served: Served) -> APIRouter:
     """Return the routes."""
     routes = APIRouter()
 
+    async def read(body: OfFiles, watch: Watch) -> Stream:
+        asking = Asking(served, body)
+        await asking.check()
+        return stream_of(asking.read(), watch)
+
+    async def ask(body: AskRequest, watch: Watch) -> Stream:
+        history = [(asked, said) for asked, said in body.history]
+        asking = Asking(served, body, asked_in(body), history)
+        options = _options_of(body)
+        await asking.check(options)
+        return stream_of(asking.answer(options), watch)
+
     @routes.post("/read")
-    async def read(body: OfFiles, request: Request) -> Response:
-        return await streamed(served, request, begin_read(served, body))
+    async def to_read(request: Request) -> Response:
+        return ModelResponse(served, request, OfFiles, read)
 
     @routes.post("/ask")
-    async def ask(body: AskRequest, request: Request) -> Response:
-        return await streamed(served, request, begin_ask(served, body))
+    async def to_ask(request: Request) -> Response:
+        return ModelResponse(served, request, AskRequest, ask)
 
     return routes
 
 
-async def begin_read(served: Served, body: OfFiles) -> Events:
-    """Return the events of a reading, planned: what does not fit is refused.
+def asked_in(body: AskRequest | CompareRequest) -> str:
+    """Return the question of a request.
 
     Raises:
-        ApiError: as `errors.api_error` makes it.
-    """
-    asking = Asking(served, body)
-    await asking.check()
-    return asking.read()
-
-
-async def begin_ask(served: Served, body: AskRequest) -> Events:
-    """Return the events of a question, checked and planned.
-
-    Raises:
-        ApiError: as `errors.api_error` makes it.
+        ApiError: it is blank.
     """
     if not body.question.strip():
         bad_request("the question is empty", "question")
-    asking = Asking(served, body, body.question, [(asked, said) for asked, said in body.history])
-    options = _options_of(body)
-    await asking.check(options)
-    return asking.answer(options)
+    return body.question
+
+
+def stream_of(events: Events, watch: Watch) -> Stream:
+    """Return events as the page takes them; that of an error is called so."""
+
+    async def encoded() -> AsyncGenerator[bytes, None]:
+        async with aclosing(events):
+            async for name, data in events:
+                if name == "text":
+                    watch.speak()
+                yield event(data, name)
+
+    return Stream(encoded(), lambda error: event(error.body, "error"))
 
 
 class Asking:
@@ -77,7 +93,6 @@ class Asking:
     Attributes:
         documents: what is read, by the files' ids.
         longest: tokens of the answer at most.
-        reading: of the documents, once it is there.
 
     Raises:
         ApiError: there is no such file.
@@ -91,7 +106,8 @@ class Asking:
         history: list[tuple[str, str]] | None = None,
     ) -> None:
         self.documents = documents_of([served.files.get(file_id) for file_id in body.files])
-        self.reading: Reading | None = None
+        self._reading: Reading | None = None
+        self._read_tokens = 0  # of documents that had to be read
         self._served = served
         self._started = time.perf_counter()
         self._question, self._history = question, history or []
@@ -109,15 +125,24 @@ class Asking:
         with refusing("question" if question else "files"):
             if options:
                 await asyncio.to_thread(llm.check_options, **options)
-            if readings.find(documents, question, **self.space) is None:
+            kept = await soon(
+                lambda: readings.find(documents, question, **self.space),
+                here=is_short_question(question, self._history),
+            )
+            if kept is None:
                 await asyncio.to_thread(readings.plan, documents, question, **self.space)
+
+    @property
+    def reading(self) -> Reading:
+        """Return the reading of the documents, once its progress was taken."""
+        assert self._reading is not None
+        return self._reading
 
     async def read(self) -> Events:
         """Yield the progress of the reading, and how it came out."""
-        async with aclosing(self._reading()) as events:
+        async with aclosing(self.progress()) as events:
             async for each in events:
                 yield each
-        assert self.reading is not None  # otherwise it has raised
         yield (
             "read",
             {
@@ -130,29 +155,31 @@ class Asking:
 
     async def answer(self, options: JsonObject) -> Events:
         """Yield the progress of the reading, the text of the answer, and the answer."""
-        async with aclosing(self._reading()) as events:
+        async with aclosing(self.progress()) as events:
             async for each in events:
                 yield each
-        reading = self.reading
-        assert reading is not None  # otherwise it has raised
         options = {"max_new_tokens": self.longest, "history": self._history, **options}
         with refusing("question"):
-            stream = await in_thread(lambda: reading.stream(self._question, **options))
+            stream = await in_thread(lambda: self.reading.stream(self._question, **options))
         async with stream:
             async for text in stream:
                 yield "text", {"text": text}
-            answer = await stream.aanswer()
+            answer = self.counted(await stream.aanswer())
         self._served.metrics.count(answer.usage)
         seconds = time.perf_counter() - self._started
         yield "answer", {**answer_of(answer, self.documents), "seconds": seconds}
 
-    async def _reading(self) -> Events:
+    def counted(self, answer: Answer) -> Answer:
+        """Return an answer that counts as cached what was read before this request."""
+        return having_read(answer, self._read_tokens)
+
+    async def progress(self) -> Events:
         """Yield the progress of the reading, which is then there; none if it was kept."""
         loop, pace = asyncio.get_running_loop(), Pace()
         reported: asyncio.Queue[JsonObject | None] = asyncio.Queue()
 
         def note(done: int, total: int) -> None:  # in the model's thread
-            left = pace.seconds_left(done, total)
+            left, self._read_tokens = pace.seconds_left(done, total), total
             figures = {"done": done, "total": total, "seconds_left": left}
             loop.call_soon_threadsafe(reported.put_nowait, figures)
 
@@ -165,9 +192,12 @@ class Asking:
         try:
             while (figures := await reported.get()) is not None:
                 yield "progress", figures
-            self.reading = await coming
+            self._reading = await coming
         finally:
             coming.cancel()  # of no effect if it has ended
+            await asyncio.wait({coming})
+            if not coming.cancelled():
+                coming.exception()  # is raised above, or nobody is left to hear it
 
     @property
     def read_documents(self) -> list[Document]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from fastapi import APIRouter, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from selfextend_rag.documents import Document
 from selfextend_rag.engine import in_thread
@@ -17,51 +18,55 @@ from selfextend_rag.evals.comparison.passages import Index
 from selfextend_rag.evals.comparison.places import found_of
 from selfextend_rag.llm import Answer, Reading
 from selfextend_rag.serve.answering import refusing
-from selfextend_rag.serve.errors import bad_request
+from selfextend_rag.serve.events import ModelResponse, Stream
+from selfextend_rag.serve.metrics import Watch
+from selfextend_rag.serve.reply import having_read
+from selfextend_rag.serve.requests import JsonObject
 from selfextend_rag.serve.state import Served
-from selfextend_rag.serve.web.asking import Asking, evidence_of
+from selfextend_rag.serve.web.asking import Asking, Events, asked_in, evidence_of, stream_of
 from selfextend_rag.serve.web.bodies import CompareRequest
-from selfextend_rag.serve.web.streams import JsonObject, answered
 
 
 def router(served: Served) -> APIRouter:
     """Return the route."""
     routes = APIRouter()
 
+    async def compare(body: CompareRequest, watch: Watch) -> Stream:
+        asking = Asking(served, body, asked_in(body))
+        await asking.check()
+        found = await asyncio.to_thread(_retrieved, served, asking, body)
+        return stream_of(compared(served, asking, body, found), watch)
+
     @routes.post("/compare")
-    async def compare(body: CompareRequest, request: Request) -> Response:
-        return await answered(served, request, compared(served, body))
+    async def to_compare(request: Request) -> Response:
+        return ModelResponse(served, request, CompareRequest, compare)
 
     return routes
 
 
-async def compared(served: Served, body: CompareRequest) -> Response:
-    """Return both answers, how long each took, and what each had to rest on.
+async def compared(served: Served, asking: Asking, body: CompareRequest, found: _Found) -> Events:
+    """Yield the progress of the reading, then both answers with what they took and rested on.
 
     Both have the same space for the answer. Seconds are from documents that nobody has read to the
     answer: of a reading that is kept, those that it took are counted.
-
-    Raises:
-        ApiError: as `errors.api_error` makes it.
     """
-    if not body.question.strip():
-        bad_request("the question is empty", "question")
-    asking = Asking(served, body, body.question)
-    await asking.check()
-    reading = await served.readings.aget(asking.read_documents, body.question, **asking.space)
-    answer = await _asked(served, reading, body.question, asking.longest, evidence=True)
-    found = await asyncio.to_thread(_retrieved, served, asking, body)
+    async with aclosing(asking.progress()) as events:
+        async for each in events:
+            yield each
+    answer = asking.counted(await _asked(asking.reading, asking, body, evidence=True))
+    served.metrics.count(answer.usage)
     passages = await served.llm.aread(
         found.documents,
         max_new_tokens=asking.longest,
         question_reserve=len(served.llm.prompts.question(body.question)),
     )
-    other = await _asked(served, passages, body.question, asking.longest, evidence=False)
-    whole = _side(reading, answer, 0.0)
+    other = await _asked(passages, asking, body, evidence=False)
+    served.metrics.count(having_read(other, passages.plan.prompt_tokens).usage)
+    whole = _side(asking.reading, answer, 0.0)
     whole["evidence"] = evidence_of(answer.evidence, asking.documents)
     retrieved = _side(passages, other, found.seconds)
     retrieved["passages"] = found.passages
-    return JSONResponse({"whole": whole, "retrieved": retrieved, "retriever": "bm25"})
+    yield "compared", {"whole": whole, "retrieved": retrieved, "retriever": "bm25"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,16 +116,14 @@ def _shown(index: Index, place: int, score: float, files: list[str]) -> JsonObje
 
 
 async def _asked(
-    served: Served, reading: Reading, question: str, longest: int, *, evidence: bool
+    reading: Reading, asking: Asking, body: CompareRequest, *, evidence: bool
 ) -> Answer:
     """Return an answer, which ends early where the task is cancelled."""
     stream = await in_thread(
-        lambda: reading.stream(question, max_new_tokens=longest, evidence=evidence)
+        lambda: reading.stream(body.question, max_new_tokens=asking.longest, evidence=evidence)
     )
     async with stream:
-        answer = await stream.aanswer()
-    served.metrics.count(answer.usage)
-    return answer
+        return await stream.aanswer()
 
 
 def _side(reading: Reading, answer: Answer, searched: float) -> JsonObject:

@@ -25,12 +25,13 @@ class Pace:
         """Return the seconds to come, when so many tokens of all are read.
 
         None for the first call of several: how long its tokens waited for the model is not known.
+        A call with no more tokens than the first one is a first one, of a reading begun again.
         """
         share, now = done / total, self._clock()
         if done >= total:
             return 0.0
-        if self._first is None:
-            self._first = share, now
+        if self._first is None or share <= self._first[0]:
+            self._first, self._sums = (share, now), [0.0] * 5
             return None
         begun, started = self._first
         alone, seconds = share - begun, now - started

@@ -12,8 +12,8 @@ from selfextend_rag.documents import Document
 from selfextend_rag.llm.folder import KeptReading
 from selfextend_rag.serve.errors import ApiError
 from selfextend_rag.serve.files import StoredFile
+from selfextend_rag.serve.requests import JsonObject
 from selfextend_rag.serve.state import Served
-from selfextend_rag.serve.web.streams import JsonObject
 
 _Name = tuple[str, str, str | None]  # what tells documents apart
 

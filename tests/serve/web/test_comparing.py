@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from selfextend_rag.evals import Retrieval, compare
-from tests.serve.web.events import Connection
+from tests.serve.web.events import Connection, events_of
 from tests.serve.web.test_asking import FACT, FILLER, QUESTION
 
 OTHER = "The mill stands by the river, and its wheel has not moved since the flood. " * 25
@@ -19,9 +19,18 @@ async def files(client, upload):
     return [await upload(client, OTHER, "mill.txt"), await upload(client, STORY)]
 
 
+async def compared(client, body):
+    response = await client.post("/app/api/compare", json=body)
+    assert response.status_code == 200, response.text
+    *before, (name, both) = events_of(response.text)
+    assert {name for name, _ in before} <= {"progress"}
+    assert name == "compared"
+    return both
+
+
 async def test_both_sides_are_those_of_the_command_that_compares(client, llm, files):
     body = {"files": files, "question": QUESTION, "pieces": 2}
-    both = (await client.post("/app/api/compare", json=body)).json()
+    both = await compared(client, body)
     documents = [client.app.state.served.files.get(name).document for name in files]
     (expected,) = compare(llm, documents, [QUESTION], retrieval=Retrieval(passages=2)).questions
     whole, retrieved = both["whole"], both["retrieved"]
@@ -46,9 +55,9 @@ async def test_both_sides_are_those_of_the_command_that_compares(client, llm, fi
 async def test_a_reading_that_is_kept_serves_and_its_seconds_count(client, files):
     kept = client.app.state.served.readings
     body = {"files": files, "question": QUESTION}
-    first = (await client.post("/app/api/compare", json=body)).json()
+    first = await compared(client, body)
     (reading,) = kept.all()
-    again = (await client.post("/app/api/compare", json=body)).json()
+    again = await compared(client, body)
     assert [each.created for each in kept.all()] == [reading.created]
     assert again["whole"]["text"] == first["whole"]["text"]
     seconds = kept.get([file.document for file in client.app.state.served.files.all()]).seconds

@@ -98,7 +98,6 @@ export const fileWithText = (id) => json("GET", `api/files/${segment(id)}`);
 export const removeFile = (id) => json("DELETE", `../v1/files/${segment(id)}`);
 export const sample = (name) => json("POST", `api/samples/${segment(name)}`);
 export const plan = (body, signal) => json("POST", "api/plan", { body, signal });
-export const compare = (body, signal) => json("POST", "api/compare", { body, signal });
 export const readings = () => json("GET", "api/readings");
 export const openReading = (id) => json("POST", `api/readings/${segment(id)}/open`);
 export const deleteReading = (id) => json("DELETE", `api/readings/${segment(id)}`);
@@ -119,6 +118,7 @@ export function positions(groupSize, neighborWindow, length, signal) {
 
 export const read = (body, signal) => events("api/read", body, signal);
 export const ask = (body, signal) => events("api/ask", body, signal);
+export const compare = (body, signal) => events("api/compare", body, signal);
 
 /**
  * Yield the events of a stream as `{name, data}`; an event `error` is thrown.

@@ -4,10 +4,13 @@ import * as api from "./api.js";
 import { chosen, chosenIds } from "./documents.js";
 import { maxNewTokens } from "./questions.js";
 import { announce, byId, duration, element, number, showProblem, tokens } from "./page.js";
+import { progressText } from "./reading.js";
 import { passageList } from "./viewer.js";
 
 const result = byId("compare-result");
 const stop = byId("compare-stop");
+const state = element("p", { class: "hint" });
+const bar = element("progress", { "aria-label": "Comparing" });
 
 let running = null; // the AbortController of a comparison
 
@@ -39,7 +42,13 @@ async function compare() {
   try {
     const pieces = byId("compare-passages").valueAsNumber || 3;
     const body = { files: chosenIds(), question, pieces, max_new_tokens: maxNewTokens() };
-    show(await api.compare(body, running.signal));
+    let both = null;
+    for await (const { name, data } of api.compare(body, running.signal)) {
+      if (name === "progress") showProgress(data);
+      if (name === "compared") both = data;
+    }
+    if (both === null) throw new api.ServerError("the comparison broke off before its end; compare again");
+    show(both);
     announce("Both answers are there.");
   } catch (error) {
     result.replaceChildren();
@@ -55,8 +64,16 @@ function begin() {
   stop.hidden = false;
   byId("compare-run").disabled = true;
   result.setAttribute("aria-busy", "true");
-  result.replaceChildren(element("p", { class: "hint", text: "Both are being answered; documents that were not read yet are read first …" }),
-    element("progress", { "aria-label": "Comparing" }));
+  state.textContent = "Both are being answered; documents that were not read yet are read first …";
+  result.replaceChildren(state, bar);
+  bar.removeAttribute("value"); // until the first figures it is not known
+}
+
+function showProgress({ done, total, ...more }) {
+  bar.max = Math.max(1, total);
+  bar.value = done;
+  state.textContent = done < total ? progressText({ done, total, ...more }) : "Both are being answered …";
+  if (done >= total) bar.removeAttribute("value");
 }
 
 function end() {
