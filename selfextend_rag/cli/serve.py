@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING
 
 from typer import Argument, Option
@@ -61,7 +62,7 @@ class Serve(ReadingOptions):
             chosen, limit = self.planner_options(), self.memory_limits()
             llm = self.load(kv_bits=self.kv_bits, memory_limit=limit, **chosen)
             served = create_app(llm, settings, web=self.web)
-            self.keep(served.state.served.files, documents)
+        self.keep(served.state.served.files, documents)
         try:
             run(served, self.host, self.port, self.started)
         except OSError as error:
@@ -100,11 +101,20 @@ class Serve(ReadingOptions):
             )
 
     def keep(self, files: "FileStore", documents: "Sequence[Document]") -> None:
-        """Have the server keep documents as if they had been sent to it."""
+        """Have the server keep documents as if they had been sent to it.
+
+        Raises:
+            BadOption: they are too many.
+        """
+        from selfextend_rag.serve.files import NoSpace
+
         for document in documents:
             path = Path(document.source or document.title)
             size = path.stat().st_size if path.is_file() else len(document.text.encode())
-            file = files.keep(document, path.name, size)
+            try:
+                file = files.keep(document, path.name, size)
+            except NoSpace as error:
+                raise BadOption(str(error)) from error
             self.say(f"{path}: {file.id}")
 
     def started(self, address: str) -> None:
@@ -126,5 +136,6 @@ class App(Serve):
         """Say where the page is, and open it."""
         self.write_result({"address": f"{address}/app/"}, f"{address}/app/")
         self.say("Ctrl-C ends it")
-        if not self.no_browser:
-            webbrowser.open(f"{address}/app/")
+        if not self.no_browser:  # in a thread: one in the terminal keeps its caller waiting
+            page, name = f"{address}/app/", "selfextend-rag-browser"
+            Thread(None, webbrowser.open, name, (page,), daemon=True).start()

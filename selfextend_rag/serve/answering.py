@@ -145,7 +145,9 @@ def _without_system(messages: Sequence[JsonObject]) -> list[JsonObject]:
             said = []
         else:
             done.append(message)
-    return [*done, *({"role": "user", "content": text} for text in said)]
+    if said and done and isinstance(asked := done[-1].get("content"), str):
+        done[-1] = {**done[-1], "content": "\n\n".join([asked, *said])}
+    return done
 
 
 async def _attached(

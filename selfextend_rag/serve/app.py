@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from selfextend_rag.errors import SelfExtendError
 from selfextend_rag.llm import LongContextLLM
 from selfextend_rag.serve import chat
-from selfextend_rag.serve.errors import ApiError, api_error
+from selfextend_rag.serve.errors import ApiError, api_error, log_fault
 from selfextend_rag.serve.guard import Guard
 from selfextend_rag.serve.settings import ServerSettings
 from selfextend_rag.serve.state import Served
@@ -53,6 +53,7 @@ def create_app(
         lifespan=lifespan,
         docs_url=None,  # their pages load scripts from another host
         redoc_url=None,
+        openapi_url=None,  # it would not say what of OpenAI's API is there, as docs/server.md does
     )
     app.state.served = served
     app.add_exception_handler(ApiError, _said)
@@ -69,14 +70,21 @@ def create_app(
     if served.settings.allowed_origins:
         origins = list(served.settings.allowed_origins)
         app.add_middleware(
-            CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"]
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["Retry-After"],
         )
     app.add_middleware(Guard, settings=served.settings)
     return app
 
 
 async def _said(_: Request, error: Exception) -> Response:
-    return api_error(error).response()
+    known = api_error(error)
+    if isinstance(error, SelfExtendError):  # others are logged by uvicorn
+        log_fault(_log, known, error)
+    return known.response()
 
 
 async def _http(_: Request, error: Exception) -> Response:
@@ -90,6 +98,7 @@ def _add_models(app: FastAPI, served: Served) -> None:
     llm = served.llm
 
     def described() -> dict[str, object]:
+        longest = llm.planner.plan(llm.planner.extended_window - 1, 1)
         return {
             "id": served.model_name,
             "object": "model",
@@ -97,6 +106,8 @@ def _add_models(app: FastAPI, served: Served) -> None:
             "owned_by": "selfextend-rag",
             "max_model_len": llm.planner.extended_window,
             "pretraining_window": llm.planner.pretraining_window,
+            "group_size": longest.group_size,
+            "neighbor_window": longest.neighbor_window,
         }
 
     @app.get("/v1/models")

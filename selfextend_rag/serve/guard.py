@@ -7,6 +7,7 @@ import ipaddress
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from selfextend_rag.serve.errors import ApiError
@@ -33,13 +34,21 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        headers, send = Headers(scope=scope), _with_headers(send)
         try:
-            self._check(scope, Headers(scope=scope))
+            self._check(scope, headers)
         except ApiError as error:
-            await error.response()(scope, receive, send)
+            await self._refuse(error, headers.get("origin"))(scope, receive, send)
             return
-        bounded = _Bounded(receive, self.settings.max_body_bytes)
-        await self.app(scope, bounded, _with_headers(send))
+        await self.app(scope, _Bounded(receive, self.settings.max_body_bytes), send)
+
+    def _refuse(self, error: ApiError, origin: str | None) -> Response:
+        """Return the answer to what is not let in; pages of allowed origins may read it too."""
+        response = error.response()
+        if origin in self.settings.allowed_origins:
+            response.headers["access-control-allow-origin"] = str(origin)
+            response.headers["vary"] = "Origin"
+        return response
 
     def _check(self, scope: Scope, headers: Headers) -> None:
         host = headers.get("host", "")
@@ -67,7 +76,7 @@ class Guard:
         if wanted is None or scope["method"] == "OPTIONS" or _is_open(path):
             return
         scheme, _, given = headers.get("authorization", "").partition(" ")
-        same = hmac.compare_digest(given.strip().encode(), wanted.encode())
+        same = hmac.compare_digest(given.strip().encode("latin-1"), wanted.encode())
         if scheme.lower() != "bearer" or not same:
             raise ApiError(
                 401,
@@ -82,7 +91,10 @@ class Guard:
     def _is_allowed_origin(self, origin: str, host: str, scope: Scope) -> bool:
         if origin in self.settings.allowed_origins:
             return True
-        parts = urlsplit(origin)
+        try:
+            parts = urlsplit(origin)
+        except ValueError:  # no address, such as http://[
+            return False
         return parts.scheme in ("http", "https") and parts.netloc.lower() == host.lower()
 
 

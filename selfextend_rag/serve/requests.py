@@ -70,6 +70,11 @@ async def received(request: Request, form: type[_Body]) -> _Body:
         raise RequestValidationError(error.errors(include_url=False)) from error
 
 
+def _is_same(one: object, other: object) -> bool:
+    """Return whether two JSON values are equal: 0 is no false, though Python has it so."""
+    return one == other and isinstance(one, bool) is isinstance(other, bool)
+
+
 class StreamOptions(BaseModel):
     """``stream_options``."""
 
@@ -105,7 +110,7 @@ class Sampling(BaseModel):
         for name, value in (self.model_extra or {}).items():
             if name in _WITHOUT_EFFECT or (value is None and name in _ONE_WAY | _INSTEAD):
                 continue
-            if any(value == same for same in _ONE_WAY.get(name, ())):
+            if any(_is_same(value, same) for same in _ONE_WAY.get(name, ())):
                 continue
             if name not in _ONE_WAY and name not in _INSTEAD:
                 bad_request(f"unknown field {name}", name, "unknown_parameter")
@@ -139,17 +144,23 @@ class JsonSchemaFormat(BaseModel):
 class FormatText(BaseModel):
     """A ``response_format`` of plain text."""
 
+    model_config = ConfigDict(strict=True, extra="forbid")
+
     type: Literal["text"]
 
 
 class FormatObject(BaseModel):
     """A ``response_format`` of any JSON object."""
 
+    model_config = ConfigDict(strict=True, extra="forbid")
+
     type: Literal["json_object"]
 
 
 class FormatSchema(BaseModel):
     """A ``response_format`` of JSON that is valid for a schema."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
 
     type: Literal["json_schema"]
     json_schema: JsonSchemaFormat

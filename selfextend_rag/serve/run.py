@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from fastapi import FastAPI
 from selfextend_rag.serve.state import Served
 
 _LAST_WORDS_SECONDS = 5  # for streams to send how they ended
+_SECONDS_BETWEEN_LOOKS = 0.1
 
 
 class _Server(uvicorn.Server):
@@ -46,8 +48,12 @@ class _Server(uvicorn.Server):
             self._on_start(f"http://{shown}:{port}")
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Let running answers end, as long as the settings say."""
-        await self._served.admission.close(self._served.settings.shutdown_seconds)
+        """Let running answers end, as long as the settings say, or until Ctrl-C comes again."""
+        seconds = self._served.settings.shutdown_seconds
+        closing = asyncio.ensure_future(self._served.admission.close(seconds))
+        while not (closing.done() or self.force_exit):
+            await asyncio.wait({closing}, timeout=_SECONDS_BETWEEN_LOOKS)
+        self._served.admission.ended.set()
         await super().shutdown(sockets)
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#\sA-Z@]+")  # as browsers write it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +33,7 @@ class ServerSettings:
         shutdown_seconds: how long running answers may go on after the server was asked to stop.
 
     Raises:
-        ValueError: a number is out of range, or the key is empty.
+        ValueError: a number is out of range, the key is empty, or an origin is none.
     """
 
     model_name: str | None = None
@@ -57,5 +59,15 @@ class ServerSettings:
                 raise ValueError(f"{name} must be 0 or positive, got {getattr(self, name)}")
         if self.max_new_tokens is not None and self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens must be positive, got {self.max_new_tokens}")
-        if self.api_key is not None and not self.api_key.strip():
-            raise ValueError("api_key is empty; give one, or None for a server without")
+        if self.api_key is not None:
+            if not self.api_key.strip():
+                raise ValueError("api_key is empty; give one, or None for a server without")
+            object.__setattr__(self, "api_key", self.api_key.strip())  # a file's line end, perhaps
+        hosts = tuple(host.lower() for host in self.allowed_hosts)
+        object.__setattr__(self, "allowed_hosts", hosts)
+        for origin in self.allowed_origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f"allowed_origins are like https://a.example or http://a.example:8080, in "
+                    f"small letters and without a path, got {origin!r}"
+                )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 
 import pytest
 
@@ -67,10 +68,25 @@ def test_files_are_kept_from_the_start(made, capsys):
     assert f"examples/documents/genesis.txt: {file.id}" in capsys.readouterr().err
 
 
+def test_more_files_than_are_kept_are_refused_in_one_line(made, capsys, monkeypatch):
+    keep = command.Serve.keep
+
+    def kept_by_a_small_server(self, files, documents):
+        files.most = 0
+        keep(self, files, documents)
+
+    monkeypatch.setattr(command.Serve, "keep", kept_by_a_small_server)
+    assert main(["serve", "examples/documents/genesis.txt"]) == 2
+    assert "the server keeps 0 files" in capsys.readouterr().err
+
+
 def test_app_opens_the_page(made, capsys, monkeypatch):
     opened = []
     monkeypatch.setattr(command.webbrowser, "open", opened.append)
     assert main(["app"]) == 0
+    for thread in threading.enumerate():
+        if thread.name == "selfextend-rag-browser":
+            thread.join()
     assert opened == ["http://127.0.0.1:8000/app/"]
     assert main(["app", "--no-browser"]) == 0
     assert len(opened) == 1

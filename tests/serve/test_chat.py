@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from selfextend_rag.serve.events import event
 from tests.serve.conftest import STORY
 
 CONVERSATION = [
@@ -54,6 +55,7 @@ def test_a_stream_has_the_same_answer_then_its_end_then_its_usage(client):
     assert text == whole["choices"][0]["message"]["content"]
     assert last["choices"][0]["finish_reason"] == whole["choices"][0]["finish_reason"]
     assert usage["choices"] == []
+    assert all(part["usage"] is None for part in [*parts, last])  # as OpenAI has it
     assert usage["usage"]["total_tokens"] == whole["usage"]["total_tokens"]
     assert {part["id"] for part in chunks} == {chunks[0]["id"]}
 
@@ -112,6 +114,51 @@ def test_a_file_may_come_with_the_message(client, story):
     messages = [{"role": "user", "content": [{"type": "file", "file": file}, text]}]
     brought = asked(client, messages=messages).json()["choices"]
     assert brought == asked(client, messages=about(story, text["text"])).json()["choices"]
+
+
+def test_a_file_that_comes_with_the_message_needs_no_space(listen):
+    """A server that keeps as many files as it may refused them all."""
+    server = listen(max_files=1)
+    with server.client() as client:
+        client.post("/v1/files", files={"file": ("full.txt", "The server is full.")})
+        data = base64.b64encode(STORY.encode()).decode()
+        file = {"filename": "mill.txt", "file_data": data}
+        text = {"type": "text", "text": "What is the height of the old mill?"}
+        messages = [{"role": "user", "content": [{"type": "file", "file": file}, text]}]
+        assert "6400" in asked(client, messages=messages).json()["choices"][0]["message"]["content"]
+        assert len(server.served.files) == 1
+
+
+def test_what_was_read_for_an_answer_is_not_cached(client):
+    """The first answer about a file said that all of it had been read before."""
+    text = "The owner of the forge is Maud, and it has three fires."
+    file = client.post("/v1/files", files={"file": ("forge.txt", text)}).json()["id"]
+    cached = [
+        asked(client, messages=about(file, "Who is the owner?")).json()["usage"][
+            "prompt_tokens_details"
+        ]["cached_tokens"]
+        for _ in range(2)
+    ]
+    assert cached[0] == 0
+    assert cached[1] > 10
+
+
+def test_all_of_a_conversation_about_a_file_is_read(client, server, story, monkeypatch):
+    """What a system message said behind the last question was dropped; without text it was None."""
+    seen = []
+    find = server.served.readings.find
+    monkeypatch.setattr(
+        server.served.readings, "find", lambda _, question, **more: seen.append(question)
+    )
+    question = about(story, "How high is it?")
+    system = {"role": "system", "content": "Answer in one word."}
+    assert asked(client, messages=[*question, system]).status_code == 200
+    assert seen == ["How high is it?\n\nAnswer in one word."]
+    monkeypatch.setattr(server.served.readings, "find", find)
+    for nothing in ({"role": "system", "content": None}, {"role": "system"}):
+        refused = asked(client, messages=[nothing, *question])
+        assert refused.status_code == 400
+        assert "no text" in refused.json()["error"]["message"]
 
 
 def test_a_conversation_about_a_file_goes_on(client, story):
@@ -210,6 +257,37 @@ def test_what_cant_be_had_is_refused_in_words(client, body, status, says):
     assert response.status_code == status
     assert says in response.json()["error"]["message"]
     assert response.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_zero_is_no_false(client):
+    """``logprobs: 0`` of a completion asks for those of the tokens that were chosen."""
+    body = {"model": "bundled", "prompt": "The", "logprobs": 0, "max_tokens": 1}
+    refused = client.post("/v1/completions", json=body)
+    assert refused.status_code == 400
+    assert "logprobs=0" in refused.json()["error"]["message"]
+    assert client.post("/v1/completions", json=body | {"logprobs": False}).is_success
+
+
+def test_what_is_wrong_is_shown_in_short(client):
+    refused = asked(client, messages="long " * 100_000)
+    assert refused.status_code == 400
+    assert len(refused.text) < 1000
+
+
+def test_other_than_json_is_refused(client):
+    """A page of another origin may send plain text without asking."""
+    plain = {"content-type": "text/plain"}
+    body = json.dumps({"model": "bundled", "messages": CONVERSATION})
+    refused = client.post("/v1/chat/completions", content=body, headers=plain)
+    assert (refused.status_code, refused.json()["error"]["type"]) == (415, "invalid_request_error")
+
+
+@pytest.mark.parametrize("text", ["one\u2028two", "one\x85two\x0bthree", "half \ud83d of a pair"])
+def test_an_event_is_one_line_for_every_client(text):
+    """Clients that split lines as Python does broke off within the JSON."""
+    sent = event({"text": text}).decode()
+    assert len(sent.splitlines()) == 2
+    assert json.loads(sent.removeprefix("data: ")) == {"text": text}
 
 
 def test_what_asks_for_what_is_done_anyway_is_taken(client):

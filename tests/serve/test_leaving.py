@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -13,6 +15,8 @@ import httpx
 import pytest
 
 from selfextend_rag.engine import Job, worker_of
+from selfextend_rag.serve import ServerSettings, create_app
+from selfextend_rag.serve.run import _Server, server_config
 from tests.serve.test_chat import about, events
 
 # Takes many seconds: a text of this length can't end early.
@@ -146,6 +150,28 @@ def program():
             text += process.stdout.readline()
         yield process, json.loads(text)["address"]
         process.kill()
+
+
+def test_ctrl_c_twice_ends_it_at_once(llm, monkeypatch):
+    """The second one had no effect before the time for running answers was over."""
+    monkeypatch.setattr(_Server, "capture_signals", contextlib.nullcontext)  # no main thread
+    app = create_app(llm, ServerSettings(model_name="bundled", shutdown_seconds=3600))
+    server = _Server(server_config(app), app.state.served, lambda _: None)
+    with socket.create_server(("127.0.0.1", 0)) as bound:
+        thread = threading.Thread(target=server.run, args=([bound],))
+        thread.start()
+        until(lambda: server.started)
+        url = f"http://127.0.0.1:{bound.getsockname()[1]}/v1/chat/completions"
+        with httpx.stream("POST", url, json={**LONG, "stream": True}, timeout=60) as response:
+            lines = response.iter_lines()
+            next(lines)
+            for _ in range(2):
+                server.handle_exit(signal.SIGINT, None)
+                until(app.state.served.admission.closing.is_set)
+            data = [line for line in lines if line.startswith("data: ")]
+        thread.join(60)
+    assert not thread.is_alive()
+    assert json.loads(data[-2].removeprefix("data: "))["error"]["code"] == "shutting_down"
 
 
 def test_sigterm_lets_short_answers_end(program):

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
+from selfextend_rag.documents import Document
+from selfextend_rag.serve import ServerSettings
+from selfextend_rag.serve.files import FileStore, NoSpace
 from selfextend_rag.serve.guard import is_loopback
 from tests.serve.conftest import STORY
 
@@ -13,6 +18,11 @@ def test_the_model_says_its_windows(client, llm):
     assert model["id"] == "bundled"
     assert model["max_model_len"] == llm.planner.extended_window
     assert model["pretraining_window"] == 512
+    longest = llm.planner.plan(model["max_model_len"] - 1, 1).settings
+    assert (model["group_size"], model["neighbor_window"]) == (
+        longest.group_size,
+        longest.neighbor_window,
+    )
     assert client.get("/v1/models/bundled").json() == model
     assert client.get("/v1/models/other").status_code == 404
 
@@ -79,6 +89,26 @@ def test_a_key_is_wanted_where_one_is_set(listen):
         assert client.get("/health").json() == {"status": "ok"}
 
 
+@pytest.mark.parametrize("key", ["schlüssel", "secret\n"])
+def test_a_key_may_be_any_text_and_come_from_a_file(listen, key):
+    """Letters beyond ASCII, and the line end of a file, made a key that no client could send."""
+    with listen(api_key=key).client() as client:
+        sent = [(b"authorization", f"Bearer {key.strip()}".encode())]
+        assert client.get("/v1/models", headers=sent).status_code == 200
+        assert client.get("/v1/models", headers={"Authorization": "Bearer s"}).status_code == 401
+
+
+@pytest.mark.parametrize("origin", ["https://a.example/", "a.example", "*", "https://A.example"])
+def test_an_origin_that_no_browser_sends_is_refused(origin):
+    with pytest.raises(ValueError, match="allowed_origins"):
+        ServerSettings(allowed_origins=(origin,))
+
+
+def test_names_of_hosts_are_told_apart_whatever_their_case(listen):
+    with listen(allowed_hosts=("Docs.Example",)).client() as client:
+        assert client.get("/v1/models", headers={"Host": "docs.example"}).status_code == 200
+
+
 def test_other_names_of_the_host_are_refused(client, listen):
     for host in ("evil.example", "evil.example:8000", "127.0.0.1.evil.example", ""):
         refused = client.get("/v1/models", headers={"Host": host})
@@ -90,7 +120,9 @@ def test_other_names_of_the_host_are_refused(client, listen):
         assert other.get("/v1/models", headers={"Host": "any.example"}).status_code == 200
 
 
-@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1:1"])
+@pytest.mark.parametrize(
+    "origin", ["https://evil.example", "null", "http://127.0.0.1:1", "http://["]
+)
 def test_pages_of_other_origins_are_refused(client, origin):
     for method, path in (("POST", "/v1/files"), ("DELETE", "/v1/files/x"), ("GET", "/v1/models")):
         refused = client.request(method, path, headers={"Origin": origin})
@@ -105,13 +137,47 @@ def test_its_own_pages_and_allowed_ones_are_let_in(server, client, listen):
         assert allowed.headers["access-control-allow-origin"] == page
         asks = {"Origin": page, "Access-Control-Request-Method": "POST"}
         assert other.options("/v1/files", headers=asks).status_code == 200
+    with listen(allowed_origins=(page,), api_key="secret").client() as other:
+        refused = other.get("/v1/models", headers={"Origin": page})
+        assert refused.status_code == 401
+        assert refused.headers["access-control-allow-origin"] == page  # or it can't be read
 
 
 def test_every_answer_forbids_guessing_types_and_frames(client):
-    for path in ("/v1/models", "/nowhere", "/v1/files/none"):
-        headers = client.get(path).headers
+    for path, host in (
+        ("/v1/models", "localhost"),
+        ("/nowhere", "localhost"),
+        ("/v1/files/none", "localhost"),
+        ("/v1/models", "evil.example"),
+    ):
+        headers = client.get(path, headers={"Host": host}).headers
         assert headers["x-content-type-options"] == "nosniff"
         assert headers["x-frame-options"] == "DENY"
+
+
+async def test_files_that_come_at_once_stay_in_their_bounds():
+    """Each was measured against what was kept, and not against those on their way."""
+    store = FileStore(3, 1000)
+    coming = [store.add(f"Text number {n}.".encode(), f"{n}.txt") for n in range(9)]
+    found = await asyncio.gather(*coming, return_exceptions=True)
+    assert [isinstance(each, NoSpace) for each in found] == [False] * 3 + [True] * 6
+    assert len(store) == 3
+    again = await store.add(b"Text number 1.", "1.txt")  # is there already, so it needs no space
+    assert again is found[1]
+    store.remove(again.id)
+    assert (await store.add(b"Text number 1.", "1.txt")).id == again.id
+
+
+async def test_a_file_is_parsed_once_however_often_it_comes(monkeypatch):
+    store, parsed = FileStore(9, 1000), []
+    parse = Document.from_bytes
+    monkeypatch.setattr(
+        Document, "from_bytes", lambda data, name: parsed.append(name) or parse(data, name)
+    )
+    for _ in range(3):
+        assert (await store.document_of(b"A text.", "a.txt")).text == "A text."
+    await store.add(b"A text.", "b.txt")
+    assert parsed == ["a.txt", "b.txt"]
 
 
 def test_figures_count_what_was_done(client):
@@ -124,6 +190,9 @@ def test_figures_count_what_was_done(client):
     tokens = 'selfextend_rag_tokens_total{kind="prompt"}'
     assert after[tokens] - before.get(tokens, 0) == usage["prompt_tokens"]
     assert after["selfextend_rag_requests_admitted"] == 0
+    client.post("/v1/chat/completions", json={"model": 7})
+    wrong = 'selfextend_rag_requests_total{route="/v1/chat/completions",status="400"}'
+    assert figures(client)[wrong] - after.get(wrong, 0) == 1
 
 
 def figures(client):
