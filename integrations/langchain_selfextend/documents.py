@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import PurePath
 from typing import Any, Literal
 
@@ -99,6 +99,7 @@ class FileLoader(BaseLoader):
         encoding: their character encoding; found out by default.
         ocr: recognise the text of pages that are pictures; off by default.
         strict: refuse a file with remarks as severe as this; see ``Document.from_file``.
+        progress: called with pages read and pages in all, of each PDF.
 
     Raises:
         DocumentError: a file can't be read, or has no text; while loading.
@@ -111,9 +112,13 @@ class FileLoader(BaseLoader):
         encoding: str | None = None,
         ocr: bool = False,
         strict: bool | Literal["note", "warning", "loss"] = False,
+        progress: Callable[[int, int], None] | None = None,
     ) -> None:
         self.paths, self.skipped = paths, list[SkippedFile]()
-        self._options: Any = {"glob": glob, "encoding": encoding, "ocr": ocr, "strict": strict}
+        self._options: Any = {
+            **{"glob": glob, "encoding": encoding, "ocr": ocr, "strict": strict},
+            "progress": progress,
+        }
 
     def lazy_load(self) -> Iterator[LangChainDocument]:
         """Yield the documents.

@@ -33,7 +33,8 @@ _EXTENSIONS = {
     **{".epub": "epub", ".msg": "msg"},
     **{".eml": "eml", ".emlx": "eml", ".mbox": "mbox", ".mht": "mhtml", ".mhtml": "mhtml"},
     **{".docx": "docx", ".docm": "docx", ".pptx": "pptx", ".xlsx": "xlsx", ".xlsm": "xlsx"},
-    **{".odt": "opendocument", ".odp": "opendocument", ".ods": "opendocument"},
+    **dict.fromkeys((".odt", ".odp", ".ods", ".odg"), "opendocument"),
+    **dict.fromkeys((".fodt", ".fodp", ".fods", ".fodg"), "opendocument"),
 }
 
 # Kinds that are no text, by their first bytes; a ZIP archive is looked at more closely.
@@ -87,6 +88,9 @@ _READERS = {
     "xlsx": "office.sheets:read_xlsx",
 }
 
+_FLAT_OPENDOCUMENT = re.compile(
+    rb"<(?:[\w.-]+:)?document\s[^>]*urn:oasis:names:tc:opendocument:xmlns:office:1\.0"
+)
 _PDF_OBJECT = re.compile(rb"\d\s+\d+\s+obj\b")  # where the header is damaged
 # The headers of a message, after what Apple Mail or a mailbox puts before them.
 _MAIL_HEADERS = re.compile(
@@ -176,6 +180,8 @@ def _binary_kind(data: bytes, name: str) -> str | None:
         return "pdf"
     if mail := _mail_kind(data, name):
         return mail
+    if _FLAT_OPENDOCUMENT.search(data[: 1 << 14].replace(b"\0", b"")):  # of UTF-16 too
+        return "opendocument"
     kind = next((kind for start, kind in _SIGNATURES if data.startswith(start)), None)
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         kind = "a WebP image"

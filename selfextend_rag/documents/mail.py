@@ -30,6 +30,12 @@ _ENCRYPTED = ("multipart/encrypted", "application/pkcs7-mime", "application/x-pk
 _MESSAGE_START = re.compile(
     rb"(?:\A|(?<=\n\n)|(?<=\n\r\n))From [^\n]*\d\d:\d\d[^\n]*\n(?=[!-9;-~]+:)"
 )
+# Files written into a text, as programs did before MIME: uuencode, and its form in base64.
+_FILES_IN_TEXT = re.compile(
+    r"^begin [0-7]{3,4} (?P<uu>[^\n]+)\n(?P<lines>(?:[!-`][ -`]{1,85}\n)+)(?:[` ]?\n)?end *$"
+    r"|^begin-base64 [0-7]{3,4} (?P<base64>[^\n]+)\n(?P<coded>(?:[\w+/=]{1,76}\n)*?)==== *$",
+    re.MULTILINE,
+)
 _ADDRESS = re.compile(r"\b(?:https?://|www\.|mailto:)\S+")
 
 
@@ -177,6 +183,7 @@ class Mail:
             text = normalize_newlines(self.text(_bytes(part), part.get_content_charset())).strip()
             if "-----BEGIN PGP MESSAGE-----" in text:
                 self.remark("loss", "encrypted", "passage is encrypted, and in the text as such")
+            text = _FILES_IN_TEXT.sub(self._in_text, text).strip()
             return _unwrapped(text, part) if part.get_param("format") == "flowed" else text
         else:
             self._attached(part)
@@ -224,6 +231,16 @@ class Mail:
         if self.titles:
             self.titles[-1] = self.titles[-1] or page.title
         return page.text
+
+    def _in_text(self, found: re.Match[str]) -> str:
+        """Note a file that is written into a text, and return what the text has in its place."""
+        if found["uu"]:
+            size = sum(ord(line[0]) - 32 & 63 for line in found["lines"].splitlines())
+        else:
+            size = len(re.sub(r"[\n=]", "", found["coded"])) * 3 // 4
+        name = (found["uu"] or found["base64"]).strip()
+        self.files.append(f"{name} (written into the text, {size} bytes)")
+        return ""
 
     def _attached(self, part: Message) -> None:
         name = self._decoded(part.get_filename() or "without a name")

@@ -10,7 +10,7 @@ import ctypes
 import math
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import cycle, pairwise, repeat
 from typing import Any
 
@@ -19,6 +19,7 @@ import pypdfium2.raw as raw
 
 Box = tuple[float, float, float, float]
 _DELETED = "\0"
+_OUTER = (min, max, min, max)  # what left, right, bottom and top of several boxes are
 _NO_LETTER = re.compile("[\x01-\x09\x0b-\x1f\x7f-\x9f\ue000-\uf8ff\ufdd0-\ufdef\ufff0-\uffff]")
 # The marks of lists in Microsoft's symbol fonts, the hyphen that U+00AD shows, and white space.
 _MARKS = {0xF0B7: "•", 0xF0A7: "▪", 0xF0D8: "➢", 0xF0FC: "✓", 0xAD: "-", 9: " ", 13: " ", 0: None}
@@ -87,11 +88,15 @@ def text_of(page: pdfium.PdfTextPage, filled: Sequence[float]) -> str:
             _join_letters(page, chars, *match.span())
     leftward = len(_RIGHT_TO_LEFT.findall(text))
     rightward = leftward < len(re.findall(r"[^\W\d_]", text)) / 2
-    for match in re.finditer("[^\r\n]+", text) if filled or leftward else ():
-        _, _, bottom, height = _box(page, match.start())
+    spans, broken = [match.span() for match in re.finditer("[^\r\n]+", text)], set[int]()
+    if any(map(_is_mark, set(text))):
+        spans = [part for span in spans for part in _lines_in(page, chars, text, *span)]
+        broken = _join_marked(page, text, spans)
+    for start, end in spans if filled or leftward or broken else ():
+        _, _, bottom, height = _box(page, start)
         gaps = any(bottom < middle < bottom + height for middle in filled)
-        if gaps or _RIGHT_TO_LEFT.search(match[0]):
-            _put_in_order(page, chars, *match.span(), rightward)
+        if gaps or start in broken or _RIGHT_TO_LEFT.search(text[start:end]):
+            _put_in_order(page, chars, start, end, rightward)
     text = "".join(chars).replace("\r\n", "\n").translate(_MARKS)
     text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     text = _NO_LETTER.sub("\ufffd", text)
@@ -101,8 +106,7 @@ def text_of(page: pdfium.PdfTextPage, filled: Sequence[float]) -> str:
 def _character(page: pdfium.PdfTextPage, index: int) -> str:
     code = raw.FPDFText_GetUnicode(page, index)
     if code == 0:  # lost text, unless the font gives it no width
-        left, right, _, _ = _box(page, index)
-        return "\ufffd" if right - left > 0.01 else _DELETED
+        return "\ufffd" if _width(page, index) > 0.01 else _DELETED
     return chr(code) if code < 0x110000 else "\ufffd"
 
 
@@ -140,6 +144,79 @@ def _join_lines(page: pdfium.PdfTextPage, chars: list[str], index: int) -> None:
         chars[index : index + 2] = [" " if left - right > 0.1 * small else _DELETED, _DELETED]
 
 
+def _is_mark(char: str) -> bool:
+    return unicodedata.category(char[:1] or " ") == "Mn"
+
+
+def _join_marked(page: pdfium.PdfTextPage, text: str, spans: list[tuple[int, int]]) -> set[int]:
+    """Join the parts of lines that end where a mark is set higher or lower than the letters.
+
+    Some programs place each vowel sign of Arabic or Hebrew by itself. Joined are parts that pdfium
+    has one after another, side by side, with letters on one base line, or with one at most.
+
+    Args:
+        spans: where lines begin and end; those of a line that was broken become one.
+
+    Returns:
+        where these begin.
+    """
+    lines: list[tuple[int, int]] = []
+    broken = set()
+    extents: list[float] = []  # of the last line: left, right, bottom, top
+    base = math.nan
+    for start, end in spans:
+        visible = [index for index in range(start, end) if _width(page, index) > 0.01]
+        boxes = [_box(page, index) for index in visible]
+        letters = [index for index in visible if not _is_mark(text[index])]
+        if not boxes:
+            continue
+        own = _base_line(page, letters[0]) if letters else math.nan
+        edges = [(left, right, bottom, bottom + height) for left, right, bottom, height in boxes]
+        sides = list(map(lambda f, *of: f(of), _OUTER, *edges))
+        height = max(box[3] for box in boxes)
+        joins = (
+            extents
+            and max(sides[0], extents[0]) - min(sides[1], extents[1]) < 0.5 * height
+            and min(sides[3], extents[3]) - max(sides[2], extents[2]) > 0.3 * height
+            and (len(letters) < 2 or not abs(own - base) >= 0.1 * height)  # NaN is any height
+            and any(map(_is_mark, text[lines[-1][0] : end]))
+        )
+        if joins:
+            start = lines.pop()[0]
+            broken.add(start)
+            sides = list(map(lambda f, *of: f(of), _OUTER, sides, extents))
+            own = own if math.isnan(base) or len(letters) > 1 else base
+        lines.append((start, end))
+        extents, base = sides, own
+    spans[:] = lines
+    return broken
+
+
+def _lines_in(
+    page: pdfium.PdfTextPage, chars: list[str], text: str, start: int, end: int
+) -> Iterator[tuple[int, int]]:
+    """Yield where the lines begin and end that pdfium takes for one, after a mark that is high."""
+    letters = [i for i in range(start, end) if not (text[i].isspace() or _is_mark(text[i]))]
+    for one, other in pairwise(letters):
+        apart = abs(_base_line(page, one) - _base_line(page, other))
+        if text[other - 1] == " " and apart > _box(page, other)[3]:
+            chars[other - 1] = "\n"
+            yield start, other - 1
+            start = other
+    yield start, end
+
+
+def _width(page: pdfium.PdfTextPage, index: int) -> float:
+    left, right, _, _ = _box(page, index)
+    return right - left
+
+
+def _base_line(page: pdfium.PdfTextPage, index: int) -> float:
+    x, y = ctypes.c_double(), ctypes.c_double()
+    raw.FPDFText_GetCharOrigin(page, index, x, y)
+    return y.value
+
+
 def _put_in_order(
     page: pdfium.PdfTextPage, chars: list[str], start: int, end: int, rightward: bool
 ) -> None:
@@ -152,19 +229,22 @@ def _put_in_order(
     marks = []
     for index in range(start, end):
         char = chars[index]
-        if char == _DELETED or (char == " " and raw.FPDFText_IsGenerated(page, index) == 1):
-            continue
         left, right, _, height = _box(page, index)
-        if unicodedata.combining(char[0]):
-            marks.append((left + right, char))
+        unseen = char.isspace() and (right - left < 0.01 or raw.FPDFText_IsGenerated(page, index))
+        if char == _DELETED or unseen:
+            continue
+        if _is_mark(char):
+            marks.append(((left + right) / 2, char))
         elif glyphs and glyphs[-1][:2] == [left, right]:
             pair = (char, glyphs[-1][3]) if _RIGHT_TO_LEFT.match(char) else (glyphs[-1][3], char)
             glyphs[-1][3] = "".join(pair)
         else:
             glyphs.append([left, right, height, char])
     glyphs.sort(key=lambda glyph: glyph[0])
+    bases = [glyph for glyph in glyphs if glyph[3] != " "] or glyphs
+    marks.sort(key=lambda mark: unicodedata.combining(mark[1][0]))
     for middle, mark in marks if glyphs else ():
-        min(glyphs, key=lambda glyph: abs(glyph[0] + glyph[1] - middle))[3] += mark
+        min(bases, key=lambda glyph: _distance(glyph, middle))[3] += mark
     seen: list[str] = []
     for before, (left, _, height, text) in zip([None, *glyphs], glyphs, strict=False):
         if before and left - before[1] > 0.12 * height and " " not in (before[3], text):
@@ -173,6 +253,12 @@ def _put_in_order(
     line = "".join(_as_read(seen, rightward))
     line = _paired(line) if _RIGHT_TO_LEFT.search(line) else line
     chars[start:end] = [line, *[_DELETED] * (end - start - 1)]
+
+
+def _distance(glyph: Sequence[float], middle: float) -> tuple[float, float]:
+    """Return how far a mark's middle is from a glyph, and from the glyph's own middle."""
+    left, right = glyph[:2]
+    return max(left - middle, middle - right, 0.0), abs(left + right - 2 * middle)
 
 
 def _as_read(seen: list[str], rightward: bool) -> list[str]:

@@ -273,6 +273,9 @@ def test_formulas_are_written_once_and_their_parts_apart(formula, text):
         ("a<textarea>b", "cut off", ("warning", 1)),
         ("<style>.a::before { content: 'Net: ' } .b:after{content:'\\f101'}</style>a",
          "text in styles", ("warning", 1)),
+        ("<style>h2 {counter-increment: n} h2::before {content: counter(n) '. '}"
+         "ol {list-style: lower-alpha} ul {list-style: none}</style><h2>a</h2>",
+         "numbers in styles", ("warning", 2)),
         ("a\ud800b", "lone surrogates", ("loss", 1)),
     ],
 )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import binascii
 import quopri
 import random
 import time
@@ -38,6 +39,22 @@ def composed(text: str, html: str | None = None) -> EmailMessage:
     if html is not None:
         message.add_alternative(html, subtype="html")
     return message
+
+
+@pytest.mark.parametrize("coding", ["uu", "base64"])
+def test_files_written_into_the_text_are_named_and_are_no_text(tmp_path, coding):
+    """Nine lines of M-, as programs before MIME attached files, were read as prose."""
+    data = bytes(range(256)) * 2
+    if coding == "uu":
+        lines = [binascii.b2a_uu(data[at : at + 45]).decode() for at in range(0, len(data), 45)]
+        block = f"begin 644 plan a.pdf\n{''.join(lines)}`\nend\n"
+    else:
+        block = f"begin-base64 644 plan a.pdf\n{base64.encodebytes(data).decode()}====\n"
+    prose = "begin 1 day before the\nend of May"
+    document = read(tmp_path, mail(f"See the plan.\n\n{block}\n{prose}\n"))
+    assert document.text == f"{TOP}See the plan.\n\n\n\n{prose}"
+    assert document.metadata["attachments"] == ["plan a.pdf (written into the text, 512 bytes)"]
+    assert remarks(document) == {"attached files": ("warning", 1)}
 
 
 @pytest.mark.parametrize(

@@ -225,6 +225,40 @@ def test_repetitions_are_bounded_and_what_is_left_out_is_counted(tmp_path):
     assert remarks(document)["repetitions"][0] == "loss"
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_a_flat_file_reads_like_a_zipped_one(tmp_path, encoding):
+    chart = "<office:document><office:meta><dc:creator>Ann</dc:creator></office:meta><office:body>"
+    body = (
+        "<office:text><text:h text:outline-level='1'>Plan</text:h><text:p>Check Größe."
+        f"<text:note><text:note-body>{p('a note')}</text:note-body></text:note></text:p>"
+        f"<text:p><draw:frame><draw:object>{chart}{p('Costs by year')}</office:body>"
+        "</office:document></draw:object><draw:image><office:binary-data>aGVsbG8gd29ybGQ="
+        f"</office:binary-data></draw:image></draw:frame></text:p></office:text>"
+    )
+    margins = f"<style:header>{p('Pump Ltd.')}</style:header>"
+    meta = "<office:meta><dc:title>The pump</dc:title></office:meta>"
+    flat = (
+        f'<?xml version="1.0" encoding="{encoding}"?><office:document {ODF} '
+        f'office:mimetype="application/vnd.oasis.opendocument.text">{meta}<office:master-styles>'
+        f'<style:master-page style:name="a">{margins}</style:master-page></office:master-styles>'
+        f"<office:body>{body}</office:body></office:document>"
+    )
+    read_flat = read(tmp_path, flat.encode(encoding), "a.fodt")
+    assert read_flat.text == read(tmp_path, opendocument(body, margins=margins)).text
+    assert read_flat.text.split("\n\n") == [
+        *("# Plan", "Check Größe. [a note]", "Costs by year", "On pages: Pump Ltd."),
+    ]
+    assert (read_flat.title, read_flat.metadata["format"]) == ("The pump", "fodt")
+    assert read_flat.remarks == ()
+
+
+def test_programs_in_a_file_are_remarked(tmp_path):
+    module, listed = "Basic/Standard/Module1.xml", "Basic/Standard/script-lb.xml"
+    body = f"<office:text>{p('Plan')}</office:text>"
+    data = opendocument(body, parts={module: "<module/>", listed: "<library/>"})
+    assert remarks(read(tmp_path, data)) == {"macros": ("note", 1)}
+
+
 def test_an_encrypted_file_is_refused_by_its_password(tmp_path):
     entry = "<m:file-entry><m:encryption-data/></m:file-entry>"
     manifest = f"<m:manifest xmlns:m='urn:m'>{entry}</m:manifest>"

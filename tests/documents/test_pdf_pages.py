@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 import subprocess
 import sys
 import textwrap
+import unicodedata
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 
@@ -91,14 +93,23 @@ def test_runs_that_fill_gaps_in_others_are_read_where_they_are():
     )
 
 
-def seen(*lines: str | list[str]) -> bytes:
-    """Lines of glyphs as they are seen, from left to right, each known by the text it is."""
+def seen(*lines: str | list[str], heights: dict[str, float] | None = None) -> bytes:
+    """Lines of glyphs as they are seen, from left to right, each known by the text it is.
+
+    Glyphs that have a height are placed apart, so much higher, over the letter that follows.
+    """
     glyphs = dict.fromkeys(glyph for line in lines for glyph in line)
     codes = {glyph: 0x21 + number for number, glyph in enumerate(glyphs)}
     content = "".join(
         at(72, 700 - 20 * row, f"<{bytes(codes[glyph] for glyph in line).hex()}> Tj")
-        for row, line in enumerate(lines)
+        for row, line in enumerate([] if heights else lines)
     )
+    for row, line in enumerate(lines if heights else []):
+        x = 72.0
+        for glyph in line:
+            up = heights.get(glyph, 0.0)
+            content += at(x + 0.7 * bool(up), 700 - 20 * row + up, f"<{codes[glyph]:02x}> Tj")
+            x += 0.0 if up else 6.0
     known = "".join(
         f"<{code:02x}> <{glyph.encode('utf-16-be').hex()}>\n" for glyph, code in codes.items()
     )
@@ -131,6 +142,27 @@ def seen(*lines: str | list[str]) -> bytes:
 def test_lines_that_are_read_to_the_left_are_in_order_whatever_is_in_them(line, read_as):
     """pdfium exchanged Latin words and numbers, mirrored brackets and the letters of ligatures."""
     assert read(seen(line, "הוראות"[::-1] * 4))[0].split("\n")[0] == read_as
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "بِسْمِ اللَّهِ الرَّحِيمِ",
+        "يُفْحَصُ مَرَّتَيْنِ (فِي السَّنَةِ) وَتُكَلِّفُ 12.50",
+        "שָׁלוֹם עוֹלָם 7",
+        "e\u0301le\u0300ve x\u0302 q\u0307",
+    ],
+)
+def test_vowel_signs_that_are_placed_one_by_one_are_at_their_letters(line):
+    """pdfium began a line at each that is higher or lower than the letters, and mixed up words."""
+    line = unicodedata.normalize("NFD", line)
+    marked = re.findall(r"\d[\d.]*|.[\u0300-\u036f\u05b0-\u05c7\u064b-\u0652]*", line)
+    if unicodedata.bidirectional(line[0]) != "L":
+        marked = [part.translate({40: ")", 41: "("}) for part in reversed(marked)]
+    glyphs = [c for part in marked for c in ([*part] if part[0].isdigit() else reversed(part))]
+    marks = sorted({glyph for glyph in glyphs if unicodedata.combining(glyph)})
+    heights = {mark: (-1.5, 2.6, 1.4)[number % 3] for number, mark in enumerate(marks)}
+    assert read(seen(glyphs, "next", heights=heights))[0].split("\n") == [line, "next"]
 
 
 def test_words_of_another_direction_in_a_page_that_is_read_to_the_right():

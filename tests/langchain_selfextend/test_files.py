@@ -155,3 +155,9 @@ def test_folders_are_read_and_what_is_skipped_is_named(scan, caplog):
     assert core_document(loaded[1]).locations == CoreDocument.from_file(scan).locations
     (only,) = FileLoader(scan.parent, glob="*.txt").load()
     assert only.page_content == "The sky is blue."
+
+
+def test_pages_that_are_read_are_reported(scan):
+    told = []
+    FileLoader(scan, progress=lambda *at: told.append(at)).load()
+    assert told == [(page, 4) for page in range(5)]

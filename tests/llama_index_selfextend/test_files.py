@@ -162,3 +162,9 @@ def test_folders_are_read_and_what_is_skipped_is_named(scan, caplog):
     assert core_document(loaded[1]).locations == CoreDocument.from_file(scan).locations
     (only,) = FileReader(glob="*.txt").load_data(scan.parent)
     assert only.text == "The sky is blue."
+
+
+def test_pages_that_are_read_are_reported(scan):
+    told = []
+    FileReader(progress=lambda *at: told.append(at)).load_data(scan)
+    assert told == [(page, 4) for page in range(5)]

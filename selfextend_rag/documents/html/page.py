@@ -57,6 +57,10 @@ _HIDDEN = re.compile(r"display:none|visibility:hidden|(?:opacity|font-size):0(?!
 _BLOCK = re.compile(r"display:(?:block|flex|grid|list-item|table)")
 # How a style numbers a list, in the forms of `numeral`.
 _LIST_STYLE = re.compile(r"list-style(?:-type)?:[^;]*?\b((?:lower|upper|decimal|none)[\w-]*)")
+# Numbers that a style sheet counts or writes in another form: of headings, lists, figures.
+_COUNTED = re.compile(
+    r"\bcontent\s*:[^;}]*\bcounters?\(|\blist-style(?:-type)?\s*:[^;}]*\b(?:low|upp)er-|@counter-style"
+)
 _FORMS = {"lower-alpha": "a", "lower-latin": "a", "upper-alpha": "A", "upper-latin": "A"}
 _FORMS |= {"lower-roman": "i", "upper-roman": "I", "decimal-leading-zero": "01"}
 _LABEL = "list-label"  # no attribute of web pages
@@ -237,6 +241,7 @@ class Page:
             self.scripts += [text] * (tag == "script")
             if tag == "style":
                 self.counts["text in styles"] += len(_CONTENT.findall(text))
+                self.counts["numbers in styles"] += len(_COUNTED.findall(text))
             linked = sum(len(part.split()) for part, in_link in self._skipped if in_link)
             menu = "menus" if words <= 2 * linked else "menus with text"
             self.counts[menu if tag == "nav" else f"in {tag}s"] += words

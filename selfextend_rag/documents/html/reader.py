@@ -52,6 +52,10 @@ REMARKS: dict[str, tuple[Severity, str]] = {
     ),
     "reversed lists": ("warning", "list{s} that count down from an unknown number {have} none"),
     "text in styles": ("warning", "text{s} that style sheets add {are} left out"),
+    "numbers in styles": (
+        "warning",
+        "rule{s} of style sheets for numbers of headings or lists {are} not followed",
+    ),
     "articles in scripts": ("warning", "article{s} that only scripts have {are} read, at the end"),
     "text in scripts": (
         "warning",

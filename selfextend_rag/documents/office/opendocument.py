@@ -1,4 +1,4 @@
-"""OpenDocument files (.odt, .odp, .ods, .odg): text by way of HTML, and sheets row by row."""
+"""OpenDocument (.odt, .odp, .ods, .odg, flat .fodt ...): text by way of HTML, sheets by rows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from selfextend_rag.documents.content import Content
 from selfextend_rag.documents.html import labelled_item, read_html
 from selfextend_rag.documents.office.numbers import OTHER, Count, Level
-from selfextend_rag.documents.office.package import Package, at, local
+from selfextend_rag.documents.office.package import Package, at, local, zipped
 from selfextend_rag.documents.office.sheets import Row, aligned
 from selfextend_rag.errors import DocumentError
 
@@ -39,7 +39,9 @@ def read_opendocument(data: bytes, name: str) -> Content:
     Raises:
         DocumentError: it is damaged, encrypted or without text.
     """
-    package, manifest = Package(data, name), "META-INF/manifest.xml"
+    flat = not data.startswith(b"PK")  # one XML file, with what others have in several
+    package = Package(zipped("content.xml", data) if flat else data, name)
+    manifest = "META-INF/manifest.xml"
     with package.reading():
         if manifest in package.members and b"encryption-data" in package.read(manifest):
             raise DocumentError(f"{name} is encrypted with a password; save it without one")
@@ -67,7 +69,9 @@ def read_opendocument(data: bytes, name: str) -> Content:
             package.add(reader.text([body]))
         margins = "\n".join(f"On pages: {text}" for text in reader.margins(body))
         package.add(margins, "" if kind in ("odt", "odf") else "page margins")
-        return package.content(format=kind)
+        package.counts["macros"] += len(content.findall("{*}scripts//{*}module"))
+        title = content.findtext("{*}meta/{*}title") or ""
+        return package.content(title, format=f"f{kind}" if flat else kind)
 
 
 class _Reader:
@@ -126,6 +130,8 @@ class _Reader:
             return  # is written where the text starts
         elif name in ("object", "object-ole") and not len(node):
             yield from self._object(normpath(f"{at(node, 'href')}/content.xml"))
+        elif name == "document":  # an object in a flat file
+            yield from (text for body in node.iterfind("{*}body") for text in self._markup(body))
         elif name == "semantics" and (formula := node.findtext("{*}annotation")):
             yield escape(formula)  # in one line, where MathML has every sign apart
         else:

@@ -26,6 +26,8 @@ _DAMAGE = (
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, etree.LxmlError, EOFError, OSError),
     *(LookupError, ValueError, RuntimeError, ArithmeticError, TypeError, AttributeError),
 )
+# Of Microsoft's programs, and of OpenDocument's, where script-lb.xml is a list of them.
+_MACROS = re.compile(r".*vbaProject\.bin|Basic/.+/(?!script-l[bc]\.xml).+\.xml|Scripts/.+\.\w+")
 # What is counted in office files, how severe it is and what became of it.
 _REMARKS: dict[str, tuple[Severity, str]] = {
     "hidden": ("note", "hidden slide{s} or sheet{s} {are} in the text"),
@@ -63,7 +65,7 @@ class Package:
         with self.reading():
             self._zip = zipfile.ZipFile(io.BytesIO(data))
         self.members = {info.filename: info for info in self._zip.infolist()}
-        self.counts["macros"] = sum(name.endswith("vbaProject.bin") for name in self.members)
+        self.counts["macros"] = sum(map(bool, map(_MACROS.fullmatch, self.members)))
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -167,6 +169,14 @@ class Package:
         counts["symbols"] += len(re.findall("[\ue000-\uf8ff]", text))
         remarks, places = remarks_on(counts, _REMARKS), tuple(self._locations)
         return Content(text, " ".join(title.split()), metadata, remarks, places)
+
+
+def zipped(member: str, data: bytes) -> bytes:
+    """Return an archive of one member."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr(member, data)
+    return out.getvalue()
 
 
 def local(element: Any) -> str:

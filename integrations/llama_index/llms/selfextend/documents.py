@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, Literal
 
@@ -115,6 +115,7 @@ class FileReader(BaseReader):
         encoding: character encoding of the files; found out by default.
         ocr: recognise the text of pages that are pictures; off by default.
         strict: refuse a file with remarks as severe as this; see the core's ``Document.from_file``.
+        progress: called with pages read and pages in all, of each PDF.
     """
 
     def __init__(
@@ -124,8 +125,12 @@ class FileReader(BaseReader):
         encoding: str | None = None,
         ocr: bool = False,
         strict: bool | Literal["note", "warning", "loss"] = False,
+        progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        self._options: Any = {"glob": glob, "encoding": encoding, "ocr": ocr, "strict": strict}
+        self._options: Any = {
+            **{"glob": glob, "encoding": encoding, "ocr": ocr, "strict": strict},
+            "progress": progress,
+        }
         self.skipped: list[SkippedFile] = []
 
     def lazy_load_data(
