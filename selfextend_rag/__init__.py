@@ -29,9 +29,16 @@ if TYPE_CHECKING:  # the table below in the terms of type checkers; a test compa
     from selfextend_rag.errors import GenerationCancelled as GenerationCancelled
     from selfextend_rag.errors import MemoryBudgetExceeded as MemoryBudgetExceeded
     from selfextend_rag.errors import ModelLoadError as ModelLoadError
+    from selfextend_rag.errors import ModelNotServed as ModelNotServed
+    from selfextend_rag.errors import NotOnServer as NotOnServer
+    from selfextend_rag.errors import PromptMismatch as PromptMismatch
     from selfextend_rag.errors import ReadingFileError as ReadingFileError
     from selfextend_rag.errors import SchemaError as SchemaError
     from selfextend_rag.errors import SelfExtendError as SelfExtendError
+    from selfextend_rag.errors import ServerAccessError as ServerAccessError
+    from selfextend_rag.errors import ServerBusy as ServerBusy
+    from selfextend_rag.errors import ServerError as ServerError
+    from selfextend_rag.errors import ServerUnreachable as ServerUnreachable
     from selfextend_rag.errors import ToolError as ToolError
     from selfextend_rag.errors import UnknownMemoryError as UnknownMemoryError
     from selfextend_rag.errors import UnknownPretrainingWindow as UnknownPretrainingWindow
@@ -39,9 +46,13 @@ if TYPE_CHECKING:  # the table below in the terms of type checkers; a test compa
     from selfextend_rag.errors import UnsupportedModelError as UnsupportedModelError
     from selfextend_rag.evidence import Evidence as Evidence
     from selfextend_rag.llm import Answer as Answer
+    from selfextend_rag.llm import BaseLLM as BaseLLM
+    from selfextend_rag.llm import BaseReading as BaseReading
     from selfextend_rag.llm import KeptReadings as KeptReadings
     from selfextend_rag.llm import LongContextLLM as LongContextLLM
     from selfextend_rag.llm import Reading as Reading
+    from selfextend_rag.llm import RemoteLLM as RemoteLLM
+    from selfextend_rag.llm import RemoteReading as RemoteReading
     from selfextend_rag.llm import TextStream as TextStream
     from selfextend_rag.llm import ToolCall as ToolCall
     from selfextend_rag.llm import frameworks as frameworks
@@ -68,13 +79,15 @@ else:
         "errors": (
             "CacheMismatchError ConstraintError ContextBudgetExceeded CorruptReadingError "
             "DocumentTooLarge GenerationCancelled MemoryBudgetExceeded ModelLoadError "
-            "ReadingFileError SchemaError SelfExtendError ToolError UnknownMemoryError "
-            "UnknownPretrainingWindow UnsupportedDocument UnsupportedModelError"
+            "ModelNotServed NotOnServer PromptMismatch ReadingFileError SchemaError "
+            "SelfExtendError ServerAccessError ServerBusy ServerError ServerUnreachable ToolError "
+            "UnknownMemoryError UnknownPretrainingWindow UnsupportedDocument "
+            "UnsupportedModelError"
         ),
         "evidence": "Evidence",
         "llm": (
-            "Answer KeptReadings LongContextLLM Reading TextStream ToolCall frameworks "
-            "question_and_history shared_llm"
+            "Answer BaseLLM BaseReading KeptReadings LongContextLLM Reading RemoteLLM "
+            "RemoteReading TextStream ToolCall frameworks question_and_history shared_llm"
         ),
         "model": "extend extended restore support",
         "planning": (

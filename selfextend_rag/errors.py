@@ -58,6 +58,74 @@ class ConstraintError(SelfExtendError, RuntimeError):
     """A grammar that could not be followed to the end of an answer."""
 
 
+class ServerError(SelfExtendError):
+    """A server that answered with an error, or with what is no answer.
+
+    Args:
+        message: what went wrong, with the server's own words.
+        status: of HTTP, if it answered.
+        code: what the server calls the error, if it has a name for it.
+    """
+
+    def __init__(self, message: str, *, status: int | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+
+class ServerUnreachable(ServerError):
+    """A server that could not be reached, or said nothing for too long."""
+
+
+class ServerBusy(ServerError):
+    """A server that takes no more requests now, also after waiting as it asked.
+
+    Args:
+        message: what it said.
+        retry_after: seconds after which it wants to be asked again, if it said so.
+        status: of HTTP.
+        code: what the server calls the error.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after: float | None = None,
+        status: int | None = None,
+        code: str | None = None,
+    ) -> None:
+        super().__init__(message, status=status, code=code)
+        self.retry_after = retry_after
+
+
+class ServerAccessError(ServerError):
+    """A server that wants another API key, or forbids what was asked."""
+
+
+class ModelNotServed(ServerError):
+    """A model that the server does not have; the message names those that it has."""
+
+
+class PromptMismatch(ServerError):
+    """What a server read is not what it was sent, by its own count of tokens.
+
+    Args:
+        message: what differs, and why that may be.
+        sent: tokens of the prompt by this package's count, if that is what differs.
+        read: tokens by the server's.
+    """
+
+    def __init__(self, message: str, *, sent: int | None = None, read: int | None = None) -> None:
+        super().__init__(message)
+        self.sent = sent
+        self.read = read
+
+
+class NotOnServer(SelfExtendError, NotImplementedError):
+    """What a model in this process gives, and one on a server does not, such as evidence."""
+
+
 class GenerationCancelled(SelfExtendError):
     """Work was cancelled before there was anything to hand back (during a prefill).
 

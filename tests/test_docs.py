@@ -29,13 +29,14 @@ ELSEWHERE = (
     "python examples/",
     *("pip ", "selfextend-rag serve", "selfextend-rag app"),
 )
-SERVER = "docs/server.md"  # its snippets need a server: tests/serve/test_docs.py
+SERVER, REMOTE = "docs/server.md", "docs/remote.md"
+SERVED = (SERVER, REMOTE)  # their snippets need a server: tests/serve/test_docs.py
 
 
 def blocks(language):
     for page in PAGES:
         for number, found in enumerate(BLOCK.finditer(page.read_text("utf-8"))):
-            if found[1] == language and page != ROOT / SERVER:
+            if found[1] == language and page not in [ROOT / name for name in SERVED]:
                 yield pytest.param(found[2], id=f"{page.relative_to(ROOT)}-{number}")
 
 

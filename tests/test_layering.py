@@ -61,6 +61,7 @@ MAY_NOT_USE: dict[str, frozenset[str]] = {
     ),
 }
 FRAMEWORKS = frozenset({"langchain", "langchain_core", "llama_index", "langchain_selfextend"})
+HTTP = frozenset({"httpx", "httpx2"})
 WEB = frozenset({"fastapi", "starlette", "uvicorn", "prometheus_client"})
 
 WRITERS = frozenset({"cache/persist.py", "cache/store.py", "evals", "llm/gguf.py"})
@@ -126,6 +127,8 @@ def _objection(room: str, file: str, name: str) -> str:
         return "the core knows no framework"
     if top in WEB and room != "serve":
         return "only the server knows the web"
+    if top in HTTP and not file.startswith(f"{CORE}/llm/remote"):
+        return "requests are sent in llm/remote"
     if top == "matplotlib" and room != "evals":
         return "only the evaluations draw"
     return ""
@@ -203,6 +206,7 @@ def test_the_order_has_no_circles():
         ("selfextend_rag/attention/api.py", "import triton.language as tl", "triton stays"),
         ("selfextend_rag/llm.py", "import langchain_core.messages", "no framework"),
         ("selfextend_rag/llm.py", "from matplotlib import pyplot", "only the evaluations"),
+        ("selfextend_rag/llm/llm.py", "import httpx2", "requests are sent in"),
         ("selfextend_rag/novel.py", "", "no place in the order"),
         ("langchain_selfextend/llms.py", "import torch", "works without it"),
         ("langchain_selfextend/llms.py", "from selfextend_rag import _HOMES", "public names"),
@@ -224,6 +228,7 @@ def test_a_forbidden_import_is_caught(file, source, reason):
         ("selfextend_rag/engine/a.py", "from selfextend_rag.errors import SelfExtendError"),
         ("selfextend_rag/evals/plots.py", "from matplotlib import pyplot"),
         ("selfextend_rag/serve/app.py", "from fastapi import FastAPI"),
+        ("selfextend_rag/llm/remote/http.py", "import httpx2"),
         ("langchain_selfextend/llms.py", "from selfextend_rag import Document\nimport asyncio"),
         ("langchain_selfextend/llms.py", "from langchain_core.messages import AIMessage"),
         ("llama_index/llms/selfextend/base.py", "from .retriever import x"),

@@ -16,15 +16,15 @@ from langchain_selfextend.chat_models import ChatSelfExtend
 from langchain_selfextend.documents import core_document, whole_documents
 from langchain_selfextend.messages import JsonObject
 from langchain_selfextend.settings import Options, SelfExtendSettings, core_llm
-from selfextend_rag import Document as CoreDocument
 from selfextend_rag import (
+    BaseLLM,
+    BaseReading,
     KeptReadings,
-    LongContextLLM,
-    Reading,
     TextStream,
     frameworks,
     question_and_history,
 )
+from selfextend_rag import Document as CoreDocument
 
 _GIVEN_BACK = frozenset(("context", "answer", "evidence", "plan", "usage"))
 
@@ -32,10 +32,10 @@ Documents = Document | BaseLoader | BaseRetriever | Iterable[Document | BaseLoad
 
 
 def create_full_document_chain(
-    llm: SelfExtendSettings | LongContextLLM,
+    llm: SelfExtendSettings | BaseLLM,
     documents: Documents | None = None,
     *,
-    evidence: bool = True,
+    evidence: bool | None = None,
     max_kept_bytes: int = 2**31,
     **options: Any,
 ) -> Runnable[JsonObject, JsonObject]:
@@ -50,10 +50,11 @@ def create_full_document_chain(
     in it.
 
     Args:
-        llm: a `ChatSelfExtend`, `SelfExtendLLM` or `LongContextLLM`.
+        llm: a `ChatSelfExtend`, `SelfExtendLLM`, `LongContextLLM` or `RemoteLLM`.
         documents: documents, loaders, or a retriever, which is asked again for each question; by
             default each call brings its own as ``context``.
-        evidence: whether to look for the passages that an answer rests on.
+        evidence: whether to look for the passages that an answer rests on; by default where the
+            model runs in this process, because a server does not say them.
         max_kept_bytes: memory for what was read, to be asked again; see `KeptReadings`.
         options: of the answers, such as ``max_tokens`` and ``temperature``.
 
@@ -71,9 +72,9 @@ class _FullDocumentChain:
 
     def __init__(
         self,
-        llm: SelfExtendSettings | LongContextLLM,
+        llm: SelfExtendSettings | BaseLLM,
         documents: Documents | None,
-        evidence: bool,
+        evidence: bool | None,
         max_kept_bytes: int,
         options: Options,
     ) -> None:
@@ -86,7 +87,8 @@ class _FullDocumentChain:
             self._documents = _loaded(documents)
             self._known_core = [core_document(document) for document in self._documents]
         self._model.call_options(options.get("stop"), _without_stop(options))  # refuses them here
-        self._options, self._evidence = options, evidence
+        self._options = options
+        self._evidence = self._model.llm.finds_evidence if evidence is None else evidence
 
     def stream(self, inputs: Iterator[JsonObject], config: RunnableConfig) -> Iterator[AddableDict]:
         given = _whole(list(inputs))
@@ -158,7 +160,7 @@ class _WholeDocuments:
         return self._asked(reading, question, space, options)
 
     def _asked(
-        self, reading: Reading, question: str, space: Options, options: Options
+        self, reading: BaseReading, question: str, space: Options, options: Options
     ) -> TextStream:
         history = space["history"]
         return reading.stream(question, history=history, evidence=self._evidence, **options)
@@ -171,7 +173,7 @@ def _question(prompt: Sequence[Mapping[str, Any]], options: Options) -> tuple[st
     return question, {"history": history, **named}
 
 
-def _chat_of(llm: SelfExtendSettings | LongContextLLM) -> ChatSelfExtend:
+def _chat_of(llm: SelfExtendSettings | BaseLLM) -> ChatSelfExtend:
     """Return a chat model that answers as a model does by default."""
     if isinstance(llm, ChatSelfExtend):
         return llm

@@ -37,7 +37,7 @@ from langchain_selfextend.structured import (
     tool_of,
     unless_called,
 )
-from selfextend_rag import Answer, LongContextLLM, TextStream
+from selfextend_rag import Answer, BaseLLM, TextStream
 
 _STRUCTURE = ("tools", "tool_choice", "parallel_tool_calls", "json_schema")
 
@@ -56,7 +56,7 @@ class Source(Protocol):
 class _Call:
     """One call: what is asked, how, and what the answer has to hold."""
 
-    asked: Source | LongContextLLM
+    asked: Source | BaseLLM
     arguments: Options
     model: str
     must: str  # what may not be cut off: a call, an object, or nothing
@@ -82,7 +82,8 @@ class ChatSelfExtend(SelfExtendSettings, BaseChatModel):
 
     Main arguments:
         model: a hub id, a folder, ``"bundled"``, or a model of transformers with its ``tokenizer``.
-        llm: instead, a `LongContextLLM`.
+        llm: instead, a `LongContextLLM` or `RemoteLLM`.
+        base_url, api_key: instead, a server of OpenAI's API; ``model`` is then the name there.
         dtype, device_map, full_attention, quantization_config, model_options: how the weights are
             loaded.
         max_group_size, neighbor_window, pretraining_window, ...: options of `LongContextLLM`.

@@ -11,21 +11,18 @@ from typing import Any, Self
 
 from langchain_core.exceptions import ContextOverflowError, ModelTimeoutError
 from langchain_core.load.serializable import Serializable
-from pydantic import ConfigDict, Field, PrivateAttr, field_validator, model_validator
+from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, field_validator, model_validator
 
 from selfextend_rag import (
     Answer,
+    BaseLLM,
     ContextBudgetExceeded,
     GenerationCancelled,
-    LongContextLLM,
     frameworks,
 )
 
 Options = dict[str, Any]
 """Arguments by name; the function that takes them checks them."""
-
-_OF_HOSTED_MODELS = frozenset(("api_key", "base_url", "max_retries"))
-"""LangChain's standard parameters that have nothing to act on here; given, they are left out."""
 
 _LOADING = ("dtype", "device_map", "full_attention", "model_options", "quantization_config")
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed")
@@ -72,9 +69,16 @@ class SelfExtendSettings(Serializable):
 
     model: Any = None
     """A hub id, a folder, ``"bundled"``, or a model of transformers that is loaded."""
+    base_url: str | None = None
+    """Where a server's API begins, such as ``http://127.0.0.1:8000/v1``; ``model`` is then a name
+    there, by default of the only model, and options are those of `RemoteLLM`."""
+    api_key: SecretStr | None = Field(default=None, exclude=True)
+    """For the server; by default ``SELFEXTEND_RAG_API_KEY`` of the environment."""
+    max_retries: int | None = None
+    """How often a request is sent again to a server that is busy."""
     tokenizer: object = Field(default=None, exclude=True, repr=False)
-    """The tokenizer, with a model that is loaded."""
-    loaded: LongContextLLM | None = Field(default=None, alias="llm", exclude=True, repr=False)
+    """The tokenizer, with a model that is loaded; of a server's, also a hub id or folder."""
+    loaded: BaseLLM | None = Field(default=None, alias="llm", exclude=True, repr=False)
     """A `LongContextLLM`, given as ``llm`` instead, or made of a model that is loaded."""
 
     dtype: object = "auto"
@@ -109,16 +113,16 @@ class SelfExtendSettings(Serializable):
         arbitrary_types_allowed=True, populate_by_name=True, protected_namespaces=()
     )
 
-    _opened: tuple[tuple[str, Options, Options], LongContextLLM] | None = PrivateAttr(default=None)
+    _opened: tuple[tuple[str, Options, Options], BaseLLM] | None = PrivateAttr(default=None)
     _identity: str = PrivateAttr(default_factory=lambda: uuid.uuid4().hex)
-    _others: dict[str, LongContextLLM] = PrivateAttr(default_factory=dict)
+    _others: dict[str, BaseLLM] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod
     def _sort_options(cls, values: object) -> object:
         if not isinstance(values, Mapping):
             return values
-        given = {name: value for name, value in values.items() if name not in _OF_HOSTED_MODELS}
+        given = dict(values)
         # LangChain's configurable fields give a new instance all fields that another one has.
         if isinstance(given.get("profile"), Profile):
             del given["profile"]
@@ -128,7 +132,7 @@ class SelfExtendSettings(Serializable):
 
     @field_validator("loaded", mode="before")
     @classmethod
-    def _core_llm(cls, llm: object) -> LongContextLLM | None:
+    def _core_llm(cls, llm: object) -> BaseLLM | None:
         return None if llm is None else core_llm(llm)
 
     @field_validator("dtype")
@@ -144,14 +148,16 @@ class SelfExtendSettings(Serializable):
     def model_post_init(self, context: object, /) -> None:
         """Open the model; before the framework asks for the profile, which has its window."""
         super().model_post_init(context)
-        if self.loaded is None and self.model is None:
+        if self.loaded is None and self.model is None and self.base_url is None:
             raise ValueError(
                 'no model was named; give model= a hub id, a folder, "bundled" or a model that is '
-                "loaded (with tokenizer=), or llm= a LongContextLLM"
+                "loaded (with tokenizer=), llm= a LongContextLLM, or base_url= a server"
             )
+        if self.base_url is not None:
+            self._connect_once()
         if isinstance(self.model, os.PathLike):
             self.model = os.fspath(self.model)
-        if self.loaded is not None or not isinstance(self.model, str):
+        elif self.loaded is not None or not isinstance(self.model, str):
             self.loaded = self._open(self.loaded or self.model, self.tokenizer)
             self.model, self.tokenizer = self.model or self.loaded.name, None
             if not isinstance(self.model, str):
@@ -160,7 +166,7 @@ class SelfExtendSettings(Serializable):
         _ = self.llm
 
     @property
-    def llm(self) -> LongContextLLM:
+    def llm(self) -> BaseLLM:
         """Return the `LongContextLLM` underneath: always that of the fields as they are now.
 
         Raises:
@@ -173,7 +179,7 @@ class SelfExtendSettings(Serializable):
                     f"{self.loaded.name}, loaded; make one with model= alone"
                 )
             return self._open(self.loaded)
-        wanted = self.model, self._loading, dict(self.context_options)
+        wanted = self.model, self._loading, {**self.context_options, **self._connection}
         if self._opened is None or self._opened[0] != wanted:
             self._opened = wanted, self._open(self.model, self.tokenizer)
         return self._opened[1]
@@ -182,7 +188,30 @@ class SelfExtendSettings(Serializable):
     def _loading(self) -> Options:
         return {name: getattr(self, name) for name in _LOADING}
 
-    def _open(self, model: object, tokenizer: object = None) -> LongContextLLM:
+    @property
+    def _connection(self) -> Options:
+        """Return what decides about the server; nothing where the model runs here."""
+        if self.base_url is None:
+            return {}
+        named = {"base_url": self.base_url, "max_retries": self.max_retries}
+        return {**named, "tokenizer": self.tokenizer}
+
+    def _connect_once(self) -> None:
+        """Name the model of a server, if it was not."""
+        if self.loaded is not None:
+            raise frameworks.OptionError("give llm= or base_url=, not both")
+        if self.model is None:
+            found = self._open(None, self.tokenizer)
+            self.model = found.name
+            wanted = self.model, self._loading, {**self.context_options, **self._connection}
+            self._opened = wanted, found
+
+    def _open(self, model: object, tokenizer: object = None) -> BaseLLM:
+        if self.base_url is not None:
+            key = None if self.api_key is None else self.api_key.get_secret_value()
+            more = {"api_key": key, "max_retries": self.max_retries, **self.context_options}
+            given = self.base_url, model, tokenizer or self.tokenizer, self._loading, more
+            return frameworks.connect_llm(*given)
         return frameworks.open_llm(model, tokenizer, self._loading, self.context_options)
 
     @classmethod
@@ -211,15 +240,22 @@ class SelfExtendSettings(Serializable):
 
     @property
     def _identifying_params(self) -> Options:
-        named = ("model", "dtype", "device_map", "context_options", "max_tokens", "stop")
+        named = ["model", "dtype", "device_map", "context_options", "max_tokens", "stop"]
+        if self.base_url is not None:
+            named.append("base_url")
         values = {name: getattr(self, name) for name in (*named, *_SAMPLING)}
         return {**values, "full_attention": True} if self.full_attention else values
+
+    @property
+    def lc_secrets(self) -> dict[str, str]:
+        """Return where the key of a server is read from when an instance is made again."""
+        return {"api_key": "SELFEXTEND_RAG_API_KEY"}
 
     def get_token_ids(self, text: str) -> list[int]:
         """Return the tokens of a text by the model's own tokenizer, without a start token."""
         return self.llm.prompts.codec.text(text)
 
-    def _llm_named(self, model: str | None) -> LongContextLLM:
+    def _llm_named(self, model: str | None) -> BaseLLM:
         """Return the model of a call, which may name another one than this instance's."""
         if model is None or model == self.model:
             return self.llm
@@ -251,12 +287,12 @@ class SelfExtendSettings(Serializable):
         return answer
 
 
-def core_llm(llm: object) -> LongContextLLM:
+def core_llm(llm: object) -> BaseLLM:
     """Return the `LongContextLLM` underneath, or itself; anything else is a `TypeError`."""
     inner = llm.llm if isinstance(llm, SelfExtendSettings) else llm
-    if isinstance(inner, LongContextLLM):
+    if isinstance(inner, BaseLLM):
         return inner
     raise TypeError(
-        "llm must be a ChatSelfExtend, a SelfExtendLLM or a LongContextLLM, got "
+        "llm must be a ChatSelfExtend, a SelfExtendLLM, a LongContextLLM or a RemoteLLM, got "
         f"{type(llm).__name__}; a model of transformers goes to model=, with its tokenizer="
     )

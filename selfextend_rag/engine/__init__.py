@@ -13,7 +13,7 @@ from selfextend_rag.engine.run import (
     is_cancelled,
 )
 from selfextend_rag.engine.sampling import GenerationSettings, answer_options, as_tuple
-from selfextend_rag.engine.worker import Job, ModelWorker, in_thread, worker_of
+from selfextend_rag.engine.worker import Job, ModelWorker, Worker, in_thread, worker_of
 
 __all__ = [
     "Answers",
@@ -29,6 +29,7 @@ __all__ = [
     "Reserve",
     "Run",
     "Usage",
+    "Worker",
     "answer_options",
     "as_tuple",
     "end_tokens",

@@ -12,7 +12,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from torch import nn
 
@@ -27,6 +27,19 @@ _Work: TypeAlias = Callable[[Callable[[], bool]], T]
 _SECONDS_BETWEEN_LOOKS = 0.1
 
 
+class Worker(Protocol):
+    """What runs jobs: the thread of a model, or several that send requests."""
+
+    def submit(self, job: Job[Any]) -> None:
+        """Put a job at the end of the queue."""
+
+    def is_current(self) -> bool:
+        """Return whether this is a thread of the worker."""
+
+    def refuse_wait(self) -> None:
+        """Refuse to wait for a job that can't run before this thread continues."""
+
+
 class Job(Generic[T]):
     """Work for a model, queued at once, and its outcome.
 
@@ -34,7 +47,7 @@ class Job(Generic[T]):
     the caller's own way to stop it.
     """
 
-    def __init__(self, worker: ModelWorker, work: _Work[T], cancelled: Cancelled = None) -> None:
+    def __init__(self, worker: Worker, work: _Work[T], cancelled: Cancelled = None) -> None:
         self.outcome: Future[T] = Future()
         self.outcome.set_running_or_notify_cancel()  # one that waits can't cancel it for others
         self.stopped = threading.Event()

@@ -27,11 +27,11 @@ from selfextend_rag.engine import (
     FinishReason,
     GenerationSettings,
     Job,
-    ModelWorker,
     Progress,
     Reserve,
     Run,
     Usage,
+    Worker,
     as_tuple,
     end_tokens,
     worker_of,
@@ -200,17 +200,12 @@ class TextRunner:
             TypeError: an option is none of `GenerationSettings`, nor ``also_stop``.
             ValueError: an option is out of range.
         """
-        fields = {"stop": self.prompts.answer_stops if framed else (), **given}
-        texts = fields.pop("also_stop", ()), fields["stop"]
-        fields["stop"] = [text for x in texts for text in as_tuple(x)]
-        if fields.get("stop_token_ids") is None:
+        given = {"stop": self.prompts.answer_stops if framed else (), **given}
+        if given.get("stop_token_ids") is None:
             end = self.prompts.codec.tokenizer.eos_token_id
             ends = dict.fromkeys((*end_tokens(self.engine.model), *(() if end is None else (end,))))
-            fields["stop_token_ids"] = tuple(ends)
-        if unknown := sorted(fields.keys() - GenerationSettings.__dataclass_fields__.keys()):
-            known = ", ".join(sorted({*GenerationSettings.__dataclass_fields__, "also_stop"}))
-            raise TypeError(f"unknown option {', '.join(unknown)}; an answer takes {known}")
-        return GenerationSettings(**fields)
+            given["stop_token_ids"] = tuple(ends)
+        return generation_settings(given)
 
     def stream(
         self, prompt: PreparedPrompt, start: Start, run: Run, cancelled: Cancelled = None
@@ -285,6 +280,22 @@ class TextRunner:
         return self.ledger.reserving(plan, fresh, reading=prefix is not None)
 
 
+def generation_settings(given: Mapping[str, Any]) -> GenerationSettings:
+    """Return the settings of an answer; texts of ``also_stop`` end it as those of ``stop`` do.
+
+    Raises:
+        TypeError: an option is none of `GenerationSettings`, nor ``also_stop``.
+        ValueError: an option is out of range.
+    """
+    fields = dict(given)
+    texts = fields.pop("also_stop", ()), fields.get("stop", ())
+    fields["stop"] = [text for x in texts for text in as_tuple(x)]
+    if unknown := sorted(fields.keys() - GenerationSettings.__dataclass_fields__.keys()):
+        known = ", ".join(sorted({*GenerationSettings.__dataclass_fields__, "also_stop"}))
+        raise TypeError(f"unknown option {', '.join(unknown)}; an answer takes {known}")
+    return GenerationSettings(**fields)
+
+
 class _Looked(NamedTuple):
     """Where the tokens of an answer looked."""
 
@@ -342,11 +353,11 @@ class TextStream(Iterator[str], AsyncIterator[str]):
 
     Args:
         work: generates the answer.
-        worker: of the model.
+        worker: of the model, or of the server.
         cancelled: the caller's own way to end it.
     """
 
-    def __init__(self, work: Work, worker: ModelWorker, cancelled: Cancelled = None) -> None:
+    def __init__(self, work: Work, worker: Worker, cancelled: Cancelled = None) -> None:
         self._parts = parts = _Parts()
         # The job does not refer to the stream, so that a stream nobody holds is noticed.
         self._job = Job(worker, lambda is_cancelled: parts.collect(work, is_cancelled), cancelled)

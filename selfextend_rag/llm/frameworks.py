@@ -14,12 +14,20 @@ from selfextend_rag.documents.document import text_id
 from selfextend_rag.documents.encoding import normalize_newlines
 from selfextend_rag.engine import answer_options
 from selfextend_rag.errors import ContextBudgetExceeded
+from selfextend_rag.llm.base import BaseLLM, Origin
 from selfextend_rag.llm.library import shared_llm
-from selfextend_rag.llm.llm import LongContextLLM, Origin
+from selfextend_rag.llm.llm import LongContextLLM
 from selfextend_rag.llm.options import translated
+from selfextend_rag.llm.remote import RemoteLLM
 from selfextend_rag.output.schema import schema_of
 
 _CONTEXT = set(list(inspect.signature(LongContextLLM).parameters)[2:])  # not model and tokenizer
+_OF_SERVERS = ("api_key", "max_retries")  # options of the classes, for ``RemoteLLM``
+_REMOTE = set(list(inspect.signature(RemoteLLM).parameters)[2:]) - {
+    *_OF_SERVERS,
+    "tokenizer",
+    "timeout",
+}
 _AS_STORED = ("dtype", "auto")
 _MERGED_ROLES = frozenset(("system", "user", "assistant"))
 _T = TypeVar("_T")
@@ -32,6 +40,7 @@ __all__ = [
     "FILE_NOTES",
     "OptionError",
     "answer_options",
+    "connect_llm",
     "core_document",
     "file_notes",
     "fit_or_rank",
@@ -52,30 +61,64 @@ class OptionError(TypeError, ValueError):
 def sort_options(options: Mapping[str, Any], fields: Iterable[str]) -> dict[str, Any]:
     """Return a constructor's options, those of `LongContextLLM` gathered in ``context_options``.
 
-    Options of other classes are taken under their names here, see `translated`. What is neither of
-    the ``fields`` nor of `LongContextLLM` is an `OptionError`.
+    With a ``base_url`` they are those of `RemoteLLM`. Options of other classes are taken under
+    their names here, see `translated`. What is neither of the ``fields`` nor of the model is an
+    `OptionError`.
     """
     known = set(fields)
-    options = translated(options, known | _CONTEXT, OptionError)
-    if unknown := sorted(options.keys() - known - _CONTEXT):
+    remote = options.get("base_url") is not None
+    context_names = _REMOTE if remote else _CONTEXT
+    options = translated(options, known | context_names, OptionError)
+    if unknown := sorted(options.keys() - known - context_names):
         raise OptionError(
             f"unknown option {', '.join(unknown)}; known are {', '.join(sorted(known))} and "
-            f"those of LongContextLLM: {', '.join(sorted(_CONTEXT))}"
+            f"those of {'RemoteLLM' if remote else 'LongContextLLM'}: "
+            f"{', '.join(sorted(context_names))}"
         )
-    own = {name: options[name] for name in options if name not in _CONTEXT}
-    if context := {name: options[name] for name in options if name in _CONTEXT}:
+    own = {name: options[name] for name in options if name not in context_names}
+    if context := {name: options[name] for name in options if name in context_names}:
         own["context_options"] = {**(own.get("context_options") or {}), **context}
     return own
 
 
+def connect_llm(
+    base_url: str,
+    model: object,
+    tokenizer: Any,
+    loading: Mapping[str, Any],
+    options: Mapping[str, Any],
+) -> RemoteLLM:
+    """Return the model of a server, for a ``base_url``.
+
+    Args:
+        base_url: where the server's API begins.
+        model: its name there; None for the only one.
+        tokenizer: the model's, or the hub id or folder that has it; None to look for it.
+        loading: options of ``from_pretrained``, which have nothing to act on here.
+        options: of `RemoteLLM`; None counts as not given.
+
+    Raises:
+        OptionError: an option is about loading weights, or the model is loaded already.
+        ServerError: there is no such server or model there.
+    """
+    if not isinstance(model, str | None):
+        raise OptionError(
+            f"base_url asks a server, and model is its name there, got {type(model).__name__}"
+        )
+    if loads := sorted(x for x, value in loading.items() if value and (x, value) != _AS_STORED):
+        raise OptionError(f"{', '.join(loads)} can't be set from here: base_url asks a server")
+    given = {name: value for name, value in options.items() if value is not None}
+    return RemoteLLM(base_url, model, tokenizer=tokenizer, **given)
+
+
 def open_llm(
     model: Any, tokenizer: Any, loading: Mapping[str, Any], context: Mapping[str, Any]
-) -> LongContextLLM:
+) -> BaseLLM:
     """Return the model that a user means, by any name.
 
     Args:
         model: a hub id, a folder or ``"bundled"``, see `shared_llm`; a model of transformers, with
-            its ``tokenizer``; or a `LongContextLLM`.
+            its ``tokenizer``; or a `LongContextLLM` or `RemoteLLM`.
         loading: options of ``from_pretrained``, and a ``quantization_config``.
 
     Raises:
@@ -91,24 +134,24 @@ def open_llm(
             more = {**options["model_options"], "quantization_config": quantization}
             options["model_options"] = more
         return shared_llm(model, options, context)
-    made = model.origin if isinstance(model, LongContextLLM) else None
+    made = model.origin if isinstance(model, BaseLLM) else None
     had = {} if made is None else {**made.loading, **made.context}
     asked = {name: value for name, value in loading.items() if value} | dict(
-        context if isinstance(model, LongContextLLM) else {}
+        context if isinstance(model, BaseLLM) else {}
     )
     changed = {
         name
         for name, value in asked.items()
         if (name, value) != _AS_STORED and (name not in had or had[name] != value)
     }
-    if isinstance(model, LongContextLLM) and tokenizer is not None:
+    if isinstance(model, BaseLLM) and tokenizer is not None:
         changed.add("tokenizer")
     if changed:
         raise OptionError(
             f"{', '.join(sorted(changed))} can't be changed on a model that is loaded; set it "
             "where the model is made, or name the model instead"
         )
-    if isinstance(model, LongContextLLM):
+    if isinstance(model, BaseLLM):
         return model
     if tokenizer is None:
         raise OptionError("a model that is loaded needs its tokenizer; give tokenizer= too")

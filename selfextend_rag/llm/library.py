@@ -18,11 +18,13 @@ from selfextend_rag.errors import (
     ContextBudgetExceeded,
     GenerationCancelled,
     MemoryBudgetExceeded,
+    NotOnServer,
 )
+from selfextend_rag.llm.base import BaseLLM, BaseReading, History, OneInProcess, Origin
 from selfextend_rag.llm.budget import Documents, ReadingBudget, Space, as_documents
 from selfextend_rag.llm.folder import KeptReading, ReadingFolder, reading_id
-from selfextend_rag.llm.llm import LongContextLLM, Origin
-from selfextend_rag.llm.reading import History, OneInProcess, Reading
+from selfextend_rag.llm.llm import LongContextLLM
+from selfextend_rag.llm.reading import Reading
 from selfextend_rag.planning import ContextPlan
 
 _Options = Mapping[str, object]
@@ -86,13 +88,14 @@ class KeptReadings(OneInProcess):
         folder_bytes: what these files may take together.
 
     Raises:
+        NotOnServer: a ``folder`` is given for a model on a server.
         ReadingFileError: ``folder`` can't be made.
         ValueError: a number of bytes is out of range.
     """
 
     def __init__(
         self,
-        llm: LongContextLLM,
+        llm: BaseLLM,
         *,
         max_bytes: int = 2 << 30,
         folder: str | os.PathLike[str] | None = None,
@@ -102,9 +105,16 @@ class KeptReadings(OneInProcess):
             raise ValueError(f"max_bytes must be 0 or a positive number, got {max_bytes}")
         self.llm = llm
         self.max_bytes = max_bytes
-        self.folder = None if folder is None else ReadingFolder(llm, folder, folder_bytes)
+        self.folder: ReadingFolder | None = None
+        if folder is not None:
+            if not isinstance(llm, LongContextLLM):
+                raise NotOnServer(
+                    f"{llm.name} keeps what it has read on its server, so there is nothing to keep "
+                    "in a folder; leave folder out"
+                )
+            self.folder = ReadingFolder(llm, folder, folder_bytes)
         self._lock = threading.Lock()
-        self._kept: OrderedDict[tuple[Document, ...], Reading] = OrderedDict()
+        self._kept: OrderedDict[tuple[Document, ...], BaseReading] = OrderedDict()
         self._reading: dict[tuple[Document, ...], threading.Lock] = {}
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -128,7 +138,7 @@ class KeptReadings(OneInProcess):
         max_new_tokens: int | None = None,
         cancelled: Cancelled = None,
         **options: Any,
-    ) -> Reading:
+    ) -> BaseReading:
         """Return a reading of documents with space for a question and its answer.
 
         There is space for the usual question too, if that fits, so that the reading serves others.
@@ -164,7 +174,7 @@ class KeptReadings(OneInProcess):
                 options |= {"max_new_tokens": max_new_tokens, "cancelled": cancelled}
                 reading = self._read(key, asked, options)
                 self._keep(key, reading)
-                if self.folder is not None:
+                if self.folder is not None and isinstance(reading, Reading):
                     self.folder.save(reading)
             return reading
         finally:
@@ -172,7 +182,7 @@ class KeptReadings(OneInProcess):
                 self._reading.pop(key, None)  # who waits holds it, who comes finds the reading
             lock.release()
 
-    async def aget(self, documents: Documents, question: str = "", **options: Any) -> Reading:
+    async def aget(self, documents: Documents, question: str = "", **options: Any) -> BaseReading:
         """Do as ``get`` with the event loop free; a cancelled task ends the reading too."""
         key = tuple(as_documents(documents))
         asked_to_end, left = is_cancelled(options.pop("cancelled", None)), threading.Event()
@@ -192,7 +202,7 @@ class KeptReadings(OneInProcess):
         *,
         history: History = (),
         max_new_tokens: int | None = None,
-    ) -> Reading | None:
+    ) -> BaseReading | None:
         """Return the kept reading of documents with space for a question, or None; nothing is read.
 
         Unlike ``get``, it does not look whether the model has changed since, which takes about 15
@@ -273,7 +283,7 @@ class KeptReadings(OneInProcess):
         max_new_tokens: int | None,
         *,
         verified: bool = True,
-    ) -> Reading | None:
+    ) -> BaseReading | None:
         """Return the kept reading, now the last used one, if it has space for what is asked."""
         answer = self.llm.budget.max_new_tokens if max_new_tokens is None else max_new_tokens
         with self._lock:
@@ -312,7 +322,7 @@ class KeptReadings(OneInProcess):
 
     def _from_folder(
         self, key: tuple[Document, ...], asked: int, max_new_tokens: int | None
-    ) -> Reading | None:
+    ) -> BaseReading | None:
         """Return the reading in the folder, now kept in memory, if it has space for what is asked.
 
         Where memory is short, what was kept there goes first, as in `_read_with`.
@@ -334,7 +344,7 @@ class KeptReadings(OneInProcess):
         self._keep(key, reading)
         return reading
 
-    def _read(self, key: tuple[Document, ...], asked: int, options: dict[str, Any]) -> Reading:
+    def _read(self, key: tuple[Document, ...], asked: int, options: dict[str, Any]) -> BaseReading:
         """Read with space to spare, if that fits."""
         spare, *exact = self._reserves(asked)
         try:
@@ -346,7 +356,7 @@ class KeptReadings(OneInProcess):
 
     def _read_with(
         self, key: tuple[Document, ...], reserve: int, options: dict[str, Any]
-    ) -> Reading:
+    ) -> BaseReading:
         """Read; where memory is short, what was kept goes first, the longest unused before all."""
         while True:
             try:
@@ -357,7 +367,7 @@ class KeptReadings(OneInProcess):
                         raise
                     self._kept.popitem(last=False)
 
-    def _keep(self, key: tuple[Document, ...], reading: Reading) -> None:
+    def _keep(self, key: tuple[Document, ...], reading: BaseReading) -> None:
         with self._lock:
             self._kept.pop(key, None)
             if reading.nbytes > self.max_bytes:
@@ -367,6 +377,6 @@ class KeptReadings(OneInProcess):
                 self._kept.popitem(last=False)
 
 
-def _has_space(reading: Reading, tokens: int) -> bool:
+def _has_space(reading: BaseReading, tokens: int) -> bool:
     """Return whether a question and its answer fit after the documents."""
     return reading.plan.extended_window - reading.plan.prompt_tokens >= tokens

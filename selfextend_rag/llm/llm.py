@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -18,32 +16,26 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from selfextend_rag.bundled import FOLDER as BUNDLED
 from selfextend_rag.cache.identity import model_state, token_fingerprint
 from selfextend_rag.cache.store import PrefixStore, SpillFolder
-from selfextend_rag.engine import Cancelled, Engine, Job, Progress, Run, in_thread
+from selfextend_rag.engine import Cancelled, Engine, Job, Progress, Run
 from selfextend_rag.llm import saved
 from selfextend_rag.llm.answer import (
-    Answer,
     AnswerOptions,
     PreparedPrompt,
     Start,
     TextRunner,
     TextStream,
 )
-from selfextend_rag.llm.budget import (
-    DocumentGroups,
-    Documents,
-    ReadingBudget,
-    Space,
-    as_documents,
-)
+from selfextend_rag.llm.base import BaseLLM, PromptOptions
+from selfextend_rag.llm.budget import Documents, ReadingBudget, Space, as_documents
 from selfextend_rag.llm.ledger import Ledger, with_garbage_collected
 from selfextend_rag.llm.loading import DeviceMap, load_model, load_tokenizer
 from selfextend_rag.llm.memory import MemoryLimit
-from selfextend_rag.llm.reading import OneInProcess, Reading
+from selfextend_rag.llm.reading import Reading
+from selfextend_rag.llm.remote import RemoteLLM
 from selfextend_rag.output.reader import output_format
-from selfextend_rag.output.tools import ToolChoice, Tools, tool_request
+from selfextend_rag.output.tools import tool_request
 from selfextend_rag.planning import (
     ContextBudgetPlanner,
-    ContextPlan,
     MapPlanner,
     planner_defaults,
     pretraining_window_of,
@@ -55,30 +47,7 @@ from selfextend_rag.text.messages import Message
 from selfextend_rag.text.prompts import INSTRUCTION, PromptBuilder, PromptForm
 
 
-class PromptOptions(AnswerOptions, total=False):
-    """What ``LongContextLLM.generate`` takes besides the prompt."""
-
-    tools: Tools | None
-    tool_choice: ToolChoice
-    parallel_tool_calls: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """What a user gave for a model: its name, None if it was loaded, and options.
-
-    Args:
-        name: hub id, folder or ``"bundled"``.
-        loading: options of ``from_pretrained`` that decide about the weights.
-        context: options of `LongContextLLM`.
-    """
-
-    name: str | None
-    loading: Mapping[str, Any]
-    context: Mapping[str, Any]
-
-
-class LongContextLLM(OneInProcess):
+class LongContextLLM(BaseLLM):
     """A causal language model whose context window is stretched to what a prompt needs.
 
     What fits the pretraining window runs plain and is the stock model's answer. What does not runs
@@ -125,6 +94,7 @@ class LongContextLLM(OneInProcess):
         ValueError: an option is out of range.
     """
 
+    finds_evidence = True
     prompt_builder = PromptBuilder  # a subclass may write other prompts
 
     def __init__(
@@ -151,7 +121,6 @@ class LongContextLLM(OneInProcess):
         method: str = SelfExtend.name,
     ) -> None:
         self.tokenizer = tokenizer
-        self.origin: Origin | None = None  # what opens models for others sets it
         if pretraining_window is None:
             pretraining_window = pretraining_window_of(model.config)
         planner: Callable[..., ContextBudgetPlanner] = ContextBudgetPlanner
@@ -253,6 +222,20 @@ class LongContextLLM(OneInProcess):
         """
         return cls.from_pretrained(BUNDLED, **options)
 
+    @staticmethod
+    def connect(url: str, model: str | None = None, **options: Any) -> RemoteLLM:
+        """Return a model on a server of OpenAI's API, asked as one in this process is.
+
+        Args:
+            url: where the API begins, such as ``"http://127.0.0.1:8000/v1"``.
+            model: its name on the server; by default the only one.
+            options: of `RemoteLLM`, such as ``api_key``, ``tokenizer`` and ``at_once``.
+
+        Raises:
+            ServerError: there is no such server or model there; see `RemoteLLM`.
+        """
+        return RemoteLLM(url, model, **options)
+
     @property
     def model(self) -> PreTrainedModel:
         """Return the model."""
@@ -262,41 +245,6 @@ class LongContextLLM(OneInProcess):
     def name(self) -> str:
         """Return the hub id or folder that the model came from, or its class if it has none."""
         return getattr(self.model.config, "name_or_path", "") or type(self.model).__name__
-
-    def plan(
-        self, documents: Documents, *, question: str | Sequence[str] = (), **space: Unpack[Space]
-    ) -> ContextPlan:
-        """Return how documents would be read; the model does not run.
-
-        Args:
-            documents: one or several, each a `Document` or a text.
-            question: the question to come, or several; by default space is kept for any.
-            space: ``max_new_tokens`` to keep free for an answer, by default those that the model's
-                generation configuration names, or an eighth of P and at most 256;
-                ``question_reserve``, tokens for a question and its frame, by default those of the
-                longest ``question``, or an eighth of P, from 16 to 512; ``turns``, how many
-                questions and answers will follow one after another, as in a conversation.
-
-        Raises:
-            ContextBudgetExceeded: they do not fit.
-            MemoryBudgetExceeded: they would, but memory does not hold them.
-        """
-        kept = as_documents(documents)
-        return with_garbage_collected(lambda: self.budget.planned(kept, question, space)[1])
-
-    def plan_groups(
-        self, documents: Documents, *, question: str | Sequence[str] = (), **space: Unpack[Space]
-    ) -> DocumentGroups:
-        """Return documents in as few groups as can each be read whole; arguments as for ``plan``.
-
-        Each group has its ``documents``, in the order they were given in, and the ``plan`` under
-        which ``read`` would read them. The list has a ``lower_bound``, which no grouping is below,
-        and says with ``optimal`` whether it is met.
-
-        Raises:
-            DocumentTooLarge: a document can't be read even by itself; it is named.
-        """
-        return self.budget.plan_groups(as_documents(documents), question, space)
 
     def read(
         self,
@@ -345,6 +293,15 @@ class LongContextLLM(OneInProcess):
         read = saved.ReadDocuments(tuple(kept), plan, prefix, seconds, packed)
         return Reading(self.runner, read)
 
+    async def aread(self, documents: Documents, **options: Any) -> Reading:
+        """Do as ``read`` with the event loop free; ``cancelled`` may be given as an event alone.
+
+        A task that is cancelled while it waits ends the reading between two chunks.
+        """
+        reading = await super().aread(documents, **options)
+        assert isinstance(reading, Reading)  # which read returns
+        return reading
+
     def load(self, path: str | os.PathLike[str], *, documents: Documents | None = None) -> Reading:
         """Return a reading that ``Reading.save`` wrote; the model reads nothing again.
 
@@ -365,17 +322,6 @@ class LongContextLLM(OneInProcess):
         self._ledger.hold(read.prefix.cache)
         return Reading(self.runner, read)
 
-    def count_tokens(self, prompt: str | Sequence[Message], *, tools: Tools | None = None) -> int:
-        """Return the tokens of a text alone, or of the prompt that messages, and tools, make.
-
-        Messages that make none, such as a conversation whose last word is the model's, are counted
-        one by one; what a prompt of several would take is no more.
-        """
-        if isinstance(prompt, str):
-            return len(self.prompts.codec.text(prompt))
-        request = tool_request(tools) if tools else None
-        return self.prompts.count(prompt, () if request is None else request.tools)
-
     def check_options(self, **options: Unpack[AnswerOptions]) -> None:
         """Refuse options that ``Reading.ask`` would refuse, before documents are read for it.
 
@@ -389,32 +335,6 @@ class LongContextLLM(OneInProcess):
         given = {name: value for name, value in given.items() if name not in ignored}
         settings = self.runner.options(given, framed=True)
         output_format(self.prompts, settings, options.get("json_schema"), None)
-
-    def generate(self, prompt: str | Sequence[Message], **options: Unpack[PromptOptions]) -> Answer:
-        """Return the answer to a text or a conversation.
-
-        Args:
-            prompt: a text, or messages with ``role`` and ``content``, an assistant's ``tool_calls``
-                and messages of role ``tool`` among them, in OpenAI's form.
-            options: fields of `GenerationSettings`. In the plain form, of models without a chat
-                template, a conversation's ``stop`` is a line end by default; ``also_stop`` are
-                texts that end the answer besides. And any of these:
-
-                * ``tools`` that the model may call, in OpenAI's form; see ``answer.tool_calls``.
-                * ``tool_choice``: ``"auto"``, ``"none"``, ``"required"`` or a tool's name.
-                * ``parallel_tool_calls``: False for one call at most.
-                * ``json_schema``: the answer is JSON that is valid for this schema; with tools, it
-                  is that or calls.
-                * ``progress``: called after each chunk of the prompt, from another thread.
-                * ``cancelled``: ends the answer where it is.
-
-        Raises:
-            ContextBudgetExceeded: prompt and answer do not fit; the model has not run.
-            SchemaError: a schema holds what can't be enforced; the model has not run.
-            ToolError: tools, choice or messages about tools can't be used as they are.
-            ConstraintError: the answer could not be constrained to its grammar.
-        """
-        return self.stream(prompt, **options).finish()
 
     def stream(
         self, prompt: str | Sequence[Message], **options: Unpack[PromptOptions]
@@ -436,26 +356,3 @@ class LongContextLLM(OneInProcess):
         )
         prepared = PreparedPrompt(tokens, settings, plan, framed, form)
         return self.runner.stream(prepared, Start(reuse=self.prefix_cache), run, cancelled)
-
-    async def aread(self, documents: Documents, **options: Any) -> Reading:
-        """Do as ``read`` with the event loop free; ``cancelled`` may be given as an event alone.
-
-        A task that is cancelled while it waits ends the reading between two chunks.
-        """
-        cancelled = options.pop("cancelled", None) or threading.Event()
-        return await in_thread(
-            lambda: self.read(documents, cancelled=cancelled, **options), cancelled
-        )
-
-    async def astream(
-        self, prompt: str | Sequence[Message], **options: Unpack[PromptOptions]
-    ) -> TextStream:
-        """Do as ``stream``; tokenizing a long prompt takes a moment, so that is awaited too."""
-        return await in_thread(lambda: self.stream(prompt, **options))
-
-    async def agenerate(
-        self, prompt: str | Sequence[Message], **options: Unpack[PromptOptions]
-    ) -> Answer:
-        """Do as ``generate`` with the event loop free; a cancelled task ends the answer."""
-        async with await self.astream(prompt, **options) as stream:
-            return await stream.aanswer()

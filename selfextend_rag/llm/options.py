@@ -52,7 +52,7 @@ _INSTEAD: dict[str, tuple[tuple[object, ...], str]] = {
     "load_in_4bit": ((False,), "quantization_config=BitsAndBytesConfig(load_in_4bit=True)"),
     "load_in_8bit": ((False,), "quantization_config=BitsAndBytesConfig(load_in_8bit=True)"),
     "huggingfacehub_api_token": ((None,), 'model_options={"token": ...}'),
-    "endpoint_url": ((None,), "the model runs here; model names a folder or hub id"),
+    "endpoint_url": ((None,), "give a server's address as base_url"),
     "task": (("text-generation", "conversational"), "this model generates text alone"),
     "backend": (("default", "pt"), "this model runs by torch alone"),
     "return_full_text": ((False, None), "an answer comes without its prompt"),

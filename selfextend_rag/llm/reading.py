@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import NoReturn, Self, Unpack, cast
+from typing import NoReturn, Unpack, cast
 
 from selfextend_rag.cache.cache import bytes_by_device
 from selfextend_rag.documents import Document
@@ -15,45 +15,18 @@ from selfextend_rag.evidence import TokenRanges
 from selfextend_rag.llm import saved
 from selfextend_rag.llm.answer import (
     Answer,
-    AnswerOptions,
     PreparedPrompt,
     Start,
     TextRunner,
     TextStream,
 )
+from selfextend_rag.llm.base import BaseReading, BatchQuestion, QuestionOptions, questions_of
 from selfextend_rag.llm.saved import ReadDocuments
 from selfextend_rag.output.reader import output_format
 from selfextend_rag.text.prompts import prompt_state
 
-History = Sequence[tuple[str, str]]
-"""Earlier questions, each with its answer, the oldest first."""
 
-BatchQuestion = str | Mapping[str, object]
-"""A question, or the arguments that ``Reading.ask`` would take for it, the question among them."""
-
-_OF_THE_BATCH = frozenset(
-    ("evidence", "progress", "cancelled")
-)  # arguments of ``ask`` that it has once
-
-
-class QuestionOptions(AnswerOptions, total=False):
-    """What ``Reading.ask`` takes besides the question."""
-
-    history: History
-    evidence: bool
-
-
-class OneInProcess:
-    """What holds a model's weights or keys: a copy of it, deep or not, is itself."""
-
-    def __copy__(self) -> Self:
-        return self
-
-    def __deepcopy__(self, memo: object) -> Self:
-        return self
-
-
-class Reading(OneInProcess):
+class Reading(BaseReading):
     """Documents as a model has read them; made by ``LongContextLLM.read``.
 
     It may be asked from several threads, which wait for each other; each question starts from the
@@ -123,31 +96,6 @@ class Reading(OneInProcess):
         self._check_prompts()
         saved.save(path, self._read, self._runner)
 
-    def ask(self, question: str, **options: Unpack[QuestionOptions]) -> Answer:
-        """Return the answer to a question about the documents.
-
-        Args:
-            question: the question alone; the prompt around it is made here.
-            options: fields of `GenerationSettings`. By default ``max_new_tokens`` are those of the
-                plan, and in the plain form, of models without a chat template, ``stop`` is a line
-                end; ``also_stop`` are texts that end the answer besides. And any of these:
-
-                * ``history``: earlier questions, each with its answer, the oldest first.
-                * ``json_schema``: the answer is JSON that is valid for this schema.
-                * ``evidence``: False to not look for the passages that the answer rests on, see
-                  `Evidence`, which takes a few hundredths of the answering time.
-                * ``progress``: called after each chunk of the question, from the model's worker
-                  thread, which can't be asked anything meanwhile.
-                * ``cancelled``: ends the answer where it is, between two chunks or tokens.
-
-        Raises:
-            ContextBudgetExceeded: question and answer need more space than the plan left.
-            MemoryBudgetExceeded: memory has no space for them; nothing has run.
-            SchemaError: the schema holds what can't be enforced; the model has not run.
-            ConstraintError: the answer could not be kept to its schema.
-        """
-        return self.stream(question, **options).finish()
-
     def stream(self, question: str, **options: Unpack[QuestionOptions]) -> TextStream:
         """Return the answer as text that comes as it is generated; see ``ask``."""
         evidence, cancelled = options.pop("evidence", True), options.pop("cancelled", None)
@@ -193,7 +141,7 @@ class Reading(OneInProcess):
             raise ValueError(f"at_once must be a positive integer, got {at_once}")
         evidence, cancelled = options.pop("evidence", False), options.pop("cancelled", None)
         progress, prompts = options.pop("progress", None), []
-        for number, (question, own) in enumerate(_asked(questions), 1):
+        for number, (question, own) in enumerate(questions_of(questions), 1):
             try:
                 merged = cast(QuestionOptions, {**options, **own})
                 prompts.append(self._prepared(question, merged))
@@ -292,31 +240,3 @@ class Reading(OneInProcess):
                 "the tokenizer, its special tokens or its chat template have changed since these "
                 "documents were read; read them again, or put it back"
             )
-
-
-def _asked(questions: Sequence[BatchQuestion]) -> list[tuple[str, dict[str, object]]]:
-    """Return each question with the arguments that it has of its own.
-
-    Raises:
-        TypeError: ``questions`` are one text, or one of them is neither a text nor arguments.
-    """
-    if isinstance(questions, str | Mapping):
-        raise TypeError(
-            f"questions must be a list of questions, got one {type(questions).__name__}; "
-            "use ask for a single question"
-        )
-    found = []
-    for number, each in enumerate(questions, 1):
-        own = {"question": each} if isinstance(each, str) else each
-        question = own.get("question") if isinstance(own, Mapping) else None
-        if not isinstance(question, str):
-            raise TypeError(
-                f"question {number} must be a text, or a dict with the text under 'question', got "
-                f"{each!r}"
-            )
-        for name in own.keys() & _OF_THE_BATCH:
-            raise TypeError(
-                f"question {number} has {name!r} of its own; pass it once, to the whole batch"
-            )
-        found.append((question, {name: own[name] for name in own if name != "question"}))
-    return found

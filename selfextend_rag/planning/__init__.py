@@ -10,6 +10,7 @@ from selfextend_rag.planning.pretraining import (
     planner_defaults,
     pretraining_window_of,
 )
+from selfextend_rag.planning.served import ServedPlanner
 
 __all__ = [
     "CalibrationError",
@@ -21,6 +22,7 @@ __all__ = [
     "MemoryEstimate",
     "ModelMemory",
     "PlanRemark",
+    "ServedPlanner",
     "calibration_path",
     "planner_defaults",
     "pretraining_window_of",

@@ -62,6 +62,8 @@ class ContextPlan:
         memory: what is needed at most; None if it was not looked at, or is not known.
         remarks: what is not read of the documents, though they are planned whole: the remarks on
             their files above a note.
+        served_window: the longest sequence that a server takes, which runs the model and chooses
+            settings of its own; None where it runs here.
 
     Raises:
         ValueError: a figure is out of range.
@@ -77,6 +79,7 @@ class ContextPlan:
     chunk_size: int | None = None
     memory: MemoryEstimate | None = None
     remarks: tuple[PlanRemark, ...] = ()
+    served_window: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("prompt_tokens", "max_new_tokens", "reserve_tokens"):
@@ -117,7 +120,7 @@ class ContextPlan:
     @property
     def extended_window(self) -> int:
         """Return the longest sequence these settings allow, prompt and answer together."""
-        window = self.pretraining_window
+        window = self.served_window or self.pretraining_window
         return window if self.settings is None else self.settings.extended_window(window)
 
     @property
@@ -160,6 +163,11 @@ class ContextPlan:
 
     def _verdict(self) -> str:
         window = self.pretraining_window
+        if self.served_window is not None:
+            return (
+                f"They fit the {self.served_window} that the server takes, which chooses the "
+                "settings."
+            )
         if self.settings is not None and not isinstance(self.settings, SelfExtend):
             return (
                 f"The model was trained on {window}: {self.settings} lets it see "
@@ -191,6 +199,8 @@ class ContextPlan:
         named = {name: getattr(self, name) for name in figures}
         if self.settings is not None and not isinstance(self.settings, SelfExtend):
             named["map"] = map_to_dict(self.settings)
+        if self.served_window is not None:
+            named["served_window"] = self.served_window
         return {**named, "memory": memory, "remarks": remarks}
 
     @classmethod
@@ -203,7 +213,10 @@ class ContextPlan:
             settings = map_from_dict(values["map"])
         memory = values["memory"] and MemoryEstimate.from_dict(values["memory"])
         remarks = tuple(PlanRemark(**remark) for remark in values.get("remarks", ()))
-        return cls(**fields, settings=settings, memory=memory, remarks=remarks)
+        served = values.get("served_window")
+        return cls(
+            **fields, settings=settings, memory=memory, remarks=remarks, served_window=served
+        )
 
 
 def added_up(plan: ContextPlan) -> str:

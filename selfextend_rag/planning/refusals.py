@@ -53,6 +53,23 @@ def window_refusal(
     )
 
 
+def served_refusal(plan: ContextPlan, documents: Sequence[NamedSize]) -> ContextBudgetExceeded:
+    """Return the error for a plan that exceeds what a server takes."""
+    assert plan.served_window is not None
+    excess = plan.total_tokens - plan.served_window
+    figures = added_up(plan).replace(" tokens of prompt", " tokens", 1)
+    return ContextBudgetExceeded(
+        f"prompt of {figures} exceeds the {plan.served_window} that the server takes",
+        needed=plan.total_tokens,
+        available=plan.served_window,
+        remedies=(
+            _fewer_documents(documents, excess),
+            *_smaller_answer(plan, excess),
+            f"have the server started for at least {plan.total_tokens} tokens",
+        ),
+    )
+
+
 def memory_refusal(
     plan: ContextPlan, memory: MemoryBudget, available: int, documents: Sequence[NamedSize]
 ) -> MemoryBudgetExceeded:

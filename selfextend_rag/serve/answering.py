@@ -9,8 +9,8 @@ from typing import TypeVar
 
 from selfextend_rag.documents import Document
 from selfextend_rag.engine import in_thread
-from selfextend_rag.llm import Answer, Reading, TextStream, frameworks, question_and_history
-from selfextend_rag.llm.reading import History
+from selfextend_rag.llm import Answer, BaseReading, TextStream, frameworks, question_and_history
+from selfextend_rag.llm.base import History
 from selfextend_rag.serve.errors import ApiError, api_error, bad_request
 from selfextend_rag.serve.files import data_of_url
 from selfextend_rag.serve.reply import having_read
@@ -105,7 +105,7 @@ async def _about_documents(
         if not question.strip():
             bad_request("the last message asks nothing about the attached files", "messages")
 
-        async def ask(reading: Reading) -> TextStream:
+        async def ask(reading: BaseReading) -> TextStream:
             def begun() -> TextStream:
                 return reading.stream(question, history=history, **options)
 

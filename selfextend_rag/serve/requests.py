@@ -169,6 +169,14 @@ class FormatSchema(BaseModel):
 ResponseFormat = Annotated[FormatText | FormatObject | FormatSchema, Field(discriminator="type")]
 
 
+def _json_schema(form: ResponseFormat | None) -> Mapping[str, object] | None:
+    if form is None or isinstance(form, FormatText):
+        return None
+    if isinstance(form, FormatObject):
+        return {"type": "object"}
+    return schema_of(form.json_schema.schema_, "the schema of response_format")
+
+
 class ChatRequest(Sampling):
     """The body of ``/v1/chat/completions``."""
 
@@ -203,18 +211,14 @@ class ChatRequest(Sampling):
         Raises:
             SchemaError: it says nothing of a value.
         """
-        form = self.response_format
-        if form is None or isinstance(form, FormatText):
-            return None
-        if isinstance(form, FormatObject):
-            return {"type": "object"}
-        return schema_of(form.json_schema.schema_, "the schema of response_format")
+        return _json_schema(self.response_format)
 
 
 class CompletionRequest(Sampling):
     """The body of ``/v1/completions``."""
 
     prompt: str | list[str]
+    response_format: ResponseFormat | None = None
 
     def text(self) -> str:
         """Return the one prompt.
@@ -229,4 +233,9 @@ class CompletionRequest(Sampling):
 
     def options(self) -> JsonObject:
         """Return what was given, under the names of ``LongContextLLM.generate``."""
-        return super().options() | ({} if self.stop is None else {"stop": self.stop})
+        given = super().options()
+        if self.stop is not None:
+            given["stop"] = self.stop
+        if (schema := _json_schema(self.response_format)) is not None:
+            given["json_schema"] = schema
+        return given

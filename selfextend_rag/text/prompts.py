@@ -167,17 +167,34 @@ class PromptBuilder:
         Raises:
             ValueError: the question is blank, or the chat template does not write the history.
         """
-        if not question.strip():
-            raise ValueError("the question is empty")
-        said = [(("user", asked), ("assistant", answer)) for asked, answer in history]
-        turns = [Turn(role, text) for pair in said for role, text in pair]
-        turns.append(Turn("user", question))
+        turns = _turns(question, history)
         after = self._border.after
         if self.chat:
             rendered = self._rendered_halves("", turns[0].content, turns[1:])[1]
             return Prompt(tuple(self._template.encoded(rendered, after=after).ids))
         text = self._border.right + plain_conversation(turns)
         return Prompt(tuple(self.codec.text(text, after=after)))
+
+    def about(
+        self, documents: Sequence[Document], question: str, history: Sequence[tuple[str, str]] = ()
+    ) -> list[dict[str, object]] | str:
+        """Return ``documents`` and ``question`` for who writes the prompt: messages, or a text.
+
+        They are messages for a chat template, or, in the plain form, the text after the start
+        token.
+
+        Raises:
+            ValueError: the question is blank, or there are no documents.
+        """
+        text, turns = joined_documents(documents)[0], _turns(question, history)
+        if not self.chat:
+            return text + BREAK + plain_conversation(turns)
+        parts = [text, *([self._instruction] if self._instruction else [])]
+        first = BREAK.join([*parts, f"Question: {turns[0].content}"])
+        later: list[dict[str, object]] = [
+            {"role": turn.role, "content": turn.content} for turn in turns[1:]
+        ]
+        return [{"role": "user", "content": first}, *later]
 
     def answer(self, text: str) -> Prompt:
         """Return an answer that was written elsewhere, as it would follow ``question``.
@@ -289,6 +306,14 @@ class PromptBuilder:
                     "history"
                 )
         return before, after
+
+
+def _turns(question: str, history: Sequence[tuple[str, str]]) -> list[Turn]:
+    if not question.strip():
+        raise ValueError("the question is empty")
+    said = [(("user", asked), ("assistant", answer)) for asked, answer in history]
+    turns = [Turn(role, text) for pair in said for role, text in pair]
+    return [*turns, Turn("user", question)]
 
 
 def prompt_state(prompts: PromptBuilder) -> tuple[object, ...]:

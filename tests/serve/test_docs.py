@@ -10,15 +10,22 @@ from selfextend_rag.cli.serve import Serve
 from selfextend_rag.serve.errors import ApiError
 from selfextend_rag.serve.requests import Sampling
 from tests.serve.test_chat import asked
-from tests.test_docs import BLOCK, PRINTED, ROOT, SERVER
+from tests.test_docs import BLOCK, PRINTED, REMOTE, ROOT, SERVER
 
 PAGE = (ROOT / SERVER).read_text("utf-8")
 ADDRESS = "http://127.0.0.1:8000"
+SNIPPETS = [
+    pytest.param(found[2], id=f"{name}-{number}")
+    for name in (SERVER, REMOTE)
+    for number, found in enumerate(BLOCK.finditer((ROOT / name).read_text("utf-8")))
+    if found[1] == "python"
+]
 
 
-@pytest.mark.parametrize("source", [x[2] for x in BLOCK.finditer(PAGE) if x[1] == "python"])
+@pytest.mark.parametrize("source", SNIPPETS)
 def test_snippets_print_what_they_say(server, source, capsys, monkeypatch):
-    pytest.importorskip("openai")
+    for library in ("openai", "langchain_core", "llama_index.core"):
+        pytest.importorskip(library)
     monkeypatch.chdir(ROOT)
     assert ADDRESS in source
     exec(compile(source.replace(ADDRESS, server.url), "snippet", "exec", dont_inherit=True), {})

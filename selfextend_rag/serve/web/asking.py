@@ -13,7 +13,7 @@ from starlette.responses import Response
 from selfextend_rag.documents import Document
 from selfextend_rag.engine import in_thread
 from selfextend_rag.evidence import Evidence
-from selfextend_rag.llm import Answer, Reading
+from selfextend_rag.llm import Answer, BaseReading
 from selfextend_rag.output.schema import schema_of
 from selfextend_rag.serve.answering import is_short_question, refusing, soon
 from selfextend_rag.serve.errors import bad_request
@@ -106,7 +106,7 @@ class Asking:
         history: list[tuple[str, str]] | None = None,
     ) -> None:
         self.documents = documents_of([served.files.get(file_id) for file_id in body.files])
-        self._reading: Reading | None = None
+        self._reading: BaseReading | None = None
         self._read_tokens = 0  # of documents that had to be read
         self._served = served
         self._started = time.perf_counter()
@@ -133,7 +133,7 @@ class Asking:
                 await asyncio.to_thread(readings.plan, documents, question, **self.space)
 
     @property
-    def reading(self) -> Reading:
+    def reading(self) -> BaseReading:
         """Return the reading of the documents, once its progress was taken."""
         assert self._reading is not None
         return self._reading

@@ -16,7 +16,7 @@ from selfextend_rag.evals.comparison import Asked, Retrieval
 from selfextend_rag.evals.comparison.fitting import default_words, fitting_places
 from selfextend_rag.evals.comparison.passages import Index
 from selfextend_rag.evals.comparison.places import found_of
-from selfextend_rag.llm import Answer, Reading
+from selfextend_rag.llm import Answer, BaseReading
 from selfextend_rag.serve.answering import refusing
 from selfextend_rag.serve.events import ModelResponse, Stream
 from selfextend_rag.serve.metrics import Watch
@@ -116,7 +116,7 @@ def _shown(index: Index, place: int, score: float, files: list[str]) -> JsonObje
 
 
 async def _asked(
-    reading: Reading, asking: Asking, body: CompareRequest, *, evidence: bool
+    reading: BaseReading, asking: Asking, body: CompareRequest, *, evidence: bool
 ) -> Answer:
     """Return an answer, which ends early where the task is cancelled."""
     stream = await in_thread(
@@ -126,7 +126,7 @@ async def _asked(
         return await stream.aanswer()
 
 
-def _side(reading: Reading, answer: Answer, searched: float) -> JsonObject:
+def _side(reading: BaseReading, answer: Answer, searched: float) -> JsonObject:
     used = answer.usage
     return {
         "text": answer.text,

@@ -57,9 +57,9 @@ from llama_index.llms.selfextend.structured import (
     report_start,
 )
 from selfextend_rag import (
+    BaseLLM,
+    BaseReading,
     ContextPlan,
-    LongContextLLM,
-    Reading,
     TextStream,
     frameworks,
     question_and_history,
@@ -120,8 +120,10 @@ class SelfExtendLLM(FunctionCallingLLM):
 
     Args:
         model: hub id, folder or ``"bundled"``, the default; or a loaded model of transformers (with
-            ``tokenizer``), or a `LongContextLLM`, which may be given as ``llm`` too.
-        tokenizer: the tokenizer of a loaded model.
+            ``tokenizer``), or a `LongContextLLM` or `RemoteLLM`, which may be given as ``llm`` too.
+        tokenizer: the tokenizer of a loaded model; of a server's also a hub id or folder.
+        base_url: where a server's API begins, which then has the model; with ``api_key`` and
+            options of `RemoteLLM`.
         options: fields of this class, and options of `LongContextLLM` such as ``max_group_size``.
             Those of ``HuggingFaceLLM`` are taken too, or refused with what to use instead.
 
@@ -131,6 +133,11 @@ class SelfExtendLLM(FunctionCallingLLM):
     """
 
     model: str = Field(description="Hub id, folder, or 'bundled'; the name of a loaded model.")
+    base_url: str | None = Field(default=None, description="Where a server's API begins.")
+    api_key: str | None = Field(
+        default=None, description="Of the server.", exclude=True, repr=False
+    )
+    max_retries: int | None = Field(default=None, description="For a server that is busy.")
     dtype: object = Field(default="auto", description="Precision of the weights.")
     device_map: object = Field(default=None, description="Where the weights go, such as 'auto'.")
     full_attention: bool = Field(
@@ -149,8 +156,8 @@ class SelfExtendLLM(FunctionCallingLLM):
     stop: list[str] | None = Field(default=None, description="Texts that end an answer.")
     timeout: float | None = Field(default=None, description="Seconds that an answer may take.")
 
-    _llm: LongContextLLM = PrivateAttr()
-    _reading: Reading | None = PrivateAttr(default=None)
+    _llm: BaseLLM = PrivateAttr()
+    _reading: BaseReading | None = PrivateAttr(default=None)
     _live: bool = PrivateAttr(default=False)
     _window: int = PrivateAttr()
 
@@ -158,18 +165,27 @@ class SelfExtendLLM(FunctionCallingLLM):
         model = options.pop("llm", None) if model is None else model
         given = {} if model is None else {"model": model}
         options = frameworks.sort_options({**given, **options}, type(self).model_fields)
-        model = options.pop("model", "bundled")
+        served = options.get("base_url") is not None
+        model = options.pop("model", None if served else "bundled")
         options["dtype"] = str(options.get("dtype") or "auto").removeprefix("torch.")
         named = isinstance(model, str | os.PathLike)
         super().__init__(model=os.fspath(model) if named else "", **options)
-        loading = {name: getattr(self, name) for name in _LOADING}
-        self._llm = frameworks.open_llm(model, tokenizer, loading, self.context_options)
-        self._live, self.model = not named, self.model or self._llm.name
+        self._llm = self._opened(model, tokenizer)
+        self._live = tokenizer is not None if served else not named
+        self.model = self.model or self._llm.name
         self._window = self._llm.planner.extended_window
         self._options({})  # refuses here what would fail in each call
         if self._llm.prompts.chat:
             self._refuse(_WRITERS, "a chat template writes them, unless prompt_form is 'plain'")
         _register_tokenizer(self.tokenize)
+
+    def _opened(self, model: object, tokenizer: object) -> BaseLLM:
+        loading = {name: getattr(self, name) for name in _LOADING}
+        if self.base_url is None:
+            return frameworks.open_llm(model, tokenizer, loading, self.context_options)
+        connection = {"api_key": self.api_key, "max_retries": self.max_retries}
+        more = {**connection, **self.context_options}
+        return frameworks.connect_llm(self.base_url, model, tokenizer, loading, more)
 
     @field_validator("stop", mode="before")
     @classmethod
@@ -186,7 +202,7 @@ class SelfExtendLLM(FunctionCallingLLM):
         return "SelfExtendLLM"
 
     @property
-    def core(self) -> LongContextLLM:
+    def core(self) -> BaseLLM:
         """Return the `LongContextLLM` underneath."""
         return self._llm
 
@@ -218,7 +234,7 @@ class SelfExtendLLM(FunctionCallingLLM):
             tokens = core.prompts.prompt(self._get_prompt(prompt, **prompt_args))
         return core.budget.plan_prompt(len(tokens), self.metadata.num_output)
 
-    def over(self, reading: Reading | None) -> SelfExtendLLM:
+    def over(self, reading: BaseReading | None) -> SelfExtendLLM:
         """Return this model, with what it is asked put to documents that it has read.
 
         ``complete`` then takes a question, ``chat`` a conversation about the documents. The system

@@ -41,7 +41,7 @@ from llama_index.llms.selfextend.documents import (
     source_nodes,
 )
 from llama_index.llms.selfextend.messages import JsonObject
-from selfextend_rag import Document, Reading
+from selfextend_rag import BaseReading, Document
 
 _dispatcher = get_dispatcher(__name__)
 _FIGURES = ("plan", "usage", "finish_reason")
@@ -90,7 +90,7 @@ class FullDocumentQueryEngine(BaseQueryEngine):
     def __init__(
         self,
         llm: SelfExtendLLM,
-        reading: Reading,
+        reading: BaseReading,
         documents: Sequence[BaseNode] = (),
         *,
         streaming: bool = False,
@@ -165,7 +165,7 @@ class FullDocumentQueryEngine(BaseQueryEngine):
         return cls(model, reading, documents, **options)
 
     @property
-    def reading(self) -> Reading:
+    def reading(self) -> BaseReading:
         """Return what was read, to be saved or asked directly."""
         return self._reading
 
