@@ -32,14 +32,14 @@ KEYS = [
 
 @pytest.fixture
 def server():
-    with FakeServer(key="secret", window=1000) as server:
+    with FakeServer(key="hunter2", window=1000) as server:
         yield server
 
 
 @pytest.fixture
 def chat(server):
     return ChatSelfExtend(
-        base_url=server.url, api_key="secret", tokenizer=byte_tokenizer(chat=True), max_tokens=20
+        base_url=server.url, api_key="hunter2", tokenizer=byte_tokenizer(chat=True), max_tokens=20
     )
 
 
@@ -67,7 +67,7 @@ async def test_it_is_awaited(chat):
 
 
 def test_the_completion_model_and_structured_answers(server):
-    options = {"base_url": server.url, "api_key": "secret"}
+    options = {"base_url": server.url, "api_key": "hunter2"}
     llm = SelfExtendLLM(**options, tokenizer=byte_tokenizer(chat=True))
     assert llm.invoke("The key is 9.") == " 9"
 
@@ -101,13 +101,13 @@ def test_the_chain_and_the_retriever_run_unchanged(server, chat):
 
 def test_options_that_load_weights_are_refused_and_the_key_stays_secret(server, chat, monkeypatch):
     with pytest.raises(ValueError, match="device_map can't be set from here"):
-        ChatSelfExtend(base_url=server.url, api_key="secret", device_map="auto")
+        ChatSelfExtend(base_url=server.url, api_key="hunter2", device_map="auto")
     with pytest.raises(ValueError, match="unknown option max_group_size"):
-        ChatSelfExtend(base_url=server.url, api_key="secret", max_group_size=8)
-    assert "secret" not in dumps(chat)
-    assert "secret" not in repr(chat)
-    found = ChatSelfExtend(base_url=server.url, api_key="secret", at_once=2, window=500)
+        ChatSelfExtend(base_url=server.url, api_key="hunter2", max_group_size=8)
+    assert "hunter2" not in dumps(chat)
+    assert "hunter2" not in repr(chat)
+    found = ChatSelfExtend(base_url=server.url, api_key="hunter2", at_once=2, window=500)
     assert found.llm.planner.extended_window == 500
     assert "at_once" in found.context_options
-    monkeypatch.setenv("SELFEXTEND_RAG_API_KEY", "secret")
+    monkeypatch.setenv("SELFEXTEND_RAG_API_KEY", "hunter2")
     assert pickle.loads(pickle.dumps(found)).invoke("The key is 4.").content == " 4"

@@ -57,8 +57,8 @@ async def test_engines_and_the_retriever_run_unchanged(llm):
     assert response.metadata["plan"]["served_window"] == 1000
     assert str(await engine.aquery("The key?")) == " 77"
     talk = engine.as_chat_engine()
-    assert str(talk.chat("The key?")) == " 77"
-    assert str(talk.chat("Again, the key is 8?")) == " 8"
+    assert str(talk.chat("The key?")) == "77"
+    assert str(talk.chat("Again, the key is 8?")) == "8"
     assert len(FullDocumentRetriever(KEYS, llm=llm).retrieve("The key?")) == 2
     with pytest.raises(ContextBudgetExceeded, match="that the server takes"):
         FullDocumentQueryEngine.from_documents([Document(text="z" * 990)], llm=llm)
