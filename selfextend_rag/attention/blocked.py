@@ -27,6 +27,7 @@ from selfextend_rag.attention.partial import (
     partial_attention,
 )
 from selfextend_rag.positions import Band
+from selfextend_rag.rope import RotaryTables
 
 _SHORT = 256  # queries up to which a call is worth keeping grouped keys for
 _TILE = 32  # queries that share one mask
@@ -112,11 +113,44 @@ def _unpadded(q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, kept: Tensor
     return out if spec.sinks is None else add_sinks(out, lse, spec.sinks)
 
 
-def _plain(q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, end: int) -> tuple[Tensor, Tensor]:
+def stored_attention(
+    q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, to_own: RotaryTables
+) -> Tensor:
+    """Return SelfExtend attention over keys that were stored at their grouped positions.
+
+    Args:
+        q: ``[1, H, T, D]`` un-rotated, at the last T of S positions.
+        k: ``[1, Hkv, S, D]``, rotated to grouped positions and scaled as the spec's rotary says.
+        v: ``[1, Hkv, S, Dv]``.
+        spec: the layer's, with a band of grouped keys.
+        to_own: of S positions or more, what rotates each key on to its own, without any scale.
+    """
+    length, total, window = q.shape[2], k.shape[2], spec.own_bands[-1].nearest
+    far = spec.far_band(total)
+    if far is None:
+        out, lse = _plain(q, k, v, spec, total, to_own)
+        return out if spec.sinks is None else add_sinks(out, lse, spec.sinks)
+    near = max(0, window - (total - length))  # queries without grouped pairs
+    out = v.new_empty(len(q), length, q.shape[1], v.shape[3]).transpose(1, 2)
+    lse = _extended(q[:, :, near:], k, v, spec, far, k, out[:, :, near:], to_own)
+    if near:
+        out[:, :, :near], near_lse = _plain(q[:, :, :near], k, v, spec, window, to_own)
+        lse = torch.cat([near_lse, lse], dim=2)
+    return out if spec.sinks is None else add_sinks(out, lse, spec.sinks)
+
+
+def _plain(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    spec: AttentionSpec,
+    end: int,
+    to_own: RotaryTables | None = None,
+) -> tuple[Tensor, Tensor]:
     """Ordinary attention of queries at the last positions before ``end``."""
     positions = torch.arange(end, device=q.device)
     q = spec.rotary.rotate(q, positions[end - q.shape[2] :])
-    k = spec.rotary.rotate(k[:, :, :end], positions)
+    k = spec.rotary.rotate(k[:, :, :end], positions if to_own is None else to_own.at(slice(end)))
     return _causal(q, k, v[:, :, :end], spec)
 
 
@@ -156,8 +190,12 @@ def _extended(
     far: Band,
     kept: Tensor | None,
     out: Tensor,
+    to_own: RotaryTables | None = None,
 ) -> Tensor:
-    """Queries that all have grouped pairs: grouped part and neighbor band, merged into ``out``."""
+    """Queries that all have grouped pairs: grouped part and neighbor band, merged into ``out``.
+
+    With ``to_own`` the keys come at grouped positions, and are the ``kept`` ones too.
+    """
     rotary, length, total = spec.rotary, q.shape[2], k.shape[2]
     split = total - far.nearest  # keys before it are grouped for some query
     first = split - length + 1  # the oldest neighbor of the first query
@@ -171,6 +209,7 @@ def _extended(
     made = split if kept is None else 0
     key_angles = angles.at(far.key_position(positions[:made]))
     near_angles = rotary.tables(positions[near], q)
+    neighbor_angles = near_angles if to_own is None else to_own.at(near)
     heads, share = _heads_at_once(k), q.shape[1] // k.shape[1]
     queries = torch.empty_like(q[:, : heads * share])
     keys = torch.empty_like(k[:, :heads, : max(made, total - near.start)])
@@ -187,7 +226,7 @@ def _extended(
         # the grouped keys and queries have done their work: what was made here is written over
         rotary.rotate(q[:, asked], near_angles.at(slice(-length, None)), out=queries)
         neighbors = keys[:, :, : total - near.start]
-        rotary.rotate(k[:, own, near], near_angles, out=neighbors)
+        rotary.rotate(k[:, own, near], neighbor_angles, out=neighbors)
         band = _band(queries, neighbors, v[:, own, near], spec, far.nearest, skip)
         lses.append(merge(*before, *band, into=out[:, asked])[1])
     return lses[0] if len(lses) == 1 else torch.cat(lses, dim=1)

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from selfextend_rag.errors import ConstraintError, SchemaError
-from selfextend_rag.output.schema import schema_text
+from selfextend_rag.output.schema import require_grammars, schema_text
 from selfextend_rag.output.tools import ToolRequest
 from selfextend_rag.text.calls import ID, ID_PATTERN, CallForm
 from selfextend_rag.text.template import THOUGHT_END
@@ -225,6 +225,7 @@ class Grammars:
         self.compiled = lru_cache(kept)(self._compiled)
 
     def _compiled(self, source: str, ends: tuple[int, ...]) -> Grammar:
+        require_grammars()
         matcher = LLMatcher(self._vocabulary(ends), source, log_level=0)
         problem = matcher.get_error() if matcher.is_error() else ""
         if problem := problem or "; ".join(matcher.get_grammar_warnings()):

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping
+from importlib.metadata import version
 
 from llguidance import LLMatcher
 
 from selfextend_rag.errors import SchemaError
 
 Schema = dict[str, object]
+
+_OLDEST = (1, 9)  # version of llguidance
 
 # One space where JSON allows any white space: small models write spaces and line ends for ever.
 _OPTIONS = {"whitespace_pattern": "[ ]?"}
@@ -107,6 +110,21 @@ def schema_of(given: Mapping[str, object], whose: str = "the schema") -> Mapping
     return given
 
 
+def require_grammars() -> None:
+    """Check that the grammar library is one that enforces what is said of it here.
+
+    Raises:
+        SchemaError: it is older than 1.9, whose numbers and white space are not those of a schema.
+    """
+    found = version("llguidance")
+    if tuple(int(part) for part in found.split(".")[:2]) < _OLDEST:
+        raise SchemaError(
+            f"answers constrained by a schema or tools need llguidance 1.9 or later, not {found}, "
+            "which refuses valid numbers and lets endless white space through; vLLM pins it, so "
+            "ask vLLM's server for these, or use an environment without vLLM"
+        )
+
+
 def schema_text(schema: Mapping[str, object], whose: str = "the schema") -> str:
     """Return a checked and narrowed schema as JSON, for a ``%json`` in a grammar.
 
@@ -117,6 +135,7 @@ def schema_text(schema: Mapping[str, object], whose: str = "the schema") -> str:
     Raises:
         SchemaError: it is no JSON schema, or holds what can't be enforced or be satisfied.
     """
+    require_grammars()
     if not isinstance(schema, Mapping):
         raise SchemaError(
             f"{whose} must be a dictionary (a JSON object), got {type(schema).__name__}; "

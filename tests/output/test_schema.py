@@ -271,3 +271,12 @@ def test_a_pattern_beside_a_date_counts_too():
 )
 def test_numbers_have_an_end_unless_the_schema_needs_more(schema, text, taken):
     assert takes(schema, text, as_text=True) is taken
+
+
+def test_an_older_grammar_library_is_refused(monkeypatch):
+    """vLLM pins 1.7, which lets any amount of white space through and refuses -1.25 as a number."""
+    monkeypatch.setattr("selfextend_rag.output.schema.version", lambda _: "1.7.6")
+    with pytest.raises(SchemaError, match=r"need llguidance 1\.9 or later, not 1\.7\.6"):
+        json_grammar({"type": "number"})
+    with pytest.raises(SchemaError, match=r"need llguidance 1\.9"):
+        Grammars(byte_tokenizer()).compiled("start: /a/", (0,))
