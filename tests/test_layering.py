@@ -1,7 +1,7 @@
 """Imports point one way: read from the import statements, so that no test has to notice it.
 
 A *room* is a module or package directly below ``selfextend_rag``; a package's own modules are one
-room. The integrations are two rooms of their own.
+room. The integrations are rooms of their own.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 CORE = "selfextend_rag"
 INTEGRATIONS = ("langchain_selfextend", "llama_index.llms.selfextend")
+VLLM = "vllm_selfextend"  # computes inside another engine: it builds on tensors, and on no text
 
 # Rooms beside the order, and what of ours they may import.
 BASE: dict[str, frozenset[str]] = {
@@ -46,7 +47,7 @@ def _order() -> dict[str, frozenset[str]]:
     return allowed
 
 
-MAY_IMPORT = _order()
+MAY_IMPORT = _order() | {VLLM: frozenset({*BASE, "rope", "attention"} - {"bundled", "documents"})}
 
 # What a room may not import of others, because its work is defined without it.
 MAY_NOT_USE: dict[str, frozenset[str]] = {
@@ -56,6 +57,7 @@ MAY_NOT_USE: dict[str, frozenset[str]] = {
     "documents": frozenset({"torch", "transformers"}),
     "rope": frozenset({"transformers", "tokenizers"}),
     "attention": frozenset({"transformers", "tokenizers"}),
+    VLLM: frozenset({"transformers", "tokenizers"}),
     **dict.fromkeys(
         (*INTEGRATIONS, "serve"), frozenset({"torch", "transformers", "numpy", "safetensors"})
     ),
@@ -73,14 +75,14 @@ _WRITING_METHODS = frozenset(
 def modules() -> Iterator[tuple[str, str]]:
     """The name within its source root, and the source, of every module that is shipped."""
     for root in (ROOT, ROOT / "integrations"):
-        for package in (CORE, *INTEGRATIONS):
+        for package in (CORE, *INTEGRATIONS, VLLM):
             for path in sorted((root / package.replace(".", "/")).rglob("*.py")):
                 yield path.relative_to(root).as_posix(), path.read_text("utf-8")
 
 
 def room_of(module: str) -> str:
     """The room of a dotted module name; empty for the front door and for others' modules."""
-    for integration in INTEGRATIONS:
+    for integration in (*INTEGRATIONS, VLLM):
         if module == integration or module.startswith(integration + "."):
             return integration
     parts = module.split(".")
@@ -123,6 +125,8 @@ def _objection(room: str, file: str, name: str) -> str:
         return f"{room} works without it"
     if top == "triton" and not file.startswith(f"{CORE}/attention/triton"):
         return "triton stays in attention/triton"
+    if top == "vllm" and room != VLLM:
+        return "only its plugin knows vLLM"
     if top in FRAMEWORKS and room not in INTEGRATIONS:
         return "the core knows no framework"
     if top in WEB and room != "serve":
@@ -208,6 +212,9 @@ def test_the_order_has_no_circles():
         ("selfextend_rag/llm.py", "from matplotlib import pyplot", "only the evaluations"),
         ("selfextend_rag/llm/llm.py", "import httpx2", "requests are sent in"),
         ("selfextend_rag/novel.py", "", "no place in the order"),
+        ("selfextend_rag/attention/paged.py", "import vllm.config", "only its plugin"),
+        ("vllm_selfextend/cpu.py", "from selfextend_rag.cache import x", "vllm_selfextend comes"),
+        ("vllm_selfextend/cpu.py", "import transformers", "works without it"),
         ("langchain_selfextend/llms.py", "import torch", "works without it"),
         ("langchain_selfextend/llms.py", "from selfextend_rag import _HOMES", "public names"),
         ("langchain_selfextend/llms.py", "from selfextend_rag.llm import X", "public names"),

