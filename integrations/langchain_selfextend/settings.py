@@ -11,7 +11,15 @@ from typing import Any, Self
 
 from langchain_core.exceptions import ContextOverflowError, ModelTimeoutError
 from langchain_core.load.serializable import Serializable
-from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, field_validator, model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from selfextend_rag import (
     Answer,
@@ -129,6 +137,11 @@ class SelfExtendSettings(Serializable):
         fields = cls.model_fields
         aliases = {field.alias for field in fields.values() if field.alias}
         return frameworks.sort_options(given, fields.keys() | aliases)
+
+    @field_validator(*_SAMPLING, "max_tokens", "timeout", mode="before")
+    @classmethod
+    def _numbers(cls, value: object, of: ValidationInfo) -> object:
+        return frameworks.number(of.field_name, value)
 
     @field_validator("loaded", mode="before")
     @classmethod

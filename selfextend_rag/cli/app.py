@@ -1,5 +1,6 @@
 """The program around its commands: what is written where, errors as one line, exit codes."""
 
+import errno
 import io
 import logging
 import os
@@ -72,7 +73,11 @@ def put(stream: TextIO, text: str) -> None:
         stream.write(text)
         stream.flush()
     except OSError as error:
-        raise OutputError(f"can't write the output: {error.strerror}") from error
+        raise _unwritable(error) from error
+
+
+def _unwritable(error: OSError) -> OutputError:
+    return OutputError(f"can't write the output: {error.strerror}")
 
 
 def print_error(text: str, kind: str = "error") -> None:
@@ -125,12 +130,18 @@ def _run(command: Command, **_: object) -> None:
         print_error("interrupted")
         code = 130
     except OutputError as error:
-        if sys.stdout is not None:  # lead it nowhere, or Python reports it again when it exits
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 141 if isinstance(error.__cause__, BrokenPipeError) else 74
-        if code == 74:
-            print_error(str(error))
+        code = _end_output(error)
     raise typer.Exit(code)
+
+
+def _end_output(error: OutputError) -> int:
+    """Report that standard output can't be written, and return the exit code."""
+    if sys.stdout is not None:  # lead it nowhere, or Python reports it again when it exits
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if isinstance(error.__cause__, BrokenPipeError):
+        return 141
+    print_error(str(error))
+    return 74
 
 
 app = typer.Typer(
@@ -174,6 +185,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             typer.main.get_command(app).main(argv, PROGRAM)
     except SystemExit as end:
         return int(end.code or 0)
+    except OSError as error:  # of typer, which writes help and the version itself
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise
+        return _end_output(_unwritable(error))
     finally:
         logger.removeHandler(handler)
     return 0

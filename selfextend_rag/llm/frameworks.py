@@ -46,6 +46,7 @@ __all__ = [
     "fit_or_rank",
     "joined",
     "merged_messages",
+    "number",
     "of_a_passage",
     "open_llm",
     "schema_of",
@@ -109,6 +110,17 @@ def connect_llm(
         raise OptionError(f"{', '.join(loads)} can't be set from here: base_url asks a server")
     given = {name: value for name, value in options.items() if value is not None}
     return RemoteLLM(base_url, model, tokenizer=tokenizer, **given)
+
+
+def number(name: str | None, value: object) -> object:
+    """Return a number, or refuse what only looks like one, which pydantic would convert.
+
+    Raises:
+        OptionError: it is a text or a truth value.
+    """
+    if isinstance(value, str | bytes | bool):
+        raise OptionError(f"{name} must be a number, got {value!r}")
+    return value
 
 
 def open_llm(

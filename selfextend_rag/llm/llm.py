@@ -30,6 +30,7 @@ from selfextend_rag.llm.budget import Documents, ReadingBudget, Space, as_docume
 from selfextend_rag.llm.ledger import Ledger, with_garbage_collected
 from selfextend_rag.llm.loading import DeviceMap, load_model, load_tokenizer
 from selfextend_rag.llm.memory import MemoryLimit
+from selfextend_rag.llm.options import knowing_options, refuse_unknown
 from selfextend_rag.llm.reading import Reading
 from selfextend_rag.llm.remote import RemoteLLM
 from selfextend_rag.output.reader import output_format
@@ -97,6 +98,7 @@ class LongContextLLM(BaseLLM):
     finds_evidence = True
     prompt_builder = PromptBuilder  # a subclass may write other prompts
 
+    @knowing_options
     def __init__(
         self,
         model: PreTrainedModel,
@@ -209,6 +211,7 @@ class LongContextLLM(BaseLLM):
             ModelLoadError: model or tokenizer can't be found or read.
             UnsupportedModelError: ``full_attention`` of a model that was built around its windows.
         """
+        refuse_unknown(cls, options)  # before anything is loaded
         more = dict(model_options or {})
         tokenizer = load_tokenizer(source, **more)
         more |= {"device_map": device_map, "dtype": dtype}

@@ -7,8 +7,12 @@ models. Each is taken under another name, or refused with what to use instead.
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import Any, TypeVar, cast
+
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 _RENAMED = {
     **dict.fromkeys(("model_name", "model_id", "model_path", "repo_id"), "model"),
@@ -32,6 +36,7 @@ _WINDOW = (
     "leave it out: the window follows from the model and is stretched as far as max_group_size "
     "allows, and nothing is cut to it; pretraining_window says what a model was trained on"
 )
+_WINDOWS = ("context_window", "num_ctx", "n_ctx")
 _TOKENIZER = (
     "a model by name has its own tokenizer; for another one load both, and give model= and "
     "tokenizer="
@@ -39,7 +44,7 @@ _TOKENIZER = (
 _ONE = "an answer is one; ask again with another seed"
 # With the values that ask for what is done anyway.
 _INSTEAD: dict[str, tuple[tuple[object, ...], str]] = {
-    **dict.fromkeys(("context_window", "num_ctx", "n_ctx"), ((), _WINDOW)),
+    **dict.fromkeys(_WINDOWS, ((), _WINDOW)),
     "max_length": ((None,), "max_tokens bounds the answer, and a prompt is never cut"),
     "tokenizer_name": ((None,), _TOKENIZER),
     "tokenizer_kwargs": ((None, {}), _TOKENIZER),
@@ -82,6 +87,8 @@ def translated(
         elif given in _OF_LOADING or given.startswith("model_kwargs."):
             loading[given.removeprefix("model_kwargs.")] = value
             continue
+        elif given in _WINDOWS and "context_window" in known:
+            name = "context_window"
         elif given in _INSTEAD:
             harmless, instead = _INSTEAD[given]
             own = given == "tokenizer_name" and value == found.get("model")
@@ -121,3 +128,26 @@ def _flat(
             here = here or inner in ("do_sample", "max_new_tokens")
             flat.append((inner if here else f"model_kwargs.{inner}", own))
     return sorted(flat, key=lambda item: _RENAMED.get(item[0], item[0]) != "model")
+
+
+def refuse_unknown(kind: Callable[..., object], options: Collection[str]) -> None:
+    """Raise a TypeError that lists the options of a class or function, if some are none of them."""
+    taken = inspect.signature(kind).parameters.values()
+    known = {option.name for option in taken if option.kind is not option.VAR_KEYWORD}
+    if len(known) == len(taken) and (unknown := sorted(set(options) - known)):
+        listed = ", ".join(
+            sorted(option.name for option in taken if option.kind is option.KEYWORD_ONLY)
+        )
+        name = kind.__qualname__.removesuffix(".__init__")
+        raise TypeError(f"unknown option {', '.join(unknown)} of {name}; known are {listed}")
+
+
+def knowing_options(function: _F) -> _F:
+    """Return a function that refuses options it does not know by the list of those it does."""
+
+    @functools.wraps(function)
+    def checked(*arguments: Any, **options: Any) -> Any:
+        refuse_unknown(function, options)
+        return function(*arguments, **options)
+
+    return cast("_F", checked)

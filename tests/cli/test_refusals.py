@@ -109,13 +109,14 @@ def test_a_model_that_is_no_decoder_is_one_short_line(run, tmp_path):
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
 def test_an_output_that_can_not_be_written_is_one_line_and_exit_code_74(model_folder, short):
-    command = [sys.executable, "-m", "selfextend_rag", "plan", short, "--model", model_folder]
-    with open("/dev/full", "w") as full:
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
-    assert done.returncode == 74
-    assert done.stderr == (
-        "selfextend-rag: error: can't write the output: No space left on device\n"
-    )
+    for asked in (["plan", short, "--model", model_folder], ["ask", "--help"], ["--version"]):
+        command = [sys.executable, "-m", "selfextend_rag", *asked]
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+        assert done.returncode == 74
+        assert done.stderr == (
+            "selfextend-rag: error: can't write the output: No space left on device\n"
+        )
 
 
 def test_an_output_that_nobody_reads_ends_the_program_without_a_word(model_folder, short):

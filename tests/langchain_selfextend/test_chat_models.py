@@ -211,6 +211,9 @@ def test_what_another_class_takes_is_refused_with_what_to_use(tiny):
         ChatSelfExtend(llm=tiny.model)
     with pytest.raises(ValueError, match="temperature must be 0 or a positive number, got '1'"):
         ChatSelfExtend(llm=tiny).invoke("a", temperature="1")
+    for name, value in (("temperature", "0"), ("max_tokens", "9"), ("seed", True)):
+        with pytest.raises(ValueError, match=f"{name} must be a number, got {value!r}"):
+            ChatSelfExtend(model="bundled", **{name: value})
 
 
 def test_any_part_of_a_conversation_can_be_counted_and_trimmed(chat, tiny):

@@ -166,7 +166,7 @@ def test_options_of_the_langchain_class_and_of_huggingfacellm_are_taken(core):
         is_chat_model=False,
     )
     assert (llm.model, llm.temperature) == ("bundled", 0.5)
-    for option in ({"context_window": 3900}, {"stopping_ids": [1]}, {"tokenizer_kwargs": {"a": 1}}):
+    for option in ({"stopping_ids": [1]}, {"tokenizer_kwargs": {"a": 1}}):
         with pytest.raises(TypeError, match=f"{next(iter(option))}.*no option here: "):
             SelfExtendLLM("bundled", **option)
     with pytest.raises(TypeError, match="given twice"):
@@ -254,3 +254,24 @@ def test_engines_report_their_model_s_run_and_usage(llm):
         assert answer.metadata["usage"] == end.response.raw["usage"]
         assert answer.metadata["finish_reason"] == end.response.raw["finish_reason"]
     assert response.metadata["usage"]["completion_tokens"] == 6
+
+
+@pytest.mark.parametrize("name", ["temperature", "top_k", "max_tokens", "timeout"])
+def test_a_text_is_no_number(core, name):
+    """``"0"`` was read as 0.0 when the model was made, and refused in a call."""
+    with pytest.raises(ValueError, match="must be a number, got '1'"):
+        SelfExtendLLM(core, **{name: "1"})
+
+
+@pytest.mark.parametrize("name", ["context_window", "num_ctx"])
+def test_a_context_window_that_there_is_is_what_llama_index_plans_with(core, name):
+    there = core.planner.extended_window
+    llm = SelfExtendLLM(core, **{name: 40})
+    assert llm.metadata.context_window == 40
+    assert llm.metadata.num_output <= 20
+    assert SelfExtendLLM(core, **{name: there}).metadata.context_window == there
+    answer = llm.complete("The sky is blue. " * 4)  # longer than 40, and read whole
+    assert answer.raw["usage"]["completion_tokens"] <= llm.metadata.num_output
+    for window, more in ((there + 1, {}), (40, {"max_tokens": 40})):
+        with pytest.raises(ValueError, match=f"context_window must be from .* to {there}, "):
+            SelfExtendLLM(core, **{name: window}, **more)

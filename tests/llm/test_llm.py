@@ -373,3 +373,11 @@ def test_a_reading_keeps_the_space_that_its_plan_says_for_a_question(any_llm):
 def test_an_option_that_keeps_no_space_is_refused(any_llm, way):
     with pytest.raises(TypeError, match="unknown option max_tokens; space is kept by"):
         getattr(any_llm, way)("The mill is old.", max_tokens=7)
+
+
+def test_an_unknown_option_lists_the_known_ones_before_anything_is_loaded(llm):
+    words = r"unknown option foo of LongContextLLM; known are chunk_size, .*max_group_size"
+    with pytest.raises(TypeError, match=words):
+        LongContextLLM(llm.model, llm.tokenizer, foo=1)
+    with pytest.raises(TypeError, match=words):
+        LongContextLLM.from_pretrained("no/such/model", foo=1)

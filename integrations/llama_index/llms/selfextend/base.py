@@ -26,7 +26,12 @@ from llama_index.core.base.llms.types import (
     LLMMetadata,
     MessageRole,
 )
-from llama_index.core.bridge.pydantic import Field, PrivateAttr, field_validator
+from llama_index.core.bridge.pydantic import (
+    Field,
+    PrivateAttr,
+    ValidationInfo,
+    field_validator,
+)
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.llms.llm import ToolSelection, default_completion_to_prompt
@@ -155,6 +160,9 @@ class SelfExtendLLM(FunctionCallingLLM):
     seed: int | None = None
     stop: list[str] | None = Field(default=None, description="Texts that end an answer.")
     timeout: float | None = Field(default=None, description="Seconds that an answer may take.")
+    context_window: int | None = Field(
+        default=None, description="What LlamaIndex plans with, at most the extended window."
+    )
 
     _llm: BaseLLM = PrivateAttr()
     _reading: BaseReading | None = PrivateAttr(default=None)
@@ -173,7 +181,7 @@ class SelfExtendLLM(FunctionCallingLLM):
         self._llm = self._opened(model, tokenizer)
         self._live = tokenizer is not None if served else not named
         self.model = self.model or self._llm.name
-        self._window = self._llm.planner.extended_window
+        self._window = self._planned_window()
         self._options({})  # refuses here what would fail in each call
         if self._llm.prompts.chat:
             self._refuse(_WRITERS, "a chat template writes them, unless prompt_form is 'plain'")
@@ -186,6 +194,11 @@ class SelfExtendLLM(FunctionCallingLLM):
         connection = {"api_key": self.api_key, "max_retries": self.max_retries}
         more = {**connection, **self.context_options}
         return frameworks.connect_llm(self.base_url, model, tokenizer, loading, more)
+
+    @field_validator(*_OF_ANSWERS, "max_new_tokens", "timeout", "context_window", mode="before")
+    @classmethod
+    def _numbers(cls, value: object, of: ValidationInfo) -> object:
+        return frameworks.number(of.field_name, value)
 
     @field_validator("stop", mode="before")
     @classmethod
@@ -206,12 +219,29 @@ class SelfExtendLLM(FunctionCallingLLM):
         """Return the `LongContextLLM` underneath."""
         return self._llm
 
+    def _planned_window(self) -> int:
+        """Return the extended window, or what the user wants LlamaIndex to plan with.
+
+        Raises:
+            OptionError: that is more than there is, or holds no answer of ``max_tokens``.
+        """
+        there, asked = self._llm.planner.extended_window, self.context_window
+        least = 1 + (self.max_new_tokens or 1)
+        if asked is not None and not least <= asked <= there:
+            raise frameworks.OptionError(
+                f"context_window must be from {least}, a prompt and max_tokens, to {there}, the "
+                f"extended window of {self.model}, got {asked}; leave it out for all of it, or "
+                "allow more by max_group_size"
+            )
+        return asked or there
+
     @property
     def metadata(self) -> LLMMetadata:
-        """Return what LlamaIndex plans with; ``context_window`` is the extended one."""
+        """Return what LlamaIndex plans with; ``context_window`` is the extended one by default."""
         return LLMMetadata(
             context_window=self._window,
-            num_output=self.max_new_tokens or self._llm.budget.max_new_tokens,
+            num_output=self.max_new_tokens
+            or min(self._llm.budget.max_new_tokens, max(1, self._window // 2)),
             is_chat_model=self._llm.prompts.chat,
             is_function_calling_model=True,
             model_name=self.model,
@@ -467,6 +497,8 @@ class SelfExtendLLM(FunctionCallingLLM):
 
     def _options(self, call: JsonObject) -> JsonObject:
         own = {name: getattr(self, name) for name in (*_OF_ANSWERS, "max_new_tokens", "stop")}
+        if self.context_window is not None:
+            own["max_new_tokens"] = self.metadata.num_output
         others = _OF_CONVERSATIONS if self._reading is None else _OF_READINGS
         options = frameworks.answer_options(own, call, others=(*_OF_EVERY_CALL, *others))
         if self.timeout is not None:
