@@ -6,10 +6,10 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from selfextend_rag.cache import persist
 from selfextend_rag.cache.identity import digest
@@ -31,13 +31,21 @@ _ID = re.compile("[0-9a-f]{16}")
 _log = logging.getLogger(__name__)
 
 
+class DocumentName(NamedTuple):
+    """What tells documents apart, without their text."""
+
+    id: str
+    title: str
+    source: str | None
+
+
 @dataclass(frozen=True, slots=True)
 class KeptReading:
-    """What is known of a reading without its keys.
+    """What is known of a reading without its keys and texts; ``KeptReadings.documents`` has these.
 
     Args:
         id: the same for the same documents.
-        documents: what was read.
+        names: of the documents that were read.
         tokens: of the documents, as they are read.
         nbytes: of its keys and values in memory, or else of its file.
         in_memory: whether it can be asked at once.
@@ -46,12 +54,17 @@ class KeptReading:
     """
 
     id: str
-    documents: tuple[Document, ...]
+    names: tuple[DocumentName, ...]
     tokens: int
     nbytes: int
     in_memory: bool
     on_disk: bool
     created: float
+
+
+def names_of(documents: Sequence[Document]) -> tuple[DocumentName, ...]:
+    """Return the names of documents."""
+    return tuple(DocumentName(x.id, x.title, x.source) for x in documents)
 
 
 def reading_id(documents: Sequence[Document]) -> str:
@@ -81,6 +94,8 @@ class ReadingFolder:
         self.llm = llm
         self.folder = Path(folder)
         self.max_bytes = max_bytes
+        # By path, with time and size of the file: its documents are read for it, which takes long.
+        self._listed: dict[Path, tuple[tuple[int, int], KeptReading]] = {}
         persist.make_folder(self.folder)
 
     def load(self, documents: Sequence[Document]) -> Reading | None:
@@ -119,18 +134,38 @@ class ReadingFolder:
         persist.remove(path)
         return there
 
-    def all(self) -> Iterator[KeptReading]:
-        """Yield the readings of this model, those that were used last first."""
+    def all(self) -> list[KeptReading]:
+        """Return the readings of this model, those that were used last first."""
         paths = self.folder.glob(f"{self._model()}-*{_SUFFIX}")
+        listed = {}
         for path in sorted(paths, key=persist.last_used, reverse=True):
             try:
-                documents, tokens, created = saved.documents_in(path, self.llm)
-                size = path.stat().st_size
+                state = path.stat()
+                mark = state.st_mtime_ns, state.st_size
+                known = self._listed.get(path)
+                if known is None or known[0] != mark:
+                    known = mark, self._described(path, state.st_size)
             except (CacheMismatchError, ReadingFileError, OSError) as error:
                 _log.warning("a kept reading can't be used: %s", error)
                 continue
-            name = reading_id(documents)
-            yield KeptReading(name, documents, tokens, size, False, True, created)
+            listed[path] = known
+        self._listed = listed
+        return [reading for _, reading in listed.values()]
+
+    def documents(self, reading: str) -> tuple[Document, ...] | None:
+        """Return the documents of a reading, named by its id; None if there is none to be used."""
+        if not _ID.fullmatch(reading) or not (path := self._path(reading)).exists():
+            return None
+        try:
+            return saved.documents_in(path, self.llm)[0]
+        except (CacheMismatchError, ReadingFileError) as error:
+            _log.warning("a kept reading can't be used: %s", error)
+            return None
+
+    def _described(self, path: Path, size: int) -> KeptReading:
+        documents, tokens, created = saved.documents_in(path, self.llm)
+        name, names = reading_id(documents), names_of(documents)
+        return KeptReading(name, names, tokens, size, False, True, created)
 
     def _path(self, reading: str) -> Path:
         return self.folder / f"{self._model()}-{reading}{_SUFFIX}"

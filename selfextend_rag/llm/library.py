@@ -22,7 +22,7 @@ from selfextend_rag.errors import (
 )
 from selfextend_rag.llm.base import BaseLLM, BaseReading, History, OneInProcess, Origin
 from selfextend_rag.llm.budget import Documents, ReadingBudget, Space, as_documents
-from selfextend_rag.llm.folder import KeptReading, ReadingFolder, reading_id
+from selfextend_rag.llm.folder import KeptReading, ReadingFolder, names_of, reading_id
 from selfextend_rag.llm.llm import LongContextLLM
 from selfextend_rag.llm.reading import Reading
 from selfextend_rag.planning import ContextPlan
@@ -247,7 +247,7 @@ class KeptReadings(OneInProcess):
         found = [
             KeptReading(
                 name,
-                tuple(reading.documents),
+                names_of(reading.documents),
                 reading.plan.prompt_tokens,
                 reading.nbytes,
                 in_memory=True,
@@ -257,6 +257,14 @@ class KeptReadings(OneInProcess):
             for name, reading in reversed(here.items())
         ]
         return found + [kept for name, kept in on_disk.items() if name not in here]
+
+    def documents(self, reading: str) -> tuple[Document, ...] | None:
+        """Return the documents of a reading, named by its id; None if it is not kept."""
+        with self._lock:
+            for key in self._kept:
+                if reading_id(key) == reading:
+                    return key
+        return None if self.folder is None else self.folder.documents(reading)
 
     def remove(self, reading: str) -> bool:
         """Forget a reading, named by its id, and remove its file; return whether there was one."""

@@ -7,7 +7,8 @@ import logging
 import pytest
 
 from selfextend_rag import Document, KeptReadings, LongContextLLM
-from selfextend_rag.llm.folder import reading_id
+from selfextend_rag.llm import saved
+from selfextend_rag.llm.folder import names_of, reading_id
 
 MILL = Document.from_text("The height of the old mill is 6400. It is by the river.", title="Mill")
 BARN = Document.from_text("The owner of the barn is Clara. It has two doors.", title="Barn")
@@ -81,7 +82,7 @@ def test_the_longest_unused_is_removed_when_the_folder_is_full(llm, tmp_path):
     size = path.stat().st_size
     bounded = KeptReadings(llm, folder=tmp_path, folder_bytes=int(size * 1.6))
     bounded.get(BARN)
-    assert [reading.documents for reading in bounded.folder.all()] == [(BARN,)]
+    assert [reading.names for reading in bounded.folder.all()] == [names_of([BARN])]
     tiny = KeptReadings(llm, folder=tmp_path / "tiny", folder_bytes=1)
     tiny.get(MILL)
     assert list((tmp_path / "tiny").iterdir()) == []
@@ -92,7 +93,7 @@ def test_readings_are_listed_and_removed(llm, tmp_path):
     kept.get(MILL)
     kept.get(BARN)
     listed = kept.all()
-    assert [reading.documents for reading in listed] == [(BARN,), (MILL,)]
+    assert [reading.names for reading in listed] == [names_of([BARN]), names_of([MILL])]
     assert all(reading.in_memory and reading.on_disk for reading in listed)
     assert listed[1].id == reading_id([MILL]) != listed[0].id
     kept.clear()
@@ -103,7 +104,36 @@ def test_readings_are_listed_and_removed(llm, tmp_path):
     assert not kept.remove("a" * 300)
     assert kept.remove(listed[0].id)
     assert not kept.remove(listed[0].id)
-    assert [reading.documents for reading in kept.all()] == [(MILL,)]
+    assert [reading.names for reading in kept.all()] == [names_of([MILL])]
+
+
+def test_a_file_is_opened_once_to_be_listed(llm, tmp_path, monkeypatch):
+    """The documents of every file were read whenever the list was shown."""
+    kept = KeptReadings(llm, folder=tmp_path)
+    kept.get(MILL)
+    kept.get(BARN)
+    kept.clear()
+    opened = []
+    read = saved.documents_in
+    monkeypatch.setattr(
+        saved, "documents_in", lambda path, llm: opened.append(path) or read(path, llm)
+    )
+    first = kept.all()
+    assert len(opened) == 2
+    assert kept.all() == first
+    assert len(opened) == 2
+    mill = reading_id([MILL])
+    assert kept.documents(mill) == (MILL,)
+    assert kept.documents("../x") is None
+    del opened[:]
+    (path,) = tmp_path.glob(f"*{mill}.reading")
+    path.unlink()
+    assert [reading.names for reading in kept.all()] == [names_of([BARN])]
+    assert kept.documents(mill) is None
+    other = KeptReadings(llm, folder=tmp_path)  # as another process does
+    other.get(MILL)
+    assert [reading.names for reading in kept.all()] == [names_of([MILL]), names_of([BARN])]
+    assert opened == [path]
 
 
 def test_a_folder_that_cant_be_is_refused(llm, tmp_path):

@@ -9,13 +9,11 @@ from fastapi import APIRouter
 from starlette.responses import JSONResponse
 
 from selfextend_rag.documents import Document
-from selfextend_rag.llm.folder import KeptReading
+from selfextend_rag.llm.folder import DocumentName, KeptReading, names_of
 from selfextend_rag.serve.errors import ApiError
 from selfextend_rag.serve.files import StoredFile
 from selfextend_rag.serve.requests import JsonObject
 from selfextend_rag.serve.state import Served
-
-_Name = tuple[str, str, str | None]  # what tells documents apart
 
 
 def router(served: Served) -> APIRouter:
@@ -26,16 +24,15 @@ def router(served: Served) -> APIRouter:
     @routes.get("/readings")
     async def listed() -> JSONResponse:
         found = await asyncio.to_thread(kept.all)
-        files = {_name_of(file.document): file.id for file in served.files.all()}
+        files = {_name_of(file): file.id for file in served.files.all()}
         return JSONResponse({"readings": [_described(each, files) for each in found]})
 
     @routes.post("/readings/{reading_id}/open")
     async def opened(reading_id: str) -> JSONResponse:
-        found = await asyncio.to_thread(kept.all)
-        reading = next((each for each in found if each.id == reading_id), None)
-        if reading is None:
+        documents = await asyncio.to_thread(kept.documents, reading_id)
+        if documents is None:
             _missing(reading_id)
-        files = [_kept_file(served, document) for document in reading.documents]
+        files = [_kept_file(served, document) for document in documents]
         return JSONResponse({"files": [file.to_dict() for file in files]})
 
     @routes.delete("/readings/{reading_id}")
@@ -47,12 +44,12 @@ def router(served: Served) -> APIRouter:
     return routes
 
 
-def _described(reading: KeptReading, files: dict[_Name, str]) -> JsonObject:
+def _described(reading: KeptReading, files: dict[DocumentName, str]) -> JsonObject:
     where = {"memory": reading.in_memory, "disk": reading.on_disk}
     return {
         "id": reading.id,
-        "titles": [document.title or document.source or "" for document in reading.documents],
-        "files": [files.get(_name_of(document)) for document in reading.documents],
+        "titles": [name.title or name.source or "" for name in reading.names],
+        "files": [files.get(name) for name in reading.names],
         "tokens": reading.tokens,
         "nbytes": reading.nbytes,
         "created": reading.created,
@@ -66,15 +63,16 @@ def _kept_file(served: Served, document: Document) -> StoredFile:
     Raises:
         ApiError: there is no space for it.
     """
+    (wanted,) = names_of([document])
     for file in served.files.all():
-        if _name_of(file.document) == _name_of(document):
+        if _name_of(file) == wanted:
             return file
     name = document.source or document.title or document.id
     return served.files.keep(document, name, len(document.text.encode()))
 
 
-def _name_of(document: Document) -> _Name:
-    return document.id, document.title, document.source
+def _name_of(file: StoredFile) -> DocumentName:
+    return names_of([file.document])[0]
 
 
 def _missing(reading_id: str) -> NoReturn:

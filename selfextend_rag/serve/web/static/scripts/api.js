@@ -62,8 +62,8 @@ function askForKey(message) {
     const dialog = byId("key-dialog");
     byId("key-message").textContent = message;
     byId("key").value = "";
+    dialog.oncancel = (event) => event.preventDefault();
     dialog.showModal();
-    dialog.addEventListener("cancel", (event) => event.preventDefault());
     dialog.addEventListener(
       "close",
       () => {

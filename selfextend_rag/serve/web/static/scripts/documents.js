@@ -7,6 +7,7 @@ import {
 import { takeFiles } from "./uploads.js";
 
 const AT_ONCE = 2; // uploads at the same time; the server reads as many
+const NO_SPACE = Symbol("no space"); // on the server, for a file
 
 const list = byId("document-list");
 const problems = byId("documents-problems");
@@ -102,15 +103,19 @@ async function add(files) {
   const before = documents.length;
   const arrived = []; // at the places of their files, whichever is read first
   const rest = files.entries(); // of which each takes the next
+  let left = 0; // for which the server has no space
   const take = async () => {
     for (const [place, file] of rest) {
-      arrived[place] = await uploaded(file);
+      const got = left ? NO_SPACE : await uploaded(file);
+      if (got === NO_SPACE) left += 1;
+      else arrived[place] = got;
       coming = coming.filter((other) => other !== file);
       show();
     }
   };
   await Promise.all(Array.from({ length: AT_ONCE }, take));
   arrived.filter(Boolean).forEach(include);
+  if (left) note(`${counted(left, "file")} ${left === 1 ? "was" : "were"} left out: the server keeps no more; remove some`);
   changed();
   announce(`${counted(documents.length - before, "document")} added.`);
 }
@@ -123,6 +128,7 @@ async function uploaded(file) {
   try {
     return await api.upload(file);
   } catch (error) {
+    if (error.details?.code === "too_many_files") return NO_SPACE;
     note(error.message.includes(file.name) ? error.message : `${file.name}: ${error.message}`);
     return null;
   }
