@@ -198,8 +198,9 @@ def _lines_in(
     """Yield where the lines begin and end that pdfium takes for one, after a mark that is high."""
     letters = [i for i in range(start, end) if not (text[i].isspace() or _is_mark(text[i]))]
     for one, other in pairwise(letters):
-        apart = abs(_base_line(page, one) - _base_line(page, other))
-        if text[other - 1] == " " and apart > _box(page, other)[3]:
+        if text[other - 1] != " ":
+            continue
+        if abs(_base_line(page, one) - _base_line(page, other)) > _box(page, other)[3]:
             chars[other - 1] = "\n"
             yield start, other - 1
             start = other

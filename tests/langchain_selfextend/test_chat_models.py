@@ -88,7 +88,7 @@ def test_precision_and_options_of_loading_reach_transformers():
         ),
         ({"model": "bundled", "temperature": -1}, "temperature must be 0 or a positive number"),
         ({"model": "bundled", "max_tokens": 0}, "max_new_tokens must be a positive integer"),
-        ({"llm": "some"}, "llm must be a ChatSelfExtend, a SelfExtendLLM or a LongContextLLM"),
+        ({"llm": "some"}, "llm must be a ChatSelfExtend, a SelfExtendLLM, a LongContextLLM or a"),
     ],
 )
 def test_what_can_not_be_is_refused_at_once(options, message):
