@@ -83,6 +83,22 @@ OWNED_FORMS = (
     "The {x} of {y} is called {v}.",
     "We found that the {x} of {y} is {v} and wrote it down.",
     "The {x} of {y} is {v}, and it will not change.",
+    *["{v} {goes_on} the {x} of {y}."] * 6,
+    *["{v} {goes_on} {p} {x}."] * 2,
+    *["{lead} {v} {goes_on} the {x} of {y}."] * 2,
+)
+# What may come after a value, so that its end is not told by one word. None of it is in
+# training.heldout.
+GOES_ON = _words(
+    "is|was|became|remains|remained|must be|can be|may be|will be|would be|should be|might be"
+    "|could be|had been|is now|is still|was always|is surely|is also|was once|is indeed"
+    "|has become|used to be|serves as|served as|counts as|came to be|has to be|stayed"
+    "|is given as|is written as|is said to be|is kept as|was chosen as|appears as|stands as"
+    "|seems to be|happens to be|is known as|proved to be|is quite simply|has always remained"
+)
+LEADS = _words(
+    "So|Now|Then|Yes,|In fact,|Today|Since then|As before,|And|But|In the end|Once more,"
+    "|Officially|In short,|To be exact,|There|After all,"
 )
 # The value stands at the end, so that what comes before it asks for it.
 RESTATED_FORMS = (
@@ -116,7 +132,9 @@ OWNED_QUESTIONS = (
     "Tell me the {x} of {y}.",
 )
 BARE_QUESTIONS = (*["What is the {x}?"] * 6, "What was the {x}?", "Tell me the {x}.", "{x}?")
-FREE_SHARE = 0.4  # of the questions are in forms that the statement's words do not give
+FREE_SHARE = 0.5  # of the questions are in forms that the statement's words do not give
+
+FEW_SHARE = 0.8  # of the names and words, where a text has few of them
 
 NOT_STATED = "The text does not say."
 
@@ -188,6 +206,22 @@ class FactMaker:
     def __init__(self, words: dict[str, list[str]], rng: random.Random) -> None:
         self.words = words
         self.rng = rng
+        self.few: dict[str, list[str]] = {}
+
+    def draw_from_few(self, share: float) -> None:
+        """Let the facts to come share names and words with each other, or no longer.
+
+        Where "Clara Ford" and "Clara Hall" are in one text, what came after the last "Clara" does
+        not tell what comes after this one.
+        """
+        self.few = {}
+        if self.rng.random() < share:
+            few = {
+                "name": [self.name() for _ in range(self.rng.randint(3, 6))],
+                "noun": [self.noun() for _ in range(self.rng.randint(3, 6))],
+                "word": [self.word() for _ in range(self.rng.randint(2, 4))],
+            }
+            self.few = few
 
     def syllables(self) -> str:
         """Return a made-up, capitalised name."""
@@ -200,11 +234,21 @@ class FactMaker:
 
     def name(self) -> str:
         """Return a name of one word, real or made up."""
+        if self.few and self.rng.random() < FEW_SHARE:
+            return self.rng.choice(self.few["name"])
         return self.syllables() if self.rng.random() < 0.6 else self.rng.choice(self.words["names"])
 
     def noun(self) -> str:
         """Return a common noun, at times a rare one."""
+        if self.few and self.rng.random() < FEW_SHARE:
+            return self.rng.choice(self.few["noun"])
         return self.rng.choice(self.words["rare_nouns" if self.rng.random() < 0.3 else "nouns"])
+
+    def word(self) -> str:
+        """Return a word that comes before nouns."""
+        if self.few and self.rng.random() < FEW_SHARE:
+            return self.rng.choice(self.few["word"])
+        return self.rng.choice(self.words["words"])
 
     def attribute(self) -> str:
         """Return an attribute of one or two words."""
@@ -213,7 +257,7 @@ class FactMaker:
             return self.rng.choice(ATTRIBUTES)
         if pick < 0.85:
             return self.noun()
-        return f"{self.rng.choice(self.words['words'])} {self.noun()}"
+        return f"{self.word()} {self.noun()}"
 
     def owner(self) -> str:
         """Return an owner: a person, a place, a thing; with its article where it needs one."""
@@ -226,7 +270,7 @@ class FactMaker:
             lambda: f"the {rng.choice(ORDINALS)} {rng.choice(PLACES)}",
             lambda: f"the {rng.choice(ORDINALS)} {self.noun()}",
             lambda: f"the {self.noun()}",
-            lambda: f"the {rng.choice(self.words['words'])} {self.noun()}",
+            lambda: f"the {self.word()} {self.noun()}",
             lambda: f"the {rng.choice(PLACES)} of {self.name()}",
             lambda: f"the {self.name()} {rng.choice(PLACES)}",
             lambda: f"{rng.choice(PLACES)} {rng.randint(1, 99)}",
@@ -258,7 +302,7 @@ class FactMaker:
         if pick < 0.80:
             return self.noun()
         if pick < 0.88:
-            return f"{rng.choice(self.words['words'])} {self.noun()}"
+            return f"{self.word()} {self.noun()}"
         if pick < 0.92:
             return f"{rng.randint(2, 999)} {rng.choice(UNITS)}"
         if pick < 0.96:
@@ -280,6 +324,8 @@ class FactMaker:
             "v": value,
             "aside": rng.choice(ASIDES),
             "cause": rng.choice(CAUSES),
+            "goes_on": rng.choice(GOES_ON),
+            "lead": rng.choice(LEADS),
         }
         if plain and owner:
             statement = rng.choice(PLAIN_FORMS).format(**fields)
@@ -327,7 +373,7 @@ class FactMaker:
         first = self.owner()
         owners = self._different(lambda: self._near(first) if near else self.owner(), needed)
         keys = [(attribute, owner) for attribute in attributes for owner in owners]
-        return [self.fact(*key, plain=plain) for key in rng.sample(keys, count)]
+        return [self.fact(*key, plain=plain) for key in rng.sample(keys, min(count, len(keys)))]
 
     def _different(self, draw: Callable[[], str], count: int) -> list[str]:
         """Return draws of which none is a part of another."""

@@ -15,6 +15,9 @@ PROSE_WEIGHT = 0.1
 CHOICE_WEIGHT = 2.0  # of the first token that tells one value from another
 
 
+FEW_NAMES = 0.4  # share of the documents whose facts share a few names and words
+
+
 @dataclass(frozen=True)
 class Prose:
     """Token ids of the training prose, and where its sentences and paragraphs start."""
@@ -168,6 +171,8 @@ class SampleMaker:
         first: list[tuple[str, int]] = []  # each word, and the place of its first token
         while len(ids) < length * 0.55:
             word = rng.choice(self.facts.words[rng.choice(kinds)])
+            if rng.random() < 0.3:
+                word = f"{word} {rng.choice(self.facts.words[rng.choice(kinds)])}"
             first.append((word, len(ids)))
             ids += self.encode(f" {word}") + self.encode(",")
         weights = [PROSE_WEIGHT] * (len(ids) - 1)
@@ -296,6 +301,7 @@ class SampleMaker:
         if dense := rng.random() < stage.dense:
             count = max(2, length // 40)
             questions = count
+        self.facts.draw_from_few(FEW_NAMES)
         facts = self.facts.facts(count, plain=stage.plain)
         if rng.random() < stage.passkeys:
             facts = [self.facts.passkey()]

@@ -45,8 +45,8 @@ STAGES = (
         restated=0.15,
         dense=0.9,
         unstated=0.22,
-        objects=0.2,
-        quoted=0.06,
+        objects=0.25,
+        quoted=0.1,
     ),
     Stage(
         length=256,
@@ -58,8 +58,8 @@ STAGES = (
         dense=0.75,
         passkeys=0.05,
         unstated=0.22,
-        objects=0.2,
-        quoted=0.06,
+        objects=0.25,
+        quoted=0.1,
     ),
     Stage(
         length=512,
@@ -72,7 +72,7 @@ STAGES = (
         passkeys=0.1,
         unstated=0.22,
         objects=0.25,
-        quoted=0.06,
+        quoted=0.1,
     ),
 )
 SHORT_BATCHES = 0.5  # share of the last stage's batches that are drawn as in stages 1 and 2

@@ -79,3 +79,26 @@ def test_digit_values_have_one_to_seven_digits(maker):
 def test_the_same_seed_gives_the_same_facts():
     first, second = (FactMaker(WORDS, random.Random(9)).facts(5) for _ in range(2))
     assert first == second
+
+
+def test_texts_of_few_names_share_them_and_the_next_text_does_not(maker):
+    def names(share):
+        maker.draw_from_few(share)
+        return {maker.name() for _ in range(60)}
+
+    assert len(names(1)) < 30 < len(names(0))
+    facts = []
+    for _ in range(200):
+        maker.draw_from_few(1)
+        facts += maker.facts(5)
+        assert maker.unstated(facts[-5:]).value == NOT_STATED
+    assert len({fact.value for fact in facts}) < len(facts)
+
+
+def test_no_one_word_tells_that_a_value_ends(maker):
+    after = set()
+    for _ in range(1500):
+        fact = maker.facts(1)[0]
+        if fact.owner and fact.statement.startswith(f"{fact.value} "):
+            after.add(fact.statement.removeprefix(fact.value).split()[0])
+    assert len(after) > 20
