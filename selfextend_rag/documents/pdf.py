@@ -28,6 +28,10 @@ _OTHERWISE = "recognise its text with another program first (ocrmypdf does it), 
 _OF_PAGES: dict[str, tuple[Severity, str, str]] = {
     "unreadable lines": ("loss", "blurred", "line{s} of pictures can't be read"),
     "unreadable characters": ("loss", "garbled", "character{s} {are} unreadable, written U+FFFD"),
+    "letters without a place": (
+        *("warning", "unsure"),
+        "letter{s} {are} placed by their marks; spaces next to them may be missing or too many",
+    ),
     "text without size": ("loss", "unseen", "run{s} of text {have} no size and {are} not read"),
     "pictures": ("warning", "pictures", "picture{s} {are} not read, nor is text in pictures"),
     "comments": ("warning", "unread", "comment{s}, note{s} or hidden field{s} {are} not read"),

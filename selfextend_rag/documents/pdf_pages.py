@@ -129,7 +129,7 @@ def _read_page(document: pdfium.PdfDocument, index: int) -> dict[str, Any]:
         textpage.close()
         textpage = page.get_textpage()
     boxes = [_bounds(item) for item in _page_items(page) if _is_text(item)]
-    text = pdf_text.text_of(textpage, pdf_text.fillings(boxes))
+    text, unsure = pdf_text.text_of(textpage, pdf_text.fillings(boxes))
     solid = "".join(text.split())  # what lacks an appearance, or has an old one, is added
     text = "\n".join([text, *(s for s in notes if "".join(s.split()) not in solid)]).strip()
     textpage.close()
@@ -139,6 +139,7 @@ def _read_page(document: pdfium.PdfDocument, index: int) -> dict[str, Any]:
         unseen = 0  # a space drawn alone has no size either
     garbled = text.count("\ufffd")
     facts = {"text": text, "unread": unread, "unseen": unseen, "garbled": garbled, "files": files}
+    facts["unsure"] = unsure
     # A page without text has a remark of its own.
     pictures = len(areas) if text and pictured >= _PICTURED else 0
     facts |= {"pictures": pictures, "pictured": pictured}
@@ -153,7 +154,7 @@ def _recognise(document: pdfium.PdfDocument, index: int, turned: int) -> dict[st
     page.close()
     scan = recognise(picture)
     text, blurred = scan.pop("text"), scan.pop("unread")
-    seen = {"text": text, "garbled": 0, "pictures": 0} if text else {}
+    seen = {"text": text, "garbled": 0, "unsure": 0, "pictures": 0} if text else {}
     return {"scan": scan, "blurred": blurred, **seen}
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import ctypes
 import math
 import re
+import statistics
 import unicodedata
 from collections.abc import Iterator, Sequence
 from itertools import cycle, pairwise, repeat
-from typing import Any
 
 import pypdfium2 as pdfium
 import pypdfium2.raw as raw
@@ -53,8 +53,9 @@ def fillings(boxes: Sequence[Box]) -> list[float]:
     return found
 
 
-def text_of(page: pdfium.PdfTextPage, filled: Sequence[float]) -> str:
-    """Return the text of a page, its lines in pdfium's order.
+def text_of(page: pdfium.PdfTextPage, filled: Sequence[float]) -> tuple[str, int]:
+    """Return the text of a page, its lines in pdfium's order, and how many places of letters are
+    known by their marks alone, so that a space there may be missing or too many.
 
     Args:
         page: what pdfium reads on it.
@@ -92,15 +93,16 @@ def text_of(page: pdfium.PdfTextPage, filled: Sequence[float]) -> str:
     if any(map(_is_mark, set(text))):
         spans = [part for span in spans for part in _lines_in(page, chars, text, *span)]
         broken = _join_marked(page, text, spans)
+    unsure = 0
     for start, end in spans if filled or leftward or broken else ():
         _, _, bottom, height = _box(page, start)
         gaps = any(bottom < middle < bottom + height for middle in filled)
         if gaps or start in broken or _RIGHT_TO_LEFT.search(text[start:end]):
-            _put_in_order(page, chars, start, end, rightward)
+            unsure += _put_in_order(page, chars, start, end, rightward)
     text = "".join(chars).replace("\r\n", "\n").translate(_MARKS)
     text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     text = _NO_LETTER.sub("\ufffd", text)
-    return re.sub(" *\n[ \n]*", "\n", re.sub("  +", " ", text)).strip()
+    return re.sub(" *\n[ \n]*", "\n", re.sub("  +", " ", text)).strip(), unsure
 
 
 def _character(page: pdfium.PdfTextPage, index: int) -> str:
@@ -152,7 +154,7 @@ def _join_marked(page: pdfium.PdfTextPage, text: str, spans: list[tuple[int, int
     """Join the parts of lines that end where a mark is set higher or lower than the letters.
 
     Some programs place each vowel sign of Arabic or Hebrew by itself. Joined are parts that pdfium
-    has one after another, side by side, with letters on one base line, or with one at most.
+    has one after another, if they are side by side and about as high.
 
     Args:
         spans: where lines begin and end; those of a line that was broken become one.
@@ -162,32 +164,32 @@ def _join_marked(page: pdfium.PdfTextPage, text: str, spans: list[tuple[int, int
     """
     lines: list[tuple[int, int]] = []
     broken = set()
-    extents: list[float] = []  # of the last line: left, right, bottom, top
-    base = math.nan
+    extents: list[float] = []  # of the last line: left, right, lowest and highest base line
+    tall = 0.0
     for start, end in spans:
-        visible = [index for index in range(start, end) if _width(page, index) > 0.01]
-        boxes = [_box(page, index) for index in visible]
-        letters = [index for index in visible if not _is_mark(text[index])]
-        if not boxes:
+        edges, heights = [], [0.0]
+        for index in range(start, end):
+            left, right, _, height = _box(page, index)
+            if right - left > 0.01:
+                edges.append((left, right, *[_origin(page, index)[1]] * 2))
+                heights.append(height)
+        if not edges:
             continue
-        own = _base_line(page, letters[0]) if letters else math.nan
-        edges = [(left, right, bottom, bottom + height) for left, right, bottom, height in boxes]
         sides = list(map(lambda f, *of: f(of), _OUTER, *edges))
-        height = max(box[3] for box in boxes)
+        height = max(heights)
         joins = (
             extents
-            and max(sides[0], extents[0]) - min(sides[1], extents[1]) < 0.5 * height
-            and min(sides[3], extents[3]) - max(sides[2], extents[2]) > 0.3 * height
-            and (len(letters) < 2 or not abs(own - base) >= 0.1 * height)  # NaN is any height
+            and max(sides[0], extents[0]) - min(sides[1], extents[1]) < 0.5 * max(height, tall)
+            and max(sides[2], extents[2]) - min(sides[3], extents[3]) < 0.45 * max(height, tall)
             and any(map(_is_mark, text[lines[-1][0] : end]))
         )
         if joins:
             start = lines.pop()[0]
             broken.add(start)
             sides = list(map(lambda f, *of: f(of), _OUTER, sides, extents))
-            own = own if math.isnan(base) or len(letters) > 1 else base
+            height = max(height, tall)
         lines.append((start, end))
-        extents, base = sides, own
+        extents, tall = sides, height
     spans[:] = lines
     return broken
 
@@ -200,7 +202,8 @@ def _lines_in(
     for one, other in pairwise(letters):
         if text[other - 1] != " ":
             continue
-        if abs(_base_line(page, one) - _base_line(page, other)) > _box(page, other)[3]:
+        tall = max(_box(page, one)[3], _box(page, other)[3])
+        if abs(_origin(page, one)[1] - _origin(page, other)[1]) > tall:
             chars[other - 1] = "\n"
             yield start, other - 1
             start = other
@@ -212,48 +215,72 @@ def _width(page: pdfium.PdfTextPage, index: int) -> float:
     return right - left
 
 
-def _base_line(page: pdfium.PdfTextPage, index: int) -> float:
+def _origin(page: pdfium.PdfTextPage, index: int) -> tuple[float, float]:
+    """Return where a character is on its base line."""
     x, y = ctypes.c_double(), ctypes.c_double()
     raw.FPDFText_GetCharOrigin(page, index, x, y)
-    return y.value
+    return round(x.value, 2), round(y.value, 2)
 
 
 def _put_in_order(
     page: pdfium.PdfTextPage, chars: list[str], start: int, end: int, rightward: bool
-) -> None:
+) -> int:
     """Order the letters of a line by their places, where pdfium has them in another order.
+
+    And return how many places are those of marks, see `text_of`.
 
     That is so of runs that fill gaps in others; and in lines of Arabic or Hebrew of Latin words
     and numbers, brackets, and the letters of a ligature.
     """
-    glyphs: list[list[Any]] = []  # left, right, height, and a letter, or those of a ligature
-    marks = []
+    parts: dict[tuple[float, ...], list[tuple[float, float, float, str]]] = {}  # of each glyph
     for index in range(start, end):
-        char = chars[index]
-        left, right, _, height = _box(page, index)
-        unseen = char.isspace() and (right - left < 0.01 or raw.FPDFText_IsGenerated(page, index))
-        if char == _DELETED or unseen:
+        left, right, bottom, height = _box(page, index)
+        unseen = raw.FPDFText_IsGenerated(page, index) or right - left < 0.01
+        if chars[index] != _DELETED and not (chars[index].isspace() and unseen):
+            glyph = *_origin(page, index), round(bottom, 2), round(right - left, 2)
+            parts.setdefault(glyph, []).append((left, right, height, chars[index]))
+    glyphs, marks, unsure = [], [], 0
+    base = statistics.mode(origin[1] for origin in parts) if parts else 0.0
+    tall = max((of[0][2] for of in parts.values()), default=0.0)
+    for (_, y, *_), of in parts.items():
+        lefts, rights, heights, texts = zip(*of, strict=True)
+        if all(map(_is_mark, texts)):
+            marks += [((lefts[0] + rights[0]) / 2, text) for text in texts]
             continue
-        if _is_mark(char):
-            marks.append(((left + right) / 2, char))
-        elif glyphs and glyphs[-1][:2] == [left, right]:
-            pair = (char, glyphs[-1][3]) if _RIGHT_TO_LEFT.match(char) else (glyphs[-1][3], char)
-            glyphs[-1][3] = "".join(pair)
-        else:
-            glyphs.append([left, right, height, char])
+        gap = 0.12 * heights[0]
+        if min(lefts) < max(lefts):  # several characters with boxes as narrow as what is drawn
+            unsure += y != base  # what is drawn is the mark alone
+            gap = 0.2 * tall if y == base else 0.4 * tall
+        glyphs.append([min(lefts), max(rights), _glyph_text(of), gap])
     glyphs.sort(key=lambda glyph: glyph[0])
-    bases = [glyph for glyph in glyphs if glyph[3] != " "] or glyphs
+    bases = [glyph for glyph in glyphs if glyph[2] != " "] or glyphs
     marks.sort(key=lambda mark: unicodedata.combining(mark[1][0]))
     for middle, mark in marks if glyphs else ():
-        min(bases, key=lambda glyph: _distance(glyph, middle))[3] += mark
+        min(bases, key=lambda glyph: _distance(glyph, middle))[2] += mark
     seen: list[str] = []
-    for before, (left, _, height, text) in zip([None, *glyphs], glyphs, strict=False):
-        if before and left - before[1] > 0.12 * height and " " not in (before[3], text):
+    for before, (left, _, text, gap) in zip([None, *glyphs], glyphs, strict=False):
+        if before and " " not in (before[2], text) and left - before[1] > max(gap, before[3]):
             seen.append(" ")
         seen.append(text)
     line = "".join(_as_read(seen, rightward))
     line = _paired(line) if _RIGHT_TO_LEFT.search(line) else line
     chars[start:end] = [line, *[_DELETED] * (end - start - 1)]
+    return unsure
+
+
+def _glyph_text(parts: Sequence[tuple[float, float, float, str]]) -> str:
+    """Return the text of a glyph that is several characters, as they are read.
+
+    Args:
+        parts: left, right and height of each, and itself, in pdfium's order. Where it has shared
+            the glyph out between them, they are from right to left, unless a mark would be first.
+    """
+    texts = [part[3] for part in sorted(parts, key=lambda part: -part[0])]
+    leftward = bool(_RIGHT_TO_LEFT.match(texts[0]))
+    if _is_mark(texts[0]) or (len({part[0] for part in parts}) == 1 and leftward):
+        texts.reverse()
+    texts.sort(key=lambda text: unicodedata.combining(text[0]) if _is_mark(text) else 0)
+    return "".join(texts)
 
 
 def _distance(glyph: Sequence[float], middle: float) -> tuple[float, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -19,7 +20,16 @@ from pikepdf import Dictionary, Name
 from selfextend_rag.documents import Document, DocumentError, pdf
 from selfextend_rag.documents.pdf import read_pdf
 from tests.documents.files import pdf_bytes, written
-from tests.documents.pdf_corpus import HELVETICA, at, by_hand, cid_font, saved, shown
+from tests.documents.pdf_corpus import (
+    HELVETICA,
+    at,
+    by_hand,
+    cid_font,
+    saved,
+    shown,
+)
+
+CHROMIUM = shutil.which("chromium")
 
 
 def read(data: bytes) -> tuple[str, dict[str, tuple[str, int]]]:
@@ -96,7 +106,7 @@ def test_runs_that_fill_gaps_in_others_are_read_where_they_are():
 def seen(*lines: str | list[str], heights: dict[str, float] | None = None) -> bytes:
     """Lines of glyphs as they are seen, from left to right, each known by the text it is.
 
-    Glyphs that have a height are placed apart, so much higher, over the letter that follows.
+    Glyphs that have a height are placed apart, so much higher; marks over the letter that follows.
     """
     glyphs = dict.fromkeys(glyph for line in lines for glyph in line)
     codes = {glyph: 0x21 + number for number, glyph in enumerate(glyphs)}
@@ -109,7 +119,7 @@ def seen(*lines: str | list[str], heights: dict[str, float] | None = None) -> by
         for glyph in line:
             up = heights.get(glyph, 0.0)
             content += at(x + 0.7 * bool(up), 700 - 20 * row + up, f"<{codes[glyph]:02x}> Tj")
-            x += 0.0 if up else 6.0
+            x += 0.0 if up and len(glyph) == 1 else 6.0
     known = "".join(
         f"<{code:02x}> <{glyph.encode('utf-16-be').hex()}>\n" for glyph, code in codes.items()
     )
@@ -163,6 +173,35 @@ def test_vowel_signs_that_are_placed_one_by_one_are_at_their_letters(line):
     marks = sorted({glyph for glyph in glyphs if unicodedata.combining(glyph)})
     heights = {mark: (-1.5, 2.6, 1.4)[number % 3] for number, mark in enumerate(marks)}
     assert read(seen(glyphs, "next", heights=heights))[0].split("\n") == [line, "next"]
+
+
+def test_letters_that_are_known_by_their_marks_are_in_order():
+    """As Chromium prints them: the mark's glyph is the text of both, the letter's has none."""
+    line = unicodedata.normalize("NFD", "بِسْمِ اللَّهِ الرَّحِيمِ")
+    glyphs = re.findall(r".[\u064b-\u0652]*", line)[::-1]
+    heights = {glyph: (-1.5, 2.6)[len(glyph) - 2] for glyph in glyphs if len(glyph) > 1}
+    text, remarks = read(seen(glyphs, "next", heights=heights))
+    assert (text.split("\n"), remarks) == ([line, "next"], {})
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+def test_vowel_signs_that_a_browser_prints_are_in_order_and_guesses_are_remarked(tmp_path):
+    """Words came out in pieces, in another order, without a remark."""
+    lines = "بِسْمِ اللَّهِ الرَّحْمَٰنِ الرَّحِيمِ", "الْحَمْدُ لِلَّهِ رَبِّ الْعَالَمِينَ", "שָׁלוֹם (עוֹלָם) 12.5"
+    body = "".join(f"<p dir=rtl>{line}</p>" for line in lines)
+    page = written(tmp_path, "a.html", f"<meta charset=utf-8><body>{body}")
+    out = tmp_path / "a.pdf"
+    options = ("--headless", "--no-sandbox", "--no-pdf-header-footer", f"--print-to-pdf={out}")
+    subprocess.run([CHROMIUM, *options, page.as_uri()], check=True, capture_output=True)
+    text, remarks = read(out.read_bytes())
+    both = zip(text.split("\n"), lines, strict=True)
+    assert all(_letters(found) == _letters(line) for found, line in both)
+    assert list(remarks) == ["letters without a place"]
+
+
+def _letters(line: str) -> str:
+    return unicodedata.normalize("NFD", "".join(line.split()))
 
 
 def test_words_of_another_direction_in_a_page_that_is_read_to_the_right():
