@@ -20,7 +20,7 @@ from packaging.specifiers import SpecifierSet
 import selfextend_rag
 
 ROOT = Path(__file__).parents[1]
-OPTIONAL = ("triton", "langchain_core", "llama_index", "matplotlib", "httpx2")
+OPTIONAL = ("triton", "langchain_core", "llama_index", "matplotlib", "httpx2", "ray", "pyarrow")
 PACKAGES = ("selfextend_rag", "langchain_selfextend", "llama_index", "vllm_selfextend")
 
 # Files that a user of the wheel needs although no import statement names them.
@@ -118,7 +118,7 @@ def test_the_wheel_states_licence_command_and_extras(wheel):
     assert "License-Expression: Apache-2.0" in info["METADATA"]
     assert "Apache License" in info["LICENSE"]
     assert "selfextend-rag = selfextend_rag.cli:main" in info["entry_points.txt"]
-    for extra in ("langchain", "llama-index", "gpu", "evals", "remote", "docs", "dev"):
+    for extra in ("langchain", "llama-index", "gpu", "evals", "ray", "remote", "docs", "dev"):
         assert f"Provides-Extra: {extra}\n" in info["METADATA"]
 
 

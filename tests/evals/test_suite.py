@@ -16,6 +16,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from selfextend_rag.cli import main
+from selfextend_rag.corpus.lines import ResultsError
 from selfextend_rag.errors import (
     ContextBudgetExceeded,
     DocumentError,
@@ -33,7 +34,7 @@ from selfextend_rag.evals.methods import (
 from selfextend_rag.evals.metrics import perplexity
 from selfextend_rag.evals.suite.bootstrap import interval
 from selfextend_rag.evals.suite.report import page
-from selfextend_rag.evals.suite.rows import Column, ResultsError, RowFile
+from selfextend_rag.evals.suite.rows import Column, RowFile
 from selfextend_rag.evals.suite.run import SuiteOptions, run_suite
 from selfextend_rag.evals.suite.summary import summary_of, table
 from tests.tiny import byte_tokenizer, tiny_llama

@@ -1,33 +1,21 @@
 """Rows of results, and their file: one line of JSON for each answer, only ever appended to.
 
-What belongs to one document is written at once, and counts when it is all there. A process that is
-killed leaves at most one line unfinished, which the next one drops.
+What belongs to one document is written at once, and counts when it is all there.
 """
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from selfextend_rag.errors import SelfExtendError
+from selfextend_rag.corpus.lines import LineFile
 from selfextend_rag.evals.benchmarks.items import Task
 from selfextend_rag.evals.methods.base import Input
 
-try:
-    import fcntl
-except ImportError:  # on Windows, where nothing keeps two runs from one folder
-    fcntl = None  # type: ignore[assignment]  # on Windows
-
 FILE = "rows.jsonl"
-
-
-class ResultsError(SelfExtendError, ValueError):
-    """Results that can't be read, or are being written by another process."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,14 +104,12 @@ class RowFile:
     """
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / FILE
-        self._file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        self._file = LineFile(self.path, "folder (--out)")
         try:
-            self._lock()
             self._groups = self._read()
         except BaseException:  # raised again
-            os.close(self._file)
+            self._file.close()
             raise
 
     def __enter__(self) -> RowFile:
@@ -135,7 +121,7 @@ class RowFile:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        os.close(self._file)
+        self._file.close()
 
     def get(self, key: Key) -> list[Row] | None:
         """Return the rows of an item, in the order of its questions, if they are all there."""
@@ -143,38 +129,16 @@ class RowFile:
 
     def append(self, rows: Sequence[Row]) -> None:
         """Write the rows of one item at once."""
-        lines = "".join(f"{json.dumps(asdict(row), ensure_ascii=False)}\n" for row in rows)
-        data = memoryview(lines.encode("utf-8", "surrogatepass"))
-        while data:
-            data = data[os.write(self._file, data) :]
+        self._file.append(asdict(row) for row in rows)
         self._groups.update(_groups(rows))
 
-    def _lock(self) -> None:
-        if fcntl is None:
-            return
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ResultsError(
-                f"{self.path} is being written by another process; wait for it, or name another "
-                "folder (--out)"
-            ) from error
-
     def _read(self) -> dict[Key, list[Row]]:
-        with self.path.open("rb") as file:
-            data = file.read()
-        whole = data.rfind(b"\n") + 1
-        if whole < len(data):  # of a process that was killed while it wrote
-            os.ftruncate(self._file, whole)
         rows = []
-        for number, line in enumerate(data[:whole].splitlines(), 1):
+        for number, value in self._file.values():
             try:
-                rows.append(Row(**json.loads(line.decode("utf-8", "surrogatepass"))))
-            except (ValueError, TypeError) as error:
-                raise ResultsError(
-                    f"{self.path}, line {number}, is no row of results: {error}; name another "
-                    "folder (--out), or remove the line"
-                ) from error
+                rows.append(Row(**value))
+            except TypeError as error:
+                raise self._file.bad_line(number, error) from error
         return _groups(rows)
 
 
