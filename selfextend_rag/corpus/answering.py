@@ -61,10 +61,14 @@ class ModelSpec:
         return shared_llm(self.model or BUNDLED, self.loading, self.context)
 
     def identity(self) -> dict[str, object]:
-        """Return what decides about answers, as JSON values; keys and addresses do not."""
+        """Return what decides about answers, as JSON values.
+
+        Keys do not, and addresses only where a server's one model was not named.
+        """
         where = ("api_key", "headers", "at_once", "timeout", "max_retries", "verify", "tokenizer")
         kept = {name: value for name, value in self.context.items() if name not in where}
-        return {"model": self.model, "loading": dict(self.loading), "context": kept}
+        name = self.base_url if self.model is None else self.model
+        return {"model": name, "loading": dict(self.loading), "context": kept}
 
 
 @dataclass(frozen=True, slots=True)
