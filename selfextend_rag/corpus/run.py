@@ -71,14 +71,14 @@ def run_corpus(
     Args:
         documents: what `read_documents` found, or documents.
         questions: one or several.
-        model: a model, or how to open it. Replicas need to be told how.
+        model: a model, or how to open it. Replicas open it themselves, so they need the latter.
         out: a file of JSON lines, only ever appended to; or, with the ending ``.parquet``, a table,
             written when all is done, whose rows are kept next to it in ``.parquet.jsonl``.
         together: put documents together, as many as fit a prompt (``plan_groups``); a row is then
             the answer about all of them.
         evidence: look for the passages that answers rest on.
         replicas: of the model, in processes of Ray (extra ``ray``); 0 runs in this process.
-        replica_options: what Ray is told of each, such as ``{"num_gpus": 1}``.
+        replica_options: options of Ray for each, such as ``{"num_gpus": 1}``.
         report: called with each new row.
         options: of the answers, such as ``max_new_tokens`` and ``json_schema``.
 
@@ -241,5 +241,5 @@ def _identity(llm: BaseLLM) -> dict[str, object]:
 
 
 def _unread(source: str) -> Document:
-    """Return what stands for a file that could not be read."""
+    """Return a document in place of a file that could not be read."""
     return Document(text="(unread)", id=source, title=source, source=source)
