@@ -8,13 +8,15 @@ from torch import Tensor
 from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackendImpl, CPUAttentionMetadata
 
 from selfextend_rag.attention import AttentionSpec
-from selfextend_rag.attention.paged import Angles, Pages, paged_attention
+from selfextend_rag.attention.paged import Angles, Pages, paged_attention, plain_attention
+from vllm_selfextend.plain import rows_of
 
 
 class SelfExtendCPUImpl(CPUAttentionBackendImpl):
     """What an extended layer computes with; made from the stock one and the layer's spec.
 
-    Queries come un-rotated, and keys at their grouped positions, as `GroupedRotary` leaves them.
+    Queries come un-rotated, and keys at their grouped positions, as `GroupedRotary` leaves them;
+    those of requests that fit P come at their own, and get ordinary attention.
     Pages are in a plain layout, keys before values; the stock kernels' is packed for them.
     """
 
@@ -47,6 +49,7 @@ class SelfExtendCPUImpl(CPUAttentionBackendImpl):
             output_scale, output_block_scale: not supported.
 
         Raises:
+            RuntimeError: it is not known which requests fit P.
             NotImplementedError: the output is to be quantised, or attention is not causal.
         """
         if output_scale is not None or output_block_scale is not None:
@@ -58,15 +61,18 @@ class SelfExtendCPUImpl(CPUAttentionBackendImpl):
         pages = _pages(kv_cache)
         size = pages.keys.shape[2]
         starts = attn_metadata.query_start_loc.tolist()
-        totals = attn_metadata.seq_lens.tolist()
-        for row, total in enumerate(totals):
+        plain = rows_of(attn_metadata)
+        for row, total in enumerate(attn_metadata.seq_lens.tolist()):
             begin, end = starts[row], starts[row + 1]
             if begin == end:
                 continue
             blocks = attn_metadata.block_table[row, : -(-total // size)].tolist()
-            output[begin:end] = paged_attention(
-                query[begin:end], pages, blocks, total, self.spec, self.angles
-            )
+            asked = query[begin:end]
+            if plain[row]:
+                found = plain_attention(asked, pages, blocks, total, self.spec)
+            else:
+                found = paged_attention(asked, pages, blocks, total, self.spec, self.angles)
+            output[begin:end] = found
         return output
 
     def do_kv_cache_update(

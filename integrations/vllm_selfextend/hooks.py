@@ -1,7 +1,8 @@
-"""Where the plugin enters vLLM: six functions of it, wrapped once in each process.
+"""Where the plugin enters vLLM: eight functions of it, wrapped once in each process.
 
 Without the option all of them do what they did. vLLM has no seam of its own for these: the check
-of lengths, the configuration when it is complete, a model that is built, and one that is loaded.
+of lengths, the configuration when it is complete, a model that is built, and one that is loaded,
+a request that enters the engine, and the batch of a step.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ def install() -> None:
         from vllm.engine.arg_utils import EngineArgs
         from vllm.model_executor.layers.attention import Attention
         from vllm.model_executor.model_loader.base_loader import BaseModelLoader
+        from vllm.v1.engine.core import EngineCore
+        from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
         _wrap(EngineArgs, "create_model_config", _with_option)
         _wrap(lengths, "_get_and_verify_max_len", _longer)
@@ -36,6 +39,8 @@ def install() -> None:
         _wrap(BaseModelLoader, "create_model", _linked)
         _wrap(BaseModelLoader, "load_model", _verified)
         _wrap(Attention, "get_kv_cache_spec", _known)
+        _wrap(EngineCore, "preprocess_add_request", _marked)
+        _wrap(GPUModelRunner, "_build_attention_metadata", _noted)
     except (ImportError, AttributeError) as error:
         raise ImportError(
             f"vllm_selfextend is written for vLLM 0.32, and this one differs: {error}; install "
@@ -122,3 +127,21 @@ def _known(original: Callable[..., Any], layer: Any, config: Any) -> Any:
 
         refuse_unverified(layer)
     return original(layer, config)
+
+
+def _marked(original: Callable[..., Any], core: Any, request: Any) -> Any:
+    resolved = _resolved(core.vllm_config)
+    if resolved is not None:
+        from vllm_selfextend.plain import mark
+
+        mark(request, resolved.pretraining_window)
+    return original(core, request)
+
+
+def _noted(original: Callable[..., Any], runner: Any, *args: Any, **kwargs: Any) -> Any:
+    metadata, common = original(runner, *args, **kwargs)
+    if _resolved(runner.vllm_config) is not None:
+        from vllm_selfextend.plain import note_rows
+
+        note_rows(metadata, runner)
+    return metadata, common

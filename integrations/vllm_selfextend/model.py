@@ -26,6 +26,7 @@ from selfextend_rag.attention.paged import Angles
 from selfextend_rag.errors import UnsupportedModelError
 from selfextend_rag.rope import RotaryLayout
 from vllm_selfextend.cpu import SelfExtendCPUImpl
+from vllm_selfextend.plain import key_positions
 from vllm_selfextend.rotary import GroupedRotary, measured_layout, with_longer_table
 from vllm_selfextend.settings import Resolved
 
@@ -79,7 +80,7 @@ def link(model: nn.Module, resolved: Resolved, length: int) -> None:
         spec = _spec(layer.impl, layout, resolved)
         shared = angles.setdefault(layout, Angles(spec))
         layer.impl = SelfExtendCPUImpl(layer.impl, spec, shared)
-        grouped = GroupedRotary(place.rotary, resolved.settings.group_size)
+        grouped = GroupedRotary(place.rotary, resolved.settings.group_size, key_positions)
         setattr(place.caller, place.rotary_child, grouped)
         setattr(layer, _STATE, "linked")
     if not any(getattr(place.attention, _STATE) == "linked" for place in places):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -114,12 +114,23 @@ class GroupedRotary(nn.Module):
     """Takes the place of a layer's rotary module: keys at grouped positions, queries as they are.
 
     The module that was there rotates the keys, always within its table.
+
+    Args:
+        stock: that module.
+        group_size: G.
+        key_positions: of positions and G, where keys are put; by default ``positions // G``.
     """
 
-    def __init__(self, stock: nn.Module, group_size: int) -> None:
+    def __init__(
+        self,
+        stock: nn.Module,
+        group_size: int,
+        key_positions: Callable[[Tensor, int], Tensor] = torch.floor_divide,
+    ) -> None:
         super().__init__()
         self.stock = stock
         self.group_size = group_size
+        self.key_positions = key_positions
 
     def forward(
         self, positions: Tensor, query: Tensor, key: Tensor | None = None
@@ -131,7 +142,7 @@ class GroupedRotary(nn.Module):
         """
         if key is None:
             raise ValueError("a layer of SelfExtend was given no keys to rotate")
-        rotated, _ = self.stock(positions // self.group_size, key, None)
+        rotated, _ = self.stock(self.key_positions(positions, self.group_size), key, None)
         return query, rotated
 
 

@@ -151,10 +151,10 @@ def _plain(
     positions = torch.arange(end, device=q.device)
     q = spec.rotary.rotate(q, positions[end - q.shape[2] :])
     k = spec.rotary.rotate(k[:, :, :end], positions if to_own is None else to_own.at(slice(end)))
-    return _causal(q, k, v[:, :, :end], spec)
+    return causal_attention(q, k, v[:, :, :end], spec)
 
 
-def _causal(q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec) -> tuple[Tensor, Tensor]:
+def causal_attention(q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec) -> tuple[Tensor, Tensor]:
     """Causal attention of rotated queries at the last T of the S keys."""
     past = k.shape[2] - q.shape[2]
     square = partial_attention(q, k[:, :, past:], v[:, :, past:], spec, causal=True)
@@ -221,7 +221,7 @@ def _extended(
         else:
             grouped = kept[:, own, :split]
         rotary.rotate(q[:, asked], query_angles, out=queries)
-        before = _causal(queries, grouped, v[:, own, :split], spec)
+        before = causal_attention(queries, grouped, v[:, own, :split], spec)
 
         # the grouped keys and queries have done their work: what was made here is written over
         rotary.rotate(q[:, asked], near_angles.at(slice(-length, None)), out=queries)

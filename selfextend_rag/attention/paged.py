@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from selfextend_rag.attention.blocked import stored_attention
+from selfextend_rag.attention.blocked import causal_attention, stored_attention
 from selfextend_rag.attention.partial import (
     AttentionSpec,
     add_sinks,
@@ -119,6 +119,25 @@ def paged_attention(
     k, v = pages.gather(blocks, 0, total)
     to_own = angles.to_own(total, q)
     return stored_attention(q.transpose(0, 1)[None], k, v, spec, to_own)[0].transpose(0, 1)
+
+
+def plain_attention(
+    q: Tensor, pages: Pages, blocks: Sequence[int], total: int, spec: AttentionSpec
+) -> Tensor:
+    """Return ordinary attention of one sequence whose keys were stored at their *own* positions.
+
+    Arguments and result are those of `paged_attention`.
+    """
+    k, v = pages.gather(blocks, 0, total)
+    positions = torch.arange(total - len(q), total, device=q.device)
+    queries = spec.rotary.rotate(q.transpose(0, 1)[None], positions)
+    if len(q) == 1:
+        out, lse = partial_attention(queries, k, v, spec)
+    else:
+        out, lse = causal_attention(queries, k, v, spec)
+    if spec.sinks is not None:
+        out = add_sinks(out, lse, spec.sinks)
+    return out[0].transpose(0, 1)
 
 
 def _step(

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfextend_rag.attention import AttentionSpec
-from selfextend_rag.attention.paged import Angles, Pages, paged_attention
+from selfextend_rag.attention.paged import Angles, Pages, paged_attention, plain_attention
 from selfextend_rag.attention.reference import reference_attention
 from selfextend_rag.positions import SelfExtend
 from selfextend_rag.rope import RotaryLayout
@@ -113,3 +113,18 @@ def test_tables_that_have_grown_are_those_of_once():
     grown, whole = angles.to_own(9000, like), Angles(spec).to_own(9000, like)
     assert len(grown.cos) >= 9000
     assert torch.equal(grown.sin[:9000], whole.sin[:9000])
+
+
+@pytest.mark.parametrize("length", [1, 7, 50])
+@pytest.mark.parametrize("sinks", [False, True])
+def test_plain_attention_over_pages_is_the_reference_without_groups(length, sinks):
+    make, total, blocks = torch.Generator().manual_seed(5), 50, [4, 2, 9, 3]
+    q, k, v = (
+        torch.randn(1, n, t, 16, generator=make, dtype=torch.float64)
+        for n, t in ((4, length), (2, total), (2, total))
+    )
+    given = torch.randn(4, generator=make, dtype=torch.float64) if sinks else None
+    spec = spec_of(1, 9, sinks=given)
+    pages = paged(k, v, spec, blocks, 16)
+    out = plain_attention(q[0].transpose(0, 1), pages, blocks, total, spec)
+    torch.testing.assert_close(out.transpose(0, 1)[None], reference_attention(q, k, v, spec))

@@ -59,7 +59,9 @@ def save(config, folder, seed: int = 0):
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        model = AutoModelForCausalLM.from_config(  # eager: softcaps are left out by another
+            config, dtype=torch.float32, attn_implementation="eager"
+        )
         for parameter in model.parameters():
             if parameter.ndim == 1:  # norms and biases: even ones hide what is done after rotation
                 parameter.data.add_(torch.randn_like(parameter) * 0.2)
@@ -113,12 +115,13 @@ def answers(llm: LLM, prompts: Sequence[list[int]], tokens: int = TOKENS) -> lis
 
 @torch.no_grad()
 def check(model, settings: SelfExtend | None, asked: list[int], answer: Answer) -> None:
-    """Check an answer against selfextend_rag on the same weights, or plain transformers.
+    """Check an answer against selfextend_rag on the same weights.
 
+    Requests that fit the window, and all without settings, run plain: against transformers alone.
     One forward over prompt and answer gives every greedy token that should have come.
     """
     sequence = torch.tensor([asked + answer.tokens[:-1]])
-    if settings is None:
+    if settings is None or len(asked) + len(answer.tokens) <= WINDOW:
         logits = model(sequence).logits
     else:
         with extended(model, settings):

@@ -52,6 +52,25 @@ def test_a_group_size_of_one_is_the_stock_engine(llama):
         check(model, None, asked, answers(llm, [asked])[0])
 
 
+def test_requests_that_fit_the_window_get_the_stock_answers_and_keys_of_their_own(llama):
+    """The same prompt, plain and extended in turn and together: neither finds the other's keys."""
+    folder, model = llama
+    settings, asked = SelfExtend(8, 61), prompt(200)
+    option = {"group_size": 8, "neighbor_window": 61}
+    with engine(folder) as llm:
+        stock = answers(llm, [asked], tokens=56)[0]
+    with engine(folder, selfextend=option) as llm:
+        for tokens, cached in ((56, 0), (57, 0), (56, 128), (57, 128)):
+            (answer,) = answers(llm, [asked], tokens=tokens)
+            assert answer.cached == cached
+            check(model, settings, asked, answer)
+            if tokens == 56:
+                assert answer.tokens == stock.tokens
+        together = [asked[:150], prompt(600), asked[:150] + asked, asked[:40]]
+        for one, answer in zip(together, answers(llm, together), strict=True):
+            check(model, settings, one, answer)
+
+
 def test_planned_settings_are_those_of_the_planner(llama):
     folder, model = llama
     with engine(folder, selfextend={"max_tokens": 1000}, max_num_batched_tokens=512) as llm:
@@ -60,14 +79,3 @@ def test_planned_settings_are_those_of_the_planner(llama):
         assert config.model_config.max_model_len == 1000
         asked = prompt(952)
         check(model, found.settings, asked, answers(llm, [asked])[0])
-
-
-def test_proposed_tokens_change_nothing(llama):
-    """N-gram speculation: several queries of a sequence at once, some of them thrown away."""
-    folder, model = llama
-    settings = SelfExtend(8, 61)
-    option = {"group_size": 8, "neighbor_window": 61}
-    speculation = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 2}
-    asked = prompt(40) * 12
-    with engine(folder, selfextend=option, speculative_config=speculation) as llm:
-        check(model, settings, asked, answers(llm, [asked])[0])
