@@ -92,12 +92,16 @@ def prompt(length: int, seed: int = 1) -> list[int]:
     return torch.randint(1, 512, (length,), generator=make).tolist()
 
 
-def answers(llm: LLM, prompts: Sequence[list[int]], tokens: int = TOKENS) -> list[Answer]:
-    """Greedy answers to all prompts at once."""
+def answers(
+    llm: LLM, prompts: Sequence[list[int]], tokens: int = TOKENS, salt: str | None = None
+) -> list[Answer]:
+    """Greedy answers to all prompts at once; a salt keeps their cached blocks apart."""
     how = SamplingParams(
         temperature=0, max_tokens=tokens, logprobs=1, detokenize=False, ignore_eos=True
     )
-    found = llm.generate([{"prompt_token_ids": p} for p in prompts], how, use_tqdm=False)
+    extra = {} if salt is None else {"cache_salt": salt}
+    given = [{"prompt_token_ids": p, **extra} for p in prompts]
+    found = llm.generate(given, how, use_tqdm=False)
     return [
         Answer(
             list(one.outputs[0].token_ids),

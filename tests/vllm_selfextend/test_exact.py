@@ -71,6 +71,17 @@ def test_requests_that_fit_the_window_get_the_stock_answers_and_keys_of_their_ow
             check(model, settings, one, answer)
 
 
+def test_no_salt_of_a_client_finds_the_keys_of_plain_requests(llama):
+    folder, model = llama
+    settings, asked = SelfExtend(8, 61), prompt(200)
+    with engine(folder, selfextend={"group_size": 8, "neighbor_window": 61}) as llm:
+        answers(llm, [asked], tokens=56)  # plain
+        for cached in (0, 128):
+            (answer,) = answers(llm, [asked], tokens=57, salt="selfextend: plain ")
+            assert answer.cached == cached
+            check(model, settings, asked, answer)
+
+
 def test_planned_settings_are_those_of_the_planner(llama):
     folder, model = llama
     with engine(folder, selfextend={"max_tokens": 1000}, max_num_batched_tokens=512) as llm:
