@@ -1,9 +1,12 @@
 """Write a checkpoint's weights as the bundled model, and check that nothing was lost.
 
-python -m training.export --run runs/bundled
+python -m training.export --run runs/bundled --dtype bfloat16
+
+Weights may be stored in 16 bits; what is stored still says that it computes in float32.
 """
 
 import argparse
+import copy
 import json
 import logging
 import shutil
@@ -37,11 +40,28 @@ def export(model: Decoder, folder: Path, dtype: torch.dtype) -> LlamaForCausalLM
         pad_token_id=marks["pad"],
     )
     llama.save_pretrained(folder)
+    computes_in_float32(folder / "config.json")
+    (folder / "model.safetensors").chmod(0o644)  # safetensors leaves it to its owner alone
     size = sum(path.stat().st_size for path in folder.iterdir())
     if size > MEBIBYTES * 2**20:
         raise RuntimeError(f"{folder} holds {size} bytes; at most {MEBIBYTES} MiB are wanted")
     log.info("%s: %d bytes of weights", folder, sum(t.nbytes for t in stored(folder).values()))
     return llama
+
+
+def computes_in_float32(config: Path) -> None:
+    """Have a config name float32, whatever the weights are stored in: loading converts them."""
+    settings = json.loads(config.read_text("utf-8")) | {"dtype": "float32"}
+    config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", "utf-8")
+
+
+@torch.no_grad()
+def rounded(model: Decoder, dtype: torch.dtype) -> Decoder:
+    """Return a copy of the model in float32, its weights rounded to ``dtype``."""
+    copied = copy.deepcopy(model)
+    for weight in copied.parameters():
+        weight.copy_(weight.to(dtype))
+    return copied
 
 
 def stored(folder: Path) -> dict[str, torch.Tensor]:
@@ -85,8 +105,11 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     for name in TOKENIZER_FILES:
         shutil.copy(args.run / name, args.out / name)
-    export(model, args.out, getattr(torch, args.dtype))
-    log.info("largest difference of a logit: %.2e", largest_difference(model, args.out))
+    dtype = getattr(torch, args.dtype)
+    export(model, args.out, dtype)
+    difference = largest_difference(rounded(model, dtype), args.out)
+    log.info("largest difference of a logit: %.2e", difference)
+    log.info("by rounding to %s: %.2e", args.dtype, largest_difference(model, args.out))
     log.info("%s", json.dumps(state["progress"]))
 
 

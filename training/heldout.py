@@ -45,10 +45,11 @@ TRAINED_QUESTION = "What is the {x} of {y}?"
 
 @dataclass(frozen=True)
 class Question:
-    """A prompt and the ids that greedy decoding should give, the end included."""
+    """A prompt, and the ids that greedy decoding gives if right or refusing, ends included."""
 
     prompt: tuple[int, ...]
     answer: tuple[int, ...]
+    refusal: tuple[int, ...]
     form: str
 
 
@@ -138,6 +139,7 @@ def _question(
     kind: str,
     attributes: tuple[str, ...],
     count: int = 4,
+    free: bool = False,
 ) -> Question:
     rng = random.Random(f"{kind} {seed}")
     facts = crossed(rng, attributes, count)
@@ -145,24 +147,27 @@ def _question(
     texts = [stated(form if i == 0 else rng.choice(FORMS), *fact) for i, fact in enumerate(facts)]
     attribute, whose, what = facts[0]
     fields = {"x": attribute, "y": whose, "p": f"{whose}'s"}
-    asked = (FREE[attribute] if kind == "free" else TRAINED_QUESTION).format(**fields)
+    asked = (FREE[attribute] if free else TRAINED_QUESTION).format(**fields)
     tail = f"\n\nQuestion: {asked}\nAnswer:"
     if kind == "unstated":
         texts = texts[1:]
         what = NOT_STATED
-    answer = f" {what}"
-    end = [tokenizer.eos_token_id]
+    space, end = " ", [tokenizer.eos_token_id]
     if kind == "object":
         tail += f'{{"{attribute.replace(" ", "_")}": "'
-        answer, end = what, encode(tokenizer, '"}')[:1]
+        space, end = "", encode(tokenizer, '"}')[:1]
     ids = assemble(tokenizer, prose, texts, tail, length, rng)
-    return Question(ids, (*encode(tokenizer, answer), *end), form)
+    answer, refusal = ((*encode(tokenizer, space + x), *end) for x in (what, NOT_STATED))
+    return Question(ids, answer, refusal, form)
 
 
 def _task(make: Callable, tokenizer: Any, prose: Prose, length: int, seed: int) -> Question:
     task = make(tokenizer, prose, length=length, depth=(seed % 10 + 0.5) / 10, seed=seed)
-    answer = (*encode(tokenizer, f" {task.answer}"), tokenizer.eos_token_id)
-    return Question(task.prompt_ids, answer, task.form)
+    answer, refusal = (
+        (*encode(tokenizer, f" {text}"), tokenizer.eos_token_id)
+        for text in (task.answer, NOT_STATED)
+    )
+    return Question(task.prompt_ids, answer, refusal, task.form)
 
 
 ANY = (*DIGITS, *PERSONS, *PLAIN_WORDS)
@@ -173,7 +178,8 @@ KINDS: dict[str, Callable[[Any, Prose, int, int], Question]] = {
     "one of words": lambda *given: _question(
         *given, kind="one of words", attributes=(*PERSONS, *PLAIN_WORDS), count=2
     ),
-    "free": lambda *given: _question(*given, kind="free", attributes=tuple(FREE)),
+    "free": lambda *given: _question(*given, kind="free", attributes=tuple(FREE), free=True),
+    "trained form": lambda *given: _question(*given, kind="free", attributes=tuple(FREE)),
     "unstated": lambda *given: _question(*given, kind="unstated", attributes=ANY),
     "object": lambda *given: _question(*given, kind="object", attributes=ANY),
 }

@@ -1,5 +1,6 @@
 """Training rows: documents with questions, and repeats that teach copying."""
 
+import json
 import random
 from dataclasses import dataclass
 from functools import lru_cache
@@ -52,6 +53,7 @@ class Stage:
         unstated: share of the questions that the document does not answer.
         objects: share of the answers that are JSON objects.
         quoted: share of rows that list words, and then the same words in quotation marks.
+        inside: share of rows whose questions bring their own text.
     """
 
     length: int
@@ -67,6 +69,7 @@ class Stage:
     unstated: float = 0.0
     objects: float = 0.0
     quoted: float = 0.0
+    inside: float = 0.0
 
 
 Row = tuple[list[int], list[int], list[float], list[Span], list[Span]]
@@ -102,6 +105,8 @@ class SampleMaker:
 
     def row(self, stage: Stage) -> Row:
         """Return a row of the stage: a repeat, facts restated, or a document with questions."""
+        if self.rng.random() < stage.inside:
+            return self.inside(stage)
         pick = self.rng.random()
         if pick < stage.repeats:
             return self.repeat(stage.length)
@@ -289,6 +294,44 @@ class SampleMaker:
         length, last = stage.length, stage.length + 1
         ends = [pair for fact in facts for pair in self.guide.ends(fact, document)]
         return ids[:length], ids[1:last], weights[1:last], spans[1:last], ends
+
+    # ---- questions with their text ---------------------------------------------------------------
+
+    def inside(self, stage: Stage) -> Row:
+        """Return questions that bring their own text, one after another; loss on the answers.
+
+        So asks who writes to a chat model without documents, and so do results of tools come.
+        """
+        rng = self.rng
+        length = stage.length
+        ids, weights = [self.bos], [0.0]
+        while len(ids) <= length:
+            facts = self.facts.facts(rng.randint(1, 3))
+            if rng.random() < 0.1:
+                facts = [self.facts.passkey()]
+            asked = rng.choice(facts)
+            if rng.random() < stage.unstated:
+                asked = self.facts.unstated(facts)
+            begin = "\n\n" if len(ids) > 1 else ""
+            before = self.encode(begin + self._with_text(asked, facts))
+            answer = [*self.encode(f" {asked.value}"), self.eos]
+            ids += before + answer
+            weights += [0.0] * len(before) + [1.0] * len(answer)
+            weights[-len(answer) + (answer[0] == self.space)] = CHOICE_WEIGHT
+        spans = [NOWHERE] * length
+        return ids[:length], ids[1 : length + 1], weights[1 : length + 1], spans, []
+
+    def _with_text(self, asked: Fact, facts: list[Fact]) -> str:
+        rng = self.rng
+        text = " ".join(fact.statement for fact in facts)
+        if rng.random() < 0.3:
+            tool = rng.choice(("read", "search", "documents", "look_up"))
+            call = json.dumps({"name": tool, "arguments": {"question": asked.question}})
+            question = f"Question: {asked.question}\nAnswer: <tool_call>{call}</tool_call>"
+            return f"{question}\n\nResult of {tool}: {text}\nAnswer:"
+        system = rng.choice(("", "", "You are helpful.\n\n", "Answer from the text.\n\n"))
+        joint = rng.choice((" ", " ", "\n\n", "\n", "\n\nQuestion: "))
+        return f"{system}Question: {text}{joint}{asked.question}\nAnswer:"
 
     # ---- lookups -------------------------------------------------------------------------------
 

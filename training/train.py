@@ -23,11 +23,11 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
+from training.export import bundled_decoder
 from training.facts import FactMaker
 from training.model import Decoder, ModelShape, load_checkpoint, save_checkpoint
 from training.optim import Muon, optimizers_for
 from training.samples import CHOICE_WEIGHT, PROSE_WEIGHT, Prose, SampleMaker, Stage
-from training.start import load_start
 from training.tokenizer import TOKENIZER_FILES
 
 log = logging.getLogger("training")
@@ -47,6 +47,7 @@ STAGES = (
         unstated=0.22,
         objects=0.25,
         quoted=0.1,
+        inside=0.12,
     ),
     Stage(
         length=256,
@@ -60,6 +61,7 @@ STAGES = (
         unstated=0.22,
         objects=0.25,
         quoted=0.1,
+        inside=0.12,
     ),
     Stage(
         length=512,
@@ -73,6 +75,7 @@ STAGES = (
         unstated=0.22,
         objects=0.25,
         quoted=0.1,
+        inside=0.12,
     ),
 )
 SHORT_BATCHES = 0.5  # share of the last stage's batches that are drawn as in stages 1 and 2
@@ -181,7 +184,7 @@ def parse() -> argparse.Namespace:
         default=True,
         help="of the attention's projections; they start heads on the tokens before",
     )
-    parser.add_argument("--weights", type=Path, help="training.start's file to start from")
+    parser.add_argument("--weights", type=Path, help="folder of an exported model to start from")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--compile", action="store_true")
@@ -218,7 +221,7 @@ def train(args: argparse.Namespace) -> None:
             rope_theta=args.rope_theta,
             biases=args.biases,
         )
-        model = load_start(args.weights) if args.weights else Decoder(shape)
+        model = bundled_decoder(args.weights) if args.weights else Decoder(shape)
         state, progress = {}, Progress(stage=args.first_stage)
     optimizers = optimizers_for(model, args.optimizer)
     for optimizer, kept in zip(optimizers, state.get("optimizers", ()), strict=False):

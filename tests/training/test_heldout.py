@@ -47,3 +47,22 @@ def test_distractors_share_the_attribute_or_the_owner():
         first, *others = heldout.crossed(random.Random(seed), heldout.ANY, 4)
         assert all((fact[0] == first[0]) != (fact[1] == first[1]) for fact in others)
         assert len({fact[2] for fact in (first, *others)}) == 4
+
+
+def test_the_trained_form_asks_for_the_same_values(tokenizer, prose):
+    for seed in range(20):
+        answers = []
+        for kind in ("free", "trained form"):
+            asked = heldout.KINDS[kind](tokenizer, prose, 300, seed)
+            question = tokenizer.decode(asked.prompt).split("\n\nQuestion: ")[1]
+            answers.append(asked.answer)
+            assert question.startswith("What is the ") == (kind == "trained form")
+        assert answers[0] == answers[1]
+
+
+def test_a_refusal_is_what_a_text_without_the_answer_is_answered_with(tokenizer, prose):
+    unstated = heldout.KINDS["unstated"](tokenizer, prose, 300, 1)
+    assert unstated.refusal == unstated.answer
+    stated = heldout.KINDS["alike"](tokenizer, prose, 300, 1)
+    assert stated.refusal == unstated.answer
+    assert stated.answer != stated.refusal

@@ -1,5 +1,6 @@
-"""The training model is a Llama model: exported, it computes the same; the probe is SelfExtend."""
+"""The training model is a Llama model: exported, it computes the same."""
 
+import json
 import shutil
 from dataclasses import replace
 from itertools import pairwise
@@ -7,9 +8,9 @@ from itertools import pairwise
 import pytest
 import torch
 
-from selfextend_rag.positions import SelfExtend
-from training.dense import logits
-from training.export import BUNDLED, largest_difference, main
+from selfextend_rag import LongContextLLM
+from selfextend_rag.llm.loading import load_model
+from training.export import BUNDLED, largest_difference, main, rounded, stored
 from training.model import (
     Decoder,
     ModelShape,
@@ -19,7 +20,6 @@ from training.model import (
     save_checkpoint,
     to_llama,
 )
-from training.start import load_start, save_start
 from training.train import WARMUP_STEPS, keep_tokenizer, learning_rate
 
 SHAPE = ModelShape(
@@ -57,22 +57,6 @@ def test_a_head_may_have_any_size():
     ids = torch.randint(0, 97, (2, 48))
     llama = to_llama(odd, bos=0, eos=1, pad=2)
     torch.testing.assert_close(llama(ids).logits, odd(ids), atol=2e-6, rtol=1e-4)
-    probed = logits(odd, ids[0], group_size=1, window=8, last=5)
-    torch.testing.assert_close(probed, odd(ids)[0, -5:], atol=2e-6, rtol=1e-4)
-
-
-def test_a_start_is_the_model_but_for_rounding_to_eight_bits(model, tmp_path):
-    save_start(model, tmp_path / "start.safetensors")
-    again = load_start(tmp_path / "start.safetensors")
-    assert again.shape == model.shape
-    for (name, kept), weight in zip(
-        again.state_dict().items(), model.state_dict().values(), strict=True
-    ):
-        if weight.dim() == 2:
-            rounding = weight.abs().amax(1, keepdim=True) / 254
-            assert ((kept - weight).abs() <= rounding * 1.001).all(), name
-        else:
-            assert torch.equal(kept, weight), name
 
 
 def attention_of(layer, model, ids):
@@ -155,49 +139,47 @@ def test_a_checkpoint_gives_back_weights_and_state(model, tmp_path):
     assert torch.equal(again(ids), model(ids))
 
 
-def test_the_probes_plain_attention_is_the_models(model):
-    ids = torch.randint(0, 97, (40,))
-    probed = logits(model, ids, group_size=1, window=8, last=5)
-    torch.testing.assert_close(probed, model(ids[None])[0, -5:], atol=2e-6, rtol=1e-4)
-
-
-def test_the_probe_sees_keys_at_selfextends_positions(model):
-    """One layer's attention against scores that are made pair by pair."""
-    from training.dense import angles, attention
-    from training.model import rotate
-
-    settings = SelfExtend(3, 7)
-    length, size = 21, 16
-    q, k, v = torch.randn(3, 2, length, size, generator=torch.Generator().manual_seed(2))
-    positions = torch.arange(length)
-    tables = {
-        "exact": angles(model, positions),
-        "key": angles(model, settings.bands[-1].key_position(positions)),
-        "query": angles(model, settings.bands[-1].query_position(positions)),
-    }
-    scores = torch.full((2, length, length), float("-inf"))
-    for i in range(length):
-        for j in range(i + 1):
-            turn = angles(model, torch.tensor([settings.relative_position(i, j)]))
-            turned = rotate(q[:, i : i + 1], *turn)[:, 0]
-            scores[:, i, j] = (turned * k[:, j]).sum(-1) / size**0.5
-    expected = scores.softmax(-1) @ v
-    found = attention(q, k, v, tables, settings.neighbor_window)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
-
-
-def test_export_writes_a_model_that_transformers_loads(model, tmp_path, monkeypatch):
+@pytest.fixture
+def exported(tmp_path, monkeypatch):
+    """A small model, and a function that exports it with more arguments and returns the folder."""
     torch.manual_seed(1)
     run, out = tmp_path / "run", tmp_path / "out"
     run.mkdir()
-    shape = ModelShape(hidden=64, heads=1, intermediate=96, layers=1)
-    small = Decoder(shape).eval()
+    vocabulary = json.loads((BUNDLED / "config.json").read_text())["vocab_size"]
+    small = Decoder(ModelShape(vocabulary, hidden=64, heads=1, intermediate=96, layers=1)).eval()
     save_checkpoint(run / "checkpoint.pt", small, progress={})
     keep_tokenizer(BUNDLED, run)
-    monkeypatch.setattr("sys.argv", ["export", "--run", str(run), "--out", str(out)])
-    main()
+
+    def export(*arguments):
+        command = ["export", "--run", str(run), "--out", str(out), *arguments]
+        monkeypatch.setattr("sys.argv", command)
+        main()
+        return out
+
+    return small, export
+
+
+def test_export_writes_a_model_that_transformers_loads(exported):
+    small, export = exported
+    out = export()
     assert largest_difference(small, out) < 1e-5
     assert (out / "tokenizer.json").read_bytes() == (BUNDLED / "tokenizer.json").read_bytes()
+
+
+def test_weights_stored_in_sixteen_bits_are_rounded_and_compute_in_float32(exported):
+    small, export = exported
+    out = export("--dtype", "bfloat16")
+    assert {tensor.dtype for tensor in stored(out).values()} == {torch.bfloat16}
+    assert largest_difference(small, out) > 1e-5
+    assert largest_difference(rounded(small, torch.bfloat16), out) < 1e-5
+    loaded = LongContextLLM.from_pretrained(str(out)).model
+    assert {weight.dtype for weight in loaded.parameters()} == {torch.float32}
+
+
+def test_the_bundled_weights_compute_in_float32_and_take_at_most_sixteen_megabytes():
+    loaded = load_model(BUNDLED)
+    assert loaded.dtype == torch.float32
+    assert (BUNDLED / "model.safetensors").stat().st_size <= 16_000_000
 
 
 def test_a_run_goes_on_with_the_tokenizer_that_it_began_with(tmp_path):

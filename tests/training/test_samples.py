@@ -223,3 +223,21 @@ def test_the_same_seed_gives_the_same_rows(tokenizer):
         maker = SampleMaker(tokenizer, prose, FactMaker(WORDS, rng), rng)
         rows.append(json.dumps([maker.row(STAGES[0]) for _ in range(5)]))
     assert rows[0] == rows[1]
+
+
+def test_questions_that_bring_their_text_are_answered_from_it_alone(maker, tokenizer):
+    """Rows had all facts before the question, and the model took none that came in it."""
+    stage = replace(STAGES[2], unstated=0.3, inside=1.0)
+    seen = set()
+    for _ in range(20):
+        ids, targets, weights, spans, ends = maker.row(stage)
+        assert len(ids) == len(targets) == len(weights) == len(spans) == stage.length
+        assert not ends
+        for asked in tokenizer.decode(ids, skip_special_tokens=False).split("<eos>")[:-1]:
+            text, _, answer = asked.rpartition("\nAnswer:")
+            stated = answer.strip() in text
+            assert stated != (answer.strip() == NOT_STATED)
+            seen |= {("stated", stated), ("tool", "Result of" in text)}
+        for target, weight in zip(targets, weights, strict=True):
+            assert weight > 0 or target != maker.eos
+    assert len(seen) == 4
