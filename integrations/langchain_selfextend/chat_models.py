@@ -100,13 +100,14 @@ class ChatSelfExtend(SelfExtendSettings, BaseChatModel):
     Invoke:
         .. code-block:: python
 
-            message = chat.invoke("The pass key is 48213. What is the pass key?")
+            handbook = ("system", "The pass key is 48213.")
+            message = chat.invoke([handbook, ("human", "What is the pass key?")])
             message.content, message.usage_metadata, message.response_metadata["finish_reason"]
 
     Stream:
         .. code-block:: python
 
-            for chunk in chat.stream("The pass key is 48213. What is the pass key?"):
+            for chunk in chat.stream([handbook, ("human", "What is the pass key?")]):
                 print(chunk.text, end="")
 
     Tools and structured answers are constrained while they are generated, so they are always valid:

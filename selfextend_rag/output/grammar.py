@@ -23,7 +23,7 @@ from selfextend_rag.output.tools import ToolRequest
 from selfextend_rag.text.calls import ID, ID_PATTERN, CallForm
 from selfextend_rag.text.template import THOUGHT_END
 
-_JSON_PARTS = r'"[^"]*"|[^"]'
+_JSON_PARTS = r'"[^"]*"|: |, |[^"]'
 
 
 def thought_rules(end_token: int | None, free_tokens: Collection[int] = ()) -> list[str]:
@@ -94,7 +94,7 @@ def calls_grammar(
         if form.bare and instead is not None:
             # In the parts that JSON has too, or these texts would rule JSON out that begins alike.
             given = [before + name + form.middle for name in request.callable]
-            texts = [" ".join(map(_json_part, re.findall(_JSON_PARTS, text))) for text in given]
+            texts = [" ".join(map(_string, re.findall(_JSON_PARTS, text))) for text in given]
         return " | ".join(f"{text} args_{i}" for i, text in enumerate(texts))
 
     end = _literals(form.tail, form.tokens)
@@ -139,10 +139,6 @@ def _literals(text: str, tokens: Mapping[str, int]) -> str:
     longest_first = sorted(symbols, key=len, reverse=True)
     parts = re.split("(" + "|".join(map(re.escape, longest_first)) + ")", text)
     return " ".join(symbols.get(part) or _string(part) for part in parts if part)
-
-
-def _json_part(text: str) -> str:
-    return "/[ ]?/" if text == " " else _string(text)
 
 
 def _string(text: str) -> str:

@@ -19,8 +19,9 @@ Schema = dict[str, object]
 
 _OLDEST = (1, 9)  # version of llguidance
 
-# One space where JSON allows any white space: small models write spaces and line ends for ever.
-_OPTIONS = {"whitespace_pattern": "[ ]?"}
+# White space as `json.dumps` writes it: what models have seen most. Where it is free, small models
+# write spaces for ever, or a form that they have never seen, and other values than they mean.
+_OPTIONS = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 # Keywords of old drafts, unknown to today's; the library would ignore them.
 _OBSOLETE = frozenset({"divisibleBy", "disallow", "extends"})
 

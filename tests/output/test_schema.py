@@ -193,16 +193,33 @@ def test_closing_only_ever_narrows(seed):
 @pytest.mark.parametrize(
     ("text", "taken"),
     [
-        ('{"a":1}', True),
-        ('{ "a" : 1 }', True),
+        ('{"a": 1}', True),
+        ('{"a":1}', False),
+        ('{ "a": 1}', False),
         ('{"a":  1}', False),
         ('{\n"a":1}', False),
-        (' {"a":1}', False),
-        ('{"a":1} ', False),
+        (' {"a": 1}', False),
+        ('{"a": 1} ', False),
     ],
 )
-def test_white_space_is_at_most_one_space(text, taken):
+def test_white_space_is_as_json_dumps_writes_it(text, taken):
     assert takes(OPEN, text, as_text=True) is taken
+
+
+@pytest.mark.parametrize(
+    ("text", "taken"),
+    [
+        ('{"a": [1, 2], "b": {}}', True),
+        ('{"a": [1,2], "b": {}}', False),
+        ('{"a": [1, 2],"b": {}}', False),
+        ('{"a": [1, 2], "b":{}}', False),
+        ('{"a": [ 1, 2], "b": {}}', False),
+    ],
+)
+def test_white_space_within_lists_and_between_properties_is_too(text, taken):
+    lists = {"type": "array", "items": {"type": "integer"}}
+    schema = {"type": "object", "properties": {"a": lists, "b": {"type": "object"}}}
+    assert takes(schema, text, as_text=True) is taken
 
 
 def test_one_space_may_lead_where_an_answer_follows_a_colon():
