@@ -124,11 +124,11 @@ def test_an_answer_for_a_schema_is_a_value_and_one_that_is_cut_off_is_none(tmp_p
 
 def test_a_server_answers_many_at_once_and_what_it_failed_is_asked_again(tmp_path):
     out, given = tmp_path / "rows.jsonl", documents(12)
-    with FakeServer(slow=0.01) as server:
+    with FakeServer(slow=0.05) as server:
         spec = ModelSpec(None, server.url, context={"at_once": 4, "max_retries": 0})
         server.busy = [(429, "0")]
         first = run_corpus(given, QUESTION, spec, out)
-        assert server.most == 4
+        assert 1 < server.most <= 4
         assert [row.kind for row in first.failed] == ["ServerBusy"]
         again = run_corpus(given, QUESTION, spec, out)
         assert (again.computed, again.failed) == (1, ())

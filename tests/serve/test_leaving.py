@@ -68,11 +68,12 @@ def tokens(server):
 
 def test_a_client_that_leaves_ends_the_reading(server):
     text = "The owner of the barn is Clara, and it has two doors. " * 700
+    soon = httpx.Timeout(20, read=0.5)
     with server.client() as client:
         file = client.post("/v1/files", files={"file": ("barn.txt", text)}).json()["id"]
         body = {"model": "bundled", "messages": about(file, "Who?"), "stream": True}
-        with client.stream("POST", "/v1/chat/completions", json=body) as response:
-            next(response.iter_lines())
+        with pytest.raises(httpx.ReadTimeout):  # it is let in, and reads for seconds
+            client.post("/v1/chat/completions", json=body, timeout=soon)
         until(lambda: idle(server))
         assert all(kept.names[0].title != "barn" for kept in server.served.readings.all())
         client.delete(f"/v1/files/{file}")
