@@ -23,7 +23,7 @@ SPACE := $(subst ,, )
 PYTEST_ARGS ?=
 
 DEMO_DOCUMENT ?= examples/documents/genesis.txt
-DEMO_QUESTION ?= What is the name of the fourth river?
+DEMO_QUESTION ?= What is the fourth river?
 
 # Python compiles the modules that are imported; most of torch and transformers never are.
 PIP_INSTALL := $(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check -c constraints.txt

@@ -3,10 +3,9 @@
     python benchmarks/evidence.py [--lookups 200] [--facts 100] [--pairs 15] [--out FOLDER]
 
 Lookups: a pass key in a document of 4, 8 or 16 windows of prose that the model was not trained on.
-Facts, which are beyond the model as often as not: the same with one of five facts in many wordings.
-Counted is whether the first passage holds the value where it occurs. What the model answered
-wrongly is counted apart: its evidence should lead to where its words came from, not to the fact it
-missed.
+Facts: the same with one of five facts in many wordings. Counted is whether the first passage holds
+the value where it occurs. What the model answered wrongly is counted apart: its evidence should
+lead to where its words came from, not to the fact it missed.
 
 Cost: one reading of 16,384 tokens, asked with and without evidence in turns; the median over pairs
 of the time of an answer, from asking to its end.

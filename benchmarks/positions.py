@@ -6,8 +6,8 @@ Pages: PDFs (made by fpdf2) of 3 to 14 pages of prose, a pass key on one of them
 (openpyxl) of 2 to 4 sheets with 12 to 30 rows of figures each, a pass key in one cell. The place is
 right if the first passage names that page, or that sheet and row, and no other.
 
-Facts, which are beyond the model as often as not: PDFs with a number on each of 5 pages, asked for
-one by one. The place is right if it is the page that holds what was answered.
+Facts: PDFs with a number on each of 5 pages, asked for one by one. The place is right if it is the
+page that holds what was answered.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from langchain_core.messages import AnyMessage, HumanMessage, ToolMessage
 from langchain_selfextend import ChatSelfExtend, FileLoader, create_full_document_chain
 
 DOCUMENT = Path(__file__).parent / "documents" / "handbook.pdf"
-QUESTIONS = ("What is the access code of the workshop?", "What is the budget of the library?")
+QUESTIONS = ("What is the access code of the workshop?", "How high is the dome?")
 
 
 def reading_tool(llm: ChatSelfExtend, documents: list[Document]) -> BaseTool:

@@ -30,7 +30,7 @@ from langchain_text_splitters import RecursiveCharacterTextSplitter
 from langchain_selfextend import ChatSelfExtend, FileLoader, FullDocumentRetriever
 
 DOCUMENT = Path(__file__).parent / "documents" / "genesis.txt"
-QUESTIONS = ("What is the name of the fourth river?",)
+QUESTIONS = ("What is the fourth river?",)
 PROMPT = ChatPromptTemplate.from_messages([("system", "{context}"), ("human", "{input}")])
 
 

@@ -17,7 +17,7 @@ from llama_index.llms.selfextend import FullDocumentQueryEngine, SelfExtendLLM
 from selfextend_rag import Document as File
 
 DOCUMENT = Path(__file__).parent / "documents" / "genesis.txt"
-QUESTIONS = ("What is the name of the fourth river?",)
+QUESTIONS = ("What is the fourth river?",)
 
 
 def load(path: Path) -> Document:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from selfextend_rag import Document, LongContextLLM
 from selfextend_rag.cli import main
 
 ROOT = Path(__file__).parent.parent
@@ -108,3 +109,28 @@ def test_every_example_has_a_row_with_its_command_and_a_test_that_runs_it():
     assert sorted(rows) == sorted(scripts | notebooks)
     for name in scripts | notebooks:
         assert name in tests or f'"{name.removesuffix(".py")}"' in tests, f"no test runs {name}"
+
+
+def test_the_table_of_documents_has_their_counts_and_what_the_bundled_model_answers():
+    """They were typed, and stayed as they were when another model came."""
+    llm, folder = LongContextLLM.bundled(), ROOT / "examples/documents"
+    lines = (folder / "README.md").read_text("utf-8").splitlines()
+    table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line[:1] == "|"]
+    rows = [row for row in table if not row[0] or row[0].startswith("`")]
+    assert len(rows) == 7
+    for name, _, words, tokens, question, _, answer in rows:
+        if name:
+            path = folder / name.strip("`")
+            files = sorted(path.iterdir()) if path.is_dir() else [path]
+            documents = [Document.from_file(file) for file in files]
+            assert words == _range(len(each.text.split()) for each in documents)
+            assert tokens == _range(llm.plan([each]).prompt_tokens for each in documents)
+        given = llm.read(documents[-1]).ask(question, max_new_tokens=24).text
+        assert re.sub(r" \(.*?\)", "", answer) == given.strip()
+        if path.name == "genesis.txt":
+            assert f"({tokens} of its tokens)" in (ROOT / "README.md").read_text("utf-8")
+
+
+def _range(numbers):
+    least, most = (f"{pick(kept):,}" for kept in [[*numbers]] for pick in (min, max))
+    return least if least == most else f"{least} to {most}"

@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from pathlib import Path
 
-from selfextend_rag import ContextBudgetPlanner, SelfExtend
+from selfextend_rag import ContextBudgetPlanner, Document, LongContextLLM, SelfExtend
 
+ROOT = Path(__file__).parents[2]
 DOCS = Path(__file__).parents[1]
 PICTURES = DOCS / "concepts" / "pictures"
 PREFILL = DOCS.parent / "benchmarks" / "results" / "cpu-prefill.json"
@@ -135,7 +136,9 @@ def axes(
 
 def budget() -> str:
     """Return how documents, question and answer fill the window, for the bundled model."""
-    parts = (("documents", 3913, "near"), ("questions", 64, "far"), ("answer", 32, "ink"))
+    genesis = Document.from_file(ROOT / "examples" / "documents" / "genesis.txt")
+    read = LongContextLLM.bundled().plan([genesis]).prompt_tokens
+    parts = (("documents", read, "near"), ("questions", 64, "far"), ("answer", 32, "ink"))
     window, tokens = 512, sum(size for _, size, _ in parts)
     plan = ContextBudgetPlanner(window).plan(tokens - 32, max_new_tokens=32)
     settings, most = plan.settings, plan.extended_window

@@ -14,7 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PICTURE = ROOT / "docs" / "concepts" / "pictures" / "terminal.svg"
-QUESTION = "What is the name of the fourth river?"
+QUESTION = "What is the fourth river?"
 COMMAND = ("selfextend-rag", "ask", "examples/documents/genesis.txt", "-q", QUESTION)
 COLUMNS, WIDTH, HEIGHT = 96, 7.85, 19  # a line, and a character in it, in pixels
 STYLE = """

@@ -37,9 +37,9 @@ def test_its_cells_run_and_show_what_is_committed(runner, monkeypatch, tmp_path)
     for outputs in (committed, now):
         plan, bar, answer, report, *frameworks = outputs
         assert "SelfExtend with group_size" in plan
-        assert re.search(r"reading: 100%.*3913/3913", bar)
+        assert re.search(r"reading: 100%.* (\d{4})/\1 ", bar)
         assert "<p>Euphrates</p>" in answer
-        assert "<mark>And the fourth river is Euphrates.</mark>" in answer
+        assert re.search(r"<mark>[^<]*And the fourth river is Euphrates\.</mark>", answer)
         assert "supported" in report
         assert report.count("extended") >= 4
         assert all("Euphrates" in text for text in frameworks)

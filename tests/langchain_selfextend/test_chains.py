@@ -129,7 +129,7 @@ def test_a_long_conversation_is_given_space(chat, monkeypatch):
     calls = reads(monkeypatch, chat)
     chain = create_full_document_chain(chat, [KEY])
     chain.invoke({"input": QUESTION})
-    history = [HumanMessage("Is the sky blue?"), AIMessage("It is.")] * 12
+    history = [HumanMessage("Is the sky blue?"), AIMessage("It is.")] * 20
     assert chain.invoke({"input": QUESTION, "chat_history": history})["answer"]
     assert chain.invoke({"input": QUESTION, "chat_history": [*history, *history[:2]]})["answer"]
     assert len(calls) == 2
