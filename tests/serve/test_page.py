@@ -5,6 +5,7 @@ What a browser makes of it is in test_browser.py.
 
 from __future__ import annotations
 
+import posixpath
 import re
 import shutil
 import subprocess
@@ -16,7 +17,10 @@ import pytest
 FOLDER = Path(__file__).parents[2] / "selfextend_rag" / "serve" / "web" / "static"
 HTML = (FOLDER / "index.html").read_text("utf-8")
 STYLE = (FOLDER / "app.css").read_text("utf-8")
-SCRIPTS = {path.name: path.read_text("utf-8") for path in sorted((FOLDER / "scripts").glob("*.js"))}
+SCRIPTS = {  # by their paths below scripts/
+    path.relative_to(FOLDER / "scripts").as_posix(): path.read_text("utf-8")
+    for path in sorted((FOLDER / "scripts").rglob("*.js"))
+}
 
 VOID = frozenset(("br", "hr", "img", "input", "link", "meta"))
 CONTROLS = frozenset(("input", "textarea", "select"))
@@ -30,7 +34,7 @@ UNSAFE = re.compile(
 )
 ELSEWHERE = re.compile(r"(?:https?:|wss?:)?//[\w.-]+\.\w+|@import|url\(")
 LEFT_BEHIND = re.compile(r"console\.\w+|\bdebugger\b|\balert\(")
-IMPORT = re.compile(r"import\s+(?:\*\s+as\s+(\w+)|\{([^}]*)\})\s+from\s+\"\./([\w.]+)\";")
+IMPORT = re.compile(r"import\s+(?:\*\s+as\s+(\w+)|\{([^}]*)\})\s+from\s+\"(\.[\w./]+)\";")
 EXPORT = re.compile(r"^export\s+(?:async\s+)?(?:function\*?|const|let|class)\s+(\w+)", re.M)
 LOOKED_UP = re.compile(r"(?:byId|getElementById)\(\"([^\"]+)\"\)")
 MADE = re.compile(r"\bid: \"([^\"]+)\"")  # by scripts
@@ -158,7 +162,8 @@ def test_all_modules_are_reached_and_give_what_is_imported():
         assert len(re.findall(r"^import\b", SCRIPTS[name], re.M)) == len(
             IMPORT.findall(SCRIPTS[name])
         )
-        for namespace, names, source in IMPORT.findall(SCRIPTS[name]):
+        for namespace, names, path in IMPORT.findall(SCRIPTS[name]):
+            source = posixpath.normpath(posixpath.join(posixpath.dirname(name), path))
             exported = set(EXPORT.findall(SCRIPTS[source]))
             wanted = {part.strip() for part in names.split(",") if part.strip()}
             if namespace:

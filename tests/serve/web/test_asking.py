@@ -8,6 +8,7 @@ import json
 import pytest
 
 from selfextend_rag.serve import ServerSettings
+from selfextend_rag.serve import events as stream_events
 from tests.serve.web.events import Connection, events_of
 
 FACT = "The pass key is 48213."
@@ -188,6 +189,25 @@ async def test_a_client_that_leaves_ends_its_answer(client, upload):
     assert served.admission.admitted == 0
     counted = served.metrics.text().decode()
     assert 'tokens_total{kind="completion"}' not in counted  # none came to its end
+    assert 'requests_total{route="/app/api/ask",status="499"} 1.0' in counted
+
+
+async def test_a_client_that_takes_nothing_loses_its_place(client, upload, monkeypatch):
+    """It held one of the few places for as long as it liked."""
+    monkeypatch.setattr(stream_events, "SECONDS_TO_TAKE", 0.05)
+    body = {"files": [await upload(client, STORY)], "question": QUESTION}
+    connection = Connection(client.app, "/app/api/ask", body)
+
+    async def stuck(message):
+        if message["type"] == "http.response.body":
+            await asyncio.Event().wait()
+
+    connection._sent.put = stuck
+    connection.start()
+    await asyncio.wait_for(connection.ended(), 60)
+    served = client.app.state.served
+    assert served.admission.admitted == 0
+    counted = served.metrics.text().decode()
     assert 'requests_total{route="/app/api/ask",status="499"} 1.0' in counted
 
 

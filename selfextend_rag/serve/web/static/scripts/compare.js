@@ -5,7 +5,7 @@ import { chosen, chosenIds } from "./documents.js";
 import { maxNewTokens } from "./questions.js";
 import { announce, byId, duration, element, number, showProblem, tokens } from "./page.js";
 import { progressText } from "./reading.js";
-import { passageList } from "./viewer.js";
+import { passageList } from "./viewer/passages.js";
 
 const result = byId("compare-result");
 const stop = byId("compare-stop");

@@ -2,7 +2,7 @@
 
 import { button, byId, duration, element, number, tokens } from "./page.js";
 import { progressText } from "./reading.js";
-import { passageList } from "./viewer.js";
+import { passageList } from "./viewer/passages.js";
 
 const log = byId("conversation");
 

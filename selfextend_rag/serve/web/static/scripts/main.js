@@ -10,7 +10,8 @@ import { showPositions, startPositions } from "./positions.js";
 import { maxNewTokens, plannedFor, startQuestions } from "./questions.js";
 import { refreshSaved, startReading } from "./reading.js";
 import { startSeveral } from "./several.js";
-import { showDocument, startViewer } from "./viewer.js";
+import { startPassages } from "./viewer/passages.js";
+import { showDocument, startViewer } from "./viewer/viewer.js";
 
 const TABS = ["ask", "several", "compare", "positions"];
 const SECONDS_UNTIL_NEXT_TRY = 3;
@@ -59,6 +60,7 @@ function showModel(info) {
 async function start() {
   startTabs();
   startViewer();
+  startPassages();
   const info = await serverInfo();
   showModel(info);
   let planSoon = () => {};

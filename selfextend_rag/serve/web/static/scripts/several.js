@@ -4,7 +4,7 @@ import { chosen } from "./documents.js";
 import { answersAsCsv, download } from "./export.js";
 import { answerSettings, askAlone } from "./questions.js";
 import { announce, byId, counted, duration, element, percent, recall, remember, sentence, showProblem } from "./page.js";
-import { passageList } from "./viewer.js";
+import { passageList } from "./viewer/passages.js";
 
 const MARK = "\ufeff"; // by which spreadsheets know UTF-8
 
