@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # the table below in the terms of type checkers; a test compa
     from selfextend_rag.documents import Document as Document
     from selfextend_rag.documents import DocumentError as DocumentError
     from selfextend_rag.documents import Location as Location
+    from selfextend_rag.documents import Picture as Picture
     from selfextend_rag.documents import ReadFiles as ReadFiles
     from selfextend_rag.documents import Remark as Remark
     from selfextend_rag.documents import SkippedFile as SkippedFile
@@ -72,8 +73,8 @@ else:
     _NAMES = {
         "display": "progress_bar",
         "documents": (
-            "Document DocumentError Location ReadFiles Remark SkippedFile read_documents "
-            "word_relevance"
+            "Document DocumentError Location Picture ReadFiles Remark SkippedFile "
+            "read_documents word_relevance"
         ),
         "engine": "Engine GenerationSettings Usage",
         "errors": (

@@ -19,7 +19,7 @@ from selfextend_rag.errors import SelfExtendError
 PROGRAM = "selfextend-rag"
 
 _ARGUMENTS = (
-    "encoding|ocr|group_size|neighbor_window|max_group_size|pretraining_window|max_new_tokens"
+    "encoding|ocr|pages|group_size|neighbor_window|max_group_size|pretraining_window|max_new_tokens"
     "|question_reserve|memory_limit|turns|temperature|seed|strict|depths|samples|length|lengths|bin_size|limit|cut_tokens"
     "|kv_bits|passages|passage_words"
 )

@@ -99,6 +99,11 @@ class DocumentOptions(ModelOptions):
     )
     encoding: str | None = Option(None, help="encoding of the files; found out by default")
     ocr: bool = Option(False, "--ocr", help="recognise the text of pages that are pictures")
+    pages: Literal["text", "auto", "images"] = Option(
+        "text",
+        help="for a vision model: auto has pages without text, and picture files, as pictures; "
+        "images has all pages of PDF files so",
+    )
     strict: Literal["warning", "loss"] | None = Option(
         None, help="refuse files whose text may be wrong, or lacks what people see in them"
     )
@@ -124,7 +129,10 @@ class DocumentOptions(ModelOptions):
         paths = [_STANDARD_INPUT if path == "-" else path for path in self.files]
         if paths.count(_STANDARD_INPUT) > 1:
             raise BadOption("standard input can be read once; name - once")
-        with self.progress("pages") if self.ocr else nullcontext() as progress:
+        if self.ocr and self.pages != "text":
+            raise BadOption("--ocr and --pages are two ways to read a scan; give one")
+        slow = self.ocr or self.pages != "text"
+        with self.progress("pages") if slow else nullcontext() as progress:
             return read_documents(
                 paths,
                 glob=self.glob,
@@ -132,6 +140,7 @@ class DocumentOptions(ModelOptions):
                 ocr=self.ocr,
                 strict=self.strict or False,
                 progress=progress,
+                pages=self.pages,
             )
 
     def load(self, **options: Any) -> "LongContextLLM":

@@ -8,12 +8,14 @@ can't be read whole is refused with a :class:`DocumentError`.
 from selfextend_rag.documents.content import Location, Remark
 from selfextend_rag.documents.document import Document, word_relevance
 from selfextend_rag.documents.folders import ReadFiles, SkippedFile, read_documents
+from selfextend_rag.documents.pictures import Picture
 from selfextend_rag.errors import DocumentError, UnsupportedDocument
 
 __all__ = [
     "Document",
     "DocumentError",
     "Location",
+    "Picture",
     "ReadFiles",
     "Remark",
     "SkippedFile",

@@ -8,8 +8,14 @@ from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
+from selfextend_rag.documents.pictures.picture import Picture
+
 Severity = Literal["note", "warning", "loss"]
 SEVERITIES: tuple[Severity, ...] = ("note", "warning", "loss")
+
+Pages = Literal["text", "auto", "images"]
+"""What is read of pages: their text; pictures where there is none; or pictures of all."""
+PAGES: tuple[Pages, ...] = ("text", "auto", "images")
 
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -112,6 +118,7 @@ class Content:
         metadata: what else is known of it, JSON values.
         remarks: what the text does not say.
         locations: where its parts come from, by ``start``; empty where a line number says enough.
+        pictures: what is to be looked at, each before its ``start`` in the text.
     """
 
     text: str
@@ -119,3 +126,4 @@ class Content:
     metadata: Mapping[str, object] = field(default_factory=dict)
     remarks: tuple[Remark, ...] = ()
     locations: tuple[Location, ...] = ()
+    pictures: tuple[Picture, ...] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
 import os
@@ -13,14 +14,17 @@ from typing import Any
 
 from selfextend_rag.documents.content import (
     LONE_SURROGATE,
+    PAGES,
     SEVERITIES,
     Content,
     Location,
+    Pages,
     Remark,
     Severity,
 )
 from selfextend_rag.documents.encoding import normalize_newlines
 from selfextend_rag.documents.files import bytes_of, read_bytes
+from selfextend_rag.documents.pictures import Picture
 from selfextend_rag.errors import DocumentError
 
 logger = logging.getLogger(__name__)
@@ -35,21 +39,23 @@ _WORD = re.compile(
 class Document:
     """A whole text to read, and where it comes from; see ``from_file`` and ``from_text``.
 
-    Two documents are equal when their text, title, id and source are; metadata does not count.
+    It may have pictures, for a vision model, which other models refuse. Two documents are equal
+    when their text, pictures, title, id and source are; metadata does not count.
 
     Args:
-        text: the text, never blank; line ends are ``\\n``.
+        text: the text, blank only where there are pictures; line ends are ``\\n``.
         title: a name for people and prompts; may be empty.
         id: stable name of the content, the same on every machine and run.
         source: where it was read from, as it was given; None when there was no file.
         metadata: more about the document, JSON values by preference; copied.
         remarks: what the file has that the text does not say.
         locations: where in the file the text comes from, by their starts.
+        pictures: the pictures, each before the character of the text at which it starts.
 
     Raises:
-        DocumentError: the text is blank, or text or title holds a lone surrogate, which no
-            tokenizer accepts.
-        ValueError: the locations are out of order, or one starts after the text.
+        DocumentError: there is neither text nor picture, or text or title holds a lone surrogate,
+            which no tokenizer accepts.
+        ValueError: locations or pictures are out of order, or one starts after the text.
     """
 
     text: str
@@ -59,10 +65,11 @@ class Document:
     metadata: Mapping[str, object] = field(default_factory=dict, compare=False)
     remarks: tuple[Remark, ...] = field(default=(), compare=False)
     locations: tuple[Location, ...] = field(default=(), compare=False)
+    pictures: tuple[Picture, ...] = ()
 
     def __post_init__(self) -> None:
         name = self.source or self.title or "the document"
-        if not self.text.strip():
+        if not self.text.strip() and not self.pictures:
             raise DocumentError(f"{name} has no text; leave it out, or give it some")
         for what, text in (("", self.text), ("the title of ", self.title)):
             if surrogate := LONE_SURROGATE.search(text):
@@ -70,9 +77,10 @@ class Document:
                     f"{what}{name!a} holds the lone surrogate {surrogate.group()!r} at character "
                     f"{surrogate.start()}, which is no text; decode the original bytes again"
                 )
-        starts = [location.start for location in self.locations]
-        if starts != sorted(starts) or starts[-1:] > [len(self.text)]:
-            raise ValueError(f"the locations of {name!a} are not in the order of its text")
+        for what, places in (("locations", self.locations), ("pictures", self.pictures)):
+            starts = [place.start for place in places]
+            if starts != sorted(starts) or starts[-1:] > [len(self.text)]:
+                raise ValueError(f"the {what} of {name!a} are not in the order of its text")
         object.__setattr__(self, "metadata", dict(self.metadata))
 
     @classmethod
@@ -86,6 +94,7 @@ class Document:
         metadata: Mapping[str, object] | None = None,
         remarks: Sequence[Remark] = (),
         locations: Sequence[Location] = (),
+        pictures: Sequence[Picture] = (),
     ) -> Document:
         """Return a document of this text, with line ends ``\\r\\n`` and ``\\r`` made ``\\n``.
 
@@ -93,19 +102,22 @@ class Document:
             text: the whole text; nothing but its line ends is changed.
             title: a name for people and prompts.
             source: where it comes from, such as a path or an address.
-            id: a name of your own; by default 16 hexadecimal digits of the text's SHA-256.
+            id: a name of your own; by default 16 hexadecimal digits of the text's SHA-256, or of
+                that of text and pictures.
             metadata: more about the document.
             remarks: what the text does not say.
             locations: where its parts come from; their starts count in the text with line ends
                 made ``\\n``.
+            pictures: its pictures; so do theirs.
 
         Raises:
-            DocumentError: the text is blank, or holds a lone surrogate.
+            DocumentError: there is neither text nor picture, or it holds a lone surrogate.
         """
         text = normalize_newlines(text)
         if id is None:
-            id = text_id(text)
-        return cls(text, title, id, source, metadata or {}, tuple(remarks), tuple(locations))
+            id = text_id("\0".join([text, *(f"{x.start} {x.digest}" for x in pictures)]))
+        parts = tuple(remarks), tuple(locations), tuple(pictures)
+        return cls(text, title, id, source, metadata or {}, *parts)
 
     @classmethod
     def from_file(
@@ -116,6 +128,7 @@ class Document:
         ocr: bool = False,
         strict: bool | Severity = False,
         progress: Callable[[int, int], None] | None = None,
+        pages: Pages = "text",
     ) -> Document:
         """Return the document in a file: text, HTML, PDF, an office file, mail or an e-book.
 
@@ -148,13 +161,19 @@ class Document:
             strict: refuse a file with remarks as severe as this or more: ``"warning"``, or
                 ``"loss"``, the same as True.
             progress: called with the pages read and those in all, of a PDF, whose scans take long.
+            pages: ``"auto"`` for a vision model: pages of PDF files without text, or with a tenth
+                of it unreadable, become ``pictures``, and so do PNG, JPEG, WebP and TIFF files,
+                which are refused otherwise; ``"images"``: all pages of PDF files do. Needs
+                ``pip install "selfextend-rag[vision]"``. By default text alone is read.
 
         Raises:
             DocumentError: there is no such file, it is empty, binary or damaged, its kind is not
                 one of these, it has no text, or a remark is too severe.
+            ValueError: pages are to be pictures and recognised too, or ``pages`` is none of these.
         """
         name = os.fsdecode(path)
-        content = read_bytes(bytes_of(name), name, encoding, ocr, progress)
+        _check_pages(pages, ocr)
+        content = read_bytes(bytes_of(name), name, encoding, ocr, progress, pages)
         return cls._from_content(content, name, strict)
 
     @classmethod
@@ -167,6 +186,7 @@ class Document:
         ocr: bool = False,
         strict: bool | Severity = False,
         progress: Callable[[int, int], None] | None = None,
+        pages: Pages = "text",
     ) -> Document:
         """Return the document in the bytes of a file, as ``from_file`` reads it.
 
@@ -177,11 +197,14 @@ class Document:
             ocr: see ``from_file``.
             strict: see ``from_file``.
             progress: see ``from_file``.
+            pages: see ``from_file``.
 
         Raises:
-            DocumentError: as ``from_file`` does.
+            DocumentError, ValueError: as ``from_file`` does.
         """
-        return cls._from_content(read_bytes(data, name, encoding, ocr, progress), name, strict)
+        _check_pages(pages, ocr)
+        content = read_bytes(data, name, encoding, ocr, progress, pages)
+        return cls._from_content(content, name, strict)
 
     @classmethod
     def _from_content(cls, content: Content, name: str, strict: bool | Severity) -> Document:
@@ -193,6 +216,7 @@ class Document:
             metadata=content.metadata,
             remarks=content.remarks,
             locations=content.locations,
+            pictures=content.pictures,
         )
         document.check_whole(strict)
         for remark in document.shortcomings:
@@ -270,7 +294,13 @@ class Document:
 
     def to_dict(self) -> dict[str, object]:
         """Return the document as JSON values, as far as its metadata is."""
-        return asdict(self)
+        values = {name: getattr(self, name) for name in ("text", "title", "id", "source")}
+        values["metadata"] = copy.deepcopy(dict(self.metadata))
+        values["remarks"] = tuple(map(asdict, self.remarks))
+        values["locations"] = tuple(map(asdict, self.locations))
+        if self.pictures:  # most have none, nor had any that earlier releases wrote
+            values["pictures"] = [picture.to_dict() for picture in self.pictures]
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Document:
@@ -285,12 +315,24 @@ class Document:
             raise TypeError("a document has a text, a title and an id, all of them texts")
         remarks = tuple(Remark(**remark) for remark in values.get("remarks", ()))
         locations = tuple(Location(**location) for location in values.get("locations", ()))
-        return cls(**{**values, "remarks": remarks, "locations": locations})
+        pictures = tuple(Picture.from_dict(picture) for picture in values.get("pictures", ()))
+        parts = {"remarks": remarks, "locations": locations, "pictures": pictures}
+        return cls(**{**values, **parts})
 
 
 def text_id(text: str) -> str:
     """Return the id of a document of this text: 16 hexadecimal digits of its SHA-256."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def _check_pages(pages: Pages, ocr: bool) -> None:
+    if pages not in PAGES:
+        raise ValueError(f"pages is one of {', '.join(PAGES)}, not {pages!r}")
+    if ocr and pages != "text":
+        raise ValueError(
+            f"ocr=True has pages recognised as text, and pages={pages!r} has them looked at as "
+            "pictures; choose one"
+        )
 
 
 def _at(name: str, row: int | None) -> str:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
-from selfextend_rag.documents.content import Content, Remark
+from selfextend_rag.documents.content import Content, Pages, Remark
 from selfextend_rag.documents.encoding import decode, normalize_newlines
 from selfextend_rag.errors import DocumentError, UnsupportedDocument
 
@@ -29,6 +29,8 @@ _TEXTS = {
 _EXTENSIONS = {
     **_TEXTS,
     ".pdf": "pdf",
+    **{".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"},
+    **{".tif": "tiff", ".tiff": "tiff"},
     **{".html": "html", ".htm": "html", ".xhtml": "html"},
     **{".epub": "epub", ".msg": "msg"},
     **{".eml": "eml", ".emlx": "eml", ".mbox": "mbox", ".mht": "mhtml", ".mhtml": "mhtml"},
@@ -49,6 +51,8 @@ _SIGNATURES = (
     (b"GIF8", "a GIF image"),
     (b"II*\0", "a TIFF image"),
     (b"MM\0*", "a TIFF image"),
+    (b"II+\0", "a TIFF image"),
+    (b"MM\0+", "a TIFF image"),
     (b"\x1f\x8b", "a gzip archive"),
     (b"BZh", "a bzip2 archive"),
     (b"\xfd7zXZ", "an xz archive"),
@@ -57,6 +61,7 @@ _SIGNATURES = (
     (b"SQLite format 3\0", "an SQLite database"),
     (b"ID3", "an MP3 recording"),
 )
+_PICTURES = ("a PNG image", "a JPEG image", "a TIFF image", "a WebP image")
 # What an old Microsoft Office file is by one of its streams, in this order.
 _OLE_STREAMS = {
     "EncryptedPackage": "an office file encrypted with a password",
@@ -84,6 +89,7 @@ _READERS = {
     "docx": "office.word:read_docx",
     "opendocument": "office.opendocument:read_opendocument",
     "pdf": "pdf:read_pdf",
+    "picture": "pictures.reader:read_picture",
     "pptx": "office.slides:read_pptx",
     "xlsx": "office.sheets:read_xlsx",
 }
@@ -114,6 +120,7 @@ def read_bytes(
     encoding: str | None = None,
     ocr: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    pages: Pages = "text",
 ) -> Content:
     """Return what the bytes of a file say, by their content first and their name second.
 
@@ -123,16 +130,18 @@ def read_bytes(
         encoding: the character encoding of text, when the caller knows it.
         ocr: recognise the text of pages that are pictures.
         progress: called with pages read and pages in all, of a PDF.
+        pages: what is read of pages; with ``"text"``, files that are pictures are refused.
 
     Raises:
         DocumentError: the file can't be read whole, or is of a kind that is not read.
     """
     if not data:
         raise DocumentError(f"{name} is empty (0 bytes); leave it out, or give the full file")
-    kind = _binary_kind(data, name)
+    kind = _binary_kind(data, name, pages)
     if kind is not None:
         read = _reader(_READERS[kind])
-        content = read(data, name, ocr, progress) if kind == "pdf" else read(data, name)
+        content = read(data, name, ocr, progress, pages) if kind == "pdf" else read(data, name)
+        kind = str(content.metadata.get("format", kind)) if kind == "picture" else kind
     else:
         kind, content = _read_text(data, name, encoding)
     remarks = content.remarks
@@ -173,7 +182,7 @@ def bytes_of(name: str) -> bytes:
     return data
 
 
-def _binary_kind(data: bytes, name: str) -> str | None:
+def _binary_kind(data: bytes, name: str, pages: Pages) -> str | None:
     """Return the kind of a file that is not text, None for text; refuse what is not read."""
     named = name.lower().endswith(".pdf") or b"%%EOF" in data[-1024:]
     if b"%PDF-" in data[:1024] or (named and _PDF_OBJECT.search(data[:1024])):
@@ -196,6 +205,13 @@ def _binary_kind(data: bytes, name: str) -> str | None:
             kind = f"a ZIP archive ({found or 'read_documents reads those'})"
     if kind is None or kind in _READERS:
         return kind
+    if kind in _PICTURES:
+        if pages != "text":
+            return "picture"
+        raise UnsupportedDocument(
+            f"{name} is {kind}, which has no text to be read; for a vision model read it with "
+            'pages="auto", or save it as PDF and have its text recognised with ocr=True'
+        )
     raise UnsupportedDocument(
         f"{name} is {kind}, which can't be read; save what it says as PDF, HTML, Markdown or plain "
         "text and read that"

@@ -15,7 +15,7 @@ from lzma import LZMAError
 from typing import Literal
 from zipfile import BadZipFile, ZipFile, ZipInfo
 
-from selfextend_rag.documents.content import Severity
+from selfextend_rag.documents.content import Pages, Severity
 from selfextend_rag.documents.document import Document
 from selfextend_rag.documents.files import bytes_of, plain_archive
 from selfextend_rag.errors import DocumentError, UnsupportedDocument
@@ -76,6 +76,7 @@ def read_documents(
     ocr: bool = False,
     strict: bool | Severity = False,
     progress: Callable[[int, int], None] | None = None,
+    pages: Pages = "text",
 ) -> ReadFiles:
     """Return the documents in files, folders and ZIP archives, and what was skipped and why.
 
@@ -94,13 +95,15 @@ def read_documents(
         ocr: recognise text on pages that are pictures; see ``Document.from_file``.
         strict: refuse files with remarks as severe as this; see ``Document.from_file``.
         progress: called with pages read and pages in all, of each PDF.
+        pages: which pages and files are pictures for a vision model; see ``Document.from_file``.
 
     Raises:
         DocumentError: a file that was named can't be read, or nothing in a folder or archive can.
     """
     read = partial(
-        Document.from_bytes, encoding=encoding, ocr=ocr, strict=strict, progress=progress
-    )
+        Document.from_bytes, encoding=encoding, ocr=ocr, strict=strict, progress=progress,
+        pages=pages,
+    )  # fmt: skip
     reader = _Reader(glob, read)
     for path in [paths] if isinstance(paths, str | os.PathLike) else paths:
         reader.read(os.fsdecode(path))

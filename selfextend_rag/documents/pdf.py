@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -15,7 +16,16 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from selfextend_rag.documents.content import Content, Location, Remark, Severity, remarked
+from selfextend_rag.documents.content import (
+    Content,
+    Location,
+    Pages,
+    Remark,
+    Severity,
+    remarked,
+)
+from selfextend_rag.documents.pictures.picture import Picture
+from selfextend_rag.documents.pictures.reader import rendered
 from selfextend_rag.errors import DocumentError
 
 _SECONDS = 20.0  # for one page
@@ -24,6 +34,7 @@ _MEMORY = 900 << 20  # bytes for the process that reads, and thrice the file
 _SCAN_SECONDS, _SCAN_MEMORY = 300.0, 3 << 30
 _SURE = 0.97  # mean confidence below which a tenth of the words is wrong (benchmarks/scans.py)
 _OTHERWISE = "recognise its text with another program first (ocrmypdf does it), and read the result"
+_LOOK = 'or with pages="auto" for a vision model to look at'
 # What pages have of what a remark speaks of, each with its number there.
 _OF_PAGES: dict[str, tuple[Severity, str, str]] = {
     "unreadable lines": ("loss", "blurred", "line{s} of pictures can't be read"),
@@ -41,10 +52,15 @@ _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OPENCV_FOR_THREADS_NUM": "1", "MALL
 _MOST_UNSCANNED = 5  # pages, each of which takes all the time that it is given
 Progress = Callable[[int, int], None]
 _LOCK = threading.Lock()
+_PICTURES: dict[Pages, str] = {"text": "", "auto": "needed", "images": "all"}
 
 
 def read_pdf(
-    data: bytes, name: str, ocr: bool = False, progress: Progress | None = None
+    data: bytes,
+    name: str,
+    ocr: bool = False,
+    progress: Progress | None = None,
+    as_pictures: Pages = "text",
 ) -> Content:
     """Return the text of a PDF, its pages separated by a blank line.
 
@@ -58,6 +74,7 @@ def read_pdf(
         ocr: recognise the text of pages that have none, or a tenth of it unreadable, or few words
             over a picture. A page that takes too long for that is remarked on.
         progress: called with pages read and pages in all.
+        as_pictures: ``"auto"`` to render those pages instead, ``"images"`` to render all.
 
     Raises:
         DocumentError: the file is damaged, needs a password, has no text or hardly any that is
@@ -66,7 +83,7 @@ def read_pdf(
     """
     if b"%PDF-" not in data[:1024]:
         raise _damaged(name, "its header %PDF- is damaged or missing")
-    found = _read_apart(data, name, ocr, progress)
+    found = _read_apart(data, name, ocr, progress, _PICTURES[as_pictures])
     if found.get("error") == "password":
         raise DocumentError(
             f"{name} is encrypted with a password; save a copy without one (qpdf --decrypt does "
@@ -77,17 +94,25 @@ def read_pdf(
             f"{name} has pages to be recognised, which needs rapidocr and onnxruntime "
             f'({found["missing"]}); pip install "selfextend-rag[ocr]"'
         )
+    if found.get("error") == "vision":
+        raise DocumentError(
+            f"{name} has pages to be rendered as pictures, which needs Pillow "
+            f'({found["missing"]}); pip install "selfextend-rag[vision]"'
+        )
     if "error" in found:
         raise _damaged(name, found["error"])
     whole = sum(page is not None for page in found["pages"])
     if not whole or whole < len(found["pages"]):
         raise _damaged(name, f"it states {len(found['pages'])} pages, and {whole} can be found")
-    if found["broken"] or (found["wrong"] and not any(page["text"] for page in found["pages"])):
+    said = any(page["text"] or "picture" in page for page in found["pages"])
+    if found["broken"] or (found["wrong"] and not said):
         raise _damaged(name, f"{found['broken'] + found['wrong']} of its streams are damaged")
     return _joined(found, name, data.startswith(b"%PDF-"), ocr)
 
 
-def _read_apart(data: bytes, name: str, ocr: bool, progress: Progress | None) -> dict[str, Any]:
+def _read_apart(
+    data: bytes, name: str, ocr: bool, progress: Progress | None, pictures: str
+) -> dict[str, Any]:
     """Read a file in a process of its own, so that no file can hang or crash this one.
 
     Its start takes 0.1 s, most of it to load pdfium. A thread could not be stopped, and would keep
@@ -104,12 +129,14 @@ def _read_apart(data: bytes, name: str, ocr: bool, progress: Progress | None) ->
         from selfextend_rag.documents.pdf_pages import read_pages
 
         with _LOCK:
-            for value in read_pages(data, 0, _SCAN_SECONDS if ocr else None):
+            scan = _SCAN_SECONDS if ocr else None
+            for value in read_pages(data, 0, scan, pictures=pictures):
                 _add(found, value, progress)
     else:
         memory = (_SCAN_MEMORY if ocr else _MEMORY) + 3 * len(data)
         given: dict[str, Any] = {"path": [str(path) for path in sys.path], "memory": memory}
         given |= {"seconds": _SECONDS, "scan": _SCAN_SECONDS if ocr else None}
+        given["pictures"] = pictures
         command = [sys.executable, "-I", "-S", str(script)]
         while problem := _run([*command, json.dumps(given)], data, found, progress):
             page = len(found) - 1
@@ -165,14 +192,17 @@ def _reason(problem: str, memory: int, ocr: bool) -> str:
 def _joined(found: dict[str, Any], name: str, headed: bool, ocr: bool) -> Content:
     pages: list[dict[str, Any]] = found["pages"]
     text = ""
-    locations = []
+    locations, pictures = [], list[Picture]()
     for number, page in enumerate(pages, 1):
+        if "picture" in page:
+            png = base64.b64decode(page.pop("picture"))
+            pictures.append(rendered(png, f"page {number}", len(text)))
         if page["text"]:
             text += "\n\n" if text else ""
             locations.append(Location(len(text), f"page {number}"))
             text += page["text"]
-    try_this = _OTHERWISE if ocr else f"read it with ocr=True, or {_OTHERWISE}"
-    if not text:
+    try_this = _OTHERWISE if ocr else f"read it with ocr=True, {_LOOK}, or {_OTHERWISE}"
+    if not text and not pictures:
         why = "and none could be recognised" if ocr else "as a scan has none"
         why += "".join(f" ({reason})" for reason in {*found["unscanned"].values()})
         raise DocumentError(
@@ -184,15 +214,19 @@ def _joined(found: dict[str, Any], name: str, headed: bool, ocr: bool) -> Conten
             f"{name} has {shown} characters, of which {garbled} are unreadable: its fonts do not "
             f"say which letters they show; {try_this}"
         )
+    shown_ones = [int(picture.name.split()[1]) for picture in pictures]
     empty = [number for number, page in enumerate(pages, 1) if not page["text"]]
     metadata: dict[str, object] = {"pages": len(pages), "pages_without_text": empty}
+    if pictures:
+        metadata["pages_as_pictures"] = shown_ones
     found["files"] += [name for page in pages for name in page["files"]]
     if found["files"]:
         metadata["attachments"] = found["files"]
     if scans := _scans(pages):
         metadata["recognised"] = [{"page": number, **scan} for number, scan in scans.items()]
-    remarks = tuple(_remarks(found, empty, headed))
-    return Content(text, found["title"], metadata, remarks, tuple(locations))
+    remarks = tuple(_remarks(found, sorted({*empty} - {*shown_ones}), headed))
+    parts = tuple(locations), tuple(pictures)
+    return Content(text, found["title"], metadata, remarks, *parts)
 
 
 def _remarks(found: dict[str, Any], empty: list[int], headed: bool) -> list[Remark]:

@@ -51,6 +51,7 @@ def read_pages(
     scan: float | None = None,
     first: int = 0,
     plain: Sequence[int] = (),
+    pictures: str = "",
 ) -> Iterator[dict[str, Any] | None]:
     """Yield what is known of a file, and each page's text, as JSON values; or an ``error``.
 
@@ -60,6 +61,8 @@ def read_pages(
         scan: recognise text on pages without it, with this limit of seconds; None: don't.
         first: the page to begin with, counted from 0.
         plain: pages on which no text is to be recognised.
+        pictures: ``"all"`` to have every page as a picture, ``"needed"`` those without text, or
+            with a tenth of it unreadable.
     """
     watch = faulthandler.dump_traceback_later if seconds else lambda *_, **__: None
     watch(seconds, exit=True)
@@ -83,9 +86,11 @@ def read_pages(
             if scan is not None and needed and index not in plain:
                 watch(scan, exit=True)
                 page |= _recognise(document, index, page["turned"])
+            if pictures == "all" or (pictures and needed):
+                page |= _pictured(document, index, page["turned"])
             yield page
         except ImportError as error:
-            yield {"error": "ocr", "missing": str(error)}
+            yield {"error": "vision" if pictures else "ocr", "missing": str(error)}
             return
         except pdfium.PdfiumError:
             yield None
@@ -156,6 +161,23 @@ def _recognise(document: pdfium.PdfDocument, index: int, turned: int) -> dict[st
     text, blurred = scan.pop("text"), scan.pop("unread")
     seen = {"text": text, "garbled": 0, "unsure": 0, "pictures": 0} if text else {}
     return {"scan": scan, "blurred": blurred, **seen}
+
+
+def _pictured(document: pdfium.PdfDocument, index: int, turned: int) -> dict[str, Any]:
+    """Return a page as a picture in place of its text, which the picture shows."""
+    from selfextend_rag.documents.scans import scale
+
+    page = document.get_page(index)
+    picture = page.render(scale=scale(*page.get_size()), rotation=turned).to_pil()
+    page.close()
+    picture = picture.convert("RGB")
+    gray = picture.getchannel(0)
+    if all(picture.getchannel(channel).tobytes() == gray.tobytes() for channel in (1, 2)):
+        picture = gray
+    out = io.BytesIO()
+    picture.save(out, "PNG", compress_level=1)
+    seen = {"text": "", "garbled": 0, "unsure": 0, "pictures": 0, "unseen": 0}
+    return {"picture": base64.b64encode(out.getvalue()).decode("ascii"), **seen}
 
 
 def _annotations(page: pdfium.PdfPage) -> tuple[list[str], int, list[str]]:

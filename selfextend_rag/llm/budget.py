@@ -17,7 +17,7 @@ from selfextend_rag.planning import (
     PlanRemark,
 )
 from selfextend_rag.text.messages import BREAK
-from selfextend_rag.text.prompts import Prompt, PromptBuilder, prompt_state
+from selfextend_rag.text.prompts import Prompt, PromptBuilder, prompt_state, refuse_pictures
 
 _STEP = 1.5
 
@@ -113,6 +113,7 @@ class ReadingBudget:
         self, documents: Sequence[Document], question: str | Sequence[str], space: Space
     ) -> DocumentGroups:
         """Return documents in as few prompts as hold them whole; see ``LongContextLLM``."""
+        refuse_pictures(documents)
         sizes = [self._tokens_of(document) for document in documents]
         answer, reserve, turns = self._space(question, space)
         budget, bound = self.memory(), None

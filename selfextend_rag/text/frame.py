@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from selfextend_rag.documents import Document
-from selfextend_rag.text.prompts import Prompt, PromptBuilder
+from selfextend_rag.text.prompts import Prompt, PromptBuilder, refuse_pictures
 
 _TAIL = 64  # characters at each side of a border that decide how it is tokenized
 
@@ -66,10 +66,12 @@ class FramedPrompts(PromptBuilder):
         """Return the start of a prompt: one document's text as it is.
 
         Raises:
+            DocumentError: it has pictures.
             ValueError: there is not one document.
         """
         if len(documents) != 1:
             raise ValueError(f"a frame holds one document, got {len(documents)}")
+        refuse_pictures(documents)
         text = documents[0].text
         if self.chat:
             return Prompt(tuple(self._template.encoded(self._halves(text, "")[0]).ids))

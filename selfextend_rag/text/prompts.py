@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from selfextend_rag.documents import Document
+from selfextend_rag.documents import Document, DocumentError
 from selfextend_rag.evidence import TokenRanges
 from selfextend_rag.text.calls import OUR_FORM, CallForm, measured_form
 from selfextend_rag.text.codec import Encoded, TextCodec
@@ -353,10 +353,12 @@ def joined_documents(documents: Sequence[Document]) -> tuple[str, list[int], lis
     title has been seen gets a number behind it. A single document has no heading.
 
     Raises:
+        DocumentError: a document has pictures.
         ValueError: there are no documents.
     """
     if not documents:
         raise ValueError("there are no documents; a reading needs at least one")
+    refuse_pictures(documents)
     parts, starts, stops, place = list[str](), list[int](), list[int](), 0
     for heading, document in zip(_headings(documents), documents, strict=True):
         before = f"# {heading}{BREAK}" if len(documents) > 1 else ""
@@ -365,6 +367,23 @@ def joined_documents(documents: Sequence[Document]) -> tuple[str, list[int], lis
         stops.append(place + len(parts[-1]))
         place = stops[-1] + len(BREAK)
     return BREAK.join(parts), starts, stops
+
+
+def refuse_pictures(documents: Sequence[Document]) -> None:
+    """Refuse documents with pictures, for a model that reads text alone.
+
+    Raises:
+        DocumentError: the message says which document, and what can be done.
+    """
+    for document in documents:
+        if document.pictures:
+            name = document.title or document.source or document.id
+            count = len(document.pictures)
+            raise DocumentError(
+                f"{name} has {count} picture{'s' * (count > 1)}, which a model of text can't look "
+                "at; load a vision model to read it, or have the text of its pages recognised with "
+                "ocr=True"
+            )
 
 
 def _headings(documents: Sequence[Document]) -> list[str]:

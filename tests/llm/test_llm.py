@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from selfextend_rag.documents import Document
+from selfextend_rag.documents import Document, DocumentError, Picture
 from selfextend_rag.errors import (
     ContextBudgetExceeded,
     GenerationCancelled,
@@ -381,3 +381,10 @@ def test_an_unknown_option_lists_the_known_ones_before_anything_is_loaded(llm):
         LongContextLLM(llm.model, llm.tokenizer, foo=1)
     with pytest.raises(TypeError, match=words):
         LongContextLLM.from_pretrained("no/such/model", foo=1)
+
+
+@pytest.mark.parametrize("call", ["read", "plan", "plan_groups"])
+def test_a_model_of_text_refuses_pictures_and_says_what_reads_them(llm, call):
+    document = Document.from_text("Anna.", title="scan", pictures=[Picture(b"data", 3, 4)])
+    with pytest.raises(DocumentError, match=r"scan has 1 picture, .* vision model .*ocr=True"):
+        getattr(llm, call)([document])
