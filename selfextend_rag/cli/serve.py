@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from threading import Thread
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from typer import Argument, Option
 
@@ -50,26 +50,36 @@ class Serve(ReadingOptions):
 
     def run(self) -> int:
         try:
-            from selfextend_rag.serve import create_app, run
+            from selfextend_rag.serve import listen, run
         except ImportError as error:
             raise BadOption(
                 f"the server needs more libraries ({in_short(error)}): "
                 'pip install "selfextend-rag[serve]"'
             ) from error
         settings = self.settings()
+        try:
+            bound = listen(self.host, self.port)  # before the model is loaded, which may take long
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise BadOption(f"can't listen on {self.host}:{self.port}: {reason}") from error
+        run(partial(self.made, settings), bound, settings, self.started)
+        return 0
+
+    def made(self, settings: "ServerSettings") -> Any:  # what `create_app` returns
+        """Return the server, its model loaded and its files kept.
+
+        Raises:
+            BadOption: what was given can't be had.
+        """
+        from selfextend_rag.serve import create_app
+
         with user_mistakes():
             documents = self.documents().documents if self.files else []
             chosen, limit = self.planner_options(), self.memory_limits()
             llm = self.load(kv_bits=self.kv_bits, memory_limit=limit, **chosen)
             served = create_app(llm, settings, web=self.web)
         self.keep(served.state.served.files, documents)
-        try:
-            run(served, self.host, self.port, self.started)
-        except OSError as error:
-            raise BadOption(
-                f"can't listen on {self.host}:{self.port}: {error.strerror or error}"
-            ) from error
-        return 0
+        return served
 
     def settings(self) -> "ServerSettings":
         """Return what the server allows.

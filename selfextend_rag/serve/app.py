@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from selfextend_rag.errors import SelfExtendError
 from selfextend_rag.llm import LongContextLLM
-from selfextend_rag.serve import chat
+from selfextend_rag.serve.api import chat
 from selfextend_rag.serve.errors import ApiError, api_error, log_fault
 from selfextend_rag.serve.guard import Guard
 from selfextend_rag.serve.settings import ServerSettings
@@ -76,7 +76,7 @@ def create_app(
             allow_headers=["*"],
             expose_headers=["Retry-After"],
         )
-    app.add_middleware(Guard, settings=served.settings)
+    app.add_middleware(Guard, settings=served.settings, bodies=served.bodies)
     return app
 
 

@@ -112,6 +112,17 @@ def shutting_down() -> ApiError:
     )
 
 
+def loading() -> ApiError:
+    """Return the error of a request that comes before the model is loaded."""
+    return ApiError(
+        503,
+        "the model is being loaded; ask again in a while",
+        kind="server_error",
+        code="loading",
+        headers={"Retry-After": "5"},
+    )
+
+
 def log_fault(log: logging.Logger, known: ApiError, error: Exception) -> None:
     """Log what is no fault of the client, with where it came from."""
     if known.status == 500:

@@ -16,9 +16,9 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from selfextend_rag.serve.bodies import received
 from selfextend_rag.serve.errors import ApiError, api_error, log_fault, shutting_down
 from selfextend_rag.serve.metrics import Watch
-from selfextend_rag.serve.requests import received
 from selfextend_rag.serve.state import Served
 
 _T = TypeVar("_T")
@@ -121,7 +121,7 @@ class ModelResponse(Response, Generic[_Body]):
             Gone: the client left.
             Exception: what is wrong with the request; nothing was sent yet.
         """
-        body = await received(self._request, self._form)
+        body = await received(self._request, self._form, self._served.settings.max_text_bytes)
         admission = self._served.admission
         with admission.request():
             async with _Connection(receive, admission.ended) as connection:

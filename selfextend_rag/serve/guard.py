@@ -1,4 +1,4 @@
-"""Who may send what: hosts, web pages of other origins, the API key, and the size of a body."""
+"""Who may use the server: hosts, web pages of other origins, the API key; and sizes of bodies."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from selfextend_rag.serve.bodies import Bodies
 from selfextend_rag.serve.errors import ApiError
 from selfextend_rag.serve.settings import ServerSettings
 
@@ -23,11 +24,18 @@ _HEADERS = {  # of all answers
 
 
 class Guard:
-    """Lets through what the settings allow; the outermost layer of the server."""
+    """Lets through what the settings allow; the outermost layer of the server.
 
-    def __init__(self, app: ASGIApp, settings: ServerSettings) -> None:
+    Args:
+        app: what answers.
+        settings: names, hosts, origins and the key.
+        bodies: counts the bodies of requests.
+    """
+
+    def __init__(self, app: ASGIApp, settings: ServerSettings, bodies: Bodies) -> None:
         self.app = app
         self.settings = settings
+        self.bodies = bodies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse a request, or pass it on."""
@@ -40,7 +48,8 @@ class Guard:
         except ApiError as error:
             await self._refuse(error, headers.get("origin"))(scope, receive, send)
             return
-        await self.app(scope, _Bounded(receive, self.settings.max_body_bytes), send)
+        with self.bodies.counted(receive) as bounded:
+            await self.app(scope, bounded, send)
 
     def _refuse(self, error: ApiError, origin: str | None) -> Response:
         """Return the answer to what is not let in; pages of allowed origins may read it too."""
@@ -66,10 +75,10 @@ class Guard:
                 f"pages of {origin} may not use this server; allow them with --allowed-origin",
                 code="origin_not_allowed",
             )
-        declared = headers.get("content-length", "")
-        if declared.isdecimal() and int(declared) > self.settings.max_body_bytes:
-            raise too_large(self.settings.max_body_bytes)
         self._check_key(scope, headers)
+        declared = headers.get("content-length", "")
+        if declared.isdecimal():
+            self.bodies.check(int(declared))
 
     def _check_key(self, scope: Scope, headers: Headers) -> None:
         wanted, path = self.settings.api_key, scope["path"]
@@ -113,35 +122,11 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def too_large(limit: int) -> ApiError:
-    """Return the error of a request with more bytes than are taken."""
-    return ApiError(
-        413, f"a request may have {limit} bytes; send fewer or smaller files", code="too_large"
-    )
-
-
 def _name_of(host: str) -> str:
     """Return a ``Host`` header without its port, and without brackets."""
     if host.startswith("["):
         return host[1:].partition("]")[0].lower()
     return host.partition(":")[0].lower()
-
-
-class _Bounded:
-    """Receives a body up to some bytes, whatever its header declared."""
-
-    def __init__(self, receive: Receive, limit: int) -> None:
-        self._receive = receive
-        self._limit = limit
-        self._taken = 0
-
-    async def __call__(self) -> Message:
-        message = await self._receive()
-        if message["type"] == "http.request":
-            self._taken += len(message.get("body", b""))
-            if self._taken > self._limit:
-                raise too_large(self._limit)
-        return message
 
 
 def _with_headers(send: Send) -> Send:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from selfextend_rag.engine import Usage
     from selfextend_rag.llm import KeptReadings
     from selfextend_rag.serve.admission import Admission
+    from selfextend_rag.serve.bodies import Bodies
     from selfextend_rag.serve.files import FileStore
 
 _PREFIX = "selfextend_rag"
@@ -21,7 +22,9 @@ _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 class Metrics:
     """Counts what a server does; ``text`` is what Prometheus reads."""
 
-    def __init__(self, admission: Admission, files: FileStore, readings: KeptReadings) -> None:
+    def __init__(
+        self, admission: Admission, bodies: Bodies, files: FileStore, readings: KeptReadings
+    ) -> None:
         self._registry = registry = CollectorRegistry()
         self.requests = Counter(
             f"{_PREFIX}_requests",
@@ -50,6 +53,7 @@ class Metrics:
         )
         figures: tuple[tuple[str, str, Callable[[], int]], ...] = (
             ("requests_admitted", "requests that run or wait", lambda: admission.admitted),
+            ("bodies_bytes", "bytes of requests that run or wait", lambda: bodies.held),
             ("files", "uploaded files", lambda: len(files)),
             ("files_bytes", "bytes of uploaded files", lambda: files.nbytes),
             ("readings_bytes", "bytes of kept readings", lambda: readings.nbytes),

@@ -25,6 +25,8 @@ class ServerSettings:
         max_new_tokens: tokens of an answer whose request names none; None for the model's own.
         max_waiting: requests that may wait for the model besides the one that it answers.
         max_body_bytes: bytes of a request, files in it included.
+        max_bodies_bytes: bytes of all requests that are received, answered or wait at a time.
+        max_text_bytes: bytes of a request's JSON besides the data of files in it.
         max_files: uploaded files to keep.
         max_files_bytes: what they may take together, as they were sent.
         readings_bytes: memory for the keys of documents that were read.
@@ -43,6 +45,8 @@ class ServerSettings:
     max_new_tokens: int | None = None
     max_waiting: int = 64
     max_body_bytes: int = 256 << 20
+    max_bodies_bytes: int = 1 << 30
+    max_text_bytes: int = 8 << 20
     max_files: int = 1000
     max_files_bytes: int = 1 << 30
     readings_bytes: int = 2 << 30
@@ -51,12 +55,20 @@ class ServerSettings:
     shutdown_seconds: float = 10.0
 
     def __post_init__(self) -> None:
-        for name in ("max_body_bytes", "max_files", "max_files_bytes", "readings_dir_bytes"):
+        for name in (
+            *("max_body_bytes", "max_text_bytes", "max_files", "max_files_bytes"),
+            "readings_dir_bytes",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         for name in ("max_waiting", "readings_bytes", "shutdown_seconds"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be 0 or positive, got {getattr(self, name)}")
+        if self.max_bodies_bytes < self.max_body_bytes:
+            raise ValueError(
+                f"max_bodies_bytes, {self.max_bodies_bytes}, is less than max_body_bytes of one "
+                f"request, {self.max_body_bytes}"
+            )
         if self.max_new_tokens is not None and self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens must be positive, got {self.max_new_tokens}")
         if self.api_key is not None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from selfextend_rag.llm import KeptReadings, LongContextLLM
 from selfextend_rag.serve.admission import Admission
+from selfextend_rag.serve.bodies import Bodies
 from selfextend_rag.serve.errors import ApiError
 from selfextend_rag.serve.files import FileStore
 from selfextend_rag.serve.metrics import Metrics
@@ -25,6 +26,7 @@ class Served:
         self.settings = settings
         self.model_name = settings.model_name or llm.name
         self.admission = Admission(settings.max_waiting)
+        self.bodies = Bodies(settings.max_body_bytes, settings.max_bodies_bytes)
         self.files = FileStore(settings.max_files, settings.max_files_bytes)
         self.readings = KeptReadings(
             llm,
@@ -32,7 +34,7 @@ class Served:
             folder=settings.readings_dir,
             folder_bytes=settings.readings_dir_bytes,
         )
-        self.metrics = Metrics(self.admission, self.files, self.readings)
+        self.metrics = Metrics(self.admission, self.bodies, self.files, self.readings)
 
     def check_model(self, name: str) -> None:
         """Refuse another model than the one that is here.

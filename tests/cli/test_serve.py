@@ -27,8 +27,14 @@ def made(monkeypatch):
         return app
 
     monkeypatch.setattr(serve, "create_app", create_app)
-    monkeypatch.setattr(serve, "run", lambda app, host, port, say: say(f"http://{host}:{port}"))
+    monkeypatch.setattr(serve, "listen", lambda host, port: f"http://{host}:{port}")
+    monkeypatch.setattr(serve, "run", run)
     return given
+
+
+def run(make, bound, settings, on_start):
+    assert make().state.served.settings == settings
+    on_start(bound)
 
 
 def test_a_server_that_others_reach_wants_a_key(capsys, monkeypatch):
@@ -93,14 +99,18 @@ def test_app_opens_the_page(made, capsys, monkeypatch):
     assert made["web"]
 
 
-def test_a_port_in_use_is_refused_in_one_line(capsys):
+def test_a_port_in_use_is_refused_in_one_line_before_the_model_is_loaded(capsys, monkeypatch):
+    """It was found out once the model was loaded, which may take minutes."""
+    monkeypatch.setattr(command.Serve, "load", None)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert main(["serve", "--port", str(port)]) == 2
     assert f"can't listen on 127.0.0.1:{port}" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("options", [["--max-waiting", "-1"], ["--host", "no.such.host.invalid"]])
+@pytest.mark.parametrize(
+    "options", [["--max-waiting", "-1"], ["--host", "no.such.host.invalid"], ["--port", "70000"]]
+)
 def test_what_is_out_of_range_is_refused(options, capsys, monkeypatch):
     monkeypatch.setenv(command.KEY_VARIABLE, "secret")
     assert main(["serve", *options]) == 2

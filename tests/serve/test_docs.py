@@ -7,8 +7,8 @@ import re
 import pytest
 
 from selfextend_rag.cli.serve import Serve
+from selfextend_rag.serve.api.requests import Sampling
 from selfextend_rag.serve.errors import ApiError
-from selfextend_rag.serve.requests import Sampling
 from tests.serve.test_chat import asked
 from tests.test_docs import BLOCK, PRINTED, REMOTE, ROOT, SERVER
 

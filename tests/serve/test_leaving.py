@@ -16,7 +16,7 @@ import pytest
 
 from selfextend_rag.engine import Job, worker_of
 from selfextend_rag.serve import ServerSettings, create_app
-from selfextend_rag.serve.run import _Server, server_config
+from selfextend_rag.serve.run import Door, Server, server_config
 from tests.serve.test_chat import about, events
 
 # Takes many seconds: a text of this length can't end early.
@@ -155,13 +155,14 @@ def program():
 
 def test_ctrl_c_twice_ends_it_at_once(llm, monkeypatch):
     """The second one had no effect before the time for running answers was over."""
-    monkeypatch.setattr(_Server, "capture_signals", contextlib.nullcontext)  # no main thread
-    app = create_app(llm, ServerSettings(model_name="bundled", shutdown_seconds=3600))
-    server = _Server(server_config(app), app.state.served, lambda _: None)
+    monkeypatch.setattr(Server, "capture_signals", contextlib.nullcontext)  # no main thread
+    settings = ServerSettings(model_name="bundled", shutdown_seconds=3600)
+    app, door, there = create_app(llm, settings), Door(settings), threading.Event()
+    server = Server(server_config(door, lifespan="off"), door, lambda: app, lambda _: there.set())
     with socket.create_server(("127.0.0.1", 0)) as bound:
         thread = threading.Thread(target=server.run, args=([bound],))
         thread.start()
-        until(lambda: server.started)
+        assert there.wait(60)
         url = f"http://127.0.0.1:{bound.getsockname()[1]}/v1/chat/completions"
         with httpx.stream("POST", url, json={**LONG, "stream": True}, timeout=60) as response:
             lines = response.iter_lines()

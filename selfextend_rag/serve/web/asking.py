@@ -15,12 +15,12 @@ from selfextend_rag.engine import in_thread
 from selfextend_rag.evidence import Evidence
 from selfextend_rag.llm import Answer, BaseReading
 from selfextend_rag.output.schema import schema_of
-from selfextend_rag.serve.answering import is_short_question, refusing, soon
+from selfextend_rag.serve.api.answering import is_short_question, refusing, soon
+from selfextend_rag.serve.api.reply import having_read, usage_of
+from selfextend_rag.serve.api.requests import JsonObject
 from selfextend_rag.serve.errors import bad_request
 from selfextend_rag.serve.events import ModelResponse, Stream, event
 from selfextend_rag.serve.metrics import Watch
-from selfextend_rag.serve.reply import having_read, usage_of
-from selfextend_rag.serve.requests import JsonObject
 from selfextend_rag.serve.state import Served
 from selfextend_rag.serve.web.bodies import AskRequest, CompareRequest, OfFiles
 from selfextend_rag.serve.web.documents import documents_of

@@ -6,13 +6,15 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from selfextend_rag.serve.api.requests import Texts
+
 
 class OfFiles(BaseModel):
     """What concerns files, in the order in which the model reads them."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
-    files: list[str] = Field(min_length=1)
+    files: Texts = Field(min_length=1)
     max_new_tokens: int | None = Field(default=None, ge=1)
 
 
@@ -30,7 +32,7 @@ class AskRequest(OfFiles):
     """The body of ``ask``; numbers are checked by the model's own settings."""
 
     question: str
-    history: list[Exchange] = Field(default_factory=list)
+    history: Annotated[list[Exchange], Field(fail_fast=True)] = Field(default_factory=list)
     temperature: float | None = None
     seed: int | None = None
     json_schema: dict[str, Any] | None = None

@@ -17,11 +17,11 @@ from selfextend_rag.evals.comparison.fitting import default_words, fitting_place
 from selfextend_rag.evals.comparison.passages import Index
 from selfextend_rag.evals.comparison.places import found_of
 from selfextend_rag.llm import Answer, BaseReading
-from selfextend_rag.serve.answering import refusing
+from selfextend_rag.serve.api.answering import refusing
+from selfextend_rag.serve.api.reply import having_read
+from selfextend_rag.serve.api.requests import JsonObject
 from selfextend_rag.serve.events import ModelResponse, Stream
 from selfextend_rag.serve.metrics import Watch
-from selfextend_rag.serve.reply import having_read
-from selfextend_rag.serve.requests import JsonObject
 from selfextend_rag.serve.state import Served
 from selfextend_rag.serve.web.asking import Asking, Events, asked_in, evidence_of, stream_of
 from selfextend_rag.serve.web.bodies import CompareRequest

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 from starlette.responses import JSONResponse
 
 from selfextend_rag.documents import Document, word_relevance
@@ -16,6 +16,7 @@ from selfextend_rag.errors import ContextBudgetExceeded, MemoryBudgetExceeded
 from selfextend_rag.llm.frameworks import fit_or_rank
 from selfextend_rag.planning import ContextPlan
 from selfextend_rag.positions import SelfExtend
+from selfextend_rag.serve.bodies import received
 from selfextend_rag.serve.errors import ApiError
 from selfextend_rag.serve.files import StoredFile
 from selfextend_rag.serve.state import Served
@@ -56,7 +57,8 @@ def router(served: Served) -> APIRouter:
         return JSONResponse(stored.to_dict() | about)
 
     @routes.post("/plan")
-    async def plan(body: PlanRequest) -> JSONResponse:
+    async def plan(request: Request) -> JSONResponse:
+        body = await received(request, PlanRequest, served.settings.max_text_bytes)
         files = [served.files.get(file_id) for file_id in body.files]
         return JSONResponse(await asyncio.to_thread(_planned, served, tokens, files, body))
 

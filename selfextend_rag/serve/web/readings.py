@@ -10,9 +10,9 @@ from starlette.responses import JSONResponse
 
 from selfextend_rag.documents import Document
 from selfextend_rag.llm.folder import DocumentName, KeptReading, names_of
+from selfextend_rag.serve.api.requests import JsonObject
 from selfextend_rag.serve.errors import ApiError
 from selfextend_rag.serve.files import StoredFile
-from selfextend_rag.serve.requests import JsonObject
 from selfextend_rag.serve.state import Served
 
 

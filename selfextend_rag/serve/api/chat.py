@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from selfextend_rag.serve.answering import Answering, begin_chat, begin_text
+from selfextend_rag.serve.api.answering import Answering, begin_chat, begin_text
+from selfextend_rag.serve.api.reply import ChatReply, Reply, TextReply
+from selfextend_rag.serve.api.requests import ChatRequest, CompletionRequest, Sampling
 from selfextend_rag.serve.events import DONE, ModelResponse, Stream, event
 from selfextend_rag.serve.metrics import Watch
-from selfextend_rag.serve.reply import ChatReply, Reply, TextReply
-from selfextend_rag.serve.requests import ChatRequest, CompletionRequest, Sampling
 from selfextend_rag.serve.state import Served
 
 _Body = TypeVar("_Body", bound=Sampling)

@@ -11,10 +11,10 @@ from selfextend_rag.documents import Document
 from selfextend_rag.engine import in_thread
 from selfextend_rag.llm import Answer, BaseReading, TextStream, frameworks, question_and_history
 from selfextend_rag.llm.base import History
+from selfextend_rag.serve.api.reply import having_read
+from selfextend_rag.serve.api.requests import ChatRequest, CompletionRequest, JsonObject
 from selfextend_rag.serve.errors import ApiError, api_error, bad_request
 from selfextend_rag.serve.files import data_of_url
-from selfextend_rag.serve.reply import having_read
-from selfextend_rag.serve.requests import ChatRequest, CompletionRequest, JsonObject
 from selfextend_rag.serve.state import Served
 
 _T = TypeVar("_T")

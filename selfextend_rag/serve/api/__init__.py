@@ -1,0 +1,1 @@
+"""OpenAI's API: what clients ask for, how it is answered, and in which forms."""
