@@ -35,7 +35,7 @@ DATA = (
     "selfextend_rag/bundled/tokenizer.json",
     "selfextend_rag/bundled/tokenizer_config.json",
     "selfextend_rag/evals/data/king-james.txt.gz",
-    "selfextend_rag/serve/web/samples/elements.md",
+    "selfextend_rag/serve/web/samples/black-head.md",
     "selfextend_rag/serve/web/samples/genesis.txt",
     "selfextend_rag/serve/web/samples/handbook.pdf",
 )

@@ -25,7 +25,6 @@ SOURCES = ("selfextend_rag", "integrations", "examples", "benchmarks", "training
 NOT_OURS = (
     "examples/documents",
     "selfextend_rag/evals/data",
-    "selfextend_rag/serve/web/samples/elements.md",
     "training/facts.py",
     "training/questions.py",
     "training/samples.py",

@@ -324,6 +324,28 @@ def test_too_large_a_document_is_refused_with_figures_and_the_rest_can_be_kept(v
     assert "6400" in here.ask(QUESTION).locator(".answer").inner_text()
 
 
+def test_a_newcomer_takes_a_sample_and_a_question_that_is_proposed(visit):
+    here = visit()
+    page = here.page
+    assert "Add documents" in page.inner_text("#conversation")
+    assert page.locator("#export-json").is_disabled()
+    page.get_by_role("button", name="Report of a lighthouse").click()
+    page.get_by_role("button", name="What is the number of the boat?").click()
+    exchange = page.locator(".exchange").last
+    sync_api.expect(exchange.locator(".passage").first).to_contain_text("1833")
+    assert "1833" in exchange.locator(".answer").inner_text()
+    sync_api.expect(page.locator("#reading-state")).to_contain_text("Questions begin at once")
+    around = exchange.locator(".around").all_inner_texts()
+    assert around
+    whole = page.evaluate(
+        "async () => (await (await fetch('/v1/files')).json()).data.map(file => file.id)"
+    )
+    (text,) = [page.request.get(f"{here.url}/v1/files/{file}/content").text() for file in whole]
+    for said in around:  # cut between words
+        assert set(said.replace("…", "").split()) <= set(text.split())
+    assert page.locator("#export-json").is_enabled()
+
+
 def until_idle(app):
     until = time.monotonic() + PATIENCE / 1000
     while app.served.admission.admitted and time.monotonic() < until:

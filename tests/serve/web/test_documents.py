@@ -8,6 +8,7 @@ import pytest
 
 from selfextend_rag.serve import ServerSettings
 from selfextend_rag.serve.web import samples
+from tests.serve.web.events import events_of
 
 EXAMPLES = Path(__file__).parents[3] / "examples" / "documents"
 KEY = "The pass key is 48213. Remember it.\n"
@@ -27,10 +28,34 @@ async def test_a_sample_is_kept_as_an_upload_of_it_would_be(client, upload):
     for sample in (await client.get("/app/api/info")).json()["samples"]:
         kept = (await client.post(f"/app/api/samples/{sample['name']}")).json()
         assert (kept["title"], kept["characters"]) == (sample["title"], sample["characters"])
-        data = (EXAMPLES / sample["name"]).read_bytes()
+        (example,) = EXAMPLES.rglob(sample["name"])
+        data = example.read_bytes()
         response = await client.post("/v1/files", files={"file": (sample["name"], data)})
         assert response.json()["id"] == kept["id"], "a sample is the example of that name"
     assert len(client.app.state.served.files) == len(samples.NAMES)
+
+
+ANSWERS = {
+    "What is the access code of the workshop?": "48213",
+    "What is the height of the dome?": "31 feet",
+    "What is the height of the tower?": "45 feet",
+    "What is the number of the boat?": "1833",
+    "What is the fourth river?": "Euphrates",
+    "What is the name of the second river?": "Gihon",
+}
+
+
+@pytest.mark.parametrize("sample", samples.SAMPLES, ids=lambda sample: sample.name)
+async def test_the_questions_that_are_proposed_get_right_answers(client, sample):
+    """Other weights could no longer answer those of one sample."""
+    assert sample.questions
+    file = (await client.post(f"/app/api/samples/{sample.name}")).json()["id"]
+    for question in sample.questions:
+        asked = {"files": [file], "question": question}
+        response = await client.post("/app/api/ask", json=asked)
+        name, answer = events_of(response.text)[-1]
+        assert (name, answer["text"].strip(" .")) == ("answer", ANSWERS[question])
+        assert ANSWERS[question] in " ".join(answer["evidence"][0]["text"].split())
 
 
 @pytest.mark.parametrize("name", ["none.txt", "__init__.py", "..%2fpage.py", "%00"])
@@ -162,7 +187,7 @@ async def test_positions_of_no_settings_are_refused(client, query):
 
 async def test_files_that_find_no_space_are_refused(make_client):
     client = make_client(ServerSettings(max_files=1))
-    assert (await client.post("/app/api/samples/elements.md")).status_code == 200
+    assert (await client.post("/app/api/samples/black-head.md")).status_code == 200
     refused = await client.post("/app/api/samples/genesis.txt")
     assert refused.status_code == 413
     assert refused.json()["error"]["code"] == "too_many_files"

@@ -62,7 +62,7 @@ async def test_a_key_is_wanted_for_the_routes_and_not_for_the_page(make_client):
 
 async def test_a_page_of_another_origin_gets_nothing(client):
     response = await client.post(
-        "/app/api/samples/elements.md", headers={"origin": "https://elsewhere.example"}
+        "/app/api/samples/black-head.md", headers={"origin": "https://elsewhere.example"}
     )
     assert response.status_code == 403
     assert len(client.app.state.served.files) == 0

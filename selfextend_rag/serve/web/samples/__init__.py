@@ -1,11 +1,12 @@
 """Documents to try the app with: copies of those in examples/documents.
 
-The handbook was written for this project. The Elements database by Jay F. Kominek and the King
-James Version are in the public domain; examples/documents/README.md says where they were taken.
+The handbook and the lighthouse's report were written for this project; the King James Version is in
+the public domain. examples/documents/README.md says where it was taken.
 """
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
@@ -13,8 +14,40 @@ from selfextend_rag.documents import Document
 
 _FOLDER = Path(__file__).parent
 
-NAMES = ("handbook.pdf", "elements.md", "genesis.txt")
-"""The files: an invented handbook of pages, a table of elements, and Genesis 1-3."""
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A document to try.
+
+    Args:
+        name: of its file.
+        label: what people choose it by.
+        questions: whose answers the text has, and the bundled model finds.
+    """
+
+    name: str
+    label: str
+    questions: tuple[str, ...]
+
+
+SAMPLES = (
+    Sample(
+        "handbook.pdf",
+        "Handbook of an observatory",
+        ("What is the access code of the workshop?", "What is the height of the dome?"),
+    ),
+    Sample(
+        "black-head.md",
+        "Report of a lighthouse",
+        ("What is the height of the tower?", "What is the number of the boat?"),
+    ),
+    Sample(
+        "genesis.txt",
+        "Genesis 1 to 3",
+        ("What is the fourth river?", "What is the name of the second river?"),
+    ),
+)
+NAMES = tuple(sample.name for sample in SAMPLES)
 
 
 def data_of(name: str) -> bytes:
@@ -30,9 +63,9 @@ def data_of(name: str) -> bytes:
 
 @cache
 def described() -> tuple[dict[str, object], ...]:
-    """Return name, title and length in characters of each sample."""
-    documents = {name: Document.from_bytes(data_of(name), name) for name in NAMES}
+    """Return name, label, questions, title and length in characters of each sample."""
+    documents = [Document.from_bytes(data_of(sample.name), sample.name) for sample in SAMPLES]
     return tuple(
-        {"name": name, "title": document.title, "characters": len(document.text)}
-        for name, document in documents.items()
+        asdict(sample) | {"title": document.title, "characters": len(document.text)}
+        for sample, document in zip(SAMPLES, documents, strict=True)
     )

@@ -4,7 +4,7 @@
 import * as api from "./api.js";
 import { changes, chooseOnly, chosen, chosenIds, keepThoseThere, nameOf, noteTokens } from "./documents.js";
 import {
-  Listeners, afterQuiet, announce, button, byId, bytes, counted, drawn, element, number, percent, showProblem, tokens,
+  Listeners, afterQuiet, announce, button, byId, bytes, counted, drawn, element, number, percent, sentence, showProblem, tokens,
 } from "./page.js";
 
 const WIDTH = 320; // of the picture, in its own units
@@ -84,7 +84,7 @@ function show(answer) {
     element("p", { class: "verdict", text: verdict(answer, limits) }),
     ...memoryOf(answer),
     ...(answer.fits ? [] : [outOf(answer)]),
-    element("details", {}, element("summary", { text: "In full" }),
+    element("details", {}, element("summary", { text: "The plan in full" }),
       element("p", { class: "explained", text: answer.explanation ?? "" })),
   );
 }
@@ -186,7 +186,7 @@ function outOf({ problem, fitting, tokens: counts }) {
   }
   const remedies = problem?.remedies ?? [];
   return element("div", { class: "problem" },
-    element("p", { text: problem?.message ?? "It does not fit." }),
+    element("p", { text: sentence(problem?.message ?? "it does not fit") }),
     rows.length ? element("ul", { class: "ways" }, ...rows) : null,
     remedies.length ? element("p", { text: "What would help:" }) : null,
     remedies.length ? element("ul", {}, ...remedies.map((remedy) => element("li", { text: remedy }))) : null);

@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { chosen, chosenIds } from "./documents.js";
-import { maxNewTokens } from "./questions.js";
+import { conversation, maxNewTokens } from "./questions.js";
 import { announce, byId, duration, element, number, showProblem, tokens } from "./page.js";
 import { progressText } from "./reading.js";
 import { passageList } from "./viewer/passages.js";
@@ -17,6 +17,7 @@ let running = null; // the AbortController of a comparison
 /** Begin. @param {Function} onEnd called after a comparison, for which documents were read. */
 export function startCompare(onEnd) {
   stop.addEventListener("click", () => running?.abort());
+  byId("compare-tab").addEventListener("focus", () => (byId("compare-question").value ||= conversation().at(-1)?.question ?? ""));
   byId("compare-question").addEventListener("keydown", (event) => {
     if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
     event.preventDefault();
@@ -88,14 +89,14 @@ function show({ whole, retrieved, retriever }) {
   // what a search gives a passage is no share of anything
   const scored = ({ score }) => (score === undefined ? null : element("span", { class: "score", text: `${search} ${score.toFixed(2)}` }));
   result.replaceChildren(
-    side("Whole documents", whole, most, "Rests on", passageList(whole.evidence, {}, "Rests on")),
-    side(`Retrieved by ${search}`, retrieved, most, "Was shown", passageList(retrieved.passages, {}, "Was shown", scored)),
+    side("whole", "Whole documents", whole, most, "Rests on", passageList(whole.evidence, {}, "Rests on")),
+    side("retrieved", `Retrieved by ${search}`, retrieved, most, "Was shown", passageList(retrieved.passages, {}, "Was shown", scored)),
   );
 }
 
-function side(title, answer, most, what, passages) {
+function side(kind, title, answer, most, what, passages) {
   const figures = `${tokens(answer.tokens_read)} read, ${duration(answer.seconds)}`;
-  return element("section", { class: "side", "aria-label": title },
+  return element("section", { class: `side ${kind}`, "aria-label": title },
     element("h3", { text: title }),
     element("p", { class: "answer", text: answer.text || "(no answer)" }),
     element("p", { class: "memory figures" }, element("span", { text: figures }),

@@ -146,8 +146,8 @@ function showSamples(samples) {
   byId("samples").hidden = samples.length === 0;
   byId("sample-list").replaceChildren(
     ...samples.map((sample) =>
-      element("li", {}, button(sample.title || sample.name, () => addSample(sample), {
-        class: "quiet", title: `${number(sample.characters)} characters`,
+      element("li", {}, button(sample.label, () => addSample(sample), {
+        title: `${sample.name}, ${number(sample.characters)} characters`,
       })),
     ),
   );
@@ -157,7 +157,7 @@ async function addSample(sample) {
   try {
     include(await api.sample(sample.name));
     changed();
-    announce(`${sample.title || sample.name} added.`);
+    announce(`${sample.label} added.`);
   } catch (error) {
     note(error.message);
   }

@@ -1,18 +1,11 @@
 // The conversation as Markdown or JSON, evidence included, and answers as CSV.
 
 import { conversation } from "./questions.js";
-import { byId, duration, percent, showProblem } from "./page.js";
+import { byId, duration, percent } from "./page.js";
 
 /** Begin: the two buttons over the conversation. */
 export function startExport(info) {
-  const with_ = (name, make, kind) => () => {
-    const exchanges = conversation();
-    if (!exchanges.length) {
-      showProblem(byId("ask-problem"), new Error("there is nothing to export yet: ask something first"));
-      return;
-    }
-    download(name, make(exchanges, info), kind);
-  };
+  const with_ = (name, make, kind) => () => download(name, make(conversation(), info), kind);
   byId("export-markdown").addEventListener("click", with_("conversation.md", asMarkdown, "text/markdown"));
   byId("export-json").addEventListener("click", with_("conversation.json", asJson, "application/json"));
 }

@@ -2,7 +2,8 @@
 // on; earlier ones stay, and go along as the history.
 
 import * as api from "./api.js";
-import { chosen, chosenIds, nameOf } from "./documents.js";
+import { beginning, startBeginning } from "./beginning.js";
+import { changes, chosen, chosenIds, nameOf } from "./documents.js";
 import { ExchangeView } from "./exchange.js";
 import { announce, byId, confirmed, counted, element, recall, remember, showProblem } from "./page.js";
 import { progressText } from "./reading.js";
@@ -47,6 +48,8 @@ export function startQuestions(info, onSettings, onAnswer) {
   });
   stop.addEventListener("click", () => running?.abort());
   byId("clear").addEventListener("click", clear);
+  startBeginning(info.samples);
+  changes.add(() => exchanges.length || showAll());
   exchanges = recall("conversation", []);
   showAll();
 }
@@ -150,6 +153,12 @@ function askAgain(text) {
   question.focus();
 }
 
+function askFor(text) {
+  setQuestion(text);
+  byId("ask-form").requestSubmit();
+  question.focus();
+}
+
 function setQuestion(text) {
   question.value = text;
   question.dispatchEvent(new Event("input"));
@@ -162,9 +171,10 @@ const filesIn = (exchange) => exchange?.files.map((file) => file.id).join();
 
 async function answer(exchange, body) {
   const view = new ExchangeView(exchange, askAgain);
-  byId("conversation-empty")?.remove();
+  if (!exchanges.length) log.replaceChildren();
   log.append(...dividerBefore(exchange, exchanges.at(-1)), view.node);
   exchanges.push(exchange);
+  allowActions();
   begin();
   try {
     await stream(body, running.signal, exchange, view);
@@ -254,10 +264,16 @@ async function clear() {
 
 // How it looks
 
+/** There is nothing to export or delete in an empty conversation. */
+function allowActions() {
+  for (const id of ["export-markdown", "export-json", "clear"]) byId(id).disabled = !exchanges.length;
+}
+
 function showAll() {
   log.replaceChildren();
+  allowActions();
   if (!exchanges.length) {
-    log.append(element("p", { class: "hint empty", id: "conversation-empty", text: "Add a document, then ask. Each answer comes with the passages it rests on." }));
+    log.append(beginning(askFor));
   }
   exchanges.forEach((exchange, index) => {
     exchange.state ??= "stopped"; // the page was closed while it came

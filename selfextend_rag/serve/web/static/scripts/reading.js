@@ -8,10 +8,13 @@ import { announce, button, byId, bytes, confirmed, counted, duration, element, n
 const start = byId("read");
 const cancel = byId("cancel-reading");
 const state = byId("reading-state");
+const HINT = state.textContent; // while there is nothing else to say
 
 let running = null; // the AbortController of a reading
 let maxNewTokens = () => undefined;
 let saves = false;
+let kept = []; // readings of the server
+let isSaid = false; // something that a list of readings does not change
 
 /** Begin: reading by button, and the list of kept readings. */
 export function startReading(info, givenMaxNewTokens) {
@@ -19,7 +22,7 @@ export function startReading(info, givenMaxNewTokens) {
   maxNewTokens = givenMaxNewTokens;
   start.addEventListener("click", read);
   cancel.addEventListener("click", () => running?.abort());
-  changes.add(() => (state.textContent = ""));
+  changes.add(() => showWhetherRead());
   changes.add(allow);
   plans.add(allow);
   byId("saved").addEventListener("toggle", () => byId("saved").open && refreshSaved());
@@ -31,6 +34,14 @@ function allow() {
   const count = chosen().length;
   start.disabled = running !== null || count === 0 || !fits();
   start.textContent = count > 1 ? `Read ${counted(count, "document")}` : "Read the document";
+}
+
+/** Show it where the chosen documents are kept as they were read, for a question or by the button. */
+function showWhetherRead() {
+  const files = chosenIds();
+  const reading = kept.find((each) => files.length > 0 && String(each.files) === String(files));
+  isSaid = false;
+  state.textContent = reading ? `Read: ${tokens(reading.tokens)}, kept in ${bytes(reading.nbytes)}. Questions begin at once.` : HINT;
 }
 
 async function read() {
@@ -46,7 +57,7 @@ async function read() {
       if (name === "read") done = data;
     }
     if (done === null) throw new api.ServerError("the reading broke off before its end; read again");
-    say(`Read: ${tokens(done.tokens)} in ${duration(done.seconds)}. Kept in ${bytes(done.nbytes)} for your questions.`);
+    announce(`Read: ${tokens(done.tokens)} in ${duration(done.seconds)}.`);
   } catch (error) {
     if (signal.aborted) say("Cancelled.");
     else {
@@ -66,6 +77,7 @@ function begin() {
   byId("reading-bar").removeAttribute("value"); // until the first figures it is not known
   byId("reading-figures").textContent = "Waiting for the model …";
   state.textContent = "";
+  isSaid = false;
   allow();
   announce("Reading.");
 }
@@ -79,6 +91,7 @@ function end() {
 }
 
 function say(message) {
+  isSaid = true;
   state.textContent = message;
   announce(message);
 }
@@ -103,7 +116,9 @@ export function progressText({ done, total, seconds_left: left }) {
 export async function refreshSaved() {
   try {
     const { readings } = await api.readings();
+    kept = readings;
     showSaved(readings);
+    if (running === null && !isSaid) showWhetherRead();
     showProblem(byId("saved-problem"), null);
   } catch (error) {
     showProblem(byId("saved-problem"), error);

@@ -4,6 +4,8 @@ import { documentOf, nameOf } from "../documents.js";
 import { byId, element, percent, sentence, showProblem } from "../page.js";
 import { showDocument } from "./viewer.js";
 
+const AROUND = 60; // characters that are shown before and behind a passage
+
 const back = byId("view-back");
 
 let opener = null; // the button that opened a passage
@@ -46,8 +48,9 @@ function passageItem(passage, passages, attention, score) {
   return element("li", {}, open);
 }
 
-const head = (text) => (text.length > 60 ? `${text.slice(0, 60)} …` : text);
-const tail = (text) => (text.length > 60 ? `… ${text.slice(-60)}` : text);
+// Cut between words, where there are any.
+const head = (text) => (text.length > AROUND ? `${text.slice(0, AROUND).replace(/(\s)\S*$/, "$1")}…` : text);
+const tail = (text) => (text.length > AROUND ? `…${text.slice(-AROUND).replace(/^\S*(\s)/, "$1")}` : text);
 
 function openPassage(from, passage, passages, attention) {
   opener = from;
