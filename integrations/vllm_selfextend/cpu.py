@@ -9,7 +9,7 @@ from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackendImpl, CPUAtte
 
 from selfextend_rag.attention import AttentionSpec
 from selfextend_rag.attention.paged import Angles, Pages, paged_attention, plain_attention
-from vllm_selfextend.plain import rows_of
+from vllm_selfextend.plain import PlainMarks, rows_of
 
 
 class SelfExtendCPUImpl(CPUAttentionBackendImpl):
@@ -20,10 +20,13 @@ class SelfExtendCPUImpl(CPUAttentionBackendImpl):
     Pages are in a plain layout, keys before values; the stock kernels' is packed for them.
     """
 
-    def __init__(self, stock: CPUAttentionBackendImpl, spec: AttentionSpec, angles: Angles) -> None:
+    def __init__(
+        self, stock: CPUAttentionBackendImpl, spec: AttentionSpec, angles: Angles, marks: PlainMarks
+    ) -> None:
         self.__dict__.update(vars(stock))
         self.spec = spec
         self.angles = angles
+        self.marks = marks
 
     def forward(
         self,

@@ -1,8 +1,8 @@
-"""Where the plugin enters vLLM: eight functions of it, wrapped once in each process.
+"""Where the plugin enters vLLM: nine functions of it, wrapped once in each process.
 
 Without the option all of them do what they did. vLLM has no seam of its own for these: the check
-of lengths, the configuration when it is complete, a model that is built, and one that is loaded,
-a request that enters the engine, and the batch of a step.
+of lengths, the configuration when it is complete, which of its runners of models it takes, a model
+that is built, and one that is loaded, a request that enters the engine, and the batch of a step.
 """
 
 from __future__ import annotations
@@ -33,9 +33,13 @@ def install() -> None:
         from vllm.v1.engine.core import EngineCore
         from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
+        from vllm_selfextend import gpu
+
+        gpu.register()
         _wrap(EngineArgs, "create_model_config", _with_option)
         _wrap(lengths, "_get_and_verify_max_len", _longer)
         _wrap(VllmConfig, "try_verify_and_update_config", _checked)
+        _wrap(VllmConfig, "_get_v2_model_runner_unsupported_features", _first_runner)
         _wrap(BaseModelLoader, "create_model", _linked)
         _wrap(BaseModelLoader, "load_model", _verified)
         _wrap(Attention, "get_kv_cache_spec", _known)
@@ -95,8 +99,26 @@ def _checked(original: Callable[..., None], config: Any) -> None:
 
         from vllm_selfextend.refusals import refuse
 
-        refuse(config, resolved, current_platform.device_type)
+        if current_platform.is_cuda():
+            _choose_backend(config)
+        refuse(config, resolved, current_platform)
         config.additional_config[OPTION] = resolved
+
+
+def _choose_backend(config: Any) -> None:
+    """Let vLLM take our backend, unless another one was asked for; that is refused then."""
+    from vllm.v1.attention.backends.registry import AttentionBackendEnum
+
+    from vllm_selfextend import gpu
+
+    if config.attention_config.backend is None and gpu.is_registered():
+        config.attention_config.backend = AttentionBackendEnum.CUSTOM
+
+
+def _first_runner(original: Callable[..., list[str]], config: Any) -> list[str]:
+    """Keep vLLM's second runner of models away: which requests are plain is noted in the first."""
+    found = original(config)
+    return found if _resolved(config) is None else [*found, "SelfExtend (vllm_selfextend)"]
 
 
 def _linked(original: Callable[..., Any], loader: Any, *args: Any, **kwargs: Any) -> Any:
@@ -104,9 +126,11 @@ def _linked(original: Callable[..., Any], loader: Any, *args: Any, **kwargs: Any
     config = kwargs.get("vllm_config") or args[0]
     resolved = _resolved(config)
     if resolved is not None:
-        from vllm_selfextend.model import link
+        from vllm_selfextend.model import Limits, link
 
-        link(model, resolved, config.model_config.max_model_len)
+        steps = config.scheduler_config
+        length = config.model_config.max_model_len
+        link(model, resolved, Limits(length, steps.max_num_batched_tokens, steps.max_num_seqs))
     return model
 
 

@@ -20,13 +20,15 @@ from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
 from vllm.model_executor.layers.rotary_embedding.base import RotaryEmbeddingBase
 from vllm.v1.attention.backend import AttentionType
 from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackendImpl
+from vllm.v1.attention.backends.triton_attn import TritonAttentionImpl
 
 from selfextend_rag.attention import AttentionSpec
 from selfextend_rag.attention.paged import Angles
 from selfextend_rag.errors import UnsupportedModelError
 from selfextend_rag.rope import RotaryLayout
 from vllm_selfextend.cpu import SelfExtendCPUImpl
-from vllm_selfextend.plain import key_positions
+from vllm_selfextend.gpu import SelfExtendTritonImpl, reason_against
+from vllm_selfextend.plain import PlainMarks
 from vllm_selfextend.rotary import GroupedRotary, measured_layout, with_longer_table
 from vllm_selfextend.settings import Resolved
 
@@ -46,13 +48,22 @@ class _Place:
     rotary_child: str
 
 
-def link(model: nn.Module, resolved: Resolved, length: int) -> None:
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The longest sequence of an engine, and the most of its steps."""
+
+    length: int  # of a sequence, in tokens
+    tokens: int  # new ones of a step
+    sequences: int  # of a step
+
+
+def link(model: nn.Module, resolved: Resolved, limits: Limits) -> None:
     """Extend the layers of a model whose weights are not read yet.
 
     Args:
         model: as vLLM built it.
         resolved: G, W and P.
-        length: the longest sequence that the engine will run, in tokens.
+        limits: of the engine.
 
     Raises:
         UnsupportedModelError: a layer can't be extended; the message names it and says why.
@@ -60,6 +71,7 @@ def link(model: nn.Module, resolved: Resolved, length: int) -> None:
     angles: dict[RotaryLayout, Angles] = {}
     layouts: dict[tuple[int, int], RotaryLayout] = {}
     places = list(_places(model))
+    marks: PlainMarks | None = None
     for place in places:
         layer = place.attention
         reason = _reason(layer, resolved)
@@ -73,14 +85,20 @@ def link(model: nn.Module, resolved: Resolved, length: int) -> None:
                 raise _refused(place.name, str(error)) from error
         layout = layouts[key]
         if layer.sliding_window is not None:
-            longer = with_longer_table(place.rotary, layout, length)
+            longer = with_longer_table(place.rotary, layout, limits.length)
             setattr(place.caller, place.rotary_child, longer)
             setattr(layer, _STATE, "left alone")
             continue
         spec = _spec(layer.impl, layout, resolved)
-        shared = angles.setdefault(layout, Angles(spec))
-        layer.impl = SelfExtendCPUImpl(layer.impl, spec, shared)
-        grouped = GroupedRotary(place.rotary, resolved.settings.group_size, key_positions)
+        if marks is None:
+            device = place.rotary.cos_sin_cache.device
+            marks = PlainMarks(limits.tokens, limits.sequences, device)
+        if isinstance(layer.impl, TritonAttentionImpl):
+            layer.impl = SelfExtendTritonImpl(layer.impl, spec, marks)
+        else:
+            shared = angles.setdefault(layout, Angles(spec))
+            layer.impl = SelfExtendCPUImpl(layer.impl, spec, shared, marks)
+        grouped = GroupedRotary(place.rotary, resolved.settings.group_size, marks.tokens)
         setattr(place.caller, place.rotary_child, grouped)
         setattr(layer, _STATE, "linked")
     if not any(getattr(place.attention, _STATE) == "linked" for place in places):
@@ -119,17 +137,26 @@ def _reason(layer: Any, resolved: Resolved) -> str:
         return f"its sliding window of {window} is wider than the pretraining window"
     if window is not None:
         return ""
-    if type(impl) is not CPUAttentionBackendImpl:
+    if type(impl) not in (CPUAttentionBackendImpl, TritonAttentionImpl):
         return f"its attention is computed by {type(impl).__name__}"
     if impl.alibi_slopes is not None:
         return "its scores depend on distances (ALiBi)"
     if layer.head_size_v != layer.head_size:
         return "its keys and values have different widths"
+    if type(impl) is TritonAttentionImpl:
+        return reason_against(impl, layer.dtype, _capability())
     return ""
 
 
+def _capability() -> tuple[int, int]:
+    from vllm.platforms import current_platform
+
+    found = current_platform.get_device_capability()
+    return (0, 0) if found is None else (found.major, found.minor)
+
+
 def _spec(impl: Any, layout: RotaryLayout, resolved: Resolved) -> AttentionSpec:
-    softcap = impl.logits_soft_cap or None
+    softcap = impl.logits_soft_cap or None  # 0 is none
     return AttentionSpec.of(
         resolved.settings, rotary=layout, scaling=impl.scale, softcap=softcap, sinks=impl.sinks
     )

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from vllm.forward_context import get_forward_context, is_forward_context_available
 
 from vllm_selfextend.settings import OPTION
 
@@ -19,7 +18,38 @@ _PLAIN = "plain"
 _SALT = "selfextend: plain"
 _SALT_OF_OTHERS = "selfextend: extended"
 _ROWS = "selfextend_plain_rows"  # of metadata: whether each sequence is plain
-_TOKENS = "selfextend_plain_tokens"  # the same for each new token [N]; None if none is
+
+
+class PlainMarks:
+    """Which tokens and sequences of the present step are plain, where the model's tensors are.
+
+    All layers of a model share one. The tensors stay where they are, so that what a CUDA graph
+    captured reads the step's own marks when it is replayed.
+
+    Args:
+        tokens: the most new tokens of a step.
+        sequences: the most sequences of a step.
+        device: of the model.
+    """
+
+    def __init__(self, tokens: int, sequences: int, device: torch.device) -> None:
+        self.tokens = torch.zeros(tokens, dtype=torch.bool, device=device)
+        self.sequences = torch.zeros(sequences, dtype=torch.int32, device=device)
+        self._written: tuple[list[bool], list[int]] | None = None  # None: all are zero
+
+    def write(self, rows: list[bool], counts: list[int]) -> None:
+        """Write which sequences are plain, and how many new tokens each has."""
+        written = (rows, counts) if any(rows) else None
+        if written == self._written:
+            return
+        self._written = written
+        self.tokens.zero_()
+        self.sequences.zero_()
+        if written is not None:
+            plain = torch.tensor(rows)
+            tokens = plain.repeat_interleave(torch.tensor(counts))
+            self.tokens[: len(tokens)].copy_(tokens, non_blocking=True)
+            self.sequences[: len(rows)].copy_(plain, non_blocking=True)
 
 
 def mark(request: Any, pretraining_window: int) -> None:
@@ -47,7 +77,7 @@ def mark(request: Any, pretraining_window: int) -> None:
 
 
 def note_rows(metadata: Any, runner: Any) -> None:
-    """Write to the metadata of a step which of its sequences and tokens are plain.
+    """Write down which sequences and tokens of a step are plain, for all layers.
 
     Args:
         metadata: by layer, as vLLM's runner of models built it for the present batch.
@@ -60,12 +90,15 @@ def note_rows(metadata: Any, runner: Any) -> None:
         raise NotImplementedError("SelfExtend does not run in batches that are divided (ubatches)")
     requests = [runner.requests.get(name) for name in runner.input_batch.req_ids]
     plain = [request is not None and _is_plain(request.sampling_params) for request in requests]
+    counts = runner.query_start_loc.cpu[: len(plain) + 1].diff().tolist()
+    layers = runner.vllm_config.compilation_config.static_forward_context.values()
+    for marks in (getattr(getattr(layer, "impl", None), "marks", None) for layer in layers):
+        if marks is not None:  # the layers of a stage share one
+            marks.write(plain, counts)
+            break
     for one in {id(x): x for x in metadata.values()}.values():
-        counts = one.query_start_loc.diff()
-        rows = (plain + [False] * len(counts))[: len(counts)]
-        setattr(one, _ROWS, rows)
-        tokens = torch.tensor(rows).repeat_interleave(counts) if any(rows) else None
-        setattr(one, _TOKENS, tokens)
+        rows = len(one.query_start_loc) - 1
+        setattr(one, _ROWS, (plain + [False] * rows)[:rows])
 
 
 def _is_plain(params: Any) -> bool:
@@ -87,25 +120,23 @@ def rows_of(metadata: Any) -> list[bool]:
     return rows
 
 
-@torch.library.custom_op("vllm_selfextend::key_positions", mutates_args=())
-def key_positions(positions: Tensor, group_size: int) -> Tensor:
-    """Return where keys are put: at ``position // G``, those of plain requests at their own.
+def key_positions(positions: Tensor, plain: Tensor, group_size: int) -> Tensor:
+    """Return where keys ``[T]`` are put: at ``position // G``, those of plain tokens at their own.
 
-    An operator of its own, so that a compiled graph asks for the requests of each step.
+    Args:
+        positions: ``[T]``.
+        plain: which of the step's tokens are, ``[>= T]``.
+        group_size: G.
     """
-    grouped = positions // group_size
-    steps = get_forward_context().attn_metadata if is_forward_context_available() else None
-    if not isinstance(steps, dict):
-        return grouped  # the layer is tried out, or memory is measured
-    noted = next((x for x in steps.values() if hasattr(x, _TOKENS)), None)
-    tokens = None if noted is None else getattr(noted, _TOKENS)
-    if tokens is None:
-        return grouped
-    plain = torch.zeros(len(positions), dtype=torch.bool, device=positions.device)
-    plain[: len(tokens)] = tokens
-    return torch.where(plain, positions, grouped)
+    return torch.where(plain[: len(positions)], positions, positions // group_size)
 
 
-@key_positions.register_fake
-def _(positions: Tensor, group_size: int) -> Tensor:
+@torch.library.custom_op("vllm_selfextend::key_positions", mutates_args=())
+def compiled_key_positions(positions: Tensor, plain: Tensor, group_size: int) -> Tensor:
+    """`key_positions` for compiled graphs, which so learn nothing of the marks' length."""
+    return key_positions(positions, plain, group_size)
+
+
+@compiled_key_positions.register_fake
+def _(positions: Tensor, plain: Tensor, group_size: int) -> Tensor:
     return torch.empty_like(positions)

@@ -13,16 +13,27 @@ from vllm_selfextend.settings import Resolved
 
 _PLAIN_CACHES = frozenset({"auto", "float32", "float16", "bfloat16"})
 _ROTARY_KINDS = frozenset({"default", "linear", "llama3", "yarn"})
+_OLDEST_GPU = (8, 0)
+_ROPE_FUSIONS = (
+    "enable_qk_norm_rope_fusion",
+    "fuse_rope_kvcache",
+    "fuse_rope_kvcache_cat_mla",
+    "fuse_qk_norm_rope_kvcache",
+)
 _LOADERS = frozenset({"tensorizer", "ipc_cache", "modelexpress"})  # make the model their own way
 
 
-def refuse(config: Any, resolved: Resolved, device: str) -> None:
-    """Check a ``VllmConfig`` on a kind of device.
+def refuse(config: Any, resolved: Resolved, platform: Any) -> None:
+    """Check a ``VllmConfig`` on one of vLLM's platforms.
 
     Raises:
         UnsupportedModelError: something in it can't be extended; the message names all of that.
     """
-    reasons = [*_of_engine(config, device), *_of_model(config.model_config, resolved)]
+    reasons = [
+        *_of_device(config, platform),
+        *_of_engine(config),
+        *_of_model(config.model_config, resolved),
+    ]
     if reasons:
         raise UnsupportedModelError(
             f"SelfExtend can't run in this vLLM engine: {'; '.join(reasons)}; change that, or "
@@ -30,12 +41,40 @@ def refuse(config: Any, resolved: Resolved, device: str) -> None:
         )
 
 
-def _of_engine(config: Any, device: str) -> Iterator[str]:
-    if device != "cpu":
-        yield f"this plugin computes on CPUs so far, and the engine runs on {device}"
+def _of_device(config: Any, platform: Any) -> Iterator[str]:
+    if platform.is_cpu():
+        return
+    if not platform.is_cuda():
+        yield f"this plugin computes on CPUs and NVIDIA GPUs, and the engine runs on {platform}"
+        return
+    capability = platform.get_device_capability()
+    if (capability.major, capability.minor) < _OLDEST_GPU:
+        yield f"the GPU has compute capability {capability.major}.{capability.minor}, below 8.0"
+    attention = config.attention_config
+    chosen = attention.backend
+    if chosen is None:
+        yield "another plugin has registered vLLM's CUSTOM attention backend"
+    elif chosen.name != "CUSTOM" or attention.backend_per_kind:
+        yield (
+            "an attention backend was asked for by name, and layers of SelfExtend have their own; "
+            "leave out attention_backend and backend_per_kind"
+        )
+    passes = config.compilation_config.pass_config
+    for name in _ROPE_FUSIONS:
+        if getattr(passes, name, None):
+            yield f"{name} rotates queries and keys in one kernel, past the plugin"
+    if config.model_config.enable_sleep_mode:
+        yield "sleeping engines (enable_sleep_mode) lose what the plugin keeps on the GPU"
+    if config.use_v2_model_runner:
+        yield "vLLM's second runner of models was asked for (VLLM_USE_V2_MODEL_RUNNER); unset that"
+
+
+def _of_engine(config: Any) -> Iterator[str]:
     dtype, parallel = config.cache_config.cache_dtype, config.parallel_config
     if dtype not in _PLAIN_CACHES:
         yield f"cached keys are quantised (kv_cache_dtype={dtype}) and can't be rotated exactly"
+    elif dtype not in ("auto", str(config.model_config.dtype).removeprefix("torch.")):
+        yield f"cached keys are of another type than the model (kv_cache_dtype={dtype})"
     for name in ("decode_context_parallel_size", "prefill_context_parallel_size"):
         if getattr(parallel, name) > 1:
             yield f"{name} divides the keys of a sequence"

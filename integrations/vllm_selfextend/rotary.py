@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from selfextend_rag.errors import UnsupportedModelError
 from selfextend_rag.rope import RotaryLayout
+from vllm_selfextend.plain import compiled_key_positions, key_positions
 
 _MOST_ROUNDINGS = 4.0  # a layout may be off by so many roundings of the module's own arithmetic
 _PROBED = 64  # positions at which the module runs
@@ -118,19 +119,17 @@ class GroupedRotary(nn.Module):
     Args:
         stock: that module.
         group_size: G.
-        key_positions: of positions and G, where keys are put; by default ``positions // G``.
+        plain: for each token of a step, whether its request is plain; its key is at its own
+            position then. Read at every step.
     """
 
-    def __init__(
-        self,
-        stock: nn.Module,
-        group_size: int,
-        key_positions: Callable[[Tensor, int], Tensor] = torch.floor_divide,
-    ) -> None:
+    plain: Tensor
+
+    def __init__(self, stock: nn.Module, group_size: int, plain: Tensor) -> None:
         super().__init__()
         self.stock = stock
         self.group_size = group_size
-        self.key_positions = key_positions
+        self.register_buffer("plain", plain, persistent=False)
 
     def forward(
         self, positions: Tensor, query: Tensor, key: Tensor | None = None
@@ -142,7 +141,9 @@ class GroupedRotary(nn.Module):
         """
         if key is None:
             raise ValueError("a layer of SelfExtend was given no keys to rotate")
-        rotated, _ = self.stock(self.key_positions(positions, self.group_size), key, None)
+        compiling = torch.compiler.is_compiling()
+        place = compiled_key_positions if compiling else key_positions
+        rotated, _ = self.stock(place(positions, self.plain, self.group_size), key, None)
         return query, rotated
 
 

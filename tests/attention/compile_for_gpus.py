@@ -19,8 +19,9 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from selfextend_rag.attention.paged import Pages
 from selfextend_rag.attention.partial import AttentionSpec
-from selfextend_rag.attention.triton import launch, tiles
+from selfextend_rag.attention.triton import launch, paged, tiles
 from selfextend_rag.attention.triton.dispatch import attention_with_lse
 from selfextend_rag.positions import SelfExtend
 from selfextend_rag.rope import RotaryLayout
@@ -99,19 +100,13 @@ def compiled(kernel: Any, arguments: dict[str, Any], capability: tuple[int, int]
     sys.stdout.write(json.dumps(found) + "\n")
 
 
-def main() -> None:
-    major, minor, length, with_more = map(int, sys.argv[1:])
-    capability = (major, minor)
-    launch.capability_of = lambda device: capability
-    launch.multiprocessors = lambda device: 132
-    tiles.capability_of = lambda device: capability
+def spec_of(dim: int, how: dict[str, Any]) -> AttentionSpec:
+    rotary = RotaryLayout(tuple(1e4 ** (-2 * i / dim) for i in range(dim // 2)))
+    return AttentionSpec(rotary=rotary, bands=SelfExtend(8, 100).bands, scaling=0.1, **how)
 
-    def run(kernel: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
-        named = dict(zip(kernel.arg_names, args, strict=False))
-        compiled(kernel, {n: (named | kwargs)[n] for n in [*kernel.arg_names, *kwargs]
-                          if n in OPTIONS or n in kernel.arg_names}, capability)  # fmt: skip
 
-    JITFunction.run = run
+def attention(length: int, with_more: bool) -> None:
+    """A prefill, a question or a decode step over one tensor of keys."""
     q = torch.zeros(2, 8, length, 128, dtype=torch.bfloat16)
     k = v = torch.zeros(2, 2, 300, 128, dtype=torch.bfloat16)
     how: dict[str, Any] = {}
@@ -119,9 +114,39 @@ def main() -> None:
     if with_more:
         how = {"sinks": torch.zeros(8), "softcap": 5.0}
         more = {"bounds": torch.tensor([[0, 300, 300]] * 2, dtype=torch.int32), "with_lse": True}
-    rotary = RotaryLayout(tuple(1e4 ** (-i / 64) for i in range(64)))
-    spec = AttentionSpec(rotary=rotary, bands=SelfExtend(8, 100).bands, scaling=0.1, **how)
-    attention_with_lse(q, k, v, spec, **more)
+    attention_with_lse(q, k, v, spec_of(128, how), **more)
+
+
+def paged_attention(length: int, with_more: bool, dim: int) -> None:
+    """A batch over pages: of 64 decode steps, or, with more new tokens, of any kind."""
+    kind = torch.bfloat16 if dim != 64 or not with_more else torch.float32
+    q = torch.zeros(64 if length == 1 else 2048, 8, dim, dtype=kind)
+    how = {"sinks": torch.zeros(8), "softcap": 5.0} if with_more else {}
+    cache, numbers = torch.zeros(4, 2, 16, 2 * dim, dtype=kind), torch.zeros(65).int()
+    batch = paged.PagedBatch(
+        torch.zeros(64, 64).int(), numbers, numbers[:64], numbers[:64], length, 32768
+    )
+    pages = Pages(*cache.split(dim, dim=-1))
+    paged.paged_batch_attention(q, pages, batch, spec_of(dim, how), torch.empty_like(q))
+
+
+def main() -> None:
+    major, minor, length, with_more, paged_dim = map(int, sys.argv[1:])
+    capability = (major, minor)
+    for module in (launch, paged, tiles):
+        module.capability_of = lambda device: capability
+        module.multiprocessors = lambda device: 132
+
+    def run(kernel: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
+        named = dict(zip(kernel.arg_names, args, strict=False))
+        compiled(kernel, {n: (named | kwargs)[n] for n in [*kernel.arg_names, *kwargs]
+                          if n in OPTIONS or n in kernel.arg_names}, capability)  # fmt: skip
+
+    JITFunction.run = run
+    if paged_dim:
+        paged_attention(length, bool(with_more), paged_dim)
+    else:
+        attention(length, bool(with_more))
 
 
 main()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 pytest.importorskip("triton", reason="triton is not installed")
 
@@ -62,3 +65,29 @@ def test_tiles_that_err_are_not_taken(script, tmp_path, monkeypatch):
     result = json.loads((tmp_path / "gpu.json").read_text())
     assert result["failures"]["tune"].count("differs by") == 3
     assert result["rows"] == []
+
+
+def vllm_script(*arguments):
+    """`benchmarks/vllm_gpu.py`, in a process of its own: it looks for ``--dry-run`` at import."""
+    command = [sys.executable, str(SCRIPT.with_name("vllm_gpu.py")), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_the_kernel_for_vllm_is_checked_and_what_is_not_there_is_said(tmp_path):
+    done = vllm_script("--dry-run", "--sections", "kernel", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = json.loads((tmp_path / "vllm_gpu.json").read_text())["rows"]
+    assert [row["right"] for row in rows] == [True] * 3
+    if importlib.util.find_spec("vllm") is None:
+        done = vllm_script("--dry-run", "--sections", "engine", "--out", tmp_path)
+        assert "engine: not run, vLLM is not installed" in done.stdout
+
+
+@pytest.mark.slow
+def test_without_a_gpu_it_says_so(tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    done = vllm_script("--out", tmp_path)
+    assert done.returncode == 2
+    assert "no CUDA device is here" in done.stderr

@@ -18,9 +18,11 @@ ROOT = Path(__file__).parents[2]
 SHARED_BYTES = {(8, 0): 163 << 10, (8, 9): 99 << 10, (9, 0): 227 << 10}
 
 
-def compiled(capability: tuple[int, int], length: int, with_more: bool) -> dict[str, dict]:
+def compiled(
+    capability: tuple[int, int], length: int, with_more: bool, paged_dim: int = 0
+) -> dict[str, dict]:
     script = Path(__file__).with_name("compile_for_gpus.py")
-    arguments = [*capability, length, int(with_more)]
+    arguments = [*capability, length, int(with_more), paged_dim]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TRITON_INTERPRET": "0"}
     done = subprocess.run(
         [sys.executable, str(script), *map(str, arguments)], env=environment, cwd=ROOT,
@@ -57,3 +59,31 @@ def test_a_decode_step_compiles_and_spills_nothing(capability, length, with_more
     assert set(found) == {"decode", "join"}
     assert found["decode"]["shared"] <= SHARED_BYTES[capability]
     assert found["decode"]["stack"] == 0
+
+
+@pytest.mark.parametrize(
+    ("capability", "length", "dim", "with_more"),
+    [
+        ((9, 0), 300, 128, False),
+        ((8, 9), 300, 128, True),
+        ((8, 0), 300, 64, False),
+        ((9, 0), 1, 128, True),
+        ((8, 9), 1, 256, False),
+        ((8, 0), 1, 80, False),
+    ],
+    ids=[
+        "sm_90, batch", "sm_89, batch", "sm_80, batch",
+        "sm_90, steps", "sm_89, steps", "sm_80, steps",
+    ],
+)  # fmt: skip
+def test_paged_attention_compiles_and_spills_nothing_in_its_loops(
+    capability, length, dim, with_more
+):
+    """A mixed batch, or 64 decode steps, whose keys are split: a second kernel joins the parts."""
+    found = compiled(capability, length, with_more, paged_dim=dim)
+    assert set(found) == ({"paged", "join"} if length == 1 else {"paged"})
+    assert found["paged"]["shared"] <= SHARED_BYTES[capability]
+    assert found["paged"]["spills_in_loops"] == 0
+    if capability == (9, 0) and length > 1:
+        assert found["paged"]["wgmma"]
+        assert found["paged"]["waits"] * 4 <= found["paged"]["products"]  # not serialised

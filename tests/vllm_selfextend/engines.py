@@ -20,6 +20,7 @@ if pytest.importorskip("vllm", reason="vLLM is not installed; make test-vllm has
     )
     from vllm import LLM, SamplingParams
     from vllm.distributed import cleanup_dist_env_and_memory
+    from vllm.lora.request import LoRARequest
 
 from selfextend_rag import SelfExtend, extended
 
@@ -75,8 +76,10 @@ def engine(folder, **options) -> Iterator[LLM]:
     """An engine on a folder's model; ``selfextend`` is the plugin's option."""
     if "selfextend" in options:
         options["additional_config"] = {"selfextend": options.pop("selfextend")}
-    defaults = {"max_num_seqs": 8, "max_num_batched_tokens": 256, "enforce_eager": True}
-    llm = LLM(str(folder), skip_tokenizer_init=True, dtype="float32", **{**defaults, **options})
+    defaults = {
+        "dtype": "float32", "max_num_seqs": 8, "max_num_batched_tokens": 256, "enforce_eager": True,
+    }  # fmt: skip
+    llm = LLM(str(folder), skip_tokenizer_init=True, **{**defaults, **options})
     try:
         yield llm
     finally:
@@ -93,7 +96,11 @@ def prompt(length: int, seed: int = 1) -> list[int]:
 
 
 def answers(
-    llm: LLM, prompts: Sequence[list[int]], tokens: int = TOKENS, salt: str | None = None
+    llm: LLM,
+    prompts: Sequence[list[int]],
+    tokens: int = TOKENS,
+    salt: str | None = None,
+    lora: LoRARequest | None = None,
 ) -> list[Answer]:
     """Greedy answers to all prompts at once; a salt keeps their cached blocks apart."""
     how = SamplingParams(
@@ -101,7 +108,7 @@ def answers(
     )
     extra = {} if salt is None else {"cache_salt": salt}
     given = [{"prompt_token_ids": p, **extra} for p in prompts]
-    found = llm.generate(given, how, use_tqdm=False)
+    found = llm.generate(given, how, use_tqdm=False, lora_request=lora)
     return [
         Answer(
             list(one.outputs[0].token_ids),

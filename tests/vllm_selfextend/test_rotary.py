@@ -107,14 +107,18 @@ def test_keys_are_put_at_grouped_positions_and_queries_left_as_they_are():
     module, make = Rotary(), torch.Generator().manual_seed(3)
     q, k = (torch.randn(9, 2 * HEAD, generator=make) for _ in range(2))
     positions = torch.tensor([0, 4, 5, 699, 700, 1000, 3000, 3499, 17])
-    query, key = GroupedRotary(module, 5)(positions, q, k)
+    plain = torch.zeros(40, dtype=torch.bool)
+    plain[8] = True  # the token at position 17
+    rotary = GroupedRotary(module, 5, plain)
+    query, key = rotary(positions, q, k)
     assert torch.equal(query, q)
     layout: RotaryLayout = measured_layout(module, HEAD)
     heads = k.view(9, 2, HEAD).transpose(0, 1)[None]
-    wanted = layout.rotate(heads, positions // 5)[0].transpose(0, 1).flatten(1)
+    places = torch.where(positions == 17, positions, positions // 5)
+    wanted = layout.rotate(heads, places)[0].transpose(0, 1).flatten(1)
     torch.testing.assert_close(key, wanted, rtol=0, atol=2e-4)  # angles of the table in float32
     with pytest.raises(ValueError, match="no keys"):
-        GroupedRotary(module, 5)(positions, q)
+        rotary(positions, q)
 
 
 def test_a_longer_table_begins_as_the_shorter_one_and_goes_on_alike():

@@ -25,7 +25,7 @@ from selfextend_rag.positions import Band
 _ALWAYS = 64  # rows (queries times the heads that share a kv head) that never are a prefill
 _TILE = 128  # queries of a program of a prefill
 _WORTH = 0.4  # of the device; rows of a decode program cost about twice what they do in a prefill
-_MAX_SPLITS = 128
+MAX_SPLITS = 128
 _ALIGN = 128  # as in shared_kernels.py
 _ROTATED_AT_ONCE = 32  # keys of one program; the interpreter pays for programs, not for keys
 # Rotated keys held at a time. A 128 k-token prefill of 32 heads and 8 kv heads of 128 in bfloat16
@@ -102,9 +102,9 @@ def decode_attention(call: Call, tiles: DecodeTiles | None = None) -> None:
     batch, heads, length, dim = q.shape
     kv_heads, total, value_dim = k.shape[1], k.shape[2], v.shape[3]
     share = heads // kv_heads
-    block_value = _power(value_dim)
-    wide = max(_power(dim), block_value)
-    rows = min(most_rows(wide, q.element_size()), _power(share * length))
+    block_value = padded_dim(value_dim)
+    wide = max(padded_dim(dim), block_value)
+    rows = min(most_rows(wide, q.element_size()), padded_dim(share * length))
     blocks = -(-share * length // rows)
     tiles = tiles or decode_tiles(capability_of(q.device), wide, q.element_size(), rows)
     group = call.far.group_size
@@ -112,7 +112,7 @@ def decode_attention(call: Call, tiles: DecodeTiles | None = None) -> None:
     step = tiles.block_n // group * group if same else tiles.block_n
     # all programs run at once, and none has fewer keys than two steps
     wanted = multiprocessors(q.device) * tiles.programs // (batch * kv_heads * blocks)
-    splits = max(1, min(wanted, -(-total // (2 * step)), _MAX_SPLITS))
+    splits = max(1, min(wanted, -(-total // (2 * step)), MAX_SPLITS))
     parts = q.new_empty((batch, heads, length, splits, value_dim), dtype=torch.float32)
     part_lse = q.new_empty((batch, heads, length, splits), dtype=torch.float32)
     pairs = len(call.spec.rotary.inv_freq)
@@ -121,7 +121,7 @@ def decode_attention(call: Call, tiles: DecodeTiles | None = None) -> None:
         *q.stride()[:3], *k.stride()[:3], *v.stride()[:3],
         share, blocks, total, length, *call.numbers,
         DIM=dim, VALUE_DIM=value_dim, BLOCK_VALUE=block_value, **call.layout,
-        BLOCK_PAIRS=_power(pairs), BLOCK_REST=_power(max(1, dim - 2 * pairs)),
+        BLOCK_PAIRS=padded_dim(pairs), BLOCK_REST=padded_dim(max(1, dim - 2 * pairs)),
         HAS_BOUNDS=call.bounds is not None, **call.scores, ROWS=rows,
         BLOCK_N=tiles.block_n, STEP=step, SAME_ANGLES=same, STAGES=tiles.stages,
         num_warps=tiles.warps,
@@ -184,7 +184,7 @@ class _Prefill:
         q, k, v = call.q, call.k, call.v
         size, capability = q.element_size(), capability_of(q.device)
         self.call = call
-        self.block_dim, self.block_value = _power(q.shape[3]), _power(v.shape[3])
+        self.block_dim, self.block_value = padded_dim(q.shape[3]), padded_dim(v.shape[3])
         self.tiles = tiles or prefill_tiles(capability, max(self.block_dim, self.block_value), size)
         batch, kv_heads, total, dim = k.shape
         self.cut = cut_for(
@@ -256,7 +256,7 @@ class _Prefill:
         return tuple(found)
 
 
-def _power(dim: int) -> int:
+def padded_dim(dim: int) -> int:
     """The power of two that a dimension is padded to; the tensor cores want 16 at least."""
     return max(16, 1 << (dim - 1).bit_length())
 

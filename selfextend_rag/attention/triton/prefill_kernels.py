@@ -22,6 +22,7 @@ from selfextend_rag.attention.triton.shared_kernels import (
     rotated_rows,
     row_bounds,
     softmax_step,
+    staged,
 )
 
 
@@ -123,21 +124,6 @@ def _values(
     return tile
 
 
-@triton.jit
-def _staged(tile, place, mask, STAGED: tl.constexpr):
-    """The same tile, by way of global memory that this program alone uses.
-
-    The tensor cores of sm_90 read a loaded operand from shared memory, but a computed one from
-    registers, filled again for every tile of keys; that made ptxas serialise them (C7513).
-    """
-    if STAGED:
-        tl.debug_barrier()  # who still reads what was there before
-        tl.store(place, tile, mask=mask)
-        tl.debug_barrier()
-        tile = tl.load(place, mask=mask, other=0.0)
-    return tile
-
-
 _NUMBERS = ["unit0", "units", "tokens", "length", "first", "until", "window", "group", "shift"]
 
 
@@ -213,7 +199,7 @@ def prefill(
         source, q_rows, valid, base // group + shift, place // group - base // group,
         table, sign, rotary_scale, DIM, BLOCK_DIM, OFFSET, PAIRS, INTERLEAVED,
     )  # fmt: skip
-    far_q = _staged(far_q, stage, stage_mask, STAGED)
+    far_q = staged(far_q, stage, stage_mask, STAGED)
     for n0 in tl.range(0, grouped_end, BLOCK_N, num_stages=STAGES):
         k = _keys(grouped, grouped_descriptor, grouped_row + n0, DESCRIPTORS, BLOCK_N, BLOCK_DIM)
         scores = tl.dot(far_q, k.T, input_precision=PRECISION)
@@ -229,7 +215,7 @@ def prefill(
         source, q_rows, valid, base, place - base,
         table, sign, rotary_scale, DIM, BLOCK_DIM, OFFSET, PAIRS, INTERLEAVED,
     )  # fmt: skip
-    near_q = _staged(near_q, stage, stage_mask, STAGED)
+    near_q = staged(near_q, stage, stage_mask, STAGED)
     for n0 in tl.range(grouped_end, border_end, EDGE_N, num_stages=EDGE_STAGES):
         k = _keys(grouped, grouped_edge, grouped_row + n0, EDGE_DESCRIPTORS, EDGE_N, BLOCK_DIM)
         far_scores = tl.dot(far_q, k.T, input_precision=PRECISION)

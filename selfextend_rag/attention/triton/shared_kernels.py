@@ -141,3 +141,18 @@ def softmax_step(
     acc = acc * faded[:, None]
     acc = tl.dot(weights.to(values.dtype), values, acc, input_precision=PRECISION)
     return acc, total, new_peak
+
+
+@triton.jit
+def staged(tile, place, mask, STAGED: tl.constexpr):
+    """The same tile, by way of global memory that this program alone uses.
+
+    The tensor cores of sm_90 read a loaded operand from shared memory, but a computed one from
+    registers, filled again for every tile of keys; that made ptxas serialise them (C7513).
+    """
+    if STAGED:
+        tl.debug_barrier()  # who still reads what was there before
+        tl.store(place, tile, mask=mask)
+        tl.debug_barrier()
+        tile = tl.load(place, mask=mask, other=0.0)
+    return tile

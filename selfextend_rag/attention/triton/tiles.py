@@ -60,6 +60,18 @@ def decode_tiles(capability: tuple[int, int], dim: int, itemsize: int, rows: int
     return tiles
 
 
+def paged_tiles(
+    capability: tuple[int, int], dim: int, itemsize: int, few_rows: bool
+) -> PrefillTiles:
+    """Return the tiles of paged attention; with ``few_rows``, those of decode steps alone."""
+    if capability == INTERPRETED:
+        return _P(64, 64, 32, 4, 1, 1)
+    if itemsize == 4:
+        return _PAGED_FLOAT32[dim > 64]
+    memory, wide = _shared_memory(capability), 64 if dim <= 64 else 128 if dim <= 128 else 256
+    return (_PAGED_DECODE if few_rows else _PAGED)[memory][wide]
+
+
 def _taken(key: Key) -> Tiles:
     return _chosen.get(key) or candidates(*key)[0]
 
@@ -159,3 +171,16 @@ _DECODE_WIDE = (_D(32, 8, 2, 1), _D(16, 8, 2, 1), _D(32, 4, 2, 2), _D(16, 4, 3, 
 _QUESTION = (_D(32, 8, 3, 1), _D(32, 8, 2, 1), _D(64, 8, 2, 1))
 _DECODE_FLOAT32 = ((_D(32, 4, 2, 2),), (_D(16, 4, 2, 2),))
 _QUESTION_FLOAT32 = (_D(16, 8, 1, 1),)
+
+# Of paged attention. The edges rotate keys in registers.
+_PAGED = (
+    {64: _P(128, 64, 32, 8, 2, 1), 128: _P(128, 32, 32, 8, 2, 1), 256: _P(32, 32, 16, 4, 2, 1)},
+    {64: _P(128, 64, 32, 8, 3, 1), 128: _P(128, 64, 32, 8, 2, 1), 256: _P(32, 32, 16, 4, 2, 1)},
+    {64: _P(128, 128, 64, 8, 3, 1), 128: _P(128, 64, 32, 8, 3, 1), 256: _P(64, 64, 32, 8, 2, 1)},
+)
+_PAGED_DECODE = (
+    {64: _P(16, 64, 32, 4, 3, 2), 128: _P(16, 64, 32, 4, 2, 2), 256: _P(16, 32, 16, 4, 2, 1)},
+    {64: _P(16, 64, 32, 4, 4, 2), 128: _P(16, 64, 32, 4, 3, 2), 256: _P(16, 32, 32, 4, 3, 2)},
+    {64: _P(16, 64, 32, 4, 4, 2), 128: _P(16, 64, 32, 4, 4, 2), 256: _P(16, 32, 32, 4, 4, 2)},
+)
+_PAGED_FLOAT32 = (_P(32, 32, 16, 4, 1, 1), _P(32, 16, 16, 8, 1, 1))
