@@ -22,8 +22,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch  # noqa: E402  after the path is set
 import transformers  # noqa: E402  after the path is set
 
+from selfextend_rag.errors import UnsupportedModelError  # noqa: E402  after the path is set
 from selfextend_rag.model import support  # noqa: E402  after the path is set
+from selfextend_rag.positions import SelfExtend  # noqa: E402  after the path is set
+from selfextend_rag.text.pictures import PictureProcessor  # noqa: E402  after the path is set
 from tests import zoo  # noqa: E402  after the path is set
+from tests.zoo import vision  # noqa: E402  after the path is set
 
 _COLUMNS = ("model class", "outcome", "layers", "rotary layout", "reason")
 _MEASURED = re.compile(r" \((?:off by|whole|padded|cached)[^()]*\)")  # figures of this machine
@@ -59,6 +63,24 @@ def row(name: str) -> Row:
     return Row(name, report.model, "extended", " / ".join(counts), layout, reason)
 
 
+def vision_row(name: str) -> str:
+    """Build the tiny vision-language model of a family; say whether its pictures are read."""
+    model, processor = vision.model(name), PictureProcessor(vision.processor(name))
+    kind, made = type(model).__name__, type(processor.processor).__name__
+    report, reason = support(model), ""
+    if report.supported:
+        pictures = processor.pictures(model, (), ())
+        try:
+            for settings in (None, SelfExtend(4, 7)):
+                pictures.refuse_unproven(settings, lambda: False)
+        except UnsupportedModelError as error:
+            reason = str(error).partition(": ")[2]
+    else:
+        reason = report.reason
+    outcome = "refused" if reason else "extended"
+    return f"| {name} | {kind} | {made} | {outcome} | {_MEASURED.sub('', reason)} |"
+
+
 def _joined(words: Iterable[str]) -> str:
     return ", ".join(dict.fromkeys(word for word in words if word))
 
@@ -82,6 +104,8 @@ def render(families: list[Row], variants: list[Row]) -> str:
             *_table("family", families),
             "\n## Other configurations of these families\n",
             *_table("family:configuration", variants),
+            _VISION,
+            *map(vision_row, vision.FAMILIES),
             "",
         ]
     )
@@ -121,6 +145,18 @@ a configuration of the second table: {otherwise}.
 
 ## Families
 """
+
+
+_VISION = """
+## Vision-language models
+
+Families whose tiny model reads documents with pictures, each with its own processor; what a
+refused one reads is text alone. `tests/model/test_pictures.py` compares a prompt with two pictures
+with the stock model, the reference, chunks and single tokens. Others are measured before they read
+their first picture, and refused where they differ: see [vision models](vision.md).
+
+| family | model class | processor | pictures | reason |
+| --- | --- | --- | --- | --- |"""
 
 
 def page() -> str:

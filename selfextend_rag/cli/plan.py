@@ -61,6 +61,7 @@ class Plan(ReadingOptions):
         from selfextend_rag.llm.budget import ReadingBudget
         from selfextend_rag.text.prompts import PromptBuilder
 
+        processor = loading.load_processor(self.source)
         tokenizer = loading.load_tokenizer(self.source)
         config = loading.load_config(self.source, full_attention=self.full_attention)
         window = self.pretraining_window
@@ -76,6 +77,10 @@ class Plan(ReadingOptions):
         )
         defaults = planning.planner_defaults(config, window)
         prompts = PromptBuilder(tokenizer)
+        if processor is not None:
+            from selfextend_rag.text.pictures import PicturePrompts, tokenizer_of
+
+            prompts = PicturePrompts(tokenizer_of(processor, tokenizer), processor=processor)
         planner = planning.ContextBudgetPlanner(window, **defaults, **planner_options)
         stated = loading.stated_max_new_tokens(self.source)
         return ReadingBudget(prompts, planner, stated, lambda: memory)

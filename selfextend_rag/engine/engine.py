@@ -22,6 +22,7 @@ from selfextend_rag.engine.run import (
     CachedPrefix,
     Cancelled,
     Observer,
+    Pictures,
     Progress,
     Reserve,
     Run,
@@ -80,6 +81,7 @@ class Engine:
         progress: Progress | None = None,
         cancelled: Cancelled = None,
         reserve: Reserve | None = None,
+        pictures: Pictures | None = None,
     ) -> CachedPrefix:
         """Read tokens and return them with their cache, to generate from as often as wanted.
 
@@ -91,16 +93,20 @@ class Engine:
             progress: called after each chunk.
             cancelled: looked at between chunks.
             reserve: called before anything runs; what it raises ends the call.
+            pictures: those among the tokens, each of which is a negative number there.
 
         Raises:
             GenerationCancelled: cancelled before the last chunk was read.
-            UnsupportedModelError: the model can't be extended, or can't continue from a cache.
+            UnsupportedModelError: the model can't be extended, or can't continue from a cache, or
+                would read the pictures otherwise than the stock model does.
         """
         model, tokens = self.model, _checked(tokens)
-        run = Run(progress=progress, cancelled=is_cancelled(cancelled))
+        run = Run(progress=progress, cancelled=is_cancelled(cancelled), pictures=pictures)
         with lock_of(model).hold(run.cancelled) as held:
             if not held or run.cancelled():
                 raise GenerationCancelled(0, len(tokens))
+            if pictures is not None:
+                pictures.refuse_unproven(settings, run.cancelled)
             instead = "give document and question to generate, as one prompt"
             refuse_chunks(model, settings, instead, run.cancelled)
             cache = SelfExtendCache(model.config, max(capacity, len(tokens)), self.kv_bits)
@@ -285,7 +291,8 @@ def _configured(model: PreTrainedModel) -> str:
 def _measured(
     model: PreTrainedModel, tokens: tuple[int, ...], settings: PositionMap | None, run: Run
 ) -> str:
-    few = (tokens[:10] * 10)[:10]
+    text = tuple(token for token in tokens if token >= 0) or (0,)  # no pictures
+    few = (text[:10] * 10)[:10]
     try:
         with switched(model, settings):
             alone, together = _both_ways(model, few, settings, run)

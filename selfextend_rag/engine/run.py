@@ -41,6 +41,16 @@ FinishReason = Literal["stop", "length", "cancelled"]
 """How an answer ended: the model or a stop text ended it, it was full, or it was cancelled."""
 
 
+class Pictures(Protocol):
+    """Has the embeddings of a prompt in which there are pictures."""
+
+    def embeddings(self, begin: int, end: int) -> Tensor | None:
+        """Return those of so many tokens, ``[1, T, hidden]``; None if they are text alone."""
+
+    def refuse_unproven(self, settings: PositionMap | None, cancelled: Callable[[], bool]) -> None:
+        """Refuse a model that would not read them as the stock model does."""
+
+
 class Observer(Protocol):
     """Watches the model's attention while it makes the answers of a run, counted from 0."""
 
@@ -72,6 +82,7 @@ class Run:
     cancelled: Callable[[], bool] = never  # see `is_cancelled`
     reserve: Reserve | None = None  # called once the model is free and nothing has run
     observer: Observer | None = None
+    pictures: Pictures | None = None  # of the prompt
 
     def shifted(self, by: int, total: int) -> Run:
         """Return a run that reports its progress with so many tokens more, out of ``total``."""
@@ -202,7 +213,10 @@ def feed(
         long = len(chunk) >= _LONG_CHUNK
         try:
             with _interrupted_by(run.cancelled, model) if long else nullcontext():
-                logits = forward(model, [chunk], cache)
+                given, begin = None, cached + start
+                if run.pictures is not None:
+                    given = run.pictures.embeddings(begin, begin + len(chunk))
+                logits = forward(model, [chunk], cache, embeddings=given)
         except _Cancelled:
             done = cached + start
             if run.observer is not None or not can_rewind(cache) or shortest(cache) > done:
@@ -226,10 +240,12 @@ def forward(
     rows: Sequence[Sequence[int]],
     cache: Cache,
     positions: Sequence[Sequence[int]] | None = None,
+    embeddings: Tensor | None = None,
 ) -> Tensor:
     """Run the next tokens of B rows, of one length, and return the last ones' logits ``[B, V]``.
 
     Where no positions are given, the model counts them, behind the tokens that are cached.
+    ``embeddings`` ``[B, T, hidden]`` are run in place of tokens among which there are pictures.
 
     Raises:
         ValueError: the model is in training mode.
@@ -239,8 +255,11 @@ def forward(
     options: dict[str, object] = dict(_last_logits(model))
     if positions is not None:
         options["position_ids"] = torch.tensor(positions, device=device)
-    tokens = torch.tensor(rows, device=device)
-    output = model(input_ids=tokens, past_key_values=cache, use_cache=True, **options)
+    if embeddings is None:
+        options["input_ids"] = torch.tensor(rows, device=device)
+    else:
+        options["inputs_embeds"] = embeddings
+    output = model(past_key_values=cache, use_cache=True, **options)
     logits: Tensor = output.logits
     return logits[:, -1]
 

@@ -160,7 +160,8 @@ class Sampler:
         self._greedy = options.temperature == 0
         self._processors = _processors(options)
         self._penalised = options.repetition_penalty != 1
-        self._seen = set(prompt) if self._penalised else set()
+        # tokens of pictures are negative, and no answer has them
+        self._seen = {x for x in prompt if x >= 0} if self._penalised else set()
         self._generator = torch.Generator(device)
         seed = self._generator.seed() if options.seed is None else options.seed
         self._generator.manual_seed(seed)

@@ -17,7 +17,7 @@ from selfextend_rag.planning import (
     PlanRemark,
 )
 from selfextend_rag.text.messages import BREAK
-from selfextend_rag.text.prompts import Prompt, PromptBuilder, prompt_state, refuse_pictures
+from selfextend_rag.text.prompts import Prompt, PromptBuilder, prompt_state
 
 _STEP = 1.5
 
@@ -95,7 +95,7 @@ class ReadingBudget:
         plan = partial(
             self.planner.plan, len(last[1].tokens), answer,
             reserve_tokens=reserve, turns=turns, memory=self.memory(),
-            remarks=remarks_of(documents),
+            remarks=remarks_of(documents, self.prompts),
         )  # fmt: skip
         try:
             return last[1], plan()
@@ -113,7 +113,6 @@ class ReadingBudget:
         self, documents: Sequence[Document], question: str | Sequence[str], space: Space
     ) -> DocumentGroups:
         """Return documents in as few prompts as hold them whole; see ``LongContextLLM``."""
-        refuse_pictures(documents)
         sizes = [self._tokens_of(document) for document in documents]
         answer, reserve, turns = self._space(question, space)
         budget, bound = self.memory(), None
@@ -134,7 +133,7 @@ class ReadingBudget:
                     break
                 exact = self.planner.plan(
                     read, answer, reserve_tokens=reserve, turns=turns, memory=budget,
-                    remarks=remarks_of(members),
+                    remarks=remarks_of(members, self.prompts),
                 )  # fmt: skip
                 groups.append(DocumentGroup(members, exact))
             else:
@@ -162,12 +161,15 @@ class ReadingBudget:
             return 0
         shortest = min(documents, key=lambda document: len(document.text))
         alone = len(self.prompts.documents([shortest], ranges=False))
-        return max(0, alone - len(self.prompts.codec.text(shortest.text.rstrip()))) + 1
+        own = len(self.prompts.codec.text(shortest.text.rstrip()))
+        return max(0, alone - own - self.prompts.picture_tokens(shortest)) + 1
 
     def _tokens_of(self, document: Document) -> int:
         """Return the tokens of a document under its heading, with the breaks around it."""
         heading = " ".join(document.title.split()) or "Document 1000"
-        return len(self.prompts.codec.text(f"# {heading} (100){BREAK}{document.text}{BREAK}"))
+        pictures = self.prompts.picture_tokens(document)
+        text = f"# {heading} (100){BREAK}{document.text}{BREAK}"
+        return len(self.prompts.codec.text(text)) + pictures
 
     def plan_prompt(self, prompt_tokens: int, max_new_tokens: int) -> ContextPlan:
         """Return how a prompt of ``generate`` and its answer are run.
@@ -202,13 +204,14 @@ def name_of(document: Document) -> str:
     return document.title or document.source or document.id
 
 
-def remarks_of(documents: Sequence[Document]) -> list[PlanRemark]:
-    """Return what a plan says of documents whose text lacks something."""
-    return [
-        PlanRemark(document.source or name_of(document), remark.severity, remark.message)
-        for document in documents
-        for remark in document.shortcomings
-    ]
+def remarks_of(documents: Sequence[Document], prompts: PromptBuilder) -> list[PlanRemark]:
+    """Return what a plan says of documents whose text lacks something, or whose pictures do."""
+    found = []
+    for document in documents:
+        source = document.source or name_of(document)
+        found += [PlanRemark(source, x.severity, x.message) for x in document.shortcomings]
+        found += [PlanRemark(source, "warning", x) for x in prompts.shortcomings(document)]
+    return found
 
 
 def as_documents(documents: Documents) -> list[Document]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 from selfextend_rag.bundled import FOLDER as BUNDLED
 from selfextend_rag.cache.identity import model_state, token_fingerprint
@@ -28,7 +28,12 @@ from selfextend_rag.llm.answer import (
 from selfextend_rag.llm.base import BaseLLM, PromptOptions
 from selfextend_rag.llm.budget import Documents, ReadingBudget, Space, as_documents
 from selfextend_rag.llm.ledger import Ledger, with_garbage_collected
-from selfextend_rag.llm.loading import DeviceMap, load_model, load_tokenizer
+from selfextend_rag.llm.loading import (
+    DeviceMap,
+    load_model,
+    load_processor,
+    load_tokenizer,
+)
 from selfextend_rag.llm.memory import MemoryLimit
 from selfextend_rag.llm.options import knowing_options, refuse_unknown
 from selfextend_rag.llm.reading import Reading
@@ -45,6 +50,7 @@ from selfextend_rag.planning.plan import CHUNK_SIZES, Rule
 from selfextend_rag.planning.planner import Extension
 from selfextend_rag.positions import SelfExtend
 from selfextend_rag.text.messages import Message
+from selfextend_rag.text.pictures import PicturePrompts, tokenizer_of
 from selfextend_rag.text.prompts import INSTRUCTION, PromptBuilder, PromptForm
 
 
@@ -83,6 +89,8 @@ class LongContextLLM(BaseLLM):
         prefix_cache_dir: a folder for those that do not fit into memory, found again by other
             processes.
         prefix_cache_dir_bytes: what the files in that folder may take together.
+        processor: of a vision-language model, which then reads documents with pictures too; it
+            may have the chat template. See docs/vision.md.
         method: experimental: ``"selfextend"``, or the name of another map of positions, which then
             takes its place with the settings its authors published; see docs/methods.md.
 
@@ -120,8 +128,11 @@ class LongContextLLM(BaseLLM):
         prefix_cache_bytes: int = 1 << 30,
         prefix_cache_dir: str | os.PathLike[str] | None = None,
         prefix_cache_dir_bytes: int = 16 << 30,
+        processor: ProcessorMixin | None = None,
         method: str = SelfExtend.name,
     ) -> None:
+        if processor is not None:
+            tokenizer = tokenizer_of(processor, tokenizer)
         self.tokenizer = tokenizer
         if pretraining_window is None:
             pretraining_window = pretraining_window_of(model.config)
@@ -137,7 +148,10 @@ class LongContextLLM(BaseLLM):
             extension=extension,
             rule=rule,
         )
-        self.prompts = self.prompt_builder(
+        builder: Callable[..., PromptBuilder] = self.prompt_builder
+        if processor is not None:
+            builder = partial(PicturePrompts, processor=processor)
+        self.prompts = builder(
             tokenizer, form=prompt_form, instruction=instruction, template_options=template_options
         )
         at_once = CHUNK_SIZES[0] if chunk_size is None else chunk_size
@@ -208,11 +222,14 @@ class LongContextLLM(BaseLLM):
             options: of `LongContextLLM`.
 
         Raises:
-            ModelLoadError: model or tokenizer can't be found or read.
+            ModelLoadError: model, tokenizer or processor can't be found or read.
             UnsupportedModelError: ``full_attention`` of a model that was built around its windows.
         """
         refuse_unknown(cls, options)  # before anything is loaded
         more = dict(model_options or {})
+        processor = load_processor(source, **more)
+        if processor is not None:
+            options.setdefault("processor", processor)
         tokenizer = load_tokenizer(source, **more)
         more |= {"device_map": device_map, "dtype": dtype}
         return cls(load_model(source, full_attention=full_attention, **more), tokenizer, **options)
@@ -288,6 +305,7 @@ class LongContextLLM(BaseLLM):
                     progress=progress,
                     cancelled=is_cancelled,
                     reserve=reserve,
+                    pictures=self.prompts.pictures_in(packed, self.model),
                 ),
                 cancelled,
             ).result()

@@ -22,11 +22,18 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
     AutoTokenizer,
     GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    ProcessorMixin,
+)
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
 )
 
 from selfextend_rag.errors import ModelLoadError, UnknownMemoryError, in_short
@@ -57,12 +64,15 @@ _LONGEST_HEADER = 100_000_000
 def load_model(
     source: str | os.PathLike[str], *, full_attention: bool = False, **options: Any
 ) -> PreTrainedModel:
-    """Return a causal language model with its weights, in evaluation mode.
+    """Return a causal language model, or one that takes pictures too, with its weights.
+
+    It is in evaluation mode.
 
     Args:
         source: hub id, folder or GGUF file.
         full_attention: load it without its sliding windows, see `with_full_attention`.
-        options: for ``AutoModelForCausalLM.from_pretrained``.
+        options: for ``from_pretrained`` of ``AutoModelForCausalLM``, or of
+            ``AutoModelForImageTextToText`` for a family that has no model of text alone.
 
     Raises:
         ModelLoadError: it can't be found or read, or weights of it are missing.
@@ -72,7 +82,8 @@ def load_model(
     if full_attention:
         options = _without_windows(source, options)
     model: PreTrainedModel
-    load = AutoModelForCausalLM.from_pretrained
+    auto = AutoModelForImageTextToText if _takes_pictures_alone(source, options) else None
+    load = (auto or AutoModelForCausalLM).from_pretrained
     with bars_if_watched():
         model, info = _loaded(source, "model", load, {**options, "output_loading_info": True})
     missing = sorted(info["missing_keys"]) or sorted(str(key) for key in info["mismatched_keys"])
@@ -110,6 +121,49 @@ def load_tokenizer(source: str | os.PathLike[str], **options: Any) -> PreTrained
     found = _loaded(source, "tokenizer", AutoTokenizer.from_pretrained, _shared(options))
     tokenizer: PreTrainedTokenizerBase = found
     return tokenizer
+
+
+def load_processor(source: str | os.PathLike[str], **options: Any) -> ProcessorMixin | None:
+    """Return the processor of a model that takes pictures; None for a model of text.
+
+    Options are as of `load_config`.
+
+    Raises:
+        ModelLoadError: it can't be found or read, or libraries that it needs are missing.
+    """
+    if str(source).endswith(".gguf") or not _takes_pictures(source, options):
+        return None
+    try:
+        found: ProcessorMixin = _loaded(
+            source, "processor", AutoProcessor.from_pretrained, _shared(options)
+        )
+    except ModelLoadError:
+        if _takes_pictures_alone(source, options):
+            raise
+        return None  # of text alone, as many a copy of such a model is
+    return found if isinstance(found, ProcessorMixin) else None
+
+
+def _takes_pictures(source: str | os.PathLike[str], options: Mapping[str, Any]) -> bool:
+    return _model_type(source, options) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+
+def _takes_pictures_alone(source: str | os.PathLike[str], options: Mapping[str, Any]) -> bool:
+    """Return whether a model's family has no class for text alone."""
+    kind = _model_type(source, options)
+    alone = kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    return alone and kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+
+def _model_type(source: str | os.PathLike[str], options: Mapping[str, Any]) -> str:
+    """Return what a configuration names its family; empty where it can't be read."""
+    if isinstance(given := options.get("config"), PreTrainedConfig):
+        return str(given.model_type)
+    try:
+        config = _loaded(source, "configuration", AutoConfig.from_pretrained, _shared(options))
+    except ModelLoadError:  # raised again where the model is loaded
+        return ""
+    return str(config.model_type)
 
 
 def load_config(
@@ -154,7 +208,11 @@ def empty_model(
 
     def build(_: str, **where: object) -> object:
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config, dtype=chosen)
+            if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+                return AutoModelForCausalLM.from_config(config, dtype=chosen)
+            if config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+                return AutoModelForImageTextToText.from_config(config, dtype=chosen)
+            return AutoModelForCausalLM.from_config(config, dtype=chosen)  # or raises
 
     model: PreTrainedModel = _loaded(source, "model", build, {"local_files_only": True})
     model.eval()

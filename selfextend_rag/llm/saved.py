@@ -171,9 +171,12 @@ def _check_documents(
     path: str | os.PathLike[str], there: Sequence[Document], wanted: Sequence[Document]
 ) -> None:
     """Refuse a reading of other documents: of other ids, titles, texts or order."""
-    one, other = ([(d.id, d.title, d.text) for d in documents] for documents in (there, wanted))
+    one, other = (
+        [(d.id, d.title, d.text, [(x.start, x.digest) for x in d.pictures]) for d in documents]
+        for documents in (there, wanted)
+    )
     if one != other:
-        named = (", ".join(title or name for name, title, _ in each) for each in (one, other))
+        named = (", ".join(title or name for name, title, *_ in each) for each in (one, other))
         raise CacheMismatchError(
             f"{path} is a reading of other documents: {', not '.join(named)}; read them again"
         )

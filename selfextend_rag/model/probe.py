@@ -258,6 +258,8 @@ def rotary_layouts(model: nn.Module, head_dim: int) -> Iterator[RotaryLayout]:
                 scale = getattr(module, name.replace("inv_freq", "attention_scaling"), 1.0)
                 found[tuple(buffer.double().flatten().tolist()), float(scale)] = None
     for inv_freq, scale in found:
+        if 2 * len(inv_freq) > head_dim:  # of other layers, such as a vision tower's
+            continue
         for offset in dict.fromkeys((0, head_dim - 2 * len(inv_freq))):
             for pairing in ("half", "interleaved") if offset >= 0 else ():
                 for sign in (1, -1):

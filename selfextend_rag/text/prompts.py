@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, NamedTuple
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from selfextend_rag.documents import Document, DocumentError
+from selfextend_rag.documents import Document, DocumentError, Picture
 from selfextend_rag.evidence import TokenRanges
+from selfextend_rag.model import PromptPictures
 from selfextend_rag.text.calls import OUR_FORM, CallForm, measured_form
 from selfextend_rag.text.codec import Encoded, TextCodec
 from selfextend_rag.text.messages import (
@@ -37,12 +38,22 @@ PromptForm = Literal["auto", "chat", "plain"]
 INSTRUCTION = "Answer the question from the text above. If the text does not say, say that."
 
 
+@dataclass(frozen=True, slots=True)
+class PlacedPicture:
+    """A picture, and the tokens of a prompt that it has: from ``start`` up to ``stop``."""
+
+    picture: Picture
+    start: int
+    stop: int
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Prompt:
     """What a model reads, or a part of it."""
 
     tokens: tuple[int, ...]  # titles and what the template writes included
     ranges: TokenRanges | None = None  # None without documents, or where they are not known
+    media: tuple[PlacedPicture, ...] = ()  # whose tokens are negative numbers
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -155,6 +166,23 @@ class PromptBuilder:
         firsts = [max(begin, place) for begin in begins]
         stops = [stop + place - lost for stop in stops]
         return Prompt(tokens, TokenRanges.within(encoded.ends, begins, firsts, stops))
+
+    def picture_tokens(self, document: Document) -> int:
+        """Return how many tokens the pictures of a document are.
+
+        Raises:
+            DocumentError: it has some, and these prompts are for a model of text.
+        """
+        refuse_pictures([document])
+        return 0
+
+    def shortcomings(self, document: Document) -> tuple[str, ...]:
+        """Return what the model will not see of a document, besides the document's remarks."""
+        return ()
+
+    def pictures_in(self, prompt: Prompt, model: PreTrainedModel) -> PromptPictures | None:
+        """Return the pictures of a prompt for the model that is to read it, if it has some."""
+        return None
 
     def question(self, question: str, history: Sequence[tuple[str, str]] = ()) -> Prompt:
         """Return what follows ``documents``.

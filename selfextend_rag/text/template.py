@@ -75,6 +75,7 @@ class ChatTemplate:
         self._codec = codec
         self.options = dict(options)
         self._controls = list(codec.control_ids)
+        self.in_parts = False  # it wants the text of a message as a list of one part
         # Random, so that no document can hold it.
         self.mark = f"[{secrets.token_hex(16)}"
         self._marks = re.compile(re.escape(self.mark) + r":(\d+)\]")
@@ -88,6 +89,8 @@ class ChatTemplate:
         options = {"add_generation_prompt": True, **self.options, **more}
         # Its own type knows neither parts of messages nor variables of templates.
         apply: Callable[..., object] = self._codec.tokenizer.apply_chat_template
+        if self.in_parts:
+            messages = [_in_parts(message) for message in messages]
         try:
             return str(apply(list(messages), tokenize=False, **options))
         except TemplateError as error:
@@ -166,6 +169,13 @@ class ChatTemplate:
             'the chat template changes the text of documents; use prompt_form="plain" or another '
             "template, so that the model reads what they say"
         )
+
+
+def _in_parts(message: Message) -> Message:
+    text = message.get("content")
+    if not isinstance(text, str):
+        return message
+    return {**message, "content": [{"type": "text", "text": text}]}
 
 
 def refuse_losses(messages: Sequence[Message], rendered: str) -> None:

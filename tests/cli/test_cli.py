@@ -19,7 +19,6 @@ from selfextend_rag.cli.app import Command
 from selfextend_rag.documents import Document
 from selfextend_rag.llm import LongContextLLM, Reading
 from selfextend_rag.planning import ContextPlan
-from tests.documents.files import pdf_bytes
 from tests.documents.scans import fake_recogniser
 
 
@@ -417,15 +416,3 @@ def test_file_names_that_are_no_text_are_read(run, model_folder, short, tmp_path
     code, out, _ = run("plan", os.fsdecode(name), short, "--model", model_folder, "--json")
     assert code == 0
     assert json.loads(out)["plan"]["prompt_tokens"] > 40
-
-
-def test_a_scan_for_a_vision_model_is_refused_by_one_of_text(run, tmp_path, model_folder):
-    scan = tmp_path / "scan.pdf"
-    scan.write_bytes(pdf_bytes("", ""))
-    asked = ("ask", scan, "-q", "Who?", "--model", model_folder)
-    code, _, err = run(*asked)
-    assert (code, "read it with --ocr, or with --pages" in err) == (2, True)
-    code, _, err = run(*asked, "--pages", "auto")
-    assert (code, "has 2 pictures" in err, "load a vision model" in err) == (2, True, True)
-    code, _, err = run(*asked, "--pages", "auto", "--ocr")
-    assert (code, "give one" in err) == (2, True)

@@ -1,0 +1,319 @@
+"""Prompts with pictures: what a processor makes of each, and where they are among the tokens.
+
+A picture is processed by itself, as its processor would in a prompt. Which tokens that makes
+depends on its size alone, so they are known from a blank picture of that size, before any weights
+or pixels are looked at. In a prompt each has a negative number of its own in their place, drawn
+from the picture's digest: equal numbers are the same part of the same picture, wherever tokens are
+compared.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from selfextend_rag.documents import Document, DocumentError, Picture
+from selfextend_rag.errors import UnsupportedModelError, in_short
+from selfextend_rag.model import PictureSpan, PromptPictures
+from selfextend_rag.text.codec import Encoded
+from selfextend_rag.text.prompts import (
+    PlacedPicture,
+    Prompt,
+    PromptBuilder,
+    joined_documents,
+)
+
+_THINNEST = 200  # times as long as wide; many processors make the shorter side a fixed length
+_SIZES = 4096  # whose tokens are remembered
+_SAMPLE = (64, 48), (36, 60)  # pixels of the pictures by which a model is measured
+_BEFORE, _BETWEEN, _AFTER = "Look at ", " and then at ", ", and say what they show."
+
+
+class PictureProcessor:
+    """What a vision-language model's processor makes of pictures.
+
+    Args:
+        processor: of transformers, with its image processor and tokenizer.
+
+    Raises:
+        UnsupportedModelError: it does not write pictures in a way that is known.
+    """
+
+    def __init__(self, processor: Any) -> None:
+        self.processor = processor
+        self.placeholder = self._placeholder()
+        self._sized = lru_cache(_SIZES)(self._tokens_of_size)
+
+    def tokens_of_size(self, width: int, height: int) -> tuple[int, ...]:
+        """Return the token ids that stand for a picture of so many pixels.
+
+        Raises:
+            DocumentError: the processor does not take such a picture.
+        """
+        if max(width, height) > _THINNEST * min(width, height):
+            raise DocumentError(
+                f"a picture of {width} x {height} pixels is over {_THINNEST} times as long as wide,"
+                " which vision models don't take; cut it into several"
+            )
+        return self._sized(width, height)
+
+    def numbers(self, picture: Picture) -> list[int]:
+        """Return the negative numbers that a prompt has for the tokens of a picture."""
+        count = len(self.tokens_of_size(picture.width, picture.height))
+        drawn = hashlib.shake_256(picture.digest.encode()).digest(8 * count)
+        found: list[int] = (-1 - (np.frombuffer(drawn, "<u8") >> 2).astype(np.int64)).tolist()
+        return found
+
+    def arguments(self, picture: Picture) -> Mapping[str, Any]:
+        """Return what the model is given for a prompt of this picture alone.
+
+        Raises:
+            DocumentError: the picture is damaged, or makes other tokens than one of its size does.
+        """
+        made = self._processed(self.placeholder, [picture.image()])
+        tokens = tuple(made["input_ids"][0].tolist())
+        if tokens != self.tokens_of_size(picture.width, picture.height):
+            raise DocumentError(
+                f"{picture.name or 'a picture'} makes {len(tokens)} tokens, and one of its size "
+                f"({picture.width} x {picture.height}) was planned to make others"
+            )
+        return made
+
+    def pictures(
+        self, model: PreTrainedModel, tokens: Sequence[int], placed: Sequence[PlacedPicture]
+    ) -> PromptPictures:
+        """Return the pictures of a prompt for a model that is to read them."""
+        spans = [PictureSpan(x.start, x.stop, self._later(x.picture)) for x in placed]
+        return PromptPictures(model, tokens, spans, lambda: self._sample(model))
+
+    def cuts_margins(self) -> bool:
+        """Return whether pictures that are no squares lose their margins: by cropping."""
+        images = self.processor.image_processor
+        size = getattr(images, "size", None)
+        shortest = size and (
+            size.get("shortest_edge") if isinstance(size, Mapping) else size["shortest_edge"]
+        )
+        return bool(getattr(images, "do_center_crop", False) and shortest)
+
+    def identity(self) -> dict[str, object]:
+        """Return all that decides what becomes of pictures, as JSON values."""
+        settings: dict[str, object] = json.loads(self.processor.to_json_string())
+        images = json.loads(self.processor.image_processor.to_json_string())
+        return {"processor": settings, "image_processor": images}
+
+    def _later(self, picture: Picture) -> Callable[[], Mapping[str, Any]]:
+        return lambda: self.arguments(picture)
+
+    def _tokens_of_size(self, width: int, height: int) -> tuple[int, ...]:
+        blank = import_module("PIL.Image").new("RGB", (width, height), "white")
+        return tuple(self._processed(self.placeholder, [blank])["input_ids"][0].tolist())
+
+    def _processed(self, text: str, images: list[Any]) -> dict[str, Any]:
+        try:
+            made = self.processor(
+                text=[text], images=images, return_tensors="pt", add_special_tokens=False
+            )
+        except Exception as error:  # what processors raise has no limit
+            sizes = ", ".join(f"{image.width} x {image.height}" for image in images)
+            raise DocumentError(
+                f"{type(self.processor).__name__} does not take a picture of {sizes} pixels: "
+                f"{in_short(error)}"
+            ) from error
+        return dict(made)
+
+    def _placeholder(self) -> str:
+        """Return the text that the processor replaces by a picture's tokens, found by trying."""
+        processor, problem = self.processor, ""
+        square = import_module("PIL.Image").new("RGB", (64, 64), "white")
+        names = ("image_placeholder_token", "image_token", "boi_token")
+        for name in names:
+            text = getattr(processor, name, None)
+            if not isinstance(text, str):
+                continue
+            try:
+                made = self._processed(text, [square])["input_ids"][0].tolist()
+            except DocumentError as error:
+                problem = str(error)
+                continue
+            if len(made) > 1 or made == processor.tokenizer.encode(text, add_special_tokens=False):
+                return text
+        raise UnsupportedModelError(
+            f"{type(processor).__name__} has no token in a text that it replaces by a picture"
+            + f" ({problem})" * bool(problem)
+        )
+
+    def _sample(self, model: PreTrainedModel) -> tuple[Mapping[str, Any], PromptPictures]:
+        """Return a prompt of two pictures as the processor makes it, and its own pictures."""
+        generator, ways = np.random.default_rng(0), import_module("PIL.Image")
+        shapes = [(height, width, 3) for width, height in _SAMPLE]
+        images = [ways.fromarray(generator.integers(0, 256, x, dtype=np.uint8)) for x in shapes]
+        text = f"{_BEFORE}{self.placeholder}{_BETWEEN}{self.placeholder}{_AFTER}"
+        whole = self._processed(text, images)
+        ids, spans, place = tuple(whole["input_ids"][0].tolist()), list[PictureSpan](), 0
+        for image in images:
+            alone = self.tokens_of_size(image.width, image.height)
+            place = _found(ids, alone, place)
+            stop = place + len(alone)
+            spans.append(PictureSpan(place, stop, self._of_sample(image)))
+            place = stop
+        return whole, PromptPictures(model, ids, spans)
+
+    def _of_sample(self, image: Any) -> Callable[[], Mapping[str, Any]]:
+        return lambda: self._processed(self.placeholder, [image])
+
+
+def tokenizer_of(processor: Any, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """Return a tokenizer with the chat template of a processor, where that has one of its own."""
+    template = getattr(processor, "chat_template", None)
+    if not template or template == tokenizer.chat_template:
+        return tokenizer
+    found = copy.copy(tokenizer)
+    found.chat_template = template
+    return found
+
+
+def _found(tokens: tuple[int, ...], part: tuple[int, ...], start: int) -> int:
+    for place in range(start, len(tokens) - len(part) + 1):
+        if tokens[place : place + len(part)] == part:
+            return place
+    raise UnsupportedModelError("a picture makes other tokens in company than it does alone")
+
+
+class PicturePrompts(PromptBuilder):
+    """Builds prompts of documents that may have pictures; see `PromptBuilder`.
+
+    Args:
+        tokenizer: the processor's.
+        processor: what makes tokens of pictures.
+        options: of `PromptBuilder`.
+
+    Raises:
+        UnsupportedModelError: processor or chat template do not write pictures in a known way.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, *, processor: Any, **options: Any
+    ) -> None:
+        super().__init__(tokenizer, **options)
+        said = "zqsaidzq"
+        written = (
+            self._template.try_render([{"role": "user", "content": said}]) if self.chat else ""
+        )
+        self._template.in_parts = self.chat and said not in (written or "")
+        self.pictures = PictureProcessor(processor)
+        self._before, self._after = self._written()
+
+    def identity(self) -> dict[str, object]:
+        """Return all that decides how documents become tokens, their pictures too."""
+        return {**super().identity(), "pictures": self.pictures.identity()}
+
+    def picture_tokens(self, document: Document) -> int:
+        """Return how many tokens the pictures of a document are, with what is around each."""
+        around = len(self.codec.text(self._before)) + len(self.codec.text(self._after))
+        sizes = ((picture.width, picture.height) for picture in document.pictures)
+        return sum(len(self.pictures.tokens_of_size(*size)) + around for size in sizes)
+
+    def shortcomings(self, document: Document) -> tuple[str, ...]:
+        """Return what the processor cuts off pictures."""
+        cut = [x for x in document.pictures if x.width != x.height]
+        if not cut or not self.pictures.cuts_margins():
+            return ()
+        return (
+            f"{len(cut)} of its pictures lose their margins: the model's processor cuts out a "
+            "square in the middle",
+        )
+
+    def pictures_in(self, prompt: Prompt, model: PreTrainedModel) -> PromptPictures | None:
+        """Return the pictures of a prompt for the model that is to read it, if it has some."""
+        if not prompt.media:
+            return None
+        return self.pictures.pictures(model, prompt.tokens, prompt.media)
+
+    def documents(self, documents: Sequence[Document], *, ranges: bool = True) -> Prompt:
+        """Return all that comes before a question, with pictures where they are in the text.
+
+        Where there are pictures, there are no ranges yet.
+        """
+        pictures = [picture for document in documents for picture in document.pictures]
+        if not pictures:
+            return super().documents(documents, ranges=ranges)
+        text = joined_documents([self._marked(x, i) for i, x in enumerate(documents)])[0]
+        if self.chat:
+            before = self._rendered_halves(text, "")[0]
+            self._template.place_of_documents(before, self._left(text))  # or refuses
+        else:
+            before = text + self._border.left
+        parts = before.split(self._mark)
+        if len(parts) != len(pictures) + 1:
+            raise ValueError("the chat template does not write a user message once and as it is")
+        encoded = Encoded([] if self.chat else self.codec.start(), None)
+        placed = []
+        for index, part in enumerate(parts):
+            left = self._after if index else ""
+            right = self._before if index < len(pictures) else ""
+            encoded.append(self._encoded(left + part + right, first=index == 0), 0)
+            if index < len(pictures):
+                start = len(encoded.ids)
+                encoded.append(Encoded(self.pictures.numbers(pictures[index]), None), 0)
+                placed.append(PlacedPicture(pictures[index], start, len(encoded.ids)))
+        return Prompt(tuple(encoded.ids), media=tuple(placed))
+
+    @property
+    def _mark(self) -> str:
+        """What pictures are in a text that is rendered; no document can hold it."""
+        return f"{self._template.mark}:picture]"
+
+    def _marked(self, document: Document, index: int) -> Document:
+        """Return a document whose pictures are marks in its text."""
+        parts, place = [], 0
+        for picture in document.pictures:
+            parts += [document.text[place : picture.start], self._mark]
+            place = picture.start
+        text = "".join([*parts, document.text[place:]])
+        return Document(text, document.title, document.id or str(index))
+
+    def _encoded(self, text: str, *, first: bool) -> Encoded:
+        """Return the tokens of text between pictures, as they follow the token before them."""
+        if not self.chat:
+            after = "" if first else self.pictures.placeholder
+            return Encoded(self.codec.text(text, after=after), None)
+        if first or self._template.mark in text:
+            return self._template.encoded(text, after="" if first else "\n")
+        return self.codec.encoded(text, after=self.pictures.placeholder, as_text=False, ends=False)
+
+    def _written(self) -> tuple[str, str]:
+        """Return what the chat template writes before and after a picture's placeholder.
+
+        Where it writes all pictures before the text, they are left where they are in the text,
+        each as the template writes one.
+        """
+        placeholder = self.pictures.placeholder
+        if not self.chat:
+            return "", ""
+        one, other = "zqonezq", "zqotherzq"
+        image = {"type": "image"}
+        texts = [{"type": "text", "text": text} for text in (one, other)]
+        rendered = self._template.try_render(
+            [{"role": "user", "content": [texts[0], image, texts[1]]}]
+        )
+        plain = self._template.try_render([{"role": "user", "content": texts}])
+        if rendered is None or plain is None or rendered.count(placeholder) != 1:
+            raise UnsupportedModelError(
+                "the chat template writes no picture once as the processor replaces it; "
+                'use prompt_form="plain", or another template'
+            )
+        if rendered.find(one) < rendered.find(placeholder) < rendered.find(other):
+            written = rendered.partition(one)[2].partition(other)[0]
+        else:
+            head = plain.partition(one)[0]
+            written = rendered.removeprefix(head).partition(one)[0]
+        before, _, after = written.partition(placeholder)
+        return before, after

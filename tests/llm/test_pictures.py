@@ -1,0 +1,173 @@
+"""Documents with pictures, read by a vision model: kept, saved, and asked many times."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+import torch
+
+from selfextend_rag.documents import Document, Picture
+from selfextend_rag.errors import (
+    CacheMismatchError,
+    ContextBudgetExceeded,
+    ModelLoadError,
+    UnsupportedModelError,
+)
+from selfextend_rag.llm import LongContextLLM
+from selfextend_rag.positions import SelfExtend
+from tests.zoo import vision
+
+FREE = {"max_new_tokens": 6, "stop_token_ids": ()}
+SPACE = {"max_new_tokens": 8, "question_reserve": 80}
+QUESTION = "What is on the pages?"
+
+
+def picture(seed: int, start: int = 0, size: tuple[int, int] = (50, 40)) -> Picture:
+    out = io.BytesIO()
+    vision.picture(*size, seed).save(out, "PNG")
+    return Picture(out.getvalue(), *size, start, f"page {seed}")
+
+
+def scan(pages: int = 6, first: int = 0) -> Document:
+    pictures = [picture(first + page, 4 * page) for page in range(pages)]
+    return Document.from_text("Page" * pages, title=f"scan of {pages}", pictures=pictures)
+
+
+def opened(model, processor, **options) -> LongContextLLM:
+    options = {"pretraining_window": 128, "chunk_size": 50, "instruction": "", **options}
+    return LongContextLLM(model, processor.tokenizer, processor=processor, **options)
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return vision.processor("llava")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return vision.model("llava").double()  # so that equal runs pick equal tokens
+
+
+@pytest.fixture
+def llm(model, processor):
+    return opened(model, processor)
+
+
+def test_pictures_are_planned_without_a_forward_and_read_as_planned(llm, model):
+    calls = []
+    hook = model.register_forward_pre_hook(lambda *_: calls.append(1))
+    plan = llm.plan(scan(), **SPACE)
+    hook.remove()
+    assert calls == []
+    assert isinstance(plan.settings, SelfExtend)
+    reading = llm.read(scan(), **SPACE)
+    assert reading.plan == plan
+    assert reading.ask(QUESTION, **FREE).usage.cached_tokens == plan.prompt_tokens
+    assert sum(token < 0 for token in reading._prefix.tokens) == 6 * 16
+
+
+def test_an_answer_is_the_same_in_chunks_of_any_size_and_differs_by_the_pictures(model, processor):
+    answers = {
+        opened(model, processor, chunk_size=size).read(scan(), **SPACE).ask(QUESTION, **FREE).text
+        for size in (7, 50, 5000)
+    }
+    assert len(answers) == 1
+    read = [opened(model, processor).read(scan(first=x), **SPACE) for x in (0, 50)]
+    nlls = [reading.answer_nll(QUESTION, "Seals.") for reading in read]
+    assert nlls[0] != nlls[1]
+
+
+def test_a_reading_saved_and_loaded_is_a_fresh_one(llm, model, processor, tmp_path):
+    reading = llm.read(scan(), **SPACE)
+    expected = [reading.ask(x, **FREE).text for x in (QUESTION, "And who?")]
+    reading.save(tmp_path / "scan.kv")
+    loaded = opened(model, processor).load(tmp_path / "scan.kv", documents=scan())
+    assert loaded.documents == (scan(),)
+    assert [loaded.ask(x, **FREE).text for x in (QUESTION, "And who?")] == expected
+    with pytest.raises(CacheMismatchError, match="other documents"):
+        llm.load(tmp_path / "scan.kv", documents=scan(first=50))
+
+
+def test_a_reading_of_other_pictures_or_another_processor_is_refused(llm, model, tmp_path):
+    llm.read(scan(), **SPACE).save(tmp_path / "scan.kv")
+    other = vision.processor("llava")
+    other.image_processor.image_mean = [0.1, 0.2, 0.3]
+    with pytest.raises(CacheMismatchError, match="prompt form"):
+        opened(model, other).load(tmp_path / "scan.kv")
+
+
+def test_questions_in_a_batch_have_the_answers_they_have_alone(llm):
+    reading = llm.read(scan(), **SPACE)
+    questions = [QUESTION, "Who?", "When was that, and where?"]
+    alone = [reading.ask(x, **FREE).text for x in questions]
+    assert [x.text for x in reading.ask_batch(questions, **FREE)] == alone
+    history = [("Who?", alone[1])]
+    assert reading.ask(QUESTION, history=history, **FREE).usage.cached_tokens > 0
+
+
+def test_documents_that_do_not_fit_are_refused_and_grouped(model, processor):
+    llm = opened(model, processor, max_group_size=4)
+    documents = [scan(4, first=10 * x) for x in range(3)]
+    with pytest.raises(ContextBudgetExceeded):
+        llm.read(documents, **SPACE)
+    groups = llm.plan_groups(documents, **SPACE)
+    assert sorted(x.id for group in groups for x in group.documents) == sorted(
+        x.id for x in documents
+    )
+    for group in groups:
+        reading = llm.read(group.documents, **SPACE)
+        assert reading.plan.prompt_tokens == group.plan.prompt_tokens
+
+
+def test_a_plan_says_where_the_processor_cuts_off_margins(llm):
+    (remark,) = llm.plan(scan(), **SPACE).remarks
+    assert "6 of its pictures lose their margins" in remark.message
+    square = Document.from_text("A", pictures=[picture(0, size=(64, 64))])
+    assert llm.plan(square, **SPACE).remarks == ()
+
+
+def test_text_alone_is_read_as_the_stock_model_reads_it(llm, model):
+    """Through the same builder of prompts, and with its evidence."""
+    reading = llm.read("The seal is in the blue house.", **SPACE)
+    answer = reading.ask("Where is the seal?", **FREE)
+    tokens = (*reading._prefix.tokens, *llm.prompts.question("Where is the seal?").tokens)
+    ids = torch.tensor([tokens])
+    with torch.no_grad():
+        expected = model.generate(ids, max_new_tokens=6, do_sample=False, eos_token_id=None)
+    said = expected[0, len(tokens) :].tolist()
+    assert answer.text == llm.prompts.codec.decode(said)
+    assert answer.evidence
+
+
+def test_other_families_are_refused_by_name_before_they_read(processor):
+    other = vision.processor("gemma3")
+    llm = opened(vision.model("gemma3"), other)
+    with pytest.raises(UnsupportedModelError, match=r"Gemma3.*both directions"):
+        llm.read(scan(), **SPACE)
+    assert llm.read("Text alone.", **SPACE).ask("Who?", **FREE).usage.completion_tokens > 0
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    where = tmp_path_factory.mktemp("vision")
+    made = vision.model("idefics3")
+    made.save_pretrained(where)
+    vision.processor("idefics3").save_pretrained(where)
+    return where
+
+
+def test_a_folder_is_loaded_with_its_processor(folder):
+    llm = LongContextLLM.from_pretrained(folder, pretraining_window=128, instruction="")
+    assert type(llm.model).__name__ == "Idefics3ForConditionalGeneration"
+    reading = llm.read(scan(3), **SPACE)
+    assert reading.plan.extended
+    own = opened(vision.model("idefics3"), vision.processor("idefics3")).read(scan(3), **SPACE)
+    assert own.ask(QUESTION, **FREE).text == reading.ask(QUESTION, **FREE).text
+
+
+def test_a_model_of_pictures_without_a_processor_is_refused(folder, tmp_path):
+    vision.model("idefics3").save_pretrained(tmp_path)
+    vision.tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(ModelLoadError, match="processor"):
+        LongContextLLM.from_pretrained(tmp_path)
