@@ -51,7 +51,11 @@ class Calibrate(DocumentOptions):
     plot: Path | None = Option(None, help="PNG to draw the map in")
 
     def run(self) -> int:
-        text = "\n\n".join(document.text for document in self.documents().documents)
+        from selfextend_rag.documents import refuse_pictures
+
+        documents = self.documents().documents
+        refuse_pictures(documents, "a calibration does not look at")
+        text = "\n\n".join(document.text for document in documents)
         with user_mistakes():
             llm = self.load()
             calibrator = self._calibrator(llm, text)

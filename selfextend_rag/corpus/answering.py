@@ -106,7 +106,10 @@ def described(document: Document) -> dict[str, str | None]:
 
 def key_of(documents: Sequence[Document], question: str, asked: Asked, model: object) -> str:
     """Return the key of a row: a digest of all that decides what the answer is."""
-    named = [[x.id, x.title, x.source, digest(x.text)] for x in documents]
+    named = [
+        [x.id, x.title, x.source, digest(x.text), *(p.digest for p in x.pictures)]
+        for x in documents
+    ]
     parts = {
         "documents": named,
         "question": question,

@@ -6,7 +6,7 @@ can't be read whole is refused with a :class:`DocumentError`.
 """
 
 from selfextend_rag.documents.content import Location, Remark
-from selfextend_rag.documents.document import Document, word_relevance
+from selfextend_rag.documents.document import Document, refuse_pictures, word_relevance
 from selfextend_rag.documents.folders import ReadFiles, SkippedFile, read_documents
 from selfextend_rag.documents.pictures import Picture
 from selfextend_rag.errors import DocumentError, UnsupportedDocument
@@ -21,5 +21,6 @@ __all__ = [
     "SkippedFile",
     "UnsupportedDocument",
     "read_documents",
+    "refuse_pictures",
     "word_relevance",
 ]

@@ -325,6 +325,27 @@ def text_id(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
+def refuse_pictures(
+    documents: Sequence[Document], who: str = "a model of text can't look at"
+) -> None:
+    """Refuse documents with pictures where their text alone would be used.
+
+    Args:
+        documents: the documents.
+        who: who can't do what with pictures, as the end of a sentence.
+
+    Raises:
+        DocumentError: the message says which document, and what can be done.
+    """
+    for document in documents:
+        if count := len(document.pictures):
+            name = document.title or document.source or document.id
+            raise DocumentError(
+                f"{name} has {count} picture{'s' * (count > 1)}, which {who}; load a vision model "
+                "to read it, or have the text of its pages recognised with ocr=True"
+            )
+
+
 def _check_pages(pages: Pages, ocr: bool) -> None:
     if pages not in PAGES:
         raise ValueError(f"pages is one of {', '.join(PAGES)}, not {pages!r}")

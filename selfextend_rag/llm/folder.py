@@ -68,8 +68,11 @@ def names_of(documents: Sequence[Document]) -> tuple[DocumentName, ...]:
 
 
 def reading_id(documents: Sequence[Document]) -> str:
-    """Return 16 hexadecimal digits for documents in an order: their ids, titles and texts."""
-    parts = [(document.id, document.title, document.text) for document in documents]
+    """Return 16 hexadecimal digits for documents in an order: their ids, titles, texts and
+    pictures."""
+    parts: list[Sequence[object]] = [
+        (x.id, x.title, x.text, *((p.start, p.digest) for p in x.pictures)) for x in documents
+    ]
     return digest(json.dumps(parts))[:16]
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, TypeVar
 
-from selfextend_rag.documents import Document, Location, Remark
+from selfextend_rag.documents import Document, Location, Remark, refuse_pictures
 from selfextend_rag.documents.document import text_id
 from selfextend_rag.documents.encoding import normalize_newlines
 from selfextend_rag.engine import answer_options
@@ -245,6 +245,7 @@ def file_notes(document: Document) -> dict[str, object]:
     ``remarks`` and ``locations`` are lists of what the document has. Frameworks copy metadata to
     parts of a text too; ``text_id`` says in which text the locations count.
     """
+    refuse_pictures([document], "texts of frameworks don't have")
     return {
         "remarks": [remark.to_dict() for remark in document.remarks],
         "locations": [asdict(location) for location in document.locations],

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from selfextend_rag.documents import Document
-from selfextend_rag.text.prompts import Prompt, PromptBuilder, refuse_pictures
+from selfextend_rag.documents import Document, refuse_pictures
+from selfextend_rag.text.prompts import Prompt, PromptBuilder
 
 _TAIL = 64  # characters at each side of a border that decide how it is tokenized
 

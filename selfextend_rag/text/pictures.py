@@ -53,7 +53,7 @@ class PictureProcessor:
         self._sized = lru_cache(_SIZES)(self._tokens_of_size)
 
     def tokens_of_size(self, width: int, height: int) -> tuple[int, ...]:
-        """Return the token ids that stand for a picture of so many pixels.
+        """Return the token ids that a picture of so many pixels makes.
 
         Raises:
             DocumentError: the processor does not take such a picture.

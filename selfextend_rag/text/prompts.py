@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from selfextend_rag.documents import Document, DocumentError, Picture
+from selfextend_rag.documents import Document, Picture, refuse_pictures
 from selfextend_rag.evidence import TokenRanges
 from selfextend_rag.model import PromptPictures
 from selfextend_rag.text.calls import OUR_FORM, CallForm, measured_form
@@ -395,23 +395,6 @@ def joined_documents(documents: Sequence[Document]) -> tuple[str, list[int], lis
         stops.append(place + len(parts[-1]))
         place = stops[-1] + len(BREAK)
     return BREAK.join(parts), starts, stops
-
-
-def refuse_pictures(documents: Sequence[Document]) -> None:
-    """Refuse documents with pictures, for a model that reads text alone.
-
-    Raises:
-        DocumentError: the message says which document, and what can be done.
-    """
-    for document in documents:
-        if document.pictures:
-            name = document.title or document.source or document.id
-            count = len(document.pictures)
-            raise DocumentError(
-                f"{name} has {count} picture{'s' * (count > 1)}, which a model of text can't look "
-                "at; load a vision model to read it, or have the text of its pages recognised with "
-                "ocr=True"
-            )
 
 
 def _headings(documents: Sequence[Document]) -> list[str]:

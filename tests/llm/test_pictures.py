@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import io
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from selfextend_rag.documents import Document, Picture
+from selfextend_rag.corpus.answering import key_of
+from selfextend_rag.documents import Document, DocumentError, Picture
 from selfextend_rag.errors import (
     CacheMismatchError,
     ContextBudgetExceeded,
     ModelLoadError,
     UnsupportedModelError,
 )
-from selfextend_rag.llm import LongContextLLM
+from selfextend_rag.evals.comparison.passages import passages_of
+from selfextend_rag.llm import LongContextLLM, frameworks
+from selfextend_rag.llm.folder import reading_id
 from selfextend_rag.positions import SelfExtend
 from tests.zoo import vision
 
@@ -171,3 +175,20 @@ def test_a_model_of_pictures_without_a_processor_is_refused(folder, tmp_path):
     vision.tokenizer().save_pretrained(tmp_path)
     with pytest.raises(ModelLoadError, match="processor"):
         LongContextLLM.from_pretrained(tmp_path)
+
+
+def test_what_is_kept_for_documents_is_kept_for_their_pictures_too():
+    """Under an id of the caller's own, they may differ by their pictures alone."""
+    one, other = ([Document("A", "", "mine", pictures=(picture(x),))] for x in (1, 2))
+    assert reading_id(one) != reading_id(other)
+    assert reading_id([Document("A", "", "mine")]) not in (reading_id(one), reading_id(other))
+    asked = SimpleNamespace(options={}, evidence=False)
+    assert key_of(one, "Who?", asked, "m") != key_of(other, "Who?", asked, "m")
+
+
+@pytest.mark.parametrize(
+    "use", [lambda x: passages_of([x], 10), frameworks.file_notes], ids=["passages", "frameworks"]
+)
+def test_pictures_are_not_lost_where_text_alone_is_used(use):
+    with pytest.raises(DocumentError, match="scan of 6 has 6 pictures, which"):
+        use(scan())

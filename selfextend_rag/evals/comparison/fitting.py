@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from selfextend_rag.documents import Document
+from selfextend_rag.documents import Document, refuse_pictures
 from selfextend_rag.evals.comparison.passages import LEAST_WORDS, Index, words_of
 from selfextend_rag.evals.methods.base import MethodError
 from selfextend_rag.evals.methods.rankings import PASSAGE_WORDS
@@ -31,6 +31,7 @@ def default_words(
         passages: how many are read for a question.
         answer_tokens: tokens kept free for an answer.
     """
+    refuse_pictures(documents, "passages of text don't have")
     prompts, window = llm.prompts, llm.planner.pretraining_window
     frame = len(prompts.documents([replace(documents[0], text=".", locations=())]))
     longest = max(len(prompts.question(question)) for question in questions)

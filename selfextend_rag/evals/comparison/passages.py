@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-from selfextend_rag.documents import Document
+from selfextend_rag.documents import Document, refuse_pictures
 from selfextend_rag.evals.benchmarks.items import Item, Question
 from selfextend_rag.evals.comparison.asked import Asked
 from selfextend_rag.evals.methods.base import MethodError
@@ -103,6 +103,7 @@ def passages_of(documents: Sequence[Document], words: int) -> list[Passage]:
     A passage ends where the last paragraph in its second half ends, or else the last line or
     sentence, or else after its last word. Characters of scripts without spaces count as words.
     """
+    refuse_pictures(documents, "passages of text don't have")
     found = []
     for number, document in enumerate(documents):
         starts = [0, *_borders(document.text, words), len(document.text)]

@@ -70,7 +70,7 @@ def framework_document(document: Document) -> LlamaDocument:
     """Return a document of the core as LlamaIndex's, under its own id."""
     named = {"title": document.title, "file_path": document.source}
     metadata = {name: value for name, value in named.items() if value} | dict(document.metadata)
-    if document.remarks or document.locations:
+    if document.remarks or document.locations or document.pictures:
         metadata |= frameworks.file_notes(document)
     hidden = [name for name in frameworks.FILE_NOTES if name in metadata]
     return LlamaDocument(
