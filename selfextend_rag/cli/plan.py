@@ -61,8 +61,8 @@ class Plan(ReadingOptions):
         from selfextend_rag.llm.budget import ReadingBudget
         from selfextend_rag.text.prompts import PromptBuilder
 
-        processor = loading.load_processor(self.source)
         tokenizer = loading.load_tokenizer(self.source)
+        processor = loading.usable_processor(self.source, tokenizer)
         config = loading.load_config(self.source, full_attention=self.full_attention)
         window = self.pretraining_window
         if window is None:

@@ -31,8 +31,8 @@ from selfextend_rag.llm.ledger import Ledger, with_garbage_collected
 from selfextend_rag.llm.loading import (
     DeviceMap,
     load_model,
-    load_processor,
     load_tokenizer,
+    usable_processor,
 )
 from selfextend_rag.llm.memory import MemoryLimit
 from selfextend_rag.llm.options import knowing_options, refuse_unknown
@@ -132,6 +132,8 @@ class LongContextLLM(BaseLLM):
         method: str = SelfExtend.name,
     ) -> None:
         if processor is not None:
+            if self.prompt_builder is not PromptBuilder:
+                raise ValueError(f"{type(self).__name__} reads text alone; leave processor out")
             tokenizer = tokenizer_of(processor, tokenizer)
         self.tokenizer = tokenizer
         if pretraining_window is None:
@@ -227,10 +229,10 @@ class LongContextLLM(BaseLLM):
         """
         refuse_unknown(cls, options)  # before anything is loaded
         more = dict(model_options or {})
-        processor = load_processor(source, **more)
-        if processor is not None:
-            options.setdefault("processor", processor)
         tokenizer = load_tokenizer(source, **more)
+        if "processor" not in options and cls.prompt_builder is PromptBuilder:
+            form = options.get("prompt_form", "auto")
+            options["processor"] = usable_processor(source, tokenizer, form, **more)
         more |= {"device_map": device_map, "dtype": dtype}
         return cls(load_model(source, full_attention=full_attention, **more), tokenizer, **options)
 

@@ -7,6 +7,7 @@ the end of their headers, and a model is built on torch's meta device, without m
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -36,13 +37,22 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
 )
 
-from selfextend_rag.errors import ModelLoadError, UnknownMemoryError, in_short
+from selfextend_rag.errors import (
+    ModelLoadError,
+    UnknownMemoryError,
+    UnsupportedModelError,
+    in_short,
+)
 from selfextend_rag.llm.bars import bars_if_watched
 from selfextend_rag.llm.gguf import in_transformers_form
 from selfextend_rag.llm.hub import hub_answers
 from selfextend_rag.llm.memory import MemoryLimit, budget_of, model_memory, sizes_of
 from selfextend_rag.model import with_full_attention
 from selfextend_rag.planning import MemoryBudget
+from selfextend_rag.text.pictures import PicturePrompts, tokenizer_of
+from selfextend_rag.text.prompts import PromptForm
+
+log = logging.getLogger(__name__)
 
 DeviceMap = str | int | torch.device | Mapping[str, object] | None
 """A device, the device of each part by the beginning of its name, or a word of accelerate's."""
@@ -142,6 +152,27 @@ def load_processor(source: str | os.PathLike[str], **options: Any) -> ProcessorM
             raise
         return None  # of text alone, as many a copy of such a model is
     return found if isinstance(found, ProcessorMixin) else None
+
+
+def usable_processor(
+    source: str | os.PathLike[str],
+    tokenizer: PreTrainedTokenizerBase,
+    form: PromptForm = "auto",
+    **options: Any,
+) -> ProcessorMixin | None:
+    """Return a model's processor; None, and a warning, where it can't be used as prompts need it.
+
+    Options and errors are as of `load_processor`.
+    """
+    processor = load_processor(source, **options)
+    if processor is None:
+        return None
+    try:
+        PicturePrompts(tokenizer_of(processor, tokenizer), processor=processor, form=form)
+    except UnsupportedModelError as error:
+        log.warning("%s reads text alone: %s", os.fspath(source), error)
+        return None
+    return processor
 
 
 def _takes_pictures(source: str | os.PathLike[str], options: Mapping[str, Any]) -> bool:

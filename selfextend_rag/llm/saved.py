@@ -72,6 +72,7 @@ def load(
     except (ValueError, TypeError, KeyError) as error:
         raise CorruptReadingError(f"{path} lacks documents or plan: {error!r}") from error
     _check_documents(path, kept, kept if documents is None else documents)
+    _check_pictures(path, kept, saved.tokens, runner)
     _check_settings(path, runner, plan, saved.settings)
     plan = replace(plan, chunk_size=fitted.chunk_size, memory=fitted.memory)  # as they are here
     state = model_state(runner.engine.model)
@@ -179,6 +180,21 @@ def _check_documents(
         named = (", ".join(title or name for name, title, *_ in each) for each in (one, other))
         raise CacheMismatchError(
             f"{path} is a reading of other documents: {', not '.join(named)}; read them again"
+        )
+
+
+def _check_pictures(
+    path: str | os.PathLike[str],
+    documents: Sequence[Document],
+    tokens: Sequence[int],
+    runner: TextRunner,
+) -> None:
+    """Refuse a reading whose pictures another processor made, or this one with other settings."""
+    expected = [number for x in documents for number in runner.prompts.picture_numbers(x)]
+    if [token for token in tokens if token < 0] != expected:
+        raise CacheMismatchError(
+            f"{path} is a reading of pictures that another processor made tokens of, or with other "
+            "settings; load it with that one, or read the documents again"
         )
 
 

@@ -52,6 +52,11 @@ class TextCodec:
         # Some vocabularies write a character that they lack as their unknown token.
         self._forbidden = frozenset(self.control_ids.values()) - {tokenizer.unk_token_id}
 
+    @property
+    def lock(self) -> threading.Lock:
+        """Return what has to be held while the tokenizer is run by others."""
+        return self._lock
+
     def start(self) -> list[int]:
         """Return the start token that prompts begin with, if the tokenizer has one."""
         bos = self.tokenizer.bos_token_id

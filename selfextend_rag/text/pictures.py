@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from importlib import import_module
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from selfextend_rag.cache.identity import digest
 from selfextend_rag.documents import Document, DocumentError, Picture
 from selfextend_rag.errors import UnsupportedModelError, in_short
 from selfextend_rag.model import PictureSpan, PromptPictures
@@ -42,13 +44,15 @@ class PictureProcessor:
 
     Args:
         processor: of transformers, with its image processor and tokenizer.
+        lock: is held while the tokenizer runs, which others run too.
 
     Raises:
         UnsupportedModelError: it does not write pictures in a way that is known.
     """
 
-    def __init__(self, processor: Any) -> None:
+    def __init__(self, processor: Any, lock: threading.Lock | None = None) -> None:
         self.processor = processor
+        self._lock = threading.Lock() if lock is None else lock
         self.placeholder = self._placeholder()
         self._sized = lru_cache(_SIZES)(self._tokens_of_size)
 
@@ -68,7 +72,8 @@ class PictureProcessor:
     def numbers(self, picture: Picture) -> list[int]:
         """Return the negative numbers that a prompt has for the tokens of a picture."""
         count = len(self.tokens_of_size(picture.width, picture.height))
-        drawn = hashlib.shake_256(picture.digest.encode()).digest(8 * count)
+        key = f"{picture.digest} {self._identity}"
+        drawn = hashlib.shake_256(key.encode()).digest(8 * count)
         found: list[int] = (-1 - (np.frombuffer(drawn, "<u8") >> 2).astype(np.int64)).tolist()
         return found
 
@@ -103,11 +108,12 @@ class PictureProcessor:
         )
         return bool(getattr(images, "do_center_crop", False) and shortest)
 
-    def identity(self) -> dict[str, object]:
-        """Return all that decides what becomes of pictures, as JSON values."""
-        settings: dict[str, object] = json.loads(self.processor.to_json_string())
-        images = json.loads(self.processor.image_processor.to_json_string())
-        return {"processor": settings, "image_processor": images}
+    @property
+    def _identity(self) -> str:
+        """Return a digest of all that decides what becomes of pictures."""
+        parts = self.processor, self.processor.image_processor
+        settings = [json.loads(part.to_json_string()) for part in parts]
+        return digest(json.dumps(settings, sort_keys=True))
 
     def _later(self, picture: Picture) -> Callable[[], Mapping[str, Any]]:
         return lambda: self.arguments(picture)
@@ -118,9 +124,10 @@ class PictureProcessor:
 
     def _processed(self, text: str, images: list[Any]) -> dict[str, Any]:
         try:
-            made = self.processor(
-                text=[text], images=images, return_tensors="pt", add_special_tokens=False
-            )
+            with self._lock:
+                made = self.processor(
+                    text=[text], images=images, return_tensors="pt", add_special_tokens=False
+                )
         except Exception as error:  # what processors raise has no limit
             sizes = ", ".join(f"{image.width} x {image.height}" for image in images)
             raise DocumentError(
@@ -208,18 +215,18 @@ class PicturePrompts(PromptBuilder):
             self._template.try_render([{"role": "user", "content": said}]) if self.chat else ""
         )
         self._template.in_parts = self.chat and said not in (written or "")
-        self.pictures = PictureProcessor(processor)
+        self.pictures = PictureProcessor(processor, self.codec.lock)
         self._before, self._after = self._written()
-
-    def identity(self) -> dict[str, object]:
-        """Return all that decides how documents become tokens, their pictures too."""
-        return {**super().identity(), "pictures": self.pictures.identity()}
 
     def picture_tokens(self, document: Document) -> int:
         """Return how many tokens the pictures of a document are, with what is around each."""
         around = len(self.codec.text(self._before)) + len(self.codec.text(self._after))
         sizes = ((picture.width, picture.height) for picture in document.pictures)
         return sum(len(self.pictures.tokens_of_size(*size)) + around for size in sizes)
+
+    def picture_numbers(self, document: Document) -> list[int]:
+        """Return the negative numbers that a prompt has for the pictures of a document."""
+        return [number for x in document.pictures for number in self.pictures.numbers(x)]
 
     def shortcomings(self, document: Document) -> tuple[str, ...]:
         """Return what the processor cuts off pictures."""

@@ -176,6 +176,10 @@ class PromptBuilder:
         refuse_pictures([document])
         return 0
 
+    def picture_numbers(self, document: Document) -> list[int]:
+        """Return the negative numbers that a prompt has for the pictures of a document."""
+        return []
+
     def shortcomings(self, document: Document) -> tuple[str, ...]:
         """Return what the model will not see of a document, besides the document's remarks."""
         return ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -66,7 +67,7 @@ def test_pictures_are_planned_without_a_forward_and_read_as_planned(llm, model):
     assert calls == []
     assert isinstance(plan.settings, SelfExtend)
     reading = llm.read(scan(), **SPACE)
-    assert reading.plan == plan
+    assert replace(reading.plan, memory=None) == replace(plan, memory=None)
     assert reading.ask(QUESTION, **FREE).usage.cached_tokens == plan.prompt_tokens
     assert sum(token < 0 for token in reading._prefix.tokens) == 6 * 16
 
@@ -97,7 +98,7 @@ def test_a_reading_of_other_pictures_or_another_processor_is_refused(llm, model,
     llm.read(scan(), **SPACE).save(tmp_path / "scan.kv")
     other = vision.processor("llava")
     other.image_processor.image_mean = [0.1, 0.2, 0.3]
-    with pytest.raises(CacheMismatchError, match="prompt form"):
+    with pytest.raises(CacheMismatchError, match="another processor made tokens"):
         opened(model, other).load(tmp_path / "scan.kv")
 
 
@@ -175,6 +176,37 @@ def test_a_model_of_pictures_without_a_processor_is_refused(folder, tmp_path):
     vision.tokenizer().save_pretrained(tmp_path)
     with pytest.raises(ModelLoadError, match="processor"):
         LongContextLLM.from_pretrained(tmp_path)
+
+
+def test_a_model_whose_template_writes_no_pictures_reads_text_alone(folder, tmp_path, caplog):
+    made = vision.processor("idefics3")
+    made.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    vision.model("idefics3").save_pretrained(tmp_path)
+    made.save_pretrained(tmp_path)
+    llm = LongContextLLM.from_pretrained(tmp_path, pretraining_window=128)
+    assert "reads text alone: the chat template writes no picture" in caplog.text
+    assert llm.read("Text.", **SPACE).ask("Who?", **FREE).usage.completion_tokens > 0
+    with pytest.raises(DocumentError, match="load a vision model"):
+        llm.read(scan(), **SPACE)
+
+
+def test_the_tokenizer_is_run_by_one_thread_at_a_time(llm):
+    """A fast tokenizer that is run by two raises, as it keeps options of the last call."""
+    lock = llm.prompts.codec.lock
+    seen = []
+    processed = llm.prompts.pictures.processor.replace_image_token
+
+    def look(*args: object, **kwargs: object) -> str:
+        seen.append(lock.locked())
+        return processed(*args, **kwargs)
+
+    llm.prompts.pictures.processor.replace_image_token = look
+    try:
+        llm.prompts.pictures.arguments(picture(1))
+    finally:
+        del llm.prompts.pictures.processor.replace_image_token
+    assert seen
+    assert all(seen)
 
 
 def test_what_is_kept_for_documents_is_kept_for_their_pictures_too():
