@@ -17,7 +17,7 @@ import httpx
 from selfextend_rag.evals.prose import king_james
 
 LINK = re.compile(r'(?:src|href)="([^"#:]+\.(?:js|css|svg))"')
-IMPORT = re.compile(r'from "(\./[^"]+\.js)"')
+IMPORT = re.compile(r'from "(\.{1,2}/[^"]+\.js)"')
 
 
 def page(client: httpx.Client) -> float:

@@ -26,7 +26,7 @@ import uvicorn
 from selfextend_rag.documents import Document
 from selfextend_rag.evals.prose import king_james
 from selfextend_rag.llm import LongContextLLM
-from selfextend_rag.serve import ServerSettings, create_app
+from selfextend_rag.serve import ServerSettings, create_app, listen
 from selfextend_rag.serve.run import server_config
 
 MAX_TOKENS = 4
@@ -87,14 +87,15 @@ def ask(url: str, text: str, with_httpx: bool, pipe) -> None:
 @contextmanager
 def server(app):
     """Yield the address of a server in a thread of this process."""
-    running = uvicorn.Server(server_config(app, port=0))
-    thread = threading.Thread(target=running.run, daemon=True)
-    thread.start()
-    while not running.started:
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{running.servers[0].sockets[0].getsockname()[1]}"
-    running.should_exit = True
-    thread.join()
+    running = uvicorn.Server(server_config(app))
+    with listen("127.0.0.1", 0) as bound:
+        thread = threading.Thread(target=running.run, args=([bound],), daemon=True)
+        thread.start()
+        while not running.started:
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{bound.getsockname()[1]}"
+        running.should_exit = True
+        thread.join()
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import signal
 import socket
@@ -10,7 +11,7 @@ import threading
 import httpx
 import pytest
 
-from selfextend_rag.serve import ServerSettings, create_app, run
+from selfextend_rag.serve import ServerSettings, create_app, listen, run
 from selfextend_rag.serve.run import Door, Server, server_config
 
 SETTINGS = ServerSettings(model_name="bundled", api_key="secret")
@@ -80,6 +81,22 @@ def test_nobody_is_let_in_before_that_either(loading):
         assert client.get("/health", headers={"Host": "evil.example"}).status_code == 421
         elsewhere = {**KEY, "Origin": "https://evil.example"}
         assert client.get("/v1/models", headers=elsewhere).status_code == 403
+
+
+async def test_what_is_small_is_sent_at_once():
+    """Each token of a stream, and each page's body behind its headers, waited 40 ms."""
+    accepted = asyncio.Queue()
+
+    async def accept(_, writer):
+        accepted.put_nowait(writer.get_extra_info("socket"))
+        writer.close()
+
+    bound = listen("127.0.0.1", 0)
+    async with await asyncio.start_server(accept, sock=bound):
+        _, writer = await asyncio.open_connection(*bound.getsockname())
+        connection = await accepted.get()
+        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        writer.close()
 
 
 def test_it_ends_while_it_loads(loading):

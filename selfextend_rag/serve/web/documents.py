@@ -36,7 +36,7 @@ def router(served: Served) -> APIRouter:
 
     @routes.get("/info")
     async def info() -> JSONResponse:
-        found = await asyncio.to_thread(samples.described)
+        found = [asdict(sample) for sample in samples.SAMPLES]
         return JSONResponse({**_of_server(served), "samples": found})
 
     @routes.post("/samples/{name}")

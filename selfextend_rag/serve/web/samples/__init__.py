@@ -6,11 +6,8 @@ the public domain. examples/documents/README.md says where it was taken.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from functools import cache
+from dataclasses import dataclass
 from pathlib import Path
-
-from selfextend_rag.documents import Document
 
 _FOLDER = Path(__file__).parent
 
@@ -59,13 +56,3 @@ def data_of(name: str) -> bytes:
     if name not in NAMES:
         raise KeyError(name)
     return (_FOLDER / name).read_bytes()
-
-
-@cache
-def described() -> tuple[dict[str, object], ...]:
-    """Return name, label, questions, title and length in characters of each sample."""
-    documents = [Document.from_bytes(data_of(sample.name), sample.name) for sample in SAMPLES]
-    return tuple(
-        asdict(sample) | {"title": document.title, "characters": len(document.text)}
-        for sample, document in zip(SAMPLES, documents, strict=True)
-    )

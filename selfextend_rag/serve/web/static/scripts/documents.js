@@ -147,7 +147,7 @@ function showSamples(samples) {
   byId("sample-list").replaceChildren(
     ...samples.map((sample) =>
       element("li", {}, button(sample.label, () => addSample(sample), {
-        title: `${sample.name}, ${number(sample.characters)} characters`,
+        title: sample.name,
       })),
     ),
   );
