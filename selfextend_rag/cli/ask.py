@@ -113,7 +113,8 @@ class Ask(ReadingOptions):
             where = passage.location or f"line {line}"
             quote = textwrap.shorten(passage.text, _QUOTE, placeholder=" ...")
             name = document.source or passage.title or passage.document_id
-            self.say(f'  {name}, {where} ({passage.score:.0%}): "{quote}"')
+            said = f'"{quote}"' if passage.picture is None else "a picture"
+            self.say(f"  {name}, {where} ({passage.score:.0%}): {said}")
 
 
 @app.command()

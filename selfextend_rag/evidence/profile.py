@@ -22,7 +22,8 @@ def attention_profile(
 ) -> tuple[tuple[float, ...], ...]:
     """Return the share of the attention to all documents in each slice of each document's text.
 
-    The weight of a token is spread evenly over its characters, so that all shares add up to 1.
+    The weight of a token is spread evenly over its characters, so that all shares add up to 1. Of
+    a document with pictures, which are at no characters, the slices are of its tokens.
 
     Args:
         mass: the weight of each token of the prompt; tokens past ``ranges`` do not count.
@@ -43,6 +44,10 @@ def attention_profile(
     found = []
     for document, first, last in zip(documents, borders[:-1], borders[1:], strict=True):
         own = held[first:last]
+        if document.pictures:
+            place = np.arange(len(own) + 1) * (slices / max(1, len(own)))
+            found.append(_spread(weights[own] / total, place[:-1], place[1:], slices))
+            continue
         start, end = ranges.start[own], ranges.end[own]
         start = np.where(start == end, start - 1, start)  # the rest of the character before it
         scale = slices / len(document.text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,9 @@ class TokenRanges:
     document: Integers  # counted from 0; -1 for titles, separators and the template
     start: Integers  # first character in the document's text
     end: Integers  # the character after the last
+    # The number of a token's picture within its document, -1 of text; None where all is text. A
+    # picture's tokens are at the character that it comes before.
+    picture: Integers | None = None
 
     def __len__(self) -> int:
         return len(self.document)
@@ -53,7 +56,10 @@ class TokenRanges:
             return None
         shift = len(others) - kept
         parts = ((-1, self.document), (0, self.start), (0, self.end))
-        return TokenRanges(*(np.append(np.full(shift, x), mine[-kept:]) for x, mine in parts))
+        found = TokenRanges(*(np.append(np.full(shift, x), mine[-kept:]) for x, mine in parts))
+        if self.picture is None:
+            return found
+        return replace(found, picture=np.append(np.full(shift, -1), self.picture[-kept:]))
 
     @classmethod
     def within(
@@ -105,6 +111,8 @@ class Evidence:
             None where that is not known, as in plain text.
         before: what the document says right before it, to be shown with it.
         after: what it says right after it.
+        picture: the number of the picture that was looked at, counted from 0, among the document's
+            ``pictures``, and ``location`` is its name; there is no text then. None for text.
     """
 
     document_id: str
@@ -116,10 +124,13 @@ class Evidence:
     location: str | None = None
     before: str = field(default="", compare=False, repr=False)
     after: str = field(default="", compare=False, repr=False)
+    picture: int | None = None
 
     def to_dict(self) -> dict[str, object]:
         """Return the passage as JSON values, without what is around it."""
         values = asdict(self)
+        if self.picture is None:
+            del values["picture"]
         return {name: values[name] for name in values if name not in ("before", "after")}
 
 
@@ -130,6 +141,7 @@ class _Span:
     start: int
     end: int
     score: float = 0.0
+    picture: int | None = None
 
 
 def find_evidence(
@@ -145,7 +157,8 @@ def find_evidence(
     The heaviest window of tokens of one document is cut to its core and extended to whole
     sentences, or whole words where sentences are long; then the heaviest of those that do not
     overlap it, and so on. Passages that come to overlap are one. Of equals, the first counts. None
-    goes beyond a page or a row of a table, where a document knows them.
+    goes beyond a page or a row of a table, where a document knows them. A picture counts as a
+    whole.
 
     Args:
         mass: the weight of each token of the prompt; tokens past ``ranges`` do not count.
@@ -160,6 +173,9 @@ def find_evidence(
     if total <= 0.0:
         return ()
     places = _Places(ranges, documents)
+    pictures = _pictures(weights / total, ranges, documents)
+    if ranges.picture is not None:
+        weights = np.where(ranges.picture >= 0, 0.0, weights)
     windows = _Windows(weights, places.of_token, window)
     spans: list[_Span] = []
     while len(spans) < top and (found := windows.heaviest()) is not None:
@@ -175,7 +191,7 @@ def find_evidence(
         span.score = float(weights[inside].sum()) / total
         windows.exclude(inside)
         spans.append(span)
-    spans.sort(key=lambda s: (-s.score, s.document, s.start))
+    spans = sorted([*spans, *pictures], key=lambda s: (-s.score, s.document, s.start))[:top]
     least = max(_LEAST * spans[0].score, 1e-12) if spans else 0.0
     return tuple(_passage(s, documents[s.document]) for s in spans if s.score >= least)
 
@@ -190,7 +206,25 @@ def document_weights(mass: Weights, ranges: TokenRanges) -> Weights:
     return weights
 
 
+def _pictures(shares: Weights, ranges: TokenRanges, documents: Sequence[Document]) -> list[_Span]:
+    """Return every picture with the share of attention that its tokens had."""
+    if ranges.picture is None:
+        return []
+    found = []
+    for number, document in enumerate(documents):
+        own = (ranges.document == number) & (ranges.picture >= 0)
+        scores = np.bincount(ranges.picture[own], shares[own], len(document.pictures))
+        for index, picture in enumerate(document.pictures):
+            score, start = float(scores[index]), picture.start
+            found.append(_Span(number, -1, start, start, score, index))
+    return found
+
+
 def _passage(span: _Span, document: Document) -> Evidence:
+    if span.picture is not None:
+        named = document.pictures[span.picture].name or f"picture {span.picture + 1}"
+        place = document.id, span.start, span.end, span.score, "", document.title, named
+        return Evidence(*place, picture=span.picture)
     start, end, text = span.start, span.end, document.text[span.start : span.end]
     where = document.location(start, end)
     before = document.text[max(0, start - _SHOWN) : start]
@@ -216,6 +250,8 @@ class _Places:
                 last = np.maximum(ranges.end[own] - 1, 0)
                 self.of_token[own] = following + np.searchsorted(borders, last, side="right")
                 following += len(borders) + 1
+        if ranges.picture is not None:
+            self.of_token[ranges.picture >= 0] = -1
 
     def around(self, document: int, character: int, length: int) -> tuple[int, int]:
         """Return the first character of the place of one, and the character after its last."""

@@ -24,6 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from selfextend_rag.cache.identity import digest
 from selfextend_rag.documents import Document, DocumentError, Picture
 from selfextend_rag.errors import UnsupportedModelError, in_short
+from selfextend_rag.evidence import TokenRanges
 from selfextend_rag.model import PictureSpan, PromptPictures
 from selfextend_rag.text.codec import Encoded
 from selfextend_rag.text.prompts import (
@@ -177,6 +178,28 @@ class PictureProcessor:
         return lambda: self._processed(self.placeholder, [image])
 
 
+def _of_documents(
+    ranges: TokenRanges,
+    documents: Sequence[Document],
+    placed: Sequence[PlacedPicture],
+    mark: int,
+) -> TokenRanges:
+    """Return ranges in documents whose texts had a mark for each picture, of so many characters."""
+    start, end, number = ranges.start.copy(), ranges.end.copy(), ranges.document.copy()
+    pictures, coming = np.full(len(number), -1), iter(placed)
+    for index, document in enumerate(documents):
+        borders = [x.start + (n + 1) * mark for n, x in enumerate(document.pictures)]
+        own = number == index
+        for places in (start, end):
+            places[own] -= mark * np.searchsorted(borders, places[own], side="right")
+        for n, picture in enumerate(document.pictures):
+            found = next(coming)
+            tokens = slice(found.start, found.stop)
+            number[tokens], pictures[tokens] = index, n
+            start[tokens] = end[tokens] = picture.start
+    return TokenRanges(number, start, end, pictures)
+
+
 def tokenizer_of(processor: Any, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     """Return a tokenizer with the chat template of a processor, where that has one of its own."""
     template = getattr(processor, "chat_template", None)
@@ -247,54 +270,79 @@ class PicturePrompts(PromptBuilder):
     def documents(self, documents: Sequence[Document], *, ranges: bool = True) -> Prompt:
         """Return all that comes before a question, with pictures where they are in the text.
 
-        Where there are pictures, there are no ranges yet.
+        Raises:
+            DocumentError: the processor does not take a picture.
+            ValueError: there are none, or the chat template changes what they say.
         """
         pictures = [picture for document in documents for picture in document.pictures]
         if not pictures:
             return super().documents(documents, ranges=ranges)
-        text = joined_documents([self._marked(x, i) for i, x in enumerate(documents)])[0]
+        text, starts, stops = joined_documents([self._marked(x) for x in documents])
+        place, before = 0, text + self._border.left
         if self.chat:
             before = self._rendered_halves(text, "")[0]
-            self._template.place_of_documents(before, self._left(text))  # or refuses
-        else:
-            before = text + self._border.left
+            begun, lost = self._template.place_of_documents(before, self._left(text))
+            place = begun - lost
         parts = before.split(self._mark)
         if len(parts) != len(pictures) + 1:
             raise ValueError("the chat template does not write a user message once and as it is")
-        encoded = Encoded([] if self.chat else self.codec.start(), None)
-        placed = []
+        encoded, placed = self._with_pictures(parts, pictures, ranges)
+        held = None
+        if encoded.ends is not None:
+            begins = [place + start for start in starts]
+            firsts, lasts = [max(0, x) for x in begins], [place + stop for stop in stops]
+            held = TokenRanges.within(encoded.ends, begins, firsts, lasts)
+        if held is not None:
+            held = _of_documents(held, documents, placed, len(self._mark))
+        return Prompt(tuple(encoded.ids), held, tuple(placed))
+
+    def _with_pictures(
+        self, parts: Sequence[str], pictures: Sequence[Picture], ends: bool
+    ) -> tuple[Encoded, list[PlacedPicture]]:
+        """Return tokens of texts with pictures between them, and where these are.
+
+        They end in the text that has a mark for each picture, all of whose tokens end with it.
+        """
+        start = [] if self.chat else self.codec.start()
+        encoded, placed, place = Encoded(start, [0] * len(start) if ends else None), [], 0
         for index, part in enumerate(parts):
             left = self._after if index else ""
             right = self._before if index < len(pictures) else ""
-            encoded.append(self._encoded(left + part + right, first=index == 0), 0)
+            length = len(self._template.unguarded(part) if self.chat else part)
+            own = self._encoded(left + part + right, first=index == 0, ends=ends)
+            if own.ends is not None:  # what the template writes of a picture is at its border
+                own.ends = [min(max(end - len(left), 0), length) for end in own.ends]
+            encoded.append(own, place)
+            place += length
             if index < len(pictures):
-                start = len(encoded.ids)
-                encoded.append(Encoded(self.pictures.numbers(pictures[index]), None), 0)
-                placed.append(PlacedPicture(pictures[index], start, len(encoded.ids)))
-        return Prompt(tuple(encoded.ids), media=tuple(placed))
+                numbers, begun = self.pictures.numbers(pictures[index]), len(encoded.ids)
+                place += len(self._mark)
+                encoded.append(Encoded(numbers, [0] * len(numbers) if ends else None), place)
+                placed.append(PlacedPicture(pictures[index], begun, len(encoded.ids)))
+        return encoded, placed
 
     @property
     def _mark(self) -> str:
         """What pictures are in a text that is rendered; no document can hold it."""
         return f"{self._template.mark}:picture]"
 
-    def _marked(self, document: Document, index: int) -> Document:
+    def _marked(self, document: Document) -> Document:
         """Return a document whose pictures are marks in its text."""
         parts, place = [], 0
         for picture in document.pictures:
             parts += [document.text[place : picture.start], self._mark]
             place = picture.start
         text = "".join([*parts, document.text[place:]])
-        return Document(text, document.title, document.id or str(index))
+        return Document(text, document.title, document.id)
 
-    def _encoded(self, text: str, *, first: bool) -> Encoded:
+    def _encoded(self, text: str, *, first: bool, ends: bool) -> Encoded:
         """Return the tokens of text between pictures, as they follow the token before them."""
+        before = "" if first else self.pictures.placeholder
         if not self.chat:
-            after = "" if first else self.pictures.placeholder
-            return Encoded(self.codec.text(text, after=after), None)
+            return self.codec.encoded(text, after=before, ends=ends)
         if first or self._template.mark in text:
-            return self._template.encoded(text, after="" if first else "\n")
-        return self.codec.encoded(text, after=self.pictures.placeholder, as_text=False, ends=False)
+            return self._template.encoded(text, after="" if first else "\n", ends=ends)
+        return self.codec.encoded(text, after=before, as_text=False, ends=ends)
 
     def _written(self) -> tuple[str, str]:
         """Return what the chat template writes before and after a picture's placeholder.

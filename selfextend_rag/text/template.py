@@ -130,7 +130,8 @@ class ChatTemplate:
             lambda found: f"{self.mark}:{self._controls.index(found[0])}]", text
         )
 
-    def _unguarded(self, text: str) -> str:
+    def unguarded(self, text: str) -> str:
+        """Return the text that `guard` was given."""
         return self._marks.sub(lambda found: self._controls[int(found[1])], text)
 
     def encoded(self, rendered: str, *, after: str = "", ends: bool = False) -> Encoded:
@@ -140,7 +141,7 @@ class ChatTemplate:
         encoded = Encoded()
         start = 0
         for index, part in enumerate(self._codec.control.split(rendered)):
-            text = self._unguarded(part)
+            text = self.unguarded(part)
             if index % 2:
                 tokens = Encoded([self._codec.control_ids[text]], [len(text)])
             else:
@@ -157,7 +158,7 @@ class ChatTemplate:
         Raises:
             ValueError: the documents are not there as they are.
         """
-        written = self._unguarded(rendered)
+        written = self.unguarded(rendered)
         ways = [content, content.lstrip()]
         if len(ways[0]) > len(ways[1]):  # the template may write the same white space itself
             head = self.render([{"role": "user", "content": self.mark}]).partition(self.mark)[0]

@@ -111,6 +111,13 @@ def test_questions_in_a_batch_have_the_answers_they_have_alone(llm):
     assert reading.ask(QUESTION, history=history, **FREE).usage.cached_tokens > 0
 
 
+def test_evidence_names_the_pictures_that_were_looked_at(llm):
+    answer = llm.read(scan(), **SPACE).ask(QUESTION, **FREE)
+    assert all(x.picture is None or x.location == f"page {x.picture}" for x in answer.evidence)
+    assert any(x.picture is not None for x in answer.evidence)
+    assert sum(map(sum, answer.attention)) == pytest.approx(1)
+
+
 def test_documents_that_do_not_fit_are_refused_and_grouped(model, processor):
     llm = opened(model, processor, max_group_size=4)
     documents = [scan(4, first=10 * x) for x in range(3)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import numpy as np
 import pytest
 
 from selfextend_rag.documents import Document, DocumentError, Picture
@@ -116,6 +117,30 @@ def test_a_prompt_is_what_the_processor_makes_of_the_chat_template(name):
     start = next(i for i in range(len(made)) if made[i : i + len(place)] == place)
     # what a document says is text, whatever it reads like
     assert tokens == [*made[:start], *said, *made[start + len(place) :]]
+
+
+@pytest.mark.parametrize("form", ["chat", "plain"])
+@pytest.mark.parametrize("name", ["llava", "idefics3"])
+def test_what_tokens_hold_of_documents_is_their_text_and_their_pictures(name, form):
+    own = vision.processor(name)
+    prompts = PicturePrompts(tokenizer_of(own, own.tokenizer), processor=own, form=form)
+    pictures = [picture(50, 40, 10, 1), picture(64, 90, 10, 2), picture(50, 40, 24, 3)]
+    documents = [
+        Document.from_text("First one,  <image> é another.\nEnd.", title="A", pictures=pictures),
+        Document.from_text("Only text."),
+        Document.from_text("", title="C", pictures=[picture(30, 30, 0, 4)]),
+    ]
+    built = prompts.documents(documents)
+    ranges, placed = built.ranges, iter(built.media)
+    for index, document in enumerate(documents):
+        text = (ranges.document == index) & (ranges.picture < 0)
+        held = zip(ranges.start[text], ranges.end[text], strict=True)
+        assert "".join(document.text[start:end] for start, end in held) == document.text
+        for number, each in enumerate(document.pictures):
+            at = next(placed)
+            assert at.picture == each
+            found = (ranges.document == index) & (ranges.picture == number)
+            assert np.flatnonzero(found).tolist() == list(range(at.start, at.stop))
 
 
 def test_pictures_stay_in_their_place_where_a_template_writes_them_first():
