@@ -22,6 +22,7 @@ from vllm.v1.attention.backends.triton_attn import (
 
 from selfextend_rag.attention import AttentionSpec
 from selfextend_rag.attention.paged import Pages
+from selfextend_rag.attention.triton.dispatch import angle_table
 from selfextend_rag.attention.triton.paged import (
     OLDEST,
     PagedBatch,
@@ -115,6 +116,7 @@ class SelfExtendTritonImpl(TritonAttentionImpl):
         self.__dict__.update(vars(stock))
         self.spec = spec
         self.marks = marks
+        angle_table(spec.rotary.inv_freq, marks.tokens.device)  # now: not while a graph is captured
         self.supports_quant_query_input = False
 
     def forward(

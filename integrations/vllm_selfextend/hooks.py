@@ -95,14 +95,19 @@ def _checked(original: Callable[..., None], config: Any) -> None:
     original(config)
     resolved = _resolved(config)
     if resolved is not None:
-        from vllm.platforms import current_platform
-
         from vllm_selfextend.refusals import refuse
 
-        if current_platform.is_cuda():
+        platform = _platform()
+        if platform.is_cuda():
             _choose_backend(config)
-        refuse(config, resolved, current_platform)
+        refuse(config, resolved, platform)
         config.additional_config[OPTION] = resolved
+
+
+def _platform() -> Any:
+    from vllm.platforms import current_platform
+
+    return current_platform
 
 
 def _choose_backend(config: Any) -> None:
@@ -126,11 +131,10 @@ def _linked(original: Callable[..., Any], loader: Any, *args: Any, **kwargs: Any
     config = kwargs.get("vllm_config") or args[0]
     resolved = _resolved(config)
     if resolved is not None:
-        from vllm_selfextend.model import Limits, link
+        from vllm_selfextend.model import link
 
-        steps = config.scheduler_config
-        length = config.model_config.max_model_len
-        link(model, resolved, Limits(length, steps.max_num_batched_tokens, steps.max_num_seqs))
+        most = config.scheduler_config.max_num_batched_tokens
+        link(model, resolved, config.model_config.max_model_len, most)
     return model
 
 

@@ -48,22 +48,14 @@ class _Place:
     rotary_child: str
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """The longest sequence of an engine, and the most of its steps."""
-
-    length: int  # of a sequence, in tokens
-    tokens: int  # new ones of a step
-    sequences: int  # of a step
-
-
-def link(model: nn.Module, resolved: Resolved, limits: Limits) -> None:
+def link(model: nn.Module, resolved: Resolved, length: int, tokens: int) -> None:
     """Extend the layers of a model whose weights are not read yet.
 
     Args:
         model: as vLLM built it.
         resolved: G, W and P.
-        limits: of the engine.
+        length: the longest sequence that the engine will run, in tokens.
+        tokens: the most new tokens of a step.
 
     Raises:
         UnsupportedModelError: a layer can't be extended; the message names it and says why.
@@ -85,14 +77,13 @@ def link(model: nn.Module, resolved: Resolved, limits: Limits) -> None:
                 raise _refused(place.name, str(error)) from error
         layout = layouts[key]
         if layer.sliding_window is not None:
-            longer = with_longer_table(place.rotary, layout, limits.length)
+            longer = with_longer_table(place.rotary, layout, length)
             setattr(place.caller, place.rotary_child, longer)
             setattr(layer, _STATE, "left alone")
             continue
         spec = _spec(layer.impl, layout, resolved)
         if marks is None:
-            device = place.rotary.cos_sin_cache.device
-            marks = PlainMarks(limits.tokens, limits.sequences, device)
+            marks = PlainMarks(tokens, place.rotary.cos_sin_cache.device)
         if isinstance(layer.impl, TritonAttentionImpl):
             layer.impl = SelfExtendTritonImpl(layer.impl, spec, marks)
         else:

@@ -27,14 +27,13 @@ class PlainMarks:
     captured reads the step's own marks when it is replayed.
 
     Args:
-        tokens: the most new tokens of a step.
-        sequences: the most sequences of a step.
+        tokens: the most new tokens of a step, so the most sequences, too.
         device: of the model.
     """
 
-    def __init__(self, tokens: int, sequences: int, device: torch.device) -> None:
+    def __init__(self, tokens: int, device: torch.device) -> None:
         self.tokens = torch.zeros(tokens, dtype=torch.bool, device=device)
-        self.sequences = torch.zeros(sequences, dtype=torch.int32, device=device)
+        self.sequences = torch.zeros(tokens, dtype=torch.int32, device=device)
         self._written: tuple[list[bool], list[int]] | None = None  # None: all are zero
 
     def write(self, rows: list[bool], counts: list[int]) -> None:

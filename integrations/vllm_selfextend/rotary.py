@@ -38,12 +38,13 @@ def measured_layout(module: Any, head_size: int, heads: int = 2) -> RotaryLayout
     stored = module.cos_sin_cache.to("cpu")
     if table.ndim != 2 or not torch.equal(table.to(stored.dtype), stored):
         raise UnsupportedModelError(f"the table of {kind} is not the one that it computes")
-    inv_freq, scale = angles_of(table)
-    found = [
-        layout
-        for layout in _candidates(inv_freq, scale, head_size)
-        if _error(module, layout, head_size, heads, len(table)) <= _MOST_ROUNDINGS
-    ]
+    with torch.device("cpu"):  # while vLLM builds a model, new tensors are on the model's device
+        inv_freq, scale = angles_of(table)
+        found = [
+            layout
+            for layout in _candidates(inv_freq, scale, head_size)
+            if _error(module, layout, head_size, heads, len(table)) <= _MOST_ROUNDINGS
+        ]
     if len(found) != 1:
         raise UnsupportedModelError(f"unknown rotary layout ({kind}; {len(found)} candidates fit)")
     return found[0]
@@ -157,7 +158,8 @@ def with_longer_table(module: Any, layout: RotaryLayout, length: int) -> Any:
     if length <= len(table):
         return module
     positions = torch.arange(len(table), length, device=table.device)
-    angles = positions.double()[:, None] * torch.tensor(layout.inv_freq, dtype=torch.float64)
+    inv_freq = torch.tensor(layout.inv_freq, dtype=torch.float64, device=table.device)
+    angles = positions.double()[:, None] * inv_freq
     more = torch.cat([angles.cos(), angles.sin()], dim=-1) * layout.scale
     longer = copy.deepcopy(module)
     longer.cos_sin_cache = torch.cat([table, more.to(table.dtype)])

@@ -22,6 +22,8 @@ from selfextend_rag.attention.partial import (
 from selfextend_rag.rope import RotaryTables
 
 _SHORT_RUN = 4  # blocks; a copy of all costs less than a call for each of such runs
+_STEPS_KEPT = 64  # positions of queries; as many sequences of a step share angles among layers
+_FEW = 4  # tokens that are stored one by one
 _GROWTH = 4096  # positions by which tables grow at least
 
 
@@ -37,18 +39,24 @@ class Pages:
 
         Slot s is place ``s % b`` of block ``s // b``; a negative one is nowhere.
         """
+        size = self.keys.shape[2]
+        if len(slots) <= _FEW and slots.device.type == "cpu":
+            for token, slot in enumerate(slots.tolist()):
+                if slot >= 0:
+                    self.keys[slot // size, :, slot % size] = k[token]
+                    self.values[slot // size, :, slot % size] = v[token]
+            return
         used = slots >= 0
         if not bool(used.all()):
             k, v, slots = k[used], v[used], slots[used]
-        block, place = slots // self.keys.shape[2], slots % self.keys.shape[2]
+        block, place = slots // size, slots % size
         self.keys[block, :, place] = k.to(self.keys.dtype)
         self.values[block, :, place] = v.to(self.values.dtype)
 
     def gather(self, blocks: Sequence[int], begin: int, end: int) -> tuple[Tensor, Tensor]:
         """Return copies of keys and values ``[1, Hkv, end - begin, D]`` of the blocks' tokens."""
-        index = torch.tensor(blocks, device=self.keys.device)
         k, v = (
-            x[index].transpose(0, 1).flatten(1, 2)[None, :, begin:end]
+            torch.cat([x[block] for block in blocks], dim=1)[None, :, begin:end]
             for x in (self.keys, self.values)
         )
         return k, v
@@ -82,6 +90,7 @@ class Angles:
         self._own, self._grouped = spec.own_bands
         self._rotary = spec.rotary
         self._to_own: RotaryTables | None = None
+        self._steps: dict[tuple[int, torch.dtype], tuple[RotaryTables, RotaryTables]] = {}
 
     def to_own(self, end: int, like: Tensor) -> RotaryTables:
         """Return what rotates stored keys on to their own positions, for ``end`` or more."""
@@ -93,12 +102,24 @@ class Angles:
             tables = self._to_own = replace(self._rotary, scale=1.0).tables(steps, like)
         return tables
 
-    def queries(self, position: int, like: Tensor) -> tuple[RotaryTables, RotaryTables]:
-        """Return what rotates a query for its neighbors, and for its grouped keys."""
-        at = torch.tensor([position], device=like.device)
-        places = torch.cat([at, self._grouped.query_position(at)])
-        both = self._rotary.tables(places, like)
-        return both.at(slice(0, 1)), both.at(slice(1, 2))
+    def step(self, position: int, like: Tensor) -> tuple[RotaryTables, RotaryTables]:
+        """Return what rotates a query for its grouped keys, and its W neighbors to go with that.
+
+        A neighbor is rotated from its stored position to the one from which the query, at its
+        *grouped* position, is as far as it is. The layers of a step ask for the same.
+        """
+        kept = self._steps.get((position, like.dtype))
+        if kept is None or kept[0].cos.device != like.device:
+            if len(self._steps) >= _STEPS_KEPT:
+                self._steps.clear()
+            here = torch.tensor([position], device=like.device)
+            far = self._grouped.query_position(here)
+            near = here + torch.arange(1 - self._grouped.nearest, 1, device=like.device)
+            steps = far - (here - near) - self._grouped.key_position(near)
+            turned = replace(self._rotary, scale=1.0).tables(steps, like)
+            kept = self._rotary.tables(far, like), turned
+            self._steps[position, like.dtype] = kept
+        return kept
 
 
 def paged_attention(
@@ -149,23 +170,19 @@ def _step(
     """
     (_, heads, dim), (_, kv_heads, size, _) = q.shape, pages.keys.shape
     split = total - spec.own_bands[-1].nearest
+    far, near = angles.step(total - 1, q)
+    q = spec.rotary.rotate(q.view(1, heads, 1, dim), far)
     q = q.view(1, kv_heads, heads // kv_heads, dim)
-    near, far = angles.queries(total - 1, q)
-    near_q, far_q = (
-        spec.rotary.rotate(q.view(1, heads, 1, dim), x).view(q.shape) for x in (near, far)
-    )
     whole = split // size
-    k, v = pages.gather(blocks[whole:], 0, total - whole * size)
     border = split - whole * size
-    to_own = angles.to_own(total, q).at(slice(split, total))
-    neighbors = spec.rotary.rotate(k[:, :, border:], to_own)
-    out, lse = partial_attention(near_q, neighbors, v[:, :, border:], spec)
-    if border:
-        part = partial_attention(far_q, k[:, :, :border], v[:, :, :border], spec)
-        out, lse = merge(out, lse, *part)
+    stored, v = pages.gather(blocks[whole:], 0, total - whole * size)
+    k = torch.empty_like(stored)
+    k[:, :, :border] = stored[:, :, :border]
+    spec.rotary.rotate(stored[:, :, border:], near, out=k[:, :, border:])
+    out, lse = partial_attention(q, k, v, spec)
     if whole:
         for keys, values in pages.in_place(blocks[:whole]):
-            part = _of_blocks(far_q, keys, values, spec)
+            part = _of_blocks(q, keys, values, spec)
             out, lse = merge(out, lse, *part)
     out, lse = out.reshape(1, heads, 1, -1), lse.reshape(1, heads, 1)
     if spec.sinks is not None:
@@ -178,7 +195,8 @@ def _of_blocks(q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec) -> tuple[Te
     if len(k) == 1:
         return partial_attention(q, k, v, spec)
     outs, lses = partial_attention(q.expand(len(k), -1, -1, -1), k, v, spec)
-    lse = lses.logsumexp(0, keepdim=True)
-    share = (lses - lse).exp()
-    out = (outs.to(share.dtype) * share.unsqueeze(-1)).sum(0, keepdim=True)
-    return out.to(q.dtype), lse
+    peak = lses.amax(0, keepdim=True)
+    weights = (lses - peak).exp_()
+    total = weights.sum(0, keepdim=True)
+    out = (outs.to(weights.dtype) * (weights / total).unsqueeze(-1)).sum(0, keepdim=True)
+    return out.to(q.dtype), peak + total.log_()

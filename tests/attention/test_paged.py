@@ -91,11 +91,26 @@ def test_a_step_errs_no_more_than_its_precision(dtype):
     assert error < 8 * torch.finfo(dtype).eps * v.abs().max()
 
 
-def test_slots_that_are_nowhere_are_not_written():
+@pytest.mark.parametrize("more", [0, 6])
+def test_slots_that_are_nowhere_are_not_written(more):
+    """A few tokens, which are stored one by one, and many."""
     pages = Pages(torch.zeros(2, 1, 4, 2), torch.zeros(2, 1, 4, 2))
-    pages.store(torch.ones(3, 1, 2), torch.ones(3, 1, 2), torch.tensor([5, -1, 2]))
+    slots = torch.tensor([5, -1, 2] + [-1] * more)
+    pages.store(torch.ones(3 + more, 1, 2), torch.ones(3 + more, 1, 2), slots)
     assert pages.keys[:, 0, :, 0].tolist() == [[0, 0, 1, 0], [0, 1, 0, 0]]
     assert pages.values.sum() == pages.keys.sum() == 4
+
+
+def test_steps_of_more_sequences_than_angles_are_kept_for_are_those_of_once():
+    spec, like = spec_of(3, 10), torch.zeros(1)
+    angles, sizes = Angles(spec), (torch.float32, torch.float64)
+    first = {kind: angles.step(50, like.to(kind)) for kind in sizes}
+    for position in range(11, 200):
+        angles.step(position, like)
+    for kind in sizes:
+        for ours, again in zip(first[kind], angles.step(50, like.to(kind)), strict=True):
+            assert again.cos.dtype == kind
+            assert torch.equal(ours.cos, again.cos)
 
 
 def test_consecutive_blocks_are_read_where_they_are():

@@ -101,6 +101,31 @@ def test_a_graph_may_hold_the_attention_of_decode_steps_alone():
     assert builder.get_cudagraph_support(None, None) is level
 
 
+def test_the_configuration_on_a_gpu_gets_our_backend_and_the_first_runner_of_models(tmp_path):
+    """vLLM's own for the CPU, but that the plugin sees a GPU, and Triton is there."""
+    from vllm.engine.arg_utils import EngineArgs
+
+    save_llama(tmp_path)
+    option = {"selfextend": {"group_size": 8, "neighbor_window": 61}}
+    args = {"model": str(tmp_path), "skip_tokenizer_init": True}
+    gpu = SimpleNamespace(
+        is_cpu=lambda: False, is_cuda=lambda: True,
+        get_device_capability=lambda: DeviceCapability(9, 0),
+    )  # fmt: skip
+    with (
+        mock.patch("vllm_selfextend.hooks._platform", return_value=gpu),
+        mock.patch("vllm.config.vllm.HAS_TRITON", True),
+    ):
+        config = EngineArgs(**args, additional_config=option).create_engine_config()
+        assert config.attention_config.backend is AttentionBackendEnum.CUSTOM
+        assert not config.use_v2_model_runner
+        assert EngineArgs(**args).create_engine_config().attention_config.backend is None
+        with pytest.raises(ValueError, match="attention backend was asked for"):
+            EngineArgs(
+                **args, additional_config=option, attention_backend="TRITON_ATTN"
+            ).create_engine_config()
+
+
 def test_the_option_chooses_the_backend_on_gpus_and_no_other_is_taken_from_the_user():
     from vllm_selfextend.hooks import _choose_backend
 

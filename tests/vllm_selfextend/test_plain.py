@@ -33,7 +33,7 @@ def runner_of(marks, kinds, counts):
 
 
 def test_marks_follow_each_step_and_stay_where_they_are():
-    marks = PlainMarks(16, 4, torch.device("cpu"))
+    marks = PlainMarks(16, torch.device("cpu"))
     places = marks.tokens.data_ptr(), marks.sequences.data_ptr()
     for kinds, counts in (
         (["extended", "plain", "plain"], [3, 2, 1]),
@@ -48,7 +48,7 @@ def test_marks_follow_each_step_and_stay_where_they_are():
         plain = [kind == "plain" for kind in kinds]
         tokens = [p for p, count in zip(plain, counts, strict=True) for _ in range(count)]
         assert marks.tokens.tolist() == (tokens + [False] * 16)[:16]
-        assert marks.sequences.tolist() == ([int(p) for p in plain] + [0] * 4)[:4]
+        assert marks.sequences.tolist() == ([int(p) for p in plain] + [0] * 16)[:16]
         assert rows_of(metadata) == (plain + [False] * 4)[:4]
     assert places == (marks.tokens.data_ptr(), marks.sequences.data_ptr())
 

@@ -128,3 +128,14 @@ def test_a_longer_table_begins_as_the_shorter_one_and_goes_on_alike():
     assert len(short.cos_sin_cache) == 100
     torch.testing.assert_close(longer.cos_sin_cache, long.cos_sin_cache, rtol=0, atol=1e-4)
     assert with_longer_table(long, measured_layout(long, HEAD), 500) is long
+
+
+def test_nothing_is_made_where_new_tensors_go_while_vllm_builds_a_model():
+    """Numbers that a generator of the CPU draws can't be put on a GPU, nor can they be mixed."""
+    module, table = Rotary(rows=100), Rotary(rows=100).cos_sin_cache
+    module._compute_cos_sin_cache = lambda: table
+    with torch.device("meta"):
+        layout = measured_layout(module, HEAD)
+        longer = with_longer_table(module, layout, 150)
+    assert layout == measured_layout(module, HEAD)
+    assert longer.cos_sin_cache.device == table.device

@@ -105,7 +105,8 @@ def paged(
     t = t0 + row // share
     head = kv_head * share + row % share
     valid = (row < BLOCK_Q * share) & (t < length)
-    begin_m = tl.load(totals + sequence) - length  # position of the sequence's first query
+    # position of the sequence's first query; 0 too where a captured graph is tried on no tokens
+    begin_m = tl.maximum(tl.load(totals + sequence) - length, 0)
     m0 = begin_m + t0
     m = begin_m + t
     seen = begin_m + tl.minimum(t0 + BLOCK_Q, length)
