@@ -1,6 +1,6 @@
 """Time to the first token through `serve` over `LongContextLLM` directly, the document read before.
 
-    python benchmarks/serve_overhead.py [--pairs 100] [--tokens 8000] [--httpx]
+    python benchmarks/serve_overhead.py [--pairs 400] [--tokens 8000] [--httpx]
 
 The same question in pairs, in changing order: asked directly in the server's process, and over
 loopback by a client that is a process of its own, as clients are: by Python's own library, or by
@@ -118,7 +118,7 @@ def client(url: str, text: str, with_httpx: bool = False):
 def main() -> None:
     """Print the median of both, and of their ratio."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pairs", type=int, default=100)
+    parser.add_argument("--pairs", type=int, default=400)
     parser.add_argument("--tokens", type=int, default=8000)
     parser.add_argument("--httpx", action="store_true", help="the client uses httpx")
     args = parser.parse_args()

@@ -23,16 +23,17 @@ def router(served: Served) -> APIRouter:
     """Return the routes of both kinds of completions."""
     routes = APIRouter()
 
-    @routes.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:
         begin = _answer_by(served, begin_chat, ChatReply)
         return ModelResponse(served, request, ChatRequest, begin)
 
-    @routes.post("/v1/completions")
     async def completions(request: Request) -> Response:
         begin = _answer_by(served, begin_text, TextReply)
         return ModelResponse(served, request, CompletionRequest, begin)
 
+    # As Starlette's: FastAPI would look for their arguments at each request.
+    routes.add_route("/v1/chat/completions", chat, ["POST"])
+    routes.add_route("/v1/completions", completions, ["POST"])
     return routes
 
 
