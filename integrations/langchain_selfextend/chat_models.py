@@ -84,8 +84,8 @@ class ChatSelfExtend(SelfExtendSettings, BaseChatModel):
         model: a hub id, a folder, ``"bundled"``, or a model of transformers with its ``tokenizer``.
         llm: instead, a `LongContextLLM` or `RemoteLLM`.
         base_url, api_key: instead, a server of OpenAI's API; ``model`` is then the name there.
-        dtype, device_map, full_attention, quantization_config, model_options: how the weights are
-            loaded.
+        dtype, device_map, full_attention, weight_bits, quantization_config, model_options: how the
+            weights are loaded.
         max_group_size, neighbor_window, pretraining_window, ...: options of `LongContextLLM`.
         max_tokens, temperature, top_p, top_k, min_p, repetition_penalty, seed, stop, timeout: how
             it answers; all but ``timeout`` may be given per call too.

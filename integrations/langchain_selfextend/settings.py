@@ -32,7 +32,10 @@ from selfextend_rag import (
 Options = dict[str, Any]
 """Arguments by name; the function that takes them checks them."""
 
-_LOADING = ("dtype", "device_map", "full_attention", "model_options", "quantization_config")
+_LOADING = (
+    *("dtype", "device_map", "full_attention", "weight_bits"),
+    *("model_options", "quantization_config"),
+)
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed")
 
 
@@ -97,6 +100,8 @@ class SelfExtendSettings(Serializable):
     """A quantization config of transformers, or its dictionary."""
     full_attention: bool = False
     """Whether to switch off the sliding windows of a model that has one in every layer."""
+    weight_bits: int | None = None
+    """8 or 4 to round the weights to so many bits: faster answers on a CPU."""
     model_options: Options = Field(default_factory=dict)
     """More for transformers' ``from_pretrained``, such as ``revision``."""
     context_options: Options = Field(default_factory=dict)
@@ -257,7 +262,8 @@ class SelfExtendSettings(Serializable):
         if self.base_url is not None:
             named.append("base_url")
         values = {name: getattr(self, name) for name in (*named, *_SAMPLING)}
-        return {**values, "full_attention": True} if self.full_attention else values
+        more = {"full_attention": self.full_attention, "weight_bits": self.weight_bits}
+        return values | {name: value for name, value in more.items() if value}
 
     @property
     def lc_secrets(self) -> dict[str, str]:

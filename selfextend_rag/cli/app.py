@@ -21,7 +21,7 @@ PROGRAM = "selfextend-rag"
 _ARGUMENTS = (
     "encoding|ocr|pages|group_size|neighbor_window|max_group_size|pretraining_window|max_new_tokens"
     "|question_reserve|memory_limit|turns|temperature|seed|strict|depths|samples|length|lengths|bin_size|limit|cut_tokens"
-    "|kv_bits|passages|passage_words"
+    "|kv_bits|weight_bits|passages|passage_words"
 )
 # As errors name them: "encoding=", "pass pretraining_window", "group_size must be ...".
 _NAMED = re.compile(

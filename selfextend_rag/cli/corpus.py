@@ -105,6 +105,7 @@ class Corpus(ReadingOptions):
             "device_map": self.device_map,
             "dtype": self.dtype,
             "full_attention": self.full_attention,
+            "weight_bits": self.weight_bits,
         }
         window = {"pretraining_window": self.pretraining_window}
         context = {**chosen, **window, "memory_limit": limit, "kv_bits": self.kv_bits}

@@ -112,6 +112,9 @@ class DocumentOptions(ModelOptions):
     )
     device: str = Option("cpu", help='where the model runs; "cuda" and "auto" need accelerate')
     dtype: DType = Option("auto", help="precision of the weights; auto is as they are stored")
+    weight_bits: Literal[8, 4] | None = Option(
+        None, help="round weights to so many bits: faster answers on a CPU"
+    )
 
     @property
     def device_map(self) -> str | None:
@@ -153,6 +156,7 @@ class DocumentOptions(ModelOptions):
             device_map=self.device_map,
             dtype=self.dtype,
             full_attention=self.full_attention,
+            weight_bits=self.weight_bits,
             pretraining_window=self.pretraining_window,
             **options,
         )

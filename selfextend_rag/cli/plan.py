@@ -74,6 +74,7 @@ class Plan(ReadingOptions):
             dtype=self.dtype,
             limit=self.memory_limits(),
             kv_bits=self.kv_bits,
+            weight_bits=self.weight_bits,
         )
         defaults = planning.planner_defaults(config, window)
         prompts = PromptBuilder(tokenizer)

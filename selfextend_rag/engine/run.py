@@ -23,6 +23,7 @@ from selfextend_rag.cache.cache import can_rewind, rewind, shortest
 from selfextend_rag.cache.identity import model_state
 from selfextend_rag.errors import CacheMismatchError, GenerationCancelled, UnsupportedModelError
 from selfextend_rag.model.extension import never
+from selfextend_rag.model.probe import input_weight
 from selfextend_rag.positions import PositionMap
 
 _SECONDS_BETWEEN_LOOKS = 0.05
@@ -286,7 +287,7 @@ def last_nlls(
 
 
 def _input_device(model: PreTrainedModel) -> torch.device:
-    device = next(model.get_input_embeddings().parameters()).device
+    device = input_weight(model).device
     # Offloaded weights are on no device; accelerate's hooks then move what they are given.
     return torch.device("cpu") if device.type == "meta" else device
 

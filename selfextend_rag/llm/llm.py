@@ -208,6 +208,7 @@ class LongContextLLM(BaseLLM):
         device_map: DeviceMap = None,
         dtype: str | torch.dtype | None = "auto",
         full_attention: bool = False,
+        weight_bits: int | None = None,
         model_options: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> LongContextLLM:
@@ -219,13 +220,16 @@ class LongContextLLM(BaseLLM):
             dtype: precision of the weights; as they are stored by default.
             full_attention: switch the sliding windows of a model off whose every layer has one,
                 such as Mistral 7B v0.1; the window then counts as P.
+            weight_bits: 8 or 4 to round the weights to so many bits once they are loaded; a CPU
+                then answers faster, and they take less memory. See docs/planning.md.
             model_options: more for transformers' ``from_pretrained``, such as ``revision``,
                 ``attn_implementation`` or ``trust_remote_code``.
             options: of `LongContextLLM`.
 
         Raises:
             ModelLoadError: model, tokenizer or processor can't be found or read.
-            UnsupportedModelError: ``full_attention`` of a model that was built around its windows.
+            UnsupportedModelError: ``full_attention`` of a model that was built around its windows,
+                or ``weight_bits`` that can't be had.
         """
         refuse_unknown(cls, options)  # before anything is loaded
         more = dict(model_options or {})
@@ -234,7 +238,8 @@ class LongContextLLM(BaseLLM):
             form = options.get("prompt_form", "auto")
             options["processor"] = usable_processor(source, tokenizer, form, **more)
         more |= {"device_map": device_map, "dtype": dtype}
-        return cls(load_model(source, full_attention=full_attention, **more), tokenizer, **options)
+        more |= {"full_attention": full_attention, "weight_bits": weight_bits}
+        return cls(load_model(source, **more), tokenizer, **options)
 
     @classmethod
     def bundled(cls, **options: Any) -> LongContextLLM:

@@ -48,6 +48,7 @@ from selfextend_rag.llm.gguf import in_transformers_form
 from selfextend_rag.llm.hub import hub_answers
 from selfextend_rag.llm.memory import MemoryLimit, budget_of, model_memory, sizes_of
 from selfextend_rag.model import with_full_attention
+from selfextend_rag.model.weights import check_weight_bits, round_weights, rounded_sizes
 from selfextend_rag.planning import MemoryBudget
 from selfextend_rag.text.pictures import PicturePrompts, tokenizer_of
 from selfextend_rag.text.prompts import PromptForm
@@ -72,7 +73,11 @@ _LONGEST_HEADER = 100_000_000
 
 
 def load_model(
-    source: str | os.PathLike[str], *, full_attention: bool = False, **options: Any
+    source: str | os.PathLike[str],
+    *,
+    full_attention: bool = False,
+    weight_bits: int | None = None,
+    **options: Any,
 ) -> PreTrainedModel:
     """Return a causal language model, or one that takes pictures too, with its weights.
 
@@ -81,13 +86,17 @@ def load_model(
     Args:
         source: hub id, folder or GGUF file.
         full_attention: load it without its sliding windows, see `with_full_attention`.
+        weight_bits: round its weights to so many bits, see `round_weights`.
         options: for ``from_pretrained`` of ``AutoModelForCausalLM``, or of
             ``AutoModelForImageTextToText`` for a family that has no model of text alone.
 
     Raises:
         ModelLoadError: it can't be found or read, or weights of it are missing.
-        UnsupportedModelError: its windows can't be switched off.
+        UnsupportedModelError: its windows can't be switched off, or its weights not be rounded.
+        ValueError: there are no such ``weight_bits``.
     """
+    if weight_bits is not None:
+        options = _for_rounding(weight_bits, options)
     source, options = in_transformers_form(source, options, weights=True)
     if full_attention:
         options = _without_windows(source, options)
@@ -103,7 +112,22 @@ def load_model(
             f"{missing[0]}; is it a causal language model, and whole?"
         )
     model.eval()
+    if weight_bits is not None:
+        round_weights(model, weight_bits)
     return model
+
+
+def _for_rounding(weight_bits: int, options: dict[str, Any]) -> dict[str, Any]:
+    """Return options for a model whose weights are rounded next: 4 bits need bfloat16."""
+    check_weight_bits(weight_bits)
+    if options.get("quantization_config") is not None:
+        raise UnsupportedModelError(
+            f"weight_bits={weight_bits} can't be had: quantization_config quantises the weights; "
+            "give one of the two"
+        )
+    if weight_bits == 4 and options.get("dtype", "auto") in (None, "auto"):
+        return {**options, "dtype": torch.bfloat16}
+    return options
 
 
 def _without_windows(source: str | os.PathLike[str], options: dict[str, Any]) -> dict[str, Any]:
@@ -258,6 +282,7 @@ def budget_of_source(
     dtype: str = "auto",
     limit: MemoryLimit | None = None,
     kv_bits: int | None = None,
+    weight_bits: int | None = None,
 ) -> MemoryBudget | None:
     """Return what memory there is for a model that is not loaded; None if its needs are unknown.
 
@@ -266,16 +291,20 @@ def budget_of_source(
 
     Raises:
         UnknownMemoryError: a limit is given, and what the model needs is not known.
-        UnsupportedModelError: ``kv_bits`` would change nothing.
+        UnsupportedModelError: ``kv_bits`` would change nothing, or ``weight_bits`` can't be had.
         ModelLoadError: no causal language model can be built from the configuration, or
             ``device_map`` asks for devices that are not there.
         ValueError: the limit is out of range.
     """
     source, _ = in_transformers_form(source, {}, weights=False)
     chosen = None if dtype == "auto" else getattr(torch, dtype)
+    if weight_bits == 4:
+        chosen = chosen or torch.bfloat16
     empty = empty_model(source, config, chosen)
     sizes = sizes_in_folder(Path(source)) if chosen is None else {}
-    if sizes:
+    if weight_bits is not None:
+        sizes = rounded_sizes(empty, weight_bits)
+    elif sizes:
         sizes = {**{name: buffer.nbytes for name, buffer in empty.named_buffers()}, **sizes}
     placed = _placement(empty, device_map)
     try:

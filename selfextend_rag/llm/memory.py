@@ -18,6 +18,7 @@ from selfextend_rag.cache.identity import parts_of
 from selfextend_rag.cache.quantised import why_not_rounded
 from selfextend_rag.errors import UnsupportedModelError
 from selfextend_rag.model.footprint import layer_shapes, work_shape
+from selfextend_rag.model.weights import packed_bytes
 from selfextend_rag.planning import DeviceMemory, MemoryBudget, ModelMemory
 from selfextend_rag.planning.memory import DeviceShare, LayerShape, parse_bytes
 
@@ -116,6 +117,9 @@ def sizes_of(model: nn.Module) -> dict[str, int]:
             if key not in seen:
                 seen.add(key)
                 sizes[name] = sizes.get(name, 0) + part.nbytes
+    for name, module in model.named_modules():
+        if packed := packed_bytes(module):
+            sizes[f"{name}.weight"] = packed
     return sizes
 
 

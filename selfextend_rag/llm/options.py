@@ -42,6 +42,9 @@ _TOKENIZER = (
     "tokenizer="
 )
 _ONE = "an answer is one; ask again with another seed"
+_BITS = (
+    "weight_bits={0} on a CPU, quantization_config=BitsAndBytesConfig(load_in_{0}bit=True) on a GPU"
+)
 # With the values that ask for what is done anyway.
 _INSTEAD: dict[str, tuple[tuple[object, ...], str]] = {
     **dict.fromkeys(_WINDOWS, ((), _WINDOW)),
@@ -54,8 +57,8 @@ _INSTEAD: dict[str, tuple[tuple[object, ...], str]] = {
     "eos_token_id": ((None,), "stop takes texts, and a call takes stop_token_ids"),
     "streamer": ((None,), "call stream"),
     "batch_size": ((None, 1), "leave it out: prompts run one after another"),
-    "load_in_4bit": ((False,), "quantization_config=BitsAndBytesConfig(load_in_4bit=True)"),
-    "load_in_8bit": ((False,), "quantization_config=BitsAndBytesConfig(load_in_8bit=True)"),
+    "load_in_4bit": ((False,), _BITS.format(4)),
+    "load_in_8bit": ((False,), _BITS.format(8)),
     "huggingfacehub_api_token": ((None,), 'model_options={"token": ...}'),
     "endpoint_url": ((None,), "give a server's address as base_url"),
     "task": (("text-generation", "conversational"), "this model generates text alone"),

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -294,6 +295,12 @@ def _trained_positions(model: PreTrainedModel) -> int:
     return min([int(x) for x in limits if isinstance(x, int) and x > 0] or [512])
 
 
+def input_weight(model: PreTrainedModel) -> Tensor:
+    """Return a tensor of the model's input embeddings; rounded ones have buffers alone."""
+    embeddings = model.get_input_embeddings()
+    return next(chain(embeddings.parameters(), embeddings.buffers()))
+
+
 def sample_tokens(model: PreTrainedModel, length: int) -> Tensor:
     """Return ordinary tokens ``[1, length]``: none that the configuration gives a meaning."""
     config = model.config
@@ -304,7 +311,7 @@ def sample_tokens(model: PreTrainedModel, length: int) -> Tensor:
         for name, value in vars(source).items()
         if name.endswith(("_token_id", "_token_index", "_index")) and isinstance(value, int)
     }
-    weight = next(model.get_input_embeddings().parameters())
+    weight = input_weight(model)
     vocabulary = int(getattr(text, "vocab_size", 0) or weight.shape[0])
     usable = range(1, vocabulary) if vocabulary < 4096 else range(100, 4096)
     ordinary = [token for token in usable if token not in special]

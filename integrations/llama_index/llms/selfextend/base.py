@@ -70,7 +70,10 @@ from selfextend_rag import (
     question_and_history,
 )
 
-_LOADING = ("dtype", "device_map", "full_attention", "model_options", "quantization_config")
+_LOADING = (
+    *("dtype", "device_map", "full_attention", "weight_bits"),
+    *("model_options", "quantization_config"),
+)
 _OF_ANSWERS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed")
 _OF_EVERY_CALL = ("json_schema", "progress", "cancelled")
 _OF_CONVERSATIONS = ("tools", "tool_choice", "parallel_tool_calls")
@@ -148,6 +151,7 @@ class SelfExtendLLM(FunctionCallingLLM):
     full_attention: bool = Field(
         default=False, description="Switch off sliding windows, where every layer has one."
     )
+    weight_bits: int | None = Field(default=None, description="8 or 4: faster on a CPU.")
     quantization_config: object = Field(default=None, description="Of transformers.")
     model_options: JsonObject = Field(default_factory=dict, description="For from_pretrained.")
     context_options: JsonObject = Field(default_factory=dict, description="For LongContextLLM.")

@@ -1,0 +1,207 @@
+"""Weights in 8 and 4 bits: against products in float64 with weights that are rounded here."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, GPT2Config
+
+from selfextend_rag.errors import UnsupportedModelError
+from selfextend_rag.llm.memory import sizes_of
+from selfextend_rag.model import weights
+from selfextend_rag.model.weights import Embedding8, Linear4, Linear8, round_weights, rounded_sizes
+from tests import zoo
+from tests.tiny import tiny_llama
+
+pytestmark = pytest.mark.skipif(
+    "fbgemm" not in torch.backends.quantized.supported_engines, reason="FBGEMM needs x86 with AVX2"
+)
+# Activations err by at most half a step of 14 bits: of the largest, in each of K products.
+STEP = 0.5 / 127 / 63.499
+
+
+def layer(outputs, inputs, *, bias=True, dtype=torch.float32):
+    torch.manual_seed(outputs + inputs)
+    return nn.Linear(inputs, outputs, bias=bias).to(dtype)
+
+
+def in_8_bits(weight):
+    """Return rounded weights, and the scales of their columns."""
+    columns = weight.detach().double().square().mean(0).sqrt().float().double()
+    even = weight.detach().double() / columns
+    scales = even.abs().amax(1, keepdim=True) / 127
+    return (even / scales).round() * scales * columns, columns
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(("outputs", "inputs"), [(64, 32), (7, 2), (70, 37), (1, 130)])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("rows", [1, 3, 150])
+def test_products_are_those_of_weights_rounded_to_8_bits(outputs, inputs, bias, rows):
+    given = layer(outputs, inputs, bias=bias)
+    x = torch.randn(rows, inputs)
+    weight, columns = in_8_bits(given.weight)
+    expected = nn.functional.linear(x.double(), weight, given.bias.double() if bias else None)
+    found = Linear8(given)(x)
+    largest = (x.double() * columns).abs().amax(1, keepdim=True)
+    error = largest * STEP * (weight / columns).abs().sum(1)
+    assert ((found - expected).abs() <= 1.01 * error + 1e-6).all()
+
+
+@torch.inference_mode()
+def test_a_row_of_huge_numbers_changes_no_other_row():
+    """Scales of a whole input, as FBGEMM takes them, would leave nothing of the small ones."""
+    rounded, x = Linear8(layer(48, 64)), torch.randn(3, 64)
+    alone = rounded(x[1:2])
+    x[0] *= 1e6
+    x[2] = 0
+    assert torch.equal(rounded(x)[1:2], alone)
+    assert rounded(x).isfinite().all()
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_restored_weights_give_the_same_products(monkeypatch, dtype):
+    rounded, x = Linear8(layer(48, 64, dtype=dtype)), torch.randn(2, 80, 64).to(dtype)
+    ways = []
+    for restores in (False, True):
+        monkeypatch.setattr(weights, "_restores", lambda _, restores=restores: restores)
+        ways.append(rounded(x).double())
+    tolerance = 1e-3 if dtype == torch.float32 else 0.02  # 14 bits; 8 bits, and rounded twice
+    assert (ways[0] - ways[1]).abs().max() <= tolerance * ways[0].abs().max()
+    assert rounded(x).dtype == dtype
+
+
+@torch.inference_mode()
+def test_weights_of_4_bits_are_at_most_half_a_step_away_from_their_own():
+    given = layer(64, 96, dtype=torch.bfloat16)
+    found = Linear4(given)(torch.eye(96).bfloat16()).double().T - given.bias.double()[:, None]
+    weight = given.weight.double()
+    steps = weight.unflatten(1, (-1, 32))
+    steps = ((steps.amax(-1) - steps.amin(-1)) / 15).repeat_interleave(32, dim=1)
+    # half a step, and what bfloat16 rounds of zeros, sums and the bias
+    assert ((found - weight).abs() <= 0.55 * steps + 2**-7 * (weight.abs() + 0.2)).all()
+
+
+@torch.inference_mode()
+def test_an_embedding_keeps_the_factor_that_a_model_gives_it():
+    model = zoo.build("gemma3_text")
+    ids = torch.arange(20).reshape(4, 5)
+    expected = model.get_input_embeddings()(ids)
+    assert not torch.allclose(expected, model.get_input_embeddings().weight[ids])
+    round_weights(model, 8)
+    found = model.get_input_embeddings()
+    assert isinstance(found, Embedding8)
+    largest = expected.abs().amax(-1, keepdim=True)
+    assert ((found(ids) - expected).abs() <= 0.51 / 127 * largest).all()
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(("bits", "tolerance"), [(8, 0.05), (4, 0.5)])
+def test_logits_of_a_model_stay_close_and_memory_is_what_was_planned(bits, tolerance):
+    dtype = torch.bfloat16 if bits == 4 else torch.float32
+    model = tiny_llama(dtype=dtype, hidden_size=64, intermediate_size=96, initializer_range=0.05)
+    ids = torch.randint(5, 261, (2, 40))
+    before, planned = model(ids).logits.double(), rounded_sizes(model, bits)
+    round_weights(model, bits)
+    assert sum(sizes_of(model).values()) == sum(planned.values())
+    assert sum(planned.values()) < (0.5 if bits == 8 else 0.8) * sum(
+        x.nbytes for x in tiny_llama(dtype=dtype, hidden_size=64, intermediate_size=96).parameters()
+    )
+    change = (model(ids).logits.double() - before).abs().max() / before.abs().max()
+    assert 0 < change < tolerance
+    assert isinstance(model.lm_head, Linear8)
+    kinds = {type(x) for x in model.model.layers.modules() if "Linear" in type(x).__name__}
+    assert kinds == {Linear8 if bits == 8 else Linear4}
+
+
+def test_tied_weights_are_planned_once_for_each_of_their_two_uses():
+    model = tiny_llama(dtype=torch.float32, tie_word_embeddings=True)
+    planned = rounded_sizes(model, 8)
+    round_weights(model, 8)
+    assert sum(sizes_of(model).values()) == sum(planned.values())
+    with torch.device("meta"):
+        empty = type(model)(model.config)
+    assert rounded_sizes(empty, 8) == planned
+
+
+def placed_elsewhere():
+    model = tiny_llama(dtype=torch.float32)
+    model.hf_device_map = {"model": "cuda:0", "lm_head": "cpu"}
+    return model
+
+
+def quantised_already():
+    model = tiny_llama(dtype=torch.float32)
+    model.config.quantization_config = {"quant_method": "bitsandbytes"}
+    return model
+
+
+def mostly_other_layers():
+    config = GPT2Config(vocab_size=50, n_embd=32, n_layer=2, n_head=2, n_positions=16)
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+class Reads(nn.Module):
+    """A module that looks at the weight of its layer."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return self.inner(x.to(self.inner.weight.dtype))
+
+
+def looks_at_a_weight():
+    model = tiny_llama(dtype=torch.float32)
+    model.model.layers[0].mlp.gate_proj = Reads(model.model.layers[0].mlp.gate_proj)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("build", "bits", "why"),
+    [
+        (placed_elsewhere, 8, "the model is on cpu, cuda:0"),
+        (quantised_already, 8, "quantised already"),
+        (mostly_other_layers, 8, "in other layers"),
+        (looks_at_a_weight, 8, "does not run with replaced layers"),
+        (lambda: tiny_llama(dtype=torch.float32), 4, "4 bits are computed in bfloat16"),
+    ],
+)
+def test_what_can_not_be_rounded_is_refused_by_name(build, bits, why):
+    with pytest.raises(UnsupportedModelError, match=f"weight_bits={bits} can't be had.*{why}"):
+        round_weights(build(), bits)
+
+
+@pytest.mark.parametrize("bits", [2, 16, "8", True, 8.5])
+def test_other_bits_are_refused(bits):
+    with pytest.raises(ValueError, match="weight_bits must be 8, 4 or None"):
+        round_weights(tiny_llama(dtype=torch.float32), bits)
+
+
+def test_a_rounded_model_is_not_saved_without_its_weights(tmp_path):
+    """What transformers would write lacks them."""
+    model = tiny_llama(dtype=torch.float32)
+    round_weights(model, 8)
+    with pytest.raises(UnsupportedModelError, match="can't be saved"):
+        model.save_pretrained(tmp_path)
+
+
+@torch.inference_mode()
+def test_a_column_of_large_weights_or_of_none_leaves_the_others_their_bits():
+    """With scales of rows alone, 15 of 16 columns were rounded to nothing."""
+    given = layer(48, 16, bias=False)
+    given.weight[:, 3] *= 1000
+    given.weight[:, 5] = 0
+    found = Linear8(given)(torch.eye(16)).T
+    assert ((found - given.weight).abs() <= 0.03 * given.weight.abs().amax(0)).all()
+
+
+@torch.inference_mode()
+def test_a_copy_of_a_rounded_layer_computes_the_same():
+    rounded, x = Linear8(layer(48, 64)), torch.randn(3, 64)
+    assert torch.equal(copy.deepcopy(rounded)(x), rounded(x))
