@@ -35,7 +35,7 @@ from selfextend_rag.engine.sampling import GenerationSettings, TokenConstraint
 from selfextend_rag.errors import GenerationCancelled
 from selfextend_rag.model import lock_of, refuse_chunks, switched
 from selfextend_rag.model.extension import never
-from selfextend_rag.model.verify import FAILURES, disagreement, failure
+from selfextend_rag.model.verify import FAILURES, disagreement, failure, precision_of
 from selfextend_rag.positions import PositionMap, SelfExtend
 
 log = logging.getLogger(__name__)
@@ -298,7 +298,7 @@ def _measured(
             alone, together = _both_ways(model, few, settings, run)
     except FAILURES as error:
         return failure(error)
-    return disagreement(alone, together, model.dtype)
+    return disagreement(alone, together, precision_of(model))
 
 
 def _both_ways(

@@ -80,6 +80,15 @@ def disagreement(
     return f"its logits would change{when} by {change:.2g}, at logits up to {scale:.2g}"
 
 
+def precision_of(model: PreTrainedModel) -> torch.dtype:
+    """Return the precision that a model computes in: the least of its own and of its layers'.
+
+    Layers whose weights were rounded say theirs in ``precision``: 14 bits are no float32.
+    """
+    found = {getattr(module, "precision", None) for module in model.modules()}
+    return torch.bfloat16 if torch.bfloat16 in found else model.dtype
+
+
 class Runner:
     """Short forwards of a model, between which a cancellation is looked at.
 
@@ -200,7 +209,7 @@ def measured_continuation(run: Runner) -> tuple[str, Tensor | None]:
     except FAILURES:
         return "", None  # the call raises
     chain.advance(1)
-    return continuation(chain, whole, run.model.dtype), whole
+    return continuation(chain, whole, precision_of(run.model)), whole
 
 
 def whole_logits(run: Runner) -> Tensor:
@@ -239,7 +248,7 @@ def inspect_model(
     if whole is None or not report.supported:
         return Inspection(report)  # its logits may come from attention without a mask
     chain.advance(1)
-    reason = continuation(chain, whole[-1], model.dtype)
+    reason = continuation(chain, whole[-1], precision_of(model))
     found = _inspection(model, report, reason)
     problem = _extension_difference(run, whole, extended(found), continues=not reason)
     return Inspection(replace(report, reason=problem), reason) if problem else found
@@ -325,7 +334,7 @@ def _extension_difference(
     ``whole`` are its last logits ``[_LAST, V]`` of the prompt read at once; ``continues`` says
     whether the plain model can continue from a cache.
     """
-    dtype = run.model.dtype
+    dtype = precision_of(run.model)
     expected = {TOKENS: whole[-1]}
     if not continues:  # then compare what both do wrong
         stock = Chain(run, _EXTENDED_CUTS, closely=True)

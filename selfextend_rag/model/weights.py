@@ -119,6 +119,8 @@ def _unsupported_reason(model: PreTrainedModel, bits: int) -> str:
     devices |= {x.device.type for x in model.parameters()} - {"meta"}
     if devices - {"cpu"}:
         return f"it is for the CPU, and the model is on {', '.join(sorted(devices))}"
+    if model.config.get_text_config(decoder=True) is not model.config:
+        return "the model takes more than text, and its other parts were not measured so"
     if bits == 4 and model.dtype != torch.bfloat16:
         return f"4 bits are computed in bfloat16, and the model is in {_name(model.dtype)}"
     rounded = {id(old.weight): old.weight.numel() for _, _, old in _rounded(model)}
@@ -185,6 +187,7 @@ class Linear8(nn.Module):
         digest: of the weights, ``[16]`` bytes, by which readings know them.
     """
 
+    precision = torch.bfloat16  # in which two ways to run a model are compared
     scales: Tensor
     columns: Tensor
     digest: Tensor
@@ -239,6 +242,7 @@ class Linear8(nn.Module):
 class Linear4(nn.Module):
     """A linear layer whose weights are of 4 bits, in groups of 32 with a scale and a zero."""
 
+    precision = torch.bfloat16
     weight: Tensor
     groups: Tensor
 

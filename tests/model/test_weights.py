@@ -140,6 +140,12 @@ def quantised_already():
     return model
 
 
+def takes_pictures():
+    model = tiny_llama(dtype=torch.float32)
+    model.config.get_text_config = lambda decoder=None: copy.copy(model.config)
+    return model
+
+
 def mostly_other_layers():
     config = GPT2Config(vocab_size=50, n_embd=32, n_layer=2, n_head=2, n_positions=16)
     return AutoModelForCausalLM.from_config(config).eval()
@@ -167,6 +173,7 @@ def looks_at_a_weight():
     [
         (placed_elsewhere, 8, "the model is on cpu, cuda:0"),
         (quantised_already, 8, "quantised already"),
+        (takes_pictures, 8, "takes more than text"),
         (mostly_other_layers, 8, "in other layers"),
         (looks_at_a_weight, 8, "does not run with replaced layers"),
         (lambda: tiny_llama(dtype=torch.float32), 4, "4 bits are computed in bfloat16"),
