@@ -276,6 +276,8 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{name}: not run, no time left")
         else:
             SECTIONS[name](run)
+            if not DRY:
+                torch.cuda.empty_cache()  # the engines have processes of their own
             right = all(row.get("right", True) for row in run.rows)
     given.out.mkdir(parents=True, exist_ok=True)
     gpu = "none: a dry run" if DRY else torch.cuda.get_device_name()

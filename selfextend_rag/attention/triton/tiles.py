@@ -172,7 +172,8 @@ _QUESTION = (_D(32, 8, 3, 1), _D(32, 8, 2, 1), _D(64, 8, 2, 1))
 _DECODE_FLOAT32 = ((_D(32, 4, 2, 2),), (_D(16, 4, 2, 2),))
 _QUESTION_FLOAT32 = (_D(16, 8, 1, 1),)
 
-# Of paged attention. The edges rotate keys in registers.
+# Of paged attention, compiled likewise; batches of heads of 256 spill in their loops.
+# The edges rotate keys in registers.
 _PAGED = (
     {64: _P(128, 64, 32, 8, 2, 1), 128: _P(128, 32, 32, 8, 2, 1), 256: _P(32, 32, 16, 4, 2, 1)},
     {64: _P(128, 64, 32, 8, 3, 1), 128: _P(128, 64, 32, 8, 2, 1), 256: _P(32, 32, 16, 4, 2, 1)},
