@@ -65,7 +65,7 @@ def mean_error(model, settings, asked, answer) -> float:
 
 
 def test_in_16_bits_it_errs_about_as_much_as_the_stock_engine_does(llama):
-    """The stock one on short prompts. Neighbors are rounded twice, and parts are merged."""
+    """The stock one on short prompts. 1.4 times its error was measured, 0.14 to 0.10."""
     folder, model = llama
     short = [prompt(length) for length in (150, 170, 190)]
     with engine(folder, dtype="bfloat16") as llm:
