@@ -23,10 +23,10 @@ _ARGUMENTS = (
     "|question_reserve|memory_limit|turns|temperature|seed|strict|depths|samples|length|lengths|bin_size|limit|cut_tokens"
     "|kv_bits|weight_bits|passages|passage_words"
 )
-# As errors name them: "encoding=", "pass pretraining_window", "group_size must be ...".
+# As errors name them: "encoding=", 'pages="auto"', "pass pretraining_window", "group_size must be".
 _NAMED = re.compile(
     rf"(?<![\w/.-])"
-    rf"(?:({_ARGUMENTS})=(?:True\b)?"
+    rf"(?:({_ARGUMENTS})=(?:True\b|\"(?P<word>[\w-]+)\")?"
     rf"|(?<=pass )({_ARGUMENTS})\b|({_ARGUMENTS})(?= (?:must|names)\b))"
 )
 
@@ -91,8 +91,10 @@ def with_options(text: str) -> str:
     """Return a text with options in place of the arguments of Python that it names."""
 
     def option(name: re.Match[str]) -> str:
+        argument = name[1] or name[3] or name[4]
         valued = name[0].endswith("=") and text[name.end() : name.end() + 1].isalnum()
-        return f"--{name[name.lastindex or 0].replace('_', '-')}{' ' if valued else ''}"
+        value = f" {name['word']}" if name["word"] else " " if valued else ""
+        return f"--{argument.replace('_', '-')}{value}"
 
     return _NAMED.sub(option, text)
 

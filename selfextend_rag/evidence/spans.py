@@ -277,6 +277,8 @@ class _Windows:
 
     def heaviest(self) -> tuple[int, int] | None:
         """Return the core of the heaviest window, as first token and the token after its last."""
+        if not len(self.sums):  # nothing but pictures
+            return None
         best = int(self.sums.argmax())
         if self.sums[best] <= 0.0:
             return None

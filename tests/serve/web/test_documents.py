@@ -139,7 +139,8 @@ async def test_one_text_under_two_names_is_planned_once(client, upload):
     one, two = await upload(client, KEY), await upload(client, KEY, "copy.txt")
     alone = (await client.post("/app/api/plan", json={"files": [one]})).json()
     both = (await client.post("/app/api/plan", json={"files": [one, two]})).json()
-    assert both["plan"] == alone["plan"]
+    planned, again = both["plan"], alone["plan"]
+    assert planned | {"memory": None} == again | {"memory": None}  # what is free changes meanwhile
     assert set(both["tokens"]) == {one, two}
     assert both["plan"]["prompt_tokens"] < sum(both["tokens"].values())
 
