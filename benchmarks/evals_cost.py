@@ -28,7 +28,8 @@ from selfextend_rag.evals.methods import LoadedModel, MethodOptions, methods_of
 from selfextend_rag.evals.methods.windowed import FramedLLM, framed
 from selfextend_rag.evals.suite.rows import RowFile
 from selfextend_rag.evals.suite.run import SuiteOptions, run_suite
-from selfextend_rag.llm.loading import load_model, load_tokenizer
+from selfextend_rag.llm.loading.model import load_model
+from selfextend_rag.llm.loading.sources import load_tokenizer
 
 
 def many_questions(sentences: int) -> Task:

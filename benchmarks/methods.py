@@ -34,7 +34,8 @@ from selfextend_rag.evals.access import HuggingFaceModel
 from selfextend_rag.evals.metrics import is_exact_match
 from selfextend_rag.evals.prose import Prose, king_james, leading_tokens
 from selfextend_rag.evals.runner import MAX_NEW_TOKENS, TASKS
-from selfextend_rag.llm.loading import load_model, load_tokenizer
+from selfextend_rag.llm.loading.model import load_model
+from selfextend_rag.llm.loading.sources import load_tokenizer
 from selfextend_rag.maps import MAPS, map_to_dict
 from selfextend_rag.model.rescaled import RopeScaling, rescaled
 from selfextend_rag.planning import (

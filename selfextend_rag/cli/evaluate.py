@@ -137,6 +137,9 @@ class Eval(ModelOptions):
         None, help="share of the window to use; in grids two thirds by default"
     )
     kv_bits: Literal[8, 4] | None = Option(None, help="keep keys and values in so many bits")
+    weight_bits: Literal[8, 4] | None = Option(
+        None, help="round weights to so many bits, on the CPU"
+    )
     data: str | None = _suite(
         None, metavar="FOLDER", help="the benchmark's files, or the id of a data set of `datasets`"
     )
@@ -207,7 +210,7 @@ class Eval(ModelOptions):
 
         names = (
             "model", "depths", "samples", "seed", "neighbor_window", "group_size", "kv_bits",
-            "prose", "bin_size", "device", "full_attention", "out",
+            "weight_bits", "prose", "bin_size", "device", "full_attention", "out",
         )  # fmt: skip
         fraction = 2 / 3 if self.trained_fraction is None else self.trained_fraction
         grid = Grid(
@@ -292,13 +295,15 @@ class Eval(ModelOptions):
 
     def _loaded(self) -> "LoadedModel":
         from selfextend_rag.evals.methods import LoadedModel
-        from selfextend_rag.llm.loading import load_model, load_tokenizer
+        from selfextend_rag.llm.loading.model import load_model
+        from selfextend_rag.llm.loading.sources import load_tokenizer
 
         model = load_model(
             self.source,
             full_attention=self.full_attention,
             device_map=None if self.device == "cpu" else self.device,
             dtype=self.dtype,
+            weight_bits=self.weight_bits,
         )
         tokenizer = load_tokenizer(self.source)
         return LoadedModel(self.model, model, tokenizer, self.pretraining_window or 0)

@@ -57,17 +57,18 @@ class Plan(ReadingOptions):
     def _budget(self, planner_options: Values) -> "ReadingBudget":
         """Return what plans, from a tokenizer and a configuration alone."""
         from selfextend_rag import planning
-        from selfextend_rag.llm import loading
         from selfextend_rag.llm.budget import ReadingBudget
+        from selfextend_rag.llm.loading import sources
+        from selfextend_rag.llm.loading.unloaded import budget_of_source
         from selfextend_rag.text.prompts import PromptBuilder
 
-        tokenizer = loading.load_tokenizer(self.source)
-        processor = loading.usable_processor(self.source, tokenizer)
-        config = loading.load_config(self.source, full_attention=self.full_attention)
+        tokenizer = sources.load_tokenizer(self.source)
+        processor = sources.usable_processor(self.source, tokenizer)
+        config = sources.load_config(self.source, full_attention=self.full_attention)
         window = self.pretraining_window
         if window is None:
             window = planning.pretraining_window_of(config)
-        memory = loading.budget_of_source(
+        memory = budget_of_source(
             self.source,
             config,
             device_map=self.device_map,
@@ -83,7 +84,7 @@ class Plan(ReadingOptions):
 
             prompts = PicturePrompts(tokenizer_of(processor, tokenizer), processor=processor)
         planner = planning.ContextBudgetPlanner(window, **defaults, **planner_options)
-        stated = loading.stated_max_new_tokens(self.source)
+        stated = sources.stated_max_new_tokens(self.source)
         return ReadingBudget(prompts, planner, stated, lambda: memory)
 
 
@@ -100,7 +101,8 @@ class Support(ModelOptions):
 
     def run(self) -> int:
         silence_transformers()
-        from selfextend_rag.llm.loading import load_config, load_model
+        from selfextend_rag.llm.loading.model import load_model
+        from selfextend_rag.llm.loading.sources import load_config
         from selfextend_rag.model import support
 
         load = load_model if self.weights else load_config

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from selfextend_rag.bundled import FOLDER
 from selfextend_rag.bundled import NAME as BUNDLED
+from selfextend_rag.errors import UnsupportedModelError
 from selfextend_rag.evals.access import HuggingFaceModel
 from selfextend_rag.evals.plots import heat_maps, nll_curves
 from selfextend_rag.evals.prose import Prose, depths, king_james, leading_tokens
@@ -52,6 +53,7 @@ class Grid:
         trained_fraction: share of the window to use.
         labels: ``"plain"``, ``"selfextend"`` or both.
         kv_bits: keep keys and values in 8 or 4 bits.
+        weight_bits: round weights to 8 or 4 bits, on the CPU alone.
         prose: text file; King James Bible by default.
         bin_size: positions in a bin of perplexity.
         device: torch device.
@@ -74,6 +76,7 @@ class Grid:
     trained_fraction: float = 2 / 3
     labels: Sequence[str] = LABELS
     kv_bits: int | None = None
+    weight_bits: int | None = None
     prose: Path | None = None
     bin_size: int = 64
     device: str = "cpu"
@@ -116,8 +119,14 @@ def run_grid(grid: Grid, write: Callable[[str], object]) -> dict[str, object]:
 
     Raises:
         ModelLoadError: the model can't be found or read.
+        UnsupportedModelError: ``weight_bits`` can't be had.
     """
-    model, tokenizer = load(grid.model, grid.device, full_attention=grid.full_attention)
+    model, tokenizer = load(
+        grid.model,
+        grid.device,
+        full_attention=grid.full_attention,
+        weight_bits=grid.weight_bits,
+    )
     window = pretraining_window_of(model.config)
     text = grid.prose.read_text("utf-8") if grid.prose else king_james()
     prose = Prose.tokenize(text, tokenizer)
@@ -151,17 +160,25 @@ def run_grid(grid: Grid, write: Callable[[str], object]) -> dict[str, object]:
 
 
 def load(
-    name: str, device: str, *, full_attention: bool = False
+    name: str, device: str, *, full_attention: bool = False, weight_bits: int | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return a model and its tokenizer, by hub id or folder, or ``"bundled"``.
 
     Raises:
         ModelLoadError: it can't be found or read.
+        UnsupportedModelError: its weights can't be rounded to ``weight_bits``, on this device or at
+            all.
     """
-    from selfextend_rag.llm.loading import load_model, load_tokenizer
+    from selfextend_rag.llm.loading.model import load_model
+    from selfextend_rag.llm.loading.sources import load_tokenizer
 
+    if weight_bits is not None and torch.device(device).type != "cpu":
+        raise UnsupportedModelError(
+            f"weight_bits={weight_bits} can't be had: it is for the CPU, and the model is to run "
+            f"on {device}"
+        )
     source = FOLDER if name == BUNDLED else name
-    model = load_model(source, full_attention=full_attention)
+    model = load_model(source, full_attention=full_attention, weight_bits=weight_bits)
     module: nn.Module = model  # for its signature of `to`
     module.to(device)
     return model, load_tokenizer(source)
@@ -233,6 +250,7 @@ def _report(grid: Grid, window: int, seconds: float, results: object) -> dict[st
         "pretraining_window": window,
         "seed": grid.seed,
         "kv_bits": grid.kv_bits,
+        "weight_bits": grid.weight_bits,
         "seconds": seconds,
         "machine": {
             "python": platform.python_version(),

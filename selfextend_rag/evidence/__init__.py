@@ -2,6 +2,5 @@
 
 from selfextend_rag.evidence.profile import attention_profile
 from selfextend_rag.evidence.spans import Evidence, TokenRanges, find_evidence
-from selfextend_rag.evidence.watch import AttentionWatch
 
-__all__ = ["AttentionWatch", "Evidence", "TokenRanges", "attention_profile", "find_evidence"]
+__all__ = ["Evidence", "TokenRanges", "attention_profile", "find_evidence"]

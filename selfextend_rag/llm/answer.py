@@ -37,12 +37,12 @@ from selfextend_rag.engine import (
     worker_of,
 )
 from selfextend_rag.evidence import (
-    AttentionWatch,
     Evidence,
     TokenRanges,
     attention_profile,
     find_evidence,
 )
+from selfextend_rag.evidence.watch import AttentionWatch
 from selfextend_rag.llm.budget import ReadingBudget
 from selfextend_rag.llm.ledger import Ledger
 from selfextend_rag.output.reader import FREE, AnswerReader, OutputFormat

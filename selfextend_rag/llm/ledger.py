@@ -22,7 +22,8 @@ from selfextend_rag.cache.cache import bytes_by_device, layer_nbytes
 from selfextend_rag.cache.store import PrefixStore
 from selfextend_rag.engine import Reserve
 from selfextend_rag.errors import MemoryBudgetExceeded, UnknownMemoryError
-from selfextend_rag.llm.memory import MemoryLimit, budget_of, memory_of_model
+from selfextend_rag.llm.devices import MemoryLimit, budget_of
+from selfextend_rag.llm.memory import memory_of_model
 from selfextend_rag.planning import (
     ContextPlan,
     DeviceMemory,

@@ -27,14 +27,11 @@ from selfextend_rag.llm.answer import (
 )
 from selfextend_rag.llm.base import BaseLLM, PromptOptions
 from selfextend_rag.llm.budget import Documents, ReadingBudget, Space, as_documents
+from selfextend_rag.llm.devices import MemoryLimit
 from selfextend_rag.llm.ledger import Ledger, with_garbage_collected
-from selfextend_rag.llm.loading import (
-    DeviceMap,
-    load_model,
-    load_tokenizer,
-    usable_processor,
-)
-from selfextend_rag.llm.memory import MemoryLimit
+from selfextend_rag.llm.loading.model import load_model
+from selfextend_rag.llm.loading.sources import load_tokenizer, usable_processor
+from selfextend_rag.llm.loading.unloaded import DeviceMap
 from selfextend_rag.llm.options import knowing_options, refuse_unknown
 from selfextend_rag.llm.reading import Reading
 from selfextend_rag.llm.remote import RemoteLLM

@@ -11,13 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from selfextend_rag.documents import Document, Picture, refuse_pictures
 from selfextend_rag.evidence import TokenRanges
-from selfextend_rag.model import PromptPictures
 from selfextend_rag.text.calls import OUR_FORM, CallForm, measured_form
 from selfextend_rag.text.codec import Encoded, TextCodec
 from selfextend_rag.text.messages import (
@@ -32,6 +31,11 @@ from selfextend_rag.text.messages import (
     with_system_text,
 )
 from selfextend_rag.text.template import ChatTemplate, plain_conversation, refuse_losses
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from selfextend_rag.model import PromptPictures
 
 PromptForm = Literal["auto", "chat", "plain"]
 

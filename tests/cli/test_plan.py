@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+import textwrap
 
 import pytest
 import safetensors.torch
 import torch
 import transformers
+
+from tests import zoo
+from tests.tiny import byte_tokenizer
 
 
 def test_plan_says_what_ask_would_do_without_loading_weights(run, model_folder, long, monkeypatch):
@@ -130,3 +137,45 @@ def test_plan_knows_no_device_that_torch_does_not(run, model_folder, short, devi
     code, out, err = run("plan", short, "--model", model_folder, "--device", device)
     assert (code, out) == (2, "")
     assert "torch has none of that name; take cpu, cuda, cuda:1, ... or auto\n" in err
+
+
+HEAVY = (
+    *(
+        "transformers.modeling_utils",
+        "transformers.generation.utils",
+        "transformers.processing_utils",
+    ),
+    *("transformers.models.gemma3.modeling_gemma3", "torch._dynamo", "torch.distributed.tensor"),
+    *("selfextend_rag.engine", "selfextend_rag.model", "selfextend_rag.cache", "matplotlib"),
+)
+
+
+def test_the_second_plan_imports_nothing_that_builds_models(run, short, tmp_path, monkeypatch):
+    """It took 4.6 s of CPU time on one page, most of it for importing what it did not use.
+
+    Llama's own configuration imports much of that, so this is another family.
+    """
+    monkeypatch.setenv("SELFEXTEND_RAG_HOME", str(tmp_path / "home"))
+    folder = tmp_path / "gemma"
+    zoo.build("gemma3_text").config.save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    arguments = ["plan", short, "--model", str(folder), "--json", "--memory-limit", "1GiB"]
+    first = run(*arguments)
+    assert first[0] == 0
+    program = f"""
+        import sys
+        import torch, transformers
+        before = len(sys.modules)
+        from selfextend_rag.cli import main
+        assert main({arguments!r}) == 0
+        print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)
+        print(len(sys.modules) - before, file=sys.stderr)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], check=True, timeout=120,
+        capture_output=True, text=True, env=dict(os.environ),
+    )  # fmt: skip
+    heavy, imported = done.stderr.splitlines()
+    assert heavy == "[]"
+    assert int(imported) < 400
+    assert done.stdout == first[1]

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, Gemma3TextConfig, Lfm2Config
 from selfextend_rag.cache.store import PrefixStore
 from selfextend_rag.engine import Engine, GenerationSettings
 from selfextend_rag.errors import GenerationCancelled
-from selfextend_rag.evidence import AttentionWatch
+from selfextend_rag.evidence.watch import AttentionWatch
 from selfextend_rag.positions import SelfExtend
 from tests.tiny import tiny_llama
 

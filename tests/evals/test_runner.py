@@ -191,6 +191,25 @@ def test_bits_of_keys_and_values_are_measured_and_reported(tiny, tokenizer, tmp_
     assert found[0] != found[1]
 
 
+@pytest.mark.skipif(
+    "fbgemm" not in torch.backends.quantized.supported_engines, reason="FBGEMM needs x86 with AVX2"
+)
+def test_bits_of_weights_are_measured_and_reported(tiny, tokenizer, tmp_path, capsys):
+    tiny.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    shared = f"--model {tmp_path / 'model'} --samples 1 --no-plot --out {tmp_path} --lengths 90"
+    found = []
+    for bits in ([], ["--weight-bits", "8"]):
+        assert main(["eval", "perplexity", *shared.split(), *bits]) == 0
+        report = json.loads((tmp_path / "results.json").read_text())
+        assert report["weight_bits"] == (int(bits[1]) if bits else None)
+        found.append(report["results"]["selfextend"][0]["perplexity"])
+    assert 0 < abs(found[1] / found[0] - 1) < 0.05
+    arguments = ["eval", "perplexity", *shared.split(), "--weight-bits", "8", "--device", "cuda"]
+    assert main(arguments) == 2
+    assert "--weight-bits 8 can't be had: it is for the CPU" in capsys.readouterr().err
+
+
 def test_pictures_are_written_for_lookups_and_perplexity(tiny, tokenizer, tmp_path):
     pytest.importorskip("matplotlib", reason="matplotlib is optional and not installed")
     tiny.save_pretrained(tmp_path / "model")

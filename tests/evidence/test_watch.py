@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from selfextend_rag.engine import Engine, GenerationSettings
-from selfextend_rag.evidence import AttentionWatch
+from selfextend_rag.evidence.watch import AttentionWatch
 from selfextend_rag.model import extended, support
 from selfextend_rag.positions import SelfExtend
 from tests import oracle, zoo

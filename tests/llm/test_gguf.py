@@ -9,8 +9,9 @@ import torch
 
 from selfextend_rag import LongContextLLM, ModelLoadError
 from selfextend_rag.cli import main
-from selfextend_rag.llm import loading
-from selfextend_rag.llm.gguf import gguf_file
+from selfextend_rag.llm.loading.gguf import gguf_file
+from selfextend_rag.llm.loading.model import load_model
+from selfextend_rag.llm.loading.sources import load_tokenizer
 from tests.llm.gguf_files import (
     END,
     MESSAGE_END,
@@ -27,7 +28,7 @@ TEXT = "The height of the old mill is 6400. It is by the river, and the river is
 def home(tmp_path, monkeypatch):
     """An empty place to keep what is made of the files."""
     folder = tmp_path / "home"
-    monkeypatch.setattr("selfextend_rag.llm.gguf.constants.HF_HOME", str(folder))
+    monkeypatch.setattr("selfextend_rag.llm.loading.gguf.constants.HF_HOME", str(folder))
     return folder
 
 
@@ -62,7 +63,7 @@ def test_quantised_weights_are_restored(tmp_path):
 
 def test_a_file_is_converted_once(tmp_path, home, monkeypatch):
     path = write(tmp_path / "tiny.gguf", tiny("llama"), "llama")
-    loading.load_model(path)
+    load_model(path)
     (kept,) = [
         folder for folder in (home / "selfextend-rag/gguf").iterdir() if folder.name[0] != "d"
     ]
@@ -72,14 +73,14 @@ def test_a_file_is_converted_once(tmp_path, home, monkeypatch):
         "model.safetensors",
         "tokenizer.json",
     }
-    monkeypatch.setattr("selfextend_rag.llm.gguf._write", None)
-    loading.load_model(path)
+    monkeypatch.setattr("selfextend_rag.llm.loading.gguf._write", None)
+    load_model(path)
     other = write(tmp_path / "other.gguf", tiny("llama", seed=1), "llama")
     with pytest.raises(ModelLoadError):
-        loading.load_model(other)  # what is kept is another's
+        load_model(other)  # what is kept is another's
     path.write_bytes(other.read_bytes())
     with pytest.raises(ModelLoadError):
-        loading.load_model(path)
+        load_model(path)
 
 
 def test_a_plan_restores_no_weights(tmp_path, home, capsys):
@@ -124,12 +125,12 @@ def test_scaled_rotary_angles_are_taken_over(tmp_path):
     factors = _llama3_factors(5e5, 8.0)
     assert len(set(factors)) > 2
     path = write(tmp_path / "l3.gguf", model, "llama", tensors={"rope_freqs.weight": factors})
-    found = loading.load_model(path)
+    found = load_model(path)
     wanted, got = model.model.rotary_emb.inv_freq, found.model.rotary_emb.inv_freq
     torch.testing.assert_close(got.double(), wanted.double(), rtol=1e-5, atol=0)
     linear = {"rope.scaling.type": "linear", "rope.scaling.factor": 4.0}
     path = write(tmp_path / "linear.gguf", tiny("llama"), "llama", more=linear)
-    found = loading.load_model(path)
+    found = load_model(path)
     torch.testing.assert_close(
         found.model.rotary_emb.inv_freq, tiny("llama").model.rotary_emb.inv_freq.float() / 4
     )
@@ -159,7 +160,7 @@ def test_scaled_rotary_angles_are_taken_over(tmp_path):
 def test_what_would_be_passed_over_is_refused(tmp_path, changes, message):
     path = write(tmp_path / "odd.gguf", tiny("llama"), "llama", **changes)
     with pytest.raises(ModelLoadError, match=message) as refused:
-        loading.load_model(path)
+        load_model(path)
     assert str(path) in str(refused.value)
 
 
@@ -169,17 +170,18 @@ def test_damaged_missing_and_partial_files_are_refused(tmp_path):
         cut = tmp_path / f"cut{size}.gguf"
         cut.write_bytes(whole[:size])
         with pytest.raises(ModelLoadError, match=f"can't load the model .*cut{size}.gguf"):
-            loading.load_model(cut)
+            load_model(cut)
     with pytest.raises(ModelLoadError, match="there is no such file"):
-        loading.load_model(tmp_path / "none.gguf")
+        load_model(tmp_path / "none.gguf")
     with pytest.raises(ModelLoadError, match="one part of several; join them"):
-        loading.load_tokenizer(tmp_path / "big-00001-of-00003.gguf")
+        load_tokenizer(tmp_path / "big-00001-of-00003.gguf")
 
 
 def test_a_disk_that_is_too_small_is_named(tmp_path, monkeypatch):
     path = write(tmp_path / "tiny.gguf", tiny("llama"), "llama")
     monkeypatch.setattr(
-        "selfextend_rag.llm.gguf.shutil.disk_usage", lambda _: type("Disk", (), {"free": 10})
+        "selfextend_rag.llm.loading.gguf.shutil.disk_usage",
+        lambda _: type("Disk", (), {"free": 10}),
     )
     with pytest.raises(ModelLoadError, match="GiB free; set HF_HOME to a larger disk"):
-        loading.load_model(path)
+        load_model(path)

@@ -11,8 +11,9 @@ import pytest
 from huggingface_hub import HfApi, close_session, constants
 
 from selfextend_rag.errors import ModelLoadError
-from selfextend_rag.llm import hub, loading
-from selfextend_rag.llm.loading import load_config, load_model, load_tokenizer
+from selfextend_rag.llm.loading import hub, sources
+from selfextend_rag.llm.loading.model import load_model
+from selfextend_rag.llm.loading.sources import load_config, load_tokenizer
 
 
 @pytest.fixture
@@ -101,7 +102,7 @@ def test_a_hub_is_asked_through_the_proxy(online, server):
 def test_a_hub_is_asked_once_a_minute_for_a_model(online, server):
     asked = []
     online.setattr(HfApi, "model_info", lambda *_, **__: asked.append(0))
-    assert [loading._where_to_look("nobody/no-such-model", {}) for _ in range(3)] == [{}] * 3
+    assert [sources._where_to_look("nobody/no-such-model", {}) for _ in range(3)] == [{}] * 3
     assert len(asked) == 1
 
 
@@ -109,11 +110,11 @@ def test_the_environment_s_word_on_staying_offline_is_taken(online):
     online.setattr(constants, "is_offline_mode", lambda: True)
     online.setattr(socket, "getaddrinfo", None)  # would fail if it were called
     assert not answers()
-    assert loading._where_to_look("nobody/no-such-model", {}) == {"local_files_only": True}
+    assert sources._where_to_look("nobody/no-such-model", {}) == {"local_files_only": True}
 
 
 def test_a_folder_asks_nobody(online, tmp_path):
-    online.setattr(loading, "hub_answers", None)
+    online.setattr(sources, "hub_answers", None)
     with pytest.raises(ModelLoadError, match=r"there is no config\.json in this folder"):
         load_config(tmp_path)
     with pytest.raises(ModelLoadError, match="there is no tokenizer in this folder"):

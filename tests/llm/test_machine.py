@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from selfextend_rag.llm.memory import limited_memory, main_memory
+from selfextend_rag.llm.devices import limited_memory, main_memory
 from selfextend_rag.planning.memory import DeviceMemory
 
 GIB = 1 << 30

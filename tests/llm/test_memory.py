@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 
 import pytest
@@ -10,7 +11,8 @@ import torch
 from selfextend_rag import Document, DocumentTooLarge, LongContextLLM, MemoryBudgetExceeded
 from selfextend_rag.errors import UnknownMemoryError
 from selfextend_rag.llm.ledger import Ledger
-from selfextend_rag.llm.loading import budget_of_source, empty_model, sizes_in_folder
+from selfextend_rag.llm.loading import unloaded
+from selfextend_rag.llm.loading.unloaded import budget_of_source, empty_model, sizes_in_folder
 from selfextend_rag.llm.memory import memory_of_model, model_memory, sizes_of
 from selfextend_rag.planning.memory import format_bytes
 from tests import zoo
@@ -174,3 +176,69 @@ def test_layers_on_the_disk_are_planned_as_they_are_run(tmp_path):
         assert answers[0] == answers[1]
         stated = reading.plan.memory
         assert reading.nbytes == stated.kv_cache_bytes + stated.grouped_keys_bytes
+
+
+@pytest.fixture
+def kept(monkeypatch, tmp_path):
+    """A folder for what is kept from run to run, and how often a model was built."""
+    monkeypatch.setenv("SELFEXTEND_RAG_HOME", str(tmp_path / "home"))
+    built = []
+
+    def building(*arguments):
+        built.append(arguments)
+        return empty_model(*arguments)
+
+    monkeypatch.setattr(unloaded, "empty_model", building)
+    return built
+
+
+def test_what_was_measured_once_is_what_is_measured_again(kept, tmp_path):
+    """Layers that keep all tokens, windows of them, states, and rounded ones."""
+    for family in ("gemma3_text", "jamba", "deepseek_v3", "llama"):
+        config = zoo.build(family).config
+        plans = [budget_of_source("tiny", config, limit="1GiB") for _ in range(2)]
+        assert plans[0] == plans[1]
+    assert len(kept) == 4
+
+
+def test_what_was_measured_belongs_to_all_that_it_depends_on(kept, tmp_path):
+    model = tiny_llama(dtype=torch.float32)
+    model.save_pretrained(tmp_path / "one")
+    tiny_llama(dtype=torch.bfloat16).save_pretrained(tmp_path / "other")
+    other = copy.deepcopy(model.config)
+    other.num_key_value_heads = 1
+    asked = [
+        ("one", model.config, {}),
+        ("one", other, {}),
+        ("one", model.config, {"kv_bits": 8}),
+        ("one", model.config, {"dtype": "bfloat16"}),
+        ("one", model.config, {"device_map": "auto"}),  # never kept
+        ("other", model.config, {}),
+    ]
+    found = []
+    for _ in range(2):
+        for name, config, options in asked:
+            found.append(budget_of_source(tmp_path / name, config, limit="1GiB", **options))
+    assert found[:6] == found[6:]
+    assert len(kept) == 6 + 1
+    assert len({repr(x) for x in found}) == 5
+
+
+def test_an_entry_that_can_not_be_read_is_measured_and_written_again(kept, tmp_path):
+    config = tiny_llama().config
+    first = budget_of_source("tiny", config, limit="1GiB")
+    (entry,) = (tmp_path / "home" / "shapes").iterdir()
+    whole = entry.read_text()
+    for damaged in ("", whole[:100], "{}", whole.replace("layers", "sheets")):
+        entry.write_text(damaged)
+        assert budget_of_source("tiny", config, limit="1GiB") == first
+        assert entry.read_text() == whole
+    assert len(kept) == 5
+
+
+def test_models_whose_code_is_their_own_are_measured_each_time(kept):
+    config = tiny_llama().config
+    config.auto_map = {"AutoModelForCausalLM": "modeling.Other"}
+    for _ in range(2):
+        budget_of_source("tiny", config, limit="1GiB")
+    assert len(kept) == 2

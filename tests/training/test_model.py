@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from selfextend_rag import LongContextLLM
-from selfextend_rag.llm.loading import load_model
+from selfextend_rag.llm.loading.model import load_model
 from training.export import BUNDLED, largest_difference, main, rounded, stored
 from training.model import (
     Decoder,

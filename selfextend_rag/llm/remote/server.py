@@ -16,7 +16,7 @@ from selfextend_rag.errors import (
     PromptMismatch,
     ServerError,
 )
-from selfextend_rag.llm.loading import load_tokenizer
+from selfextend_rag.llm.loading.sources import load_tokenizer
 from selfextend_rag.llm.remote.http import HttpClient, JsonObject
 from selfextend_rag.text.codec import TextCodec
 

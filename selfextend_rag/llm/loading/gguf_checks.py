@@ -7,10 +7,11 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 if TYPE_CHECKING:
     from gguf import GGUFReader
+    from transformers import PreTrainedModel
 
 # the attributes of a configuration that a key is about; the first one that it has counts
 _ATTRIBUTES = {

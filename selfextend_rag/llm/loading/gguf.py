@@ -25,17 +25,15 @@ import transformers
 from huggingface_hub import constants
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
     PreTrainedConfig,
-    PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from selfextend_rag.errors import ModelLoadError, in_short
-from selfextend_rag.llm.bars import bars_if_watched
-from selfextend_rag.llm.gguf_checks import (
+from selfextend_rag.llm.loading.bars import bars_if_watched
+from selfextend_rag.llm.loading.gguf_checks import (
     rope_of_file,
     tensors_left_out,
     tokens_that_differ,
@@ -44,6 +42,7 @@ from selfextend_rag.llm.gguf_checks import (
 
 if TYPE_CHECKING:
     from gguf import GGUFReader
+    from transformers import PreTrainedModel
 
 log = logging.getLogger(__name__)
 
@@ -187,6 +186,8 @@ def _restored(
     where: dict[str, Any], config: PreTrainedConfig, dtype: torch.dtype
 ) -> PreTrainedModel:
     """Return the file's weights in a model that is like any other of its kind."""
+    from transformers import AutoModelForCausalLM  # plans do without what builds models
+
     with suppress(ImportError):  # later versions leave weights in their blocks where they can
         from transformers import GgufConfig
 

@@ -1,0 +1,1 @@
+"""Models from a hub id, a folder or a GGUF file: loaded, or looked at, to plan for them."""
