@@ -44,6 +44,7 @@ class Choice:
         weights: folder with a folder for each model, of its name on the hub without the owner.
         out: folder for results.
         limit: documents of each task; all if None.
+        device: of torch.
         tflops: that reading reaches, in 10^12 operations a second.
         milliseconds: of each token of an answer.
     """
@@ -54,6 +55,7 @@ class Choice:
     weights: str = ""
     out: str = "runs/paper"
     limit: int | None = None
+    device: str = "cuda"
     tflops: float = 445
     milliseconds: float = 16
 
@@ -84,6 +86,7 @@ class Choice:
             weights=environment.get("WEIGHTS", ""),
             out=environment.get("OUT") or cls.out,
             limit=int(limit) if limit else None,
+            device=environment.get("DEVICE") or cls.device,
             tflops=number("TFLOPS", cls.tflops),
             milliseconds=number("MS_PER_TOKEN", cls.milliseconds),
         )
@@ -140,7 +143,7 @@ def command(name: str, run: Values, tasks: Iterable[str], choice: Choice) -> lis
     local = Path(choice.weights) / model["hub"].rpartition("/")[2]
     words = ["selfextend-rag", "eval", *tasks]
     words += ["--model", str(local) if choice.weights else model["hub"], *model["options"]]
-    words += ["--device", "cuda", "--dtype", "bfloat16", "--methods", run["method"]]
+    words += ["--device", choice.device, "--dtype", "bfloat16", "--methods", run["method"]]
     if "group_size" in run:
         words += ["--group-size", str(run["group_size"])]
         words += ["--neighbor-window", str(run["neighbor_window"])]

@@ -13,6 +13,7 @@
 # WEIGHTS  folder with the models' folders; the hub by default
 # OUT      folder for results, runs/paper by default; started again, a run continues there
 # MODELS, TASKS  names by space or comma; all by default. LIMIT  documents of each task
+# DEVICE   cuda by default; cpu is of use for models of a few layers, to see that all is in place
 # TFLOPS, MS_PER_TOKEN  speed that the expected hours are derived with
 # PYTHON   interpreter, python by default
 #
@@ -20,7 +21,7 @@
 set -euo pipefail
 
 for argument in "$@"; do
-  if [[ ! $argument =~ ^(DRY_RUN|DATA|WEIGHTS|OUT|MODELS|TASKS|LIMIT|TFLOPS|MS_PER_TOKEN|PYTHON)= ]]; then
+  if [[ ! $argument =~ ^(DRY_RUN|DATA|WEIGHTS|OUT|MODELS|TASKS|LIMIT|DEVICE|TFLOPS|MS_PER_TOKEN|PYTHON)= ]]; then
     printf 'paper.sh: %s is no variable of this script; see its first lines\n' "$argument" >&2
     exit 2
   fi

@@ -20,6 +20,8 @@ from selfextend_rag.evals.suite.rows import Column, Results, Row
 from selfextend_rag.evals.suite.summary import summary_of
 from selfextend_rag.planning.planner import ContextBudgetPlanner
 from selfextend_rag.positions import SelfExtend
+from tests.evals.records import lines
+from tests.tiny import byte_tokenizer, tiny_llama
 
 ROOT = Path(__file__).parents[2]
 PAPER = runpy.run_path(str(ROOT / "benchmarks" / "paper.py"))
@@ -63,6 +65,35 @@ def test_commands_of_a_dry_run_are_what_the_program_takes_and_none_is_run(tmp_pa
         assert context.params["limit"] == 3
     assert called(tmp_path) == []
     assert list(tmp_path.iterdir()) == [tmp_path / "selfextend-rag"]
+
+
+@pytest.mark.slow
+def test_a_model_with_random_weights_goes_all_the_way_to_its_table(tmp_path):
+    """Weights and records from folders, in the form that users have them; nothing stands in."""
+    tiny_llama(window=2048).save_pretrained(tmp_path / "weights" / "phi-2")
+    byte_tokenizer().save_pretrained(tmp_path / "weights" / "phi-2")
+    record = {"instructions": ["A, B, C or D?"] * 2, "outputs": ["A", "B"], "source": "x",
+              "input": "It is said. " * 900, "evaluation": "exam"}  # fmt: skip
+    lines(tmp_path / "data/LEval-data/Closed-ended-tasks/quality.jsonl", record)
+    program = tmp_path / "selfextend-rag"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m selfextend_rag "$@"\n')
+    program.chmod(0o755)
+    chosen = ("DEVICE=cpu", "WEIGHTS=weights", "DATA=data", "MODELS=phi-2", "TASKS=leval/quality")
+    variables = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
+                 "PYTHON": sys.executable, "PYTHONPATH": str(ROOT)}  # fmt: skip
+    script = ["bash", str(ROOT / "benchmarks" / "paper.sh"), *chosen]
+    named = {"env": variables, "cwd": tmp_path, "capture_output": True, "text": True}
+    done = subprocess.run(script, check=False, **named)
+    assert (done.returncode, done.stderr.count("failed:")) == (0, 0), done.stderr
+    for run, size in (("leval-plain", 1), ("leval-selfextend-8k", 5)):
+        rows = (tmp_path / "runs/paper/phi-2" / run / "rows.jsonl").read_text().splitlines()
+        assert len(rows) == 2
+        for row in map(json.loads, rows):
+            assert row["status"] == "answered"
+            assert row["settings"].get("group_size", 1) == size
+    table = (tmp_path / "runs/paper/phi-2.md").read_text()
+    assert "not run" not in table
+    assert table.count("| leval/quality | ") == 2
 
 
 def test_a_run_that_fails_is_named_and_the_others_go_on(tmp_path):
