@@ -148,14 +148,20 @@ class Eval(ModelOptions):
     passages: int | None = _suite(
         None, help="the most passages that retrieval brings; as many as fit by default"
     )
+    passage_words: int = _suite(200, help="words of a passage")
     inputs: str = _suite(
         "", help="whole, cut or both by comma; plain attention is given both by default"
     )
     cut_tokens: int | None = _suite(
         None, help="what prompts are cut to; as published for the model's window by default"
     )
+    answer_tokens: int | None = _suite(
+        None, help="the longest answer, where a benchmark allows a longer one"
+    )
     likelihood: bool = _suite(
-        False, "--likelihood", help="measure how likely the right answers are, too"
+        False,
+        "--likelihood",
+        help="measure how likely the right answers are, too, and whether wrong ones are likelier",
     )
     pretraining_window: int | None = _suite(
         None, help="tokens the model was trained to see; what its configuration says by default"
@@ -251,6 +257,7 @@ class Eval(ModelOptions):
             likelihood=self.likelihood,
             embeddings=self.embeddings,
             most_passages=self.passages,
+            passage_words=self.passage_words,
         )
         methods = methods_of(self._method_names(), loaded, chosen)
         folder = self.out or Path("eval-results")
@@ -259,7 +266,7 @@ class Eval(ModelOptions):
         with RowFile(folder) as file:
             results = run_suite(tasks, methods, loaded, file, options, self._say_item)
         summary = summary_of(results)
-        write_results(folder, results, summary, loaded, methods, plot=not self.no_plot)
+        write_results(folder, results, summary, loaded, methods, options, plot=not self.no_plot)
         self._write_line(f"{table(summary)}\n")
         self.say(
             f"{results.computed} rows computed, {results.found} found in {folder}; see "
@@ -281,7 +288,8 @@ class Eval(ModelOptions):
         known: dict[str, Input] = {"whole": "whole", "cut": "cut"}
         if unknown := [form for form in forms if form not in known]:
             raise BadOption(f"--inputs takes whole and cut, by comma, got {unknown[0]!r}")
-        return SuiteOptions(self.limit, tuple(known[x] for x in forms), self.cut_tokens)
+        inputs = tuple(known[x] for x in forms)
+        return SuiteOptions(self.limit, inputs, self.cut_tokens, self.answer_tokens)
 
     def _check_plots(self) -> None:
         """Refuse to begin what could not be drawn in the end."""

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from selfextend_rag.evals.prose import Prose, encode, leading_tokens
 
 _DATA = files("selfextend_rag.evals") / "data" / "words.json"
-_WORDS: dict[str, list[str]] = json.loads(_DATA.read_text("utf-8"))
+WORDS: dict[str, list[str]] = json.loads(_DATA.read_text("utf-8"))
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,9 @@ def lookup_task(
     """
     rng = random.Random(f"lookup {seed}")
     attributes = [
-        *_WORDS["number_attributes"],
-        *_WORDS["name_attributes"],
-        *_WORDS["word_attributes"],
+        *WORDS["number_attributes"],
+        *WORDS["name_attributes"],
+        *WORDS["word_attributes"],
     ]
     attribute, *other_attributes = rng.sample(attributes, 1 + distractors)
     owner, *other_owners = _different(rng, 1 + distractors)
@@ -110,7 +110,7 @@ def lookup_task(
 
 
 def _draw(rng: random.Random, kind: str) -> str:
-    return rng.choice(_WORDS[kind])
+    return rng.choice(WORDS[kind])
 
 
 def _place(rng: random.Random) -> str:
@@ -142,9 +142,9 @@ def _different(rng: random.Random, count: int) -> list[str]:
 
 
 def _value(rng: random.Random, attribute: str) -> str:
-    if attribute in _WORDS["number_attributes"]:
+    if attribute in WORDS["number_attributes"]:
         return str(rng.randint(10 ** rng.randint(1, 5), 999999))
-    if attribute in _WORDS["name_attributes"]:
+    if attribute in WORDS["name_attributes"]:
         person = f"{_draw(rng, 'given')} {_draw(rng, 'family')}"
         return rng.choice((person, _place(rng)))
     return _draw(rng, "nouns")

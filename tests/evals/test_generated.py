@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 
 import pytest
 
@@ -9,7 +10,7 @@ from selfextend_rag.evals.benchmarks import (
     BenchmarkError,
     SyntheticOptions,
 )
-from selfextend_rag.evals.benchmarks.generated import haystack, ruler
+from selfextend_rag.evals.benchmarks.generated import facts, haystack, ruler
 from tests.evals.records import Words, items, lines, prompt
 
 
@@ -113,3 +114,47 @@ def test_what_can_not_fit_is_refused():
     many = haystack.words(rng, 9000)
     assert len(set(many)) == 9000
     assert len({word[:4] for word in many}) > 1000  # once, the first words of the alphabet alone
+
+
+@pytest.mark.parametrize("name", ["two", "chain", "list", "count"])
+def test_questions_on_several_facts_fit_hold_them_and_have_wrong_answers_of_the_same_form(name):
+    task, found = items(f"facts/{name}/1500", None)
+    assert found == items(f"facts/{name}/1500", None)[1]
+    assert len({prompt(item) for item in found}) == len(found)
+    for item in found:
+        (question,) = item.questions
+        assert 1200 < len(Words().encode(prompt(item))) + question.max_new_tokens <= 1500
+        assert all(fact in item.document for fact in question.evidence)
+        assert task.score(question, question.answer)["score"] == 100
+        assert len({question.answer, *question.others}) == 1 + len(question.others)
+        assert all(task.score(question, wrong)["score"] < 100 or name == "two"
+                   for wrong in question.others)  # fmt: skip
+        assert {len(x.split()) for x in question.others} == {len(question.answer.split())}
+
+
+@pytest.mark.parametrize("name", ["two", "chain", "list", "count"])
+def test_the_answer_is_what_the_text_says_of_what_is_asked(name):
+    """Read out of the text by a pattern, and not from what made it."""
+    for item in items(f"facts/{name}/1500", None)[1]:
+        (question,) = item.questions
+        asked, text = question.query, item.document
+        value = {who: x for who, x in re.findall(r"of ((?:\w+ )?\w+) is (\w+(?: \w+)?)\.", text)}
+        members = re.findall(r"(\w+ \w+) is one of the \w+ of (\w+)\.", text)
+        if name == "two":
+            one, other = re.search(r"of (\w+ \w+) and (\w+ \w+)\?", asked).groups()
+            expected = f"{value[one]} and {value[other]}"
+        elif name == "chain":
+            expected = value[value[re.search(r"of (\w+)\?", asked)[1]]]
+        else:
+            of = re.search(r"(\w+)(?: have)?\?", asked)[1]
+            people = [who for who, place in members if place == of]
+            expected = f"{', '.join(people[:-1])} and {people[-1]}" if name == "list" else str(
+                len(people)
+            )  # fmt: skip
+        assert question.answer == expected
+
+
+def test_counts_are_of_all_sizes_and_lists_of_more_than_retrieval_brings():
+    rng = random.Random(0)
+    assert {int(facts.count(rng).answer) for _ in range(200)} == set(range(1, 9))
+    assert len(facts.listed(rng).needed) > 3

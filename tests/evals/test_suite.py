@@ -175,6 +175,20 @@ def test_a_gold_that_can_not_be_scored_is_named_before_anything_is_answered(tmp_
     assert method.asked == 0
 
 
+def test_answers_are_no_longer_than_asked_for_and_kept_apart_from_longer_ones(tmp_path):
+    class Long(Fake):
+        def answers(self, item):
+            assert [x.max_new_tokens for x in item.questions] == [self.expected] * 3
+            return super().answers(item)
+
+    for expected, most in ((2, 2), (4, 9), (4, None)):
+        method = Long("plain", sometimes)
+        method.expected = expected
+        results = run(tmp_path, method, answer_tokens=most)
+        assert method.asked == (0 if most is None else 6)  # 9 is more than the benchmark's 4
+        assert results.computed + results.found == 18
+
+
 def test_a_limit_can_be_raised_later(tmp_path):
     assert run(tmp_path, Fake("plain", always), limit=2).computed == 6
     found = run(tmp_path, Fake("plain", always), limit=4)
@@ -320,13 +334,48 @@ def test_intervals_are_of_items_and_hold_the_mean():
     assert interval(few, mean) is None
 
 
+class Measured(Fake):
+    """Finds the right answer of so many nats, and wrong ones of 1 and 3."""
+
+    def answers(self, item):
+        return [
+            replace(answer, gold_nlls=(answer_nll / 2,) * 2, other_nlls=((1.0,), (2.0, 1.0)))
+            for answer, question in zip(super().answers(item), item.questions, strict=True)
+            for answer_nll in [self.right(int(item.id), int(question.id))]
+        ]
+
+
+def test_right_answers_are_compared_with_wrong_ones_and_between_methods(tmp_path):
+    plain = Measured("plain", lambda number, question: 2.0)
+    extended = Measured("selfextend", lambda number, question: 0.5 if number else 2.0)
+    task = summary_of(run(tmp_path, plain, extended))["tasks"]["fake/one"]
+    assert [task["columns"][name]["likeliest"] for name in ("plain", "selfextend")] == [
+        0,
+        pytest.approx(500 / 6),  # in five of six documents
+    ]
+    assert task["columns"]["plain"]["by_chance"] == pytest.approx(100 / 3)
+    (found,) = task["differences"]
+    assert found["gold_nll"]["difference"] == pytest.approx(-0.75 * 5 / 6)  # nats a token of two
+    assert found["gold_nll"]["interval"][1] < 0
+    assert found["likeliest"]["difference"] == pytest.approx(500 / 6)
+
+
+def test_a_figure_that_one_column_lacks_is_not_compared(tmp_path):
+    results = run(tmp_path, Fake("plain", always), Measured("selfextend", always))
+    summary = summary_of(results)
+    (found,) = summary["tasks"]["fake/one"]["differences"]
+    assert "gold_nll" not in found
+    text = page(results, summary, {"model": "m"}, plot=False)
+    assert text.count("selfextend minus plain") == 1
+
+
 def test_the_report_is_one_page_that_loads_nothing(tmp_path):
     results = run(tmp_path, Fake("plain", sometimes), Fake("selfextend", always))
     summary = summary_of(results)
     text = page(results, summary, {"model": "<b>&"}, plot=False)
     assert "http" not in text
     assert "&lt;b&gt;&amp;" in text
-    assert "selfextend over plain" in text
+    assert "selfextend minus plain" in text
     assert "by depth" in text
 
 
@@ -336,6 +385,10 @@ def test_pictures_are_in_the_page(tmp_path):
     text = page(results, summary_of(results), {"model": "m"}, plot=True)
     assert text.count("data:image/png;base64,") == 2
     assert 'src="http' not in text
+    measured = run(tmp_path / "measured", Measured("plain", always))
+    text = page(measured, summary_of(measured), {"model": "m"}, plot=True)
+    assert text.count("data:image/png;base64,") == 3  # likelihoods, too
+    assert "<small>answer: 1</small>" in text
 
 
 def test_methods_are_added_by_name(monkeypatch):

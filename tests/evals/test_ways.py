@@ -19,7 +19,7 @@ from selfextend_rag.evals.methods import (
     MethodOptions,
     methods_of,
 )
-from selfextend_rag.evals.methods.rankings import PASSAGE_WORDS
+from selfextend_rag.evals.methods.base import PASSAGE_WORDS
 from selfextend_rag.evals.methods.retrieved import passages_of
 from selfextend_rag.maps import MAPS
 from tests.tiny import byte_tokenizer, tiny_llama
@@ -176,6 +176,33 @@ def test_so_many_passages_and_no_more(wide):
     method = made("bm25", wide, most_passages=1)
     (answer,) = method.answers(item(haystack(6), asked("\nzebra?", "412kg")))
     assert answer.settings["passages"] == [4]
+
+
+def test_shorter_passages_let_more_of_them_fit(wide):
+    document = haystack(6)
+    question = asked("\nzebra zebra?", "412kg")
+    answers = [
+        made("bm25", wide, most_passages=3, passage_words=words).answers(item(document, question))[
+            0
+        ]
+        for words in (PASSAGE_WORDS, 50)
+    ]
+    assert [len(x.settings["passages"]) for x in answers] == [2, 3]
+    assert [x.settings["of_passages"] for x in answers] == [6, 24]
+
+
+def test_wrong_answers_are_as_likely_as_if_they_were_the_right_ones(wide):
+    question = replace(asked("\nWhat is fact 3?", "9"), others=("25", "64"))
+    (found,) = made("plain", wide, likelihood=True).answers(item(LONG, question))
+    alone = [
+        made("plain", wide, likelihood=True)
+        .answers(item(LONG, replace(question, answer=x, others=())))[0]
+        .gold_nlls
+        for x in ("9", "25", "64")
+    ]
+    assert [found.gold_nlls, *found.other_nlls] == [pytest.approx(x) for x in alone]
+    (without,) = made("plain", wide).answers(item(LONG, question))
+    assert without.other_nlls == ()
 
 
 def test_chance_is_the_same_for_the_same_question_and_not_for_another(wide):

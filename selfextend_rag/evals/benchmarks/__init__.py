@@ -18,7 +18,7 @@ from selfextend_rag.evals.benchmarks import (
     pg19,
 )
 from selfextend_rag.evals.benchmarks.files import Source
-from selfextend_rag.evals.benchmarks.generated import passkeys, ruler
+from selfextend_rag.evals.benchmarks.generated import facts, passkeys, ruler
 from selfextend_rag.evals.benchmarks.generated.haystack import SyntheticOptions
 from selfextend_rag.evals.benchmarks.items import BenchmarkError, Item, Question, Task, Tokens
 
@@ -47,6 +47,7 @@ def all_tasks(source: Source, options: SyntheticOptions) -> list[Task]:
         *infinitebench.tasks(source),
         *ruler.tasks(source, options),
         *passkeys.tasks(source, options),
+        *facts.tasks(options),
     ]
 
 

@@ -38,6 +38,8 @@ class Question:
         query: what retrieval looks for, without the words around it; all of ``text`` by default.
         evidence: texts of which a passage that answers the question has one; empty where the
             right answer says nothing of its place, as a letter, a class or a yes does.
+        others: wrong answers, written as ``answer`` is, that a model may take for the right one;
+            whether it finds that one the likeliest of all can be measured.
     """
 
     id: str
@@ -48,6 +50,7 @@ class Question:
     answer: str = ""
     query: str = ""
     evidence: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

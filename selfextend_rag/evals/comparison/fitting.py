@@ -7,8 +7,7 @@ from dataclasses import replace
 
 from selfextend_rag.documents import Document, refuse_pictures
 from selfextend_rag.evals.comparison.passages import LEAST_WORDS, Index, words_of
-from selfextend_rag.evals.methods.base import MethodError
-from selfextend_rag.evals.methods.rankings import PASSAGE_WORDS
+from selfextend_rag.evals.methods.base import PASSAGE_WORDS, MethodError
 from selfextend_rag.llm import LongContextLLM
 
 _SPARE = 0.9  # share of the window's space to make passages for: some have longer words than others

@@ -18,6 +18,9 @@ from selfextend_rag.evals.benchmarks.items import Item
 from selfextend_rag.planning import pretraining_window_of
 from selfextend_rag.text.codec import TextCodec
 
+PASSAGE_WORDS = 200
+"""Words of a passage, as LongBench's own retrieval has them."""
+
 Input = Literal["whole", "cut"]
 """Whether prompts are given as they are, or cut by the benchmark's own rule."""
 
@@ -89,7 +92,9 @@ class MethodOptions:
         embeddings: of method ``embeddings``: an object of LangChain or LlamaIndex, or the folder or
             hub id of an encoder.
         most_passages: the most that retrieval brings of a document; as many as fit by default.
-        likelihood: measure how likely the right answers are, too.
+        likelihood: measure how likely the right answers are, too, and wrong ones that questions
+            name.
+        passage_words: words of a passage.
     """
 
     group_size: int | None = None
@@ -100,6 +105,7 @@ class MethodOptions:
     embeddings: object = None
     most_passages: int | None = None
     likelihood: bool = False
+    passage_words: int = PASSAGE_WORDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +122,7 @@ class Answered:
         settings: what the method chose for this document, as JSON values.
         gold_nlls: negative log-likelihood of each token of the right answer, in nats, if that was
             asked for and the question names one.
+        other_nlls: the same of each wrong answer that the question names.
     """
 
     text: str
@@ -126,6 +133,7 @@ class Answered:
     read_seconds: float
     settings: Mapping[str, object] = field(default_factory=dict)
     gold_nlls: tuple[float, ...] = ()
+    other_nlls: tuple[tuple[float, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

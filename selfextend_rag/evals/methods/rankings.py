@@ -13,9 +13,6 @@ from selfextend_rag.documents.document import word_relevance
 from selfextend_rag.evals.benchmarks.items import Item, Question
 from selfextend_rag.evals.methods.base import MethodError
 
-PASSAGE_WORDS = 200
-"""Words of a passage, as LongBench's own retrieval has them."""
-
 
 class Ranking(Protocol):
     """Says how much each passage has to do with a question."""
@@ -191,8 +188,8 @@ class Encoder:
         if most is not None and found["input_ids"].shape[1] > most:
             length = found["input_ids"].shape[1]
             raise MethodError(
-                f"{self.model_name} reads {most} tokens, and a passage of {PASSAGE_WORDS} words is "
-                f"{length}; take an encoder of a longer window"
+                f"{self.model_name} reads {most} tokens, and a passage is {length}; take an "
+                "encoder of a longer window, or passages of fewer words"
             )
         with torch.inference_mode():
             mean: list[float] = model.eval()(**found).last_hidden_state[0].mean(0).tolist()

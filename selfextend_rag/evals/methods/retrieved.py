@@ -1,8 +1,9 @@
 """The same model after retrieval: it sees the passages of a document that a ranking chose.
 
-Frame, question and space for the answer are those of every other method. Passages of 200 words, as
-LongBench's own retrieval has them, fill what plain attention fits, the best first, and are read in
-the document's order. Each answer's ``settings`` say which passages were seen, of how many.
+Frame, question and space for the answer are those of every other method. Passages, of 200 words as
+LongBench's own retrieval has them or of so many as are asked for, fill what plain attention fits,
+the best first, and are read in the document's order. Each answer's ``settings`` say which passages
+were seen, of how many.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from itertools import pairwise
 
 from selfextend_rag.evals.benchmarks.items import Item, Question
 from selfextend_rag.evals.methods.base import (
+    PASSAGE_WORDS,
     Answered,
     Input,
     LoadedModel,
@@ -24,7 +26,6 @@ from selfextend_rag.evals.methods.base import (
     Predicted,
 )
 from selfextend_rag.evals.methods.rankings import (
-    PASSAGE_WORDS,
     EmbeddingRanking,
     OracleRanking,
     RandomRanking,
@@ -70,18 +71,21 @@ class Retrieved:
     def __init__(
         self, name: str, loaded: LoadedModel, options: MethodOptions, ranking: Ranking
     ) -> None:
-        if options.most_passages is not None and options.most_passages < 1:
-            raise MethodError(f"most_passages must be positive, got {options.most_passages}")
+        for option in ("most_passages", "passage_words"):
+            value = getattr(options, option)
+            if value is not None and value < 1:
+                raise MethodError(f"{option} must be positive, got {value}")
         self.name, self.inputs = name, ("whole",)
         self._ranking = ranking
         self._plain = Windowed(name, loaded, options, "never", ("whole",))
         self._window, self._most = loaded.window, options.most_passages
+        self._words = options.passage_words
 
     inputs: tuple[Input, ...]
 
     def identity(self) -> Mapping[str, object]:
         """Return the ranking, and how passages are made and how many are taken."""
-        passages = {"passage_words": PASSAGE_WORDS, "most_passages": self._most}
+        passages = {"passage_words": self._words, "most_passages": self._most}
         return {**self._plain.identity(), **self._ranking.identity(), **passages}
 
     def answers(self, item: Item) -> list[Answered]:
@@ -90,7 +94,7 @@ class Retrieved:
         Raises:
             MethodError: not even one passage fits besides a question and its answer.
         """
-        passages = passages_of(item.document)
+        passages = passages_of(item.document, self._words)
         found = []
         for question in item.questions:
             started = time.perf_counter()
@@ -134,8 +138,9 @@ class Retrieved:
             taken = trial
         if not taken:
             raise MethodError(
-                f"a passage of {PASSAGE_WORDS} words, the question and {question.max_new_tokens} "
-                f"tokens of answer exceed the window of {self._window}"
+                f"a passage of {self._words} words, the question and {question.max_new_tokens} "
+                f"tokens of answer exceed the window of {self._window}; try passage_words="
+                f"{max(1, self._words // 2)}"
             )
         return _Chosen(taken, len(passages), _joined(passages, taken))
 

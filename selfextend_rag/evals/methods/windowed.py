@@ -62,8 +62,8 @@ class Windowed:
         """Return the answers to all questions on an item, the document read once."""
         llm = self.llm_for(item)
         document, questions = framed(llm.prompts, item)
-        golds = [self._gold(llm.prompts.chat, question) for question in item.questions]
-        most, reserve = self._space(llm, item, questions, golds)
+        wanted = [self._wanted(llm.prompts.chat, question) for question in item.questions]
+        most, reserve = self._space(llm, item, questions, wanted)
         reading = llm.read(document, max_new_tokens=most, question_reserve=reserve)
         asked = [
             {"question": text, "max_new_tokens": question.max_new_tokens}
@@ -72,8 +72,8 @@ class Windowed:
         answers = reading.ask_batch(asked, at_once=self._options.at_once)
         settings = settings_of(reading.plan)
         nlls = [
-            tuple(reading.answer_nll(text, gold)) if gold else ()
-            for text, gold in zip(questions, golds, strict=True)
+            [tuple(reading.answer_nll(text, answer)) for answer in each]
+            for text, each in zip(questions, wanted, strict=True)
         ]
         return [
             Answered(
@@ -84,35 +84,45 @@ class Windowed:
                 seconds=answer.usage.prefill_seconds + answer.usage.decode_seconds,
                 read_seconds=reading.seconds,
                 settings=settings,
-                gold_nlls=gold_nlls,
+                gold_nlls=measured[0] if measured else (),
+                other_nlls=tuple(measured[1:]),
             )
-            for answer, gold_nlls in zip(answers, nlls, strict=True)
+            for answer, measured in zip(answers, nlls, strict=True)
         ]
 
     def plan(self, item: Item) -> ContextPlan:
         """Return the plan of an item's document and the longest of its questions and answers."""
         llm = self.llm_for(item)
         document, questions = framed(llm.prompts, item)
-        golds = [self._gold(llm.prompts.chat, question) for question in item.questions]
-        most, reserve = self._space(llm, item, questions, golds)
+        wanted = [self._wanted(llm.prompts.chat, question) for question in item.questions]
+        most, reserve = self._space(llm, item, questions, wanted)
         return llm.plan(document, max_new_tokens=most, question_reserve=reserve)
 
     @staticmethod
     def _space(
-        llm: FramedLLM, item: Item, questions: Sequence[FramedQuestion], golds: Sequence[str]
+        llm: FramedLLM,
+        item: Item,
+        questions: Sequence[FramedQuestion],
+        wanted: Sequence[Sequence[str]],
     ) -> tuple[int, int]:
-        """Return the tokens of the longest answer, a right one included, and question."""
-        right = (len(llm.prompts.codec.text(gold)) + 2 for gold in golds if gold)
-        most = max(*(question.max_new_tokens for question in item.questions), *right, 0)
+        """Return the tokens of the longest answer, measured ones included, and question."""
+        measured = (len(llm.prompts.codec.text(x)) + 2 for each in wanted for x in each)
+        most = max(*(question.max_new_tokens for question in item.questions), *measured, 0)
         return most, max(len(llm.prompts.question(question)) for question in questions)
 
-    def _gold(self, chat: bool, question: Question) -> str:
-        """Return the right answer as it would follow the question; empty if it is not asked for."""
+    def _wanted(self, chat: bool, question: Question) -> list[str]:
+        """Return the answers whose likelihood is asked for, as they would follow the question.
+
+        The right one is the first.
+        """
         if not self._options.likelihood or not question.answer:
-            return ""
+            return []
         ends = (question.text + question.begin)[-1:]
-        apart = ends.isspace() or question.answer[:1].isspace() or (chat and not question.begin)
-        return question.answer if apart else f" {question.answer}"
+        after_space = ends.isspace() or (chat and not question.begin)
+        return [
+            answer if after_space or answer[:1].isspace() else f" {answer}"
+            for answer in (question.answer, *question.others)
+        ]
 
     def llm_for(self, item: Item) -> FramedLLM:
         """Return the model with the form of prompts that an item has."""

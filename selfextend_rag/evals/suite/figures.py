@@ -16,7 +16,15 @@ def pictures(results: Results, summary: Mapping[str, Any]) -> Iterator[tuple[str
     plt = pyplot()
     scored = {name: task for name, task in summary["tasks"].items() if not task["lower_is_better"]}
     if scored:
-        yield "Scores by task", _bars(plt, scored, summary["columns"])
+        yield "Scores by task", _bars(plt, scored, summary["columns"], "score")
+    measured = {
+        name: task
+        for name, task in summary["tasks"].items()
+        if any("gold_nll" in figures for figures in task["columns"].values())
+    }
+    if measured:
+        title = "How unlikely right answers are by task"
+        yield title, _bars(plt, measured, summary["columns"], "gold_nll")
     for benchmark in dict.fromkeys(name.split("/")[0] for name in summary["tasks"]):
         yield from _of_benchmark(plt, benchmark, results)
 
@@ -47,8 +55,9 @@ def _of_benchmark(plt: Any, benchmark: str, results: Results) -> Iterator[tuple[
             yield f"{kind}: score by depth", _curves(plt, rows, "depth")
 
 
-def _bars(plt: Any, tasks: Mapping[str, Any], columns: Sequence[str]) -> bytes:
-    names = list(tasks)
+def _bars(plt: Any, tasks: Mapping[str, Any], columns: Sequence[str], key: str) -> bytes:
+    """Return bars of a figure, ``score`` or ``gold_nll``, with intervals."""
+    of_score, names = key == "score", list(tasks)
     figure, axis = plt.subplots(
         figsize=(8, 1 + 0.3 * len(names) * len(columns)), layout="constrained"
     )
@@ -56,17 +65,17 @@ def _bars(plt: Any, tasks: Mapping[str, Any], columns: Sequence[str]) -> bytes:
     for number, column in enumerate(columns):
         for place, name in enumerate(names):
             found = tasks[name]["columns"].get(column, {})
-            if "score" not in found:
+            if key not in found:
                 continue
-            low, high = found["interval"] or (found["score"], found["score"])
-            errors = [[max(0, found["score"] - low)], [max(0, high - found["score"])]]
-            axis.barh(
-                place + number * height, found["score"], height, xerr=errors, color=f"C{number}"
-            )
+            value = found[key]
+            low, high = found["interval" if of_score else f"{key}_interval"] or (value, value)
+            errors = [[max(0, value - low)], [max(0, high - value)]]
+            axis.barh(place + number * height, value, height, xerr=errors, color=f"C{number}")
         axis.barh(0, 0, color=f"C{number}", label=column)
     axis.set_yticks([place + 0.4 - height / 2 for place in range(len(names))], names)
     axis.invert_yaxis()
-    axis.set(xlabel="score, with its interval", xlim=(0, 100))
+    unit = "score" if of_score else "nats a token of the right answer (less is likelier)"
+    axis.set(xlabel=f"{unit}, with its interval", xlim=(0, 100 if of_score else None))
     axis.legend()
     return _png(plt, figure)
 

@@ -7,6 +7,7 @@ import html
 import json
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,15 @@ from typing import Any
 from selfextend_rag.evals.methods.base import LoadedModel, Method
 from selfextend_rag.evals.pages import html_page, write_whole
 from selfextend_rag.evals.suite.rows import Results, Row
+from selfextend_rag.evals.suite.run import SuiteOptions
 
 SUMMARY, REPORT = "summary.json", "report.html"
 _EXAMPLES = 2  # answers of each task and column that are shown
+_COMPARED = {
+    "score": "score",
+    "gold_nll": "nats a token of right answers; less is likelier",
+    "likeliest": "per cent of right answers likelier than wrong ones",
+}
 
 
 def write_results(
@@ -25,6 +32,7 @@ def write_results(
     summary: Mapping[str, Any],
     loaded: LoadedModel,
     methods: Sequence[Method],
+    options: SuiteOptions,
     *,
     plot: bool,
 ) -> None:
@@ -36,6 +44,7 @@ def write_results(
         "dtype": str(loaded.model.dtype),
         "device": str(loaded.model.device),
         "methods": {method.name: dict(method.identity()) for method in methods},
+        "options": asdict(options),
         "package": metadata.version("selfextend-rag"),
         "torch": metadata.version("torch"),
         "transformers": metadata.version("transformers"),
@@ -74,7 +83,8 @@ def page(
 def _scores(summary: Mapping[str, Any]) -> str:
     columns, rows = summary["columns"], []
     for name, task in summary["tasks"].items():
-        about = f"{task['metric']}; {task['prompt']} prompts"
+        wording = "the benchmark's" if task["prompt"] == "official" else "this package's"
+        about = f"{task['metric'].replace('_', ' ')}; prompts in {wording} wording"
         notes = (
             f"<br><small>{_text(about)}{'. ' + _text(task['note']) if task['note'] else ''}</small>"
         )
@@ -111,6 +121,9 @@ def _score(figures: Mapping[str, Any] | None) -> str:
         counts.append(f"group sizes {', '.join(map(str, figures['group_sizes']))}")
     if "gold_nll" in figures:
         counts.append(f"right answers: {figures['gold_nll']:.3f} nats a token")
+    if "likeliest" in figures:
+        shares = f"{figures['likeliest']:.0f} %, by chance {figures['by_chance']:.0f} %"
+        counts.append(f"the right answer is likelier than wrong ones: {shares}")
     if "word_perplexity" in figures:
         counts.append(f"{figures['word_perplexity']:.2f} a word")
     around = "" if figures["interval"] is None else " [{:.2f}, {:.2f}]".format(*figures["interval"])
@@ -122,22 +135,24 @@ def _differences(summary: Mapping[str, Any]) -> list[str]:
     means = {f"{name}, mean": average for name, average in summary["averages"].items()}
     for name, compared in {**summary["tasks"], **means}.items():
         for found in compared["differences"]:
-            bounds = found["interval"]
-            clear = bounds is not None and (bounds[0] > 0 or bounds[1] < 0)
-            figure = f"{found['difference']:+.2f}"
-            around = "" if bounds is None else f" [{bounds[0]:+.2f}, {bounds[1]:+.2f}]"
-            rows.append(
-                [
-                    _text(name),
-                    _text(f"{found['column']} over {found['over']}"),
-                    f"<b>{figure}</b>{around}" if clear else f"{figure}{around}",
-                    str(found["items"]),
-                ]
-            )
+            for part, unit in _COMPARED.items():
+                values = found if part == "score" else found.get(part)
+                if values is not None:
+                    columns = f"{found['column']} minus {found['over']}"
+                    difference, documents = _difference(values), str(values["items"])
+                    rows.append([_text(name), _text(columns), unit, difference, documents])
     if not rows:
         return []
     said = "<p>On the same documents; bold where the interval leaves out zero.</p>"
-    return ["<h2>Differences</h2>", said, _table(["task", "", "difference", "documents"], rows)]
+    head = ["task", "methods", "in", "difference", "documents"]
+    return ["<h2>Differences</h2>", said, _table(head, rows)]
+
+
+def _difference(values: Mapping[str, Any]) -> str:
+    bounds, figure = values["interval"], f"{values['difference']:+.2f}"
+    around = "" if bounds is None else f" [{bounds[0]:+.2f}, {bounds[1]:+.2f}]"
+    clear = bounds is not None and (bounds[0] > 0 or bounds[1] < 0)
+    return f"<b>{figure}</b>{around}" if clear else f"{figure}{around}"
 
 
 def _pictures(results: Results, summary: Mapping[str, Any]) -> list[str]:
@@ -179,7 +194,7 @@ def _times(results: Results) -> str:
             answering = sum(row.seconds for row in answered)
             figures = [f"{sum(read.values()):.1f}", f"{answering:.1f}"]
             rows.append([_text(task), _text(str(column)), *figures])
-    return _table(["task", "", "seconds of reading", "seconds of answering"], rows)
+    return _table(["task", "method", "seconds of reading", "seconds of answering"], rows)
 
 
 def _examples(results: Results) -> list[str]:
@@ -189,15 +204,25 @@ def _examples(results: Results) -> list[str]:
             [_text(f"{task}, {row.item}"), _text(str(column)), *_answer(row)]
             for row in found[:_EXAMPLES]
         ]
-    return [_table(["", "", "answer", "right", "score"], rows)]
+    return [_table(["task, document", "method", "answer", "right", "score"], rows)]
 
 
 def _answer(row: Row) -> list[str]:
     if row.status != "answered":
         return [f"<small>{_text(f'{row.status}: {row.reason}')}</small>", "", ""]
-    gold = json.dumps(dict(row.gold), ensure_ascii=False)
+    gold = "; ".join(f"{name}: {_plain(value)}" for name, value in row.gold.items())
     score = f"{row.scores['score']:.2f}"
     return [f"<pre>{_text(row.text[:400])}</pre>", f"<small>{_text(gold[:400])}</small>", score]
+
+
+def _plain(value: object) -> str:
+    """Return a JSON value as people write it: texts as they are, lists by comma, none left out."""
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_plain, value))
+    if isinstance(value, dict):
+        given = {name: each for name, each in value.items() if each not in (None, "None", ())}
+        return ", ".join(f"{name} = {_plain(each)}" for name, each in given.items())
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -207,9 +232,10 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _shown(value: object) -> str:
-    if isinstance(value, str | int | float):
-        return _text(str(value))
-    return f"<pre>{_text(json.dumps(value, indent=1, ensure_ascii=False, default=str))}</pre>"
+    if isinstance(value, dict) and all(isinstance(each, dict) for each in value.values()):
+        lines = [f"<b>{_text(name)}</b>: {_shown(each)}" for name, each in value.items()]
+        return "<br>".join(lines)
+    return _text(_plain(value))
 
 
 def _text(text: str) -> str:

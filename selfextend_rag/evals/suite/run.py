@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 
 from torch import OutOfMemoryError
@@ -41,6 +41,8 @@ class SuiteOptions:
         inputs: the forms of prompts to run; by default each method's own.
         cut_tokens: the length that benchmarks' rules cut to; by default the published one of the
             model's window, or what it leaves.
+        answer_tokens: the longest answer, where a benchmark allows a longer one. What models that
+            follow no prompts write is of no use, and takes long.
 
     Raises:
         ValueError: a number is not positive.
@@ -49,9 +51,10 @@ class SuiteOptions:
     limit: int | None = None
     inputs: tuple[Input, ...] = ()
     cut_tokens: int | None = None
+    answer_tokens: int | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("limit", 1), ("cut_tokens", 2)):
+        for name, least in (("limit", 1), ("cut_tokens", 2), ("answer_tokens", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{name} must be an integer of at least {least}, got {value}")
@@ -91,10 +94,22 @@ def run_suite(
             if item.id in ids:  # their rows would be one document's
                 raise BenchmarkError(f"{task.name} has two items of the id {item.id!r}")
             ids.add(item.id)
+            asked = _shortened(item, options.answer_tokens)
             for method in methods:
-                _run_item(task, item, method, loaded, file, options, results)
+                _run_item(task, asked, method, loaded, file, options, results)
             report(task, number, results)
     return results
+
+
+def _shortened(item: Item, most: int | None) -> Item:
+    """Return an item whose answers are no longer than that."""
+    if most is None:
+        return item
+    questions = (
+        replace(question, max_new_tokens=min(most, question.max_new_tokens))
+        for question in item.questions
+    )
+    return replace(item, questions=tuple(questions))
 
 
 def _run_item(
@@ -258,9 +273,19 @@ def _computed(
 
 
 def _likelihood(answer: Answered) -> Scores:
-    """Return the likelihood of the right answer, as a sum and the tokens that it is of."""
-    nlls = answer.gold_nlls
-    return {"gold_nll": math.fsum(nlls), "gold_tokens": float(len(nlls))} if nlls else {}
+    """Return the likelihood of the right answer, as a sum and the tokens that it is of.
+
+    And, where wrong ones were measured, whether it is likelier than each of them, in per cent, and
+    in how many of a hundred chance would have it.
+    """
+    if not answer.gold_nlls:
+        return {}
+    found, others = math.fsum(answer.gold_nlls), [math.fsum(x) for x in answer.other_nlls]
+    scores = {"gold_nll": found, "gold_tokens": float(len(answer.gold_nlls))}
+    if others:
+        scores["likeliest"] = 100.0 * (found < min(others))
+        scores["by_chance"] = 100 / (1 + len(others))
+    return scores
 
 
 def _predicted(item: Item, method: Method, common: _Common) -> Row:

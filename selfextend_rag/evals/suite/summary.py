@@ -15,6 +15,7 @@ from selfextend_rag.evals.suite.bootstrap import (
     LEVEL,
     RESAMPLES,
     Items,
+    Statistic,
     bootstrap,
     bounds_of,
     flat,
@@ -87,7 +88,7 @@ def _figures(task: Task, rows: Sequence[Row], items: Items) -> Values:
         "score": task.summary(scores),
         "interval": interval(items, task.summary),
         **task.further(scores),
-        **_gold(items),
+        **_likelihoods(items),
         "prompt_tokens": sum(row.prompt_tokens for row in answered) / len(answered),
         "cut_tokens": sum(row.cut_tokens for row in answered) / len(answered),
         "group_sizes": sorted({int(row.settings.get("group_size", 1)) for row in answered}),
@@ -96,22 +97,38 @@ def _figures(task: Task, rows: Sequence[Row], items: Items) -> Values:
     }
 
 
-def _gold(items: Items) -> Values:
-    """Return the negative log-likelihood of right answers, in nats a token, if it was measured."""
-    known = {item: [row for row in rows if "gold_nll" in row] for item, rows in items.items()}
-    known = {item: rows for item, rows in known.items() if rows}
-    if not known:
-        return {}
-    return {
-        "gold_nll": gold_nll(flat(known.values())),
-        "gold_nll_interval": interval(known, gold_nll),
-    }
+def _having(items: Items, name: str) -> Items:
+    """Return the rows that have a figure, by item."""
+    known = {item: [row for row in rows if name in row] for item, rows in items.items()}
+    return {item: rows for item, rows in known.items() if rows}
+
+
+def _likelihoods(items: Items) -> Values:
+    """Return what `LIKELIHOODS` has of what was measured, with intervals."""
+    found: Values = {}
+    for name, statistic in LIKELIHOODS.items():
+        if known := _having(items, name):
+            found[name] = statistic(flat(known.values()))
+            found[f"{name}_interval"] = interval(known, statistic)
+    if "likeliest" in found:
+        chances = [row["by_chance"] for row in flat(_having(items, "by_chance").values())]
+        found["by_chance"] = math.fsum(chances) / len(chances)
+    return found
 
 
 def gold_nll(rows: Sequence[Scores]) -> float:
     """Return the negative log-likelihood of the right answers of rows, in nats a token."""
     tokens = math.fsum(row["gold_tokens"] for row in rows)
     return math.fsum(row["gold_nll"] for row in rows) / tokens
+
+
+def likeliest(rows: Sequence[Scores]) -> float:
+    """Return in how many of a hundred rows the right answer is likelier than wrong ones."""
+    return math.fsum(row["likeliest"] for row in rows) / len(rows)
+
+
+LIKELIHOODS = {"gold_nll": gold_nll, "likeliest": likeliest}
+"""What is measured besides scores, on request; see ``--likelihood``."""
 
 
 def _by_group(task: Task, rows: Sequence[Row]) -> Values:
@@ -153,8 +170,19 @@ def _differences(tasks: Sequence[Task], scored: Mapping[str, Scored]) -> list[Va
                 continue  # of two such columns, the later is compared with the earlier
             pairs = [_common(scored[task.name], column, base) for task in tasks]
             if all(first for first, _ in pairs):
-                compared = _difference(tasks, pairs)
-                found.append({"column": str(column), "over": str(base), **compared})
+                compared = _difference([task.summary for task in tasks], pairs)
+                more = _compared_likelihoods(pairs)
+                found.append({"column": str(column), "over": str(base), **compared, **more})
+    return found
+
+
+def _compared_likelihoods(pairs: Sequence[tuple[Items, Items]]) -> Values:
+    """Return differences of what `LIKELIHOODS` has, where both columns measured it in each task."""
+    found: Values = {}
+    for name, statistic in LIKELIHOODS.items():
+        known = [(_having(first, name), _having(second, name)) for first, second in pairs]
+        if all(first and first.keys() == second.keys() for first, second in known):
+            found[name] = _difference([statistic] * len(known), known)
     return found
 
 
@@ -164,12 +192,12 @@ def _common(scored: Scored, column: Column, base: Column) -> tuple[Items, Items]
     return {x: scored[column][x] for x in common}, {x: scored[base][x] for x in common}
 
 
-def _difference(tasks: Sequence[Task], pairs: Sequence[tuple[Items, Items]]) -> Values:
+def _difference(statistics: Sequence[Statistic], pairs: Sequence[tuple[Items, Items]]) -> Values:
     points, values = [], []
-    for number, (task, (first, second)) in enumerate(zip(tasks, pairs, strict=True)):
-        one, two = (task.summary(flat(items.values())) for items in (first, second))
+    for number, (statistic, (first, second)) in enumerate(zip(statistics, pairs, strict=True)):
+        one, two = (statistic(flat(items.values())) for items in (first, second))
         points.append(one - two)
-        values.append(paired(first, second, task.summary, stream=number))
+        values.append(paired(first, second, statistic, stream=number))
     return {
         "items": sum(len(first) for first, _ in pairs),
         "difference": math.fsum(points) / len(points),
@@ -275,4 +303,6 @@ def _cell(figures: Mapping[str, object] | None) -> str:
     bounds: tuple[float, float] | None = figures["interval"]  # type: ignore[assignment]  # as summarise made it
     around = "" if bounds is None else f" [{bounds[0]:.1f}, {bounds[1]:.1f}]"
     gold = f", gold NLL {figures['gold_nll']:.3f}" if "gold_nll" in figures else ""
+    if "likeliest" in figures:
+        gold += f", likeliest {figures['likeliest']:.0f}% (chance {figures['by_chance']:.0f}%)"
     return f"{figures['score']:.2f}{around}, {figures['answered']} answers{gold}{left_out}"

@@ -1,1 +1,1 @@
-"""Benchmarks whose items are generated at a wanted length: RULER, pass keys and needles."""
+"""Benchmarks whose items are generated at a wanted length: RULER, pass keys, needles and facts."""
