@@ -67,9 +67,7 @@ CLUSTER = frozenset({"ray", "pyarrow"})
 HTTP = frozenset({"httpx", "httpx2"})
 WEB = frozenset({"fastapi", "starlette", "uvicorn", "prometheus_client"})
 
-WRITERS = frozenset(
-    {"cache/persist.py", "cache/store.py", "corpus", "evals", "llm/loading/gguf.py"}
-)
+WRITERS = frozenset({"cache/files.py", "cache/store.py", "corpus", "evals", "llm/loading/gguf.py"})
 _WRITING_METHODS = frozenset(
     ("write_text", "write_bytes", "savefig", "save_file", "save_pretrained", "mkdir", "makedirs")
 ) | frozenset(("unlink", "rmtree", "touch", "copyfile", "NamedTemporaryFile", "mkstemp"))

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from selfextend_rag.cache import persist
+from selfextend_rag.cache import files, persist
 from selfextend_rag.cache.cache import (
     SelfExtendCache,
     bytes_by_device,
@@ -77,7 +77,7 @@ class SpillFolder:
         self.max_bytes = max_bytes
         self._fingerprint = fingerprint
         self._known: dict[Path, tuple[object, tuple[int, ...], PositionMap | None]] = {}
-        persist.make_folder(folder)
+        files.make_folder(folder)
 
     def write(
         self, tokens: tuple[int, ...], settings: PositionMap | None, cache: SelfExtendCache
@@ -94,7 +94,7 @@ class SpillFolder:
             found = persist.snapshot(cache)
             if sum(x.nbytes for x in found.tensors.values()) <= self.max_bytes:
                 persist.save(path, found, tokens, settings, fingerprint=self._fingerprint())
-                persist.remove_oldest(self.folder, _SUFFIX, self.max_bytes)
+                files.remove_oldest(self.folder, _SUFFIX, self.max_bytes)
         except (ReadingFileError, CacheMismatchError, OSError) as error:
             _log.warning("a prefix was not kept in %s: %s", self.folder, error)
 

@@ -22,7 +22,7 @@ from selfextend_rag.errors import (
     ServerError,
     in_short,
 )
-from selfextend_rag.llm.answer import Answer
+from selfextend_rag.llm.answers.answer import Answer
 from selfextend_rag.llm.base import BaseLLM
 from selfextend_rag.llm.budget import Space
 from selfextend_rag.llm.library import shared_llm

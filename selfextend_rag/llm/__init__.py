@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # the table below in the terms of type checkers; a test compares them
     from selfextend_rag.llm import frameworks as frameworks
-    from selfextend_rag.llm.answer import Answer as Answer
-    from selfextend_rag.llm.answer import TextStream as TextStream
+    from selfextend_rag.llm.answers.answer import Answer as Answer
+    from selfextend_rag.llm.answers.stream import TextStream as TextStream
     from selfextend_rag.llm.base import BaseLLM as BaseLLM
     from selfextend_rag.llm.base import BaseReading as BaseReading
     from selfextend_rag.llm.library import KeptReadings as KeptReadings
@@ -26,7 +26,8 @@ if TYPE_CHECKING:  # the table below in the terms of type checkers; a test compa
 else:
     _NAMES = {
         "llm": "frameworks",
-        "llm.answer": "Answer TextStream",
+        "llm.answers.answer": "Answer",
+        "llm.answers.stream": "TextStream",
         "llm.base": "BaseLLM BaseReading",
         "llm.library": "KeptReadings shared_llm",
         "llm.llm": "LongContextLLM",

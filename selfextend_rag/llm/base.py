@@ -10,7 +10,8 @@ from typing import Any, ClassVar, Self, Unpack
 
 from selfextend_rag.documents import Document
 from selfextend_rag.engine import Cancelled, Progress, in_thread
-from selfextend_rag.llm.answer import Answer, AnswerOptions, TextStream
+from selfextend_rag.llm.answers.answer import Answer, AnswerOptions
+from selfextend_rag.llm.answers.stream import TextStream
 from selfextend_rag.llm.budget import (
     DocumentGroups,
     Documents,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from selfextend_rag.cache import persist
+from selfextend_rag.cache import files
 from selfextend_rag.cache.identity import digest
 from selfextend_rag.documents import Document
 from selfextend_rag.errors import (
@@ -99,7 +99,7 @@ class ReadingFolder:
         self.max_bytes = max_bytes
         # By path, with time and size of the file: its documents are read for it, which takes long.
         self._listed: dict[Path, tuple[tuple[int, int], KeptReading]] = {}
-        persist.make_folder(self.folder)
+        files.make_folder(self.folder)
 
     def load(self, documents: Sequence[Document]) -> Reading | None:
         """Return the reading of documents, or None if there is none that can be used now."""
@@ -114,7 +114,7 @@ class ReadingFolder:
         except (CacheMismatchError, ReadingFileError, OSError) as error:
             _log.warning("a kept reading can't be used: %s", error)
             if isinstance(error, CorruptReadingError):
-                persist.remove(path)
+                files.remove(path)
             return None
         return reading
 
@@ -124,7 +124,7 @@ class ReadingFolder:
             if reading.saved_bytes > self.max_bytes:
                 return
             reading.save(self._path(reading_id(reading.documents)))
-            persist.remove_oldest(self.folder, _SUFFIX, self.max_bytes)
+            files.remove_oldest(self.folder, _SUFFIX, self.max_bytes)
         except (ReadingFileError, CacheMismatchError, TypeError, OSError) as error:
             _log.warning("a reading was not kept in %s: %s", self.folder, error)
 
@@ -134,14 +134,14 @@ class ReadingFolder:
             return False
         path = self._path(reading)
         there = path.exists()
-        persist.remove(path)
+        files.remove(path)
         return there
 
     def all(self) -> list[KeptReading]:
         """Return the readings of this model, those that were used last first."""
         paths = self.folder.glob(f"{self._model()}-*{_SUFFIX}")
         listed = {}
-        for path in sorted(paths, key=persist.last_used, reverse=True):
+        for path in sorted(paths, key=files.last_used, reverse=True):
             try:
                 state = path.stat()
                 mark = state.st_mtime_ns, state.st_size

@@ -18,13 +18,9 @@ from selfextend_rag.cache.identity import model_state, token_fingerprint
 from selfextend_rag.cache.store import PrefixStore, SpillFolder
 from selfextend_rag.engine import Cancelled, Engine, Job, Progress, Run
 from selfextend_rag.llm import saved
-from selfextend_rag.llm.answer import (
-    AnswerOptions,
-    PreparedPrompt,
-    Start,
-    TextRunner,
-    TextStream,
-)
+from selfextend_rag.llm.answers.answer import AnswerOptions
+from selfextend_rag.llm.answers.runner import PreparedPrompt, Start, TextRunner
+from selfextend_rag.llm.answers.stream import TextStream
 from selfextend_rag.llm.base import BaseLLM, PromptOptions
 from selfextend_rag.llm.budget import Documents, ReadingBudget, Space, as_documents
 from selfextend_rag.llm.devices import MemoryLimit

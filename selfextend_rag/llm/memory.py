@@ -19,7 +19,8 @@ from selfextend_rag.llm.devices import device_name
 from selfextend_rag.model.footprint import layer_shapes, work_shape
 from selfextend_rag.model.weights import packed_bytes
 from selfextend_rag.planning import ModelMemory
-from selfextend_rag.planning.memory import DeviceShare, LayerShape
+from selfextend_rag.planning.memory import DeviceShare
+from selfextend_rag.planning.workspace import LayerShape
 
 _NUMBER = re.compile(r"\.(\d+)\.")
 _OFFLOADED = ("cpu", "disk")

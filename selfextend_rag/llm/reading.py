@@ -13,13 +13,9 @@ from selfextend_rag.engine import Job, Run
 from selfextend_rag.errors import CacheMismatchError, GenerationCancelled, SelfExtendError
 from selfextend_rag.evidence import TokenRanges
 from selfextend_rag.llm import saved
-from selfextend_rag.llm.answer import (
-    Answer,
-    PreparedPrompt,
-    Start,
-    TextRunner,
-    TextStream,
-)
+from selfextend_rag.llm.answers.answer import Answer
+from selfextend_rag.llm.answers.runner import PreparedPrompt, Start, TextRunner
+from selfextend_rag.llm.answers.stream import TextStream
 from selfextend_rag.llm.base import BaseReading, BatchQuestion, QuestionOptions, questions_of
 from selfextend_rag.llm.saved import ReadDocuments
 from selfextend_rag.output.reader import output_format

@@ -15,7 +15,7 @@ from selfextend_rag.cache.identity import digest, model_state, token_fingerprint
 from selfextend_rag.documents import Document
 from selfextend_rag.engine import CachedPrefix
 from selfextend_rag.errors import CacheMismatchError, CorruptReadingError
-from selfextend_rag.llm.answer import TextRunner
+from selfextend_rag.llm.answers.runner import TextRunner
 from selfextend_rag.llm.ledger import with_garbage_collected
 from selfextend_rag.planning import ContextPlan, MapPlanner
 from selfextend_rag.planning.memory import format_bytes

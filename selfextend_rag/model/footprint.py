@@ -27,8 +27,8 @@ from selfextend_rag.errors import UnknownMemoryError, in_short
 from selfextend_rag.model.extension import attached
 from selfextend_rag.model.hooks import Asked, AttentionCall, binding_of
 from selfextend_rag.model.verify import FAILURES
-from selfextend_rag.planning.memory import LayerKind, LayerShape, States, WorkShape
 from selfextend_rag.planning.pretraining import first_number
+from selfextend_rag.planning.workspace import LayerKind, LayerShape, States, WorkShape
 
 _NAME = "measured_shapes"
 _TOKENS = 4

@@ -20,8 +20,8 @@ import transformers
 from transformers import PreTrainedModel
 
 from selfextend_rag import display
+from selfextend_rag.cache.files import make_folder, replacing
 from selfextend_rag.cache.identity import digest
-from selfextend_rag.cache.persist import make_folder, replacing
 from selfextend_rag.errors import ReadingFileError
 from selfextend_rag.planning.pretraining import user_folder
 from selfextend_rag.rope import RotaryLayout

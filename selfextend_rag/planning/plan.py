@@ -9,13 +9,8 @@ from typing import Any, Literal
 
 from selfextend_rag import display
 from selfextend_rag.maps import map_from_dict, map_to_dict
-from selfextend_rag.planning.memory import (
-    DeviceMemory,
-    Forward,
-    MemoryEstimate,
-    ModelMemory,
-    workspace_bytes,
-)
+from selfextend_rag.planning.memory import DeviceMemory, MemoryEstimate, ModelMemory
+from selfextend_rag.planning.workspace import Forward, workspace_bytes
 from selfextend_rag.positions import PositionMap, SelfExtend
 
 Rule = Literal["empirical", "exact"]

@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from selfextend_rag.cache import SelfExtendCache, persist
+from selfextend_rag.cache import SelfExtendCache, files, persist
 from selfextend_rag.cache.persist import snapshot
 from selfextend_rag.engine import CachedPrefix, Engine, GenerationSettings
 from selfextend_rag.errors import CacheMismatchError, CorruptReadingError, ReadingFileError
@@ -279,7 +279,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monke
     def full(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(persist.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(ReadingFileError, match="No space left on device"):
         saved(tmp_path / "x", engine, length=30)
     assert (tmp_path / "x").read_bytes() == before

@@ -73,7 +73,7 @@ def test_answers_are_the_same_with_and_without(llm, chat_llm, chat, text):
 
 def test_switched_off_it_touches_nothing(llm, monkeypatch):
     reading = llm.read(SHORT)
-    monkeypatch.setattr("selfextend_rag.llm.answer.AttentionWatch", None)
+    monkeypatch.setattr("selfextend_rag.llm.answers.runner.AttentionWatch", None)
     assert reading.ask(QUESTION, evidence=False, **FREE).text
     assert llm.generate("x", **FREE).evidence == ()
 

@@ -13,8 +13,8 @@ import time
 import pytest
 
 from selfextend_rag.engine import ModelWorker, Usage
-from selfextend_rag.llm import answer as answers
-from selfextend_rag.llm.answer import Answer
+from selfextend_rag.llm.answers import stream as streams
+from selfextend_rag.llm.answers.answer import Answer
 from selfextend_rag.model import ModelLock
 from selfextend_rag.planning import ContextPlan
 
@@ -22,7 +22,7 @@ ANSWER = Answer("ab", "stop", Usage(1, 0, 2, 0.0, 0.0), ContextPlan(1, 2, 0, 64)
 
 
 def TextStream(work):
-    return answers.TextStream(work, ModelWorker(ModelLock()))
+    return streams.TextStream(work, ModelWorker(ModelLock()))
 
 
 def worker_threads():
@@ -53,7 +53,7 @@ def endless(started, ended):
     return work
 
 
-def test_pieces_then_the_answer():
+def test_parts_then_the_answer():
     def work(put, cancelled):
         put("a")
         put("b")
@@ -129,7 +129,7 @@ def test_a_stream_nobody_closed_does_not_keep_the_program_from_ending():
         import time
 
         from selfextend_rag.engine import ModelWorker
-        from selfextend_rag.llm.answer import TextStream
+        from selfextend_rag.llm.answers.stream import TextStream
         from selfextend_rag.model import ModelLock
 
         def work(put, cancelled):
@@ -154,7 +154,7 @@ async def collected(stream):
     return [piece async for piece in stream]
 
 
-def test_asynchronous_pieces_then_the_answer():
+def test_asynchronous_parts_then_the_answer():
     def work(put, cancelled):
         put("a")
         put("b")

@@ -14,7 +14,7 @@ from selfextend_rag.errors import UnknownMemoryError, UnsupportedModelError
 from selfextend_rag.llm.memory import memory_of_model
 from selfextend_rag.model import support
 from selfextend_rag.model.footprint import layer_shapes
-from selfextend_rag.planning.memory import Forward, layer_bytes
+from selfextend_rag.planning.workspace import Forward, layer_bytes
 from tests import zoo
 
 METHOD = SelfExtend(4, 16)

@@ -14,17 +14,19 @@ from selfextend_rag.planning import ContextBudgetPlanner, ContextPlan
 from selfextend_rag.planning.memory import (
     DeviceMemory,
     DeviceShare,
-    Forward,
-    LayerShape,
     ModelMemory,
-    States,
-    WorkShape,
     format_bytes,
-    layer_bytes,
     parse_bytes,
-    workspace_bytes,
 )
 from selfextend_rag.planning.plan import CHUNK_SIZES, MemoryBudget
+from selfextend_rag.planning.workspace import (
+    Forward,
+    LayerShape,
+    States,
+    WorkShape,
+    layer_bytes,
+    workspace_bytes,
+)
 
 
 def rounded(heads, channels):

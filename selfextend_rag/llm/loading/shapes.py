@@ -23,8 +23,9 @@ from transformers import PreTrainedConfig
 
 from selfextend_rag.errors import ReadingFileError
 from selfextend_rag.planning import ModelMemory
-from selfextend_rag.planning.memory import DeviceShare, LayerShape, States, WorkShape
+from selfextend_rag.planning.memory import DeviceShare
 from selfextend_rag.planning.pretraining import user_folder
+from selfextend_rag.planning.workspace import LayerShape, States, WorkShape
 
 _PACKAGE = Path(__file__).parents[2]
 log = logging.getLogger(__name__)
@@ -74,7 +75,7 @@ def _layer(values: dict[str, Any]) -> LayerShape:
 
 def remember(path: Path, memory: ModelMemory) -> None:
     """Keep what was measured, where it can be kept."""
-    from selfextend_rag.cache.persist import make_folder, replacing
+    from selfextend_rag.cache.files import make_folder, replacing
 
     try:
         make_folder(path.parent)

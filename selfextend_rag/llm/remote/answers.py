@@ -14,7 +14,7 @@ from typing import Any
 
 from selfextend_rag.engine import GenerationSettings, Job, Progress, Usage
 from selfextend_rag.errors import ConstraintError, PromptMismatch, ServerError
-from selfextend_rag.llm.answer import Answer, AnswerReason
+from selfextend_rag.llm.answers.answer import Answer, AnswerReason
 from selfextend_rag.llm.remote.forms import Sender, SentPrompt
 from selfextend_rag.llm.remote.http import JsonObject
 from selfextend_rag.output.reader import StopTexts

@@ -14,12 +14,9 @@ from transformers import PreTrainedTokenizerBase
 from selfextend_rag.documents import Document
 from selfextend_rag.engine import Cancelled, Progress
 from selfextend_rag.errors import CacheMismatchError, NotOnServer, SelfExtendError
-from selfextend_rag.llm.answer import (
-    Answer,
-    AnswerOptions,
-    TextStream,
-    generation_settings,
-)
+from selfextend_rag.llm.answers.answer import Answer, AnswerOptions
+from selfextend_rag.llm.answers.runner import generation_settings
+from selfextend_rag.llm.answers.stream import TextStream
 from selfextend_rag.llm.base import (
     BaseLLM,
     BaseReading,
