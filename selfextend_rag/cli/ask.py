@@ -5,6 +5,7 @@ import textwrap
 import time
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from typer import Argument, Option
@@ -40,8 +41,15 @@ class Ask(ReadingOptions):
         False, "--no-evidence", help="look for no passages; answer several questions at once"
     )
     seed: int | None = _answer(None, help="makes sampling repeatable")
+    overlays: str | None = _answer(
+        None, metavar="FOLDER", help="draw there where in pictures each answer looked, as PNG"
+    )
 
     def run(self) -> int:
+        if self.overlays is not None:
+            if self.no_evidence:
+                raise BadOption("--overlays draws evidence, which --no-evidence leaves out")
+            check_output(os.path.join(self.overlays, "picture.png"))
         if not self.files and self.reading is None:
             raise BadOption("there is nothing to ask about; name files, or a reading by --reading")
         from selfextend_rag.engine import GenerationSettings
@@ -95,6 +103,7 @@ class Ask(ReadingOptions):
                 answers.append(stream.answer)
             self._write("\n\n" if several else "\n")
             self._remark(reading, answers[-1])
+            self._draw(reading, answers[-1], len(answers))
         return answers
 
     def _write(self, text: str) -> None:
@@ -115,6 +124,22 @@ class Ask(ReadingOptions):
             name = document.source or passage.title or passage.document_id
             said = f'"{quote}"' if passage.picture is None else "a picture"
             self.say(f"  {name}, {where} ({passage.score:.0%}): {said}")
+
+    def _draw(self, reading: "Reading", answer: "Answer", number: int) -> None:
+        """Write the pictures that the answer to a question of this number looked at."""
+        if self.overlays is None:
+            return
+        pictures = [x for x in answer.evidence if x.picture is not None]
+        for rank, found in enumerate(pictures, 1):
+            if found.heat is None:
+                self.say(f"  where in {found.location} it looked is not known of this model")
+                continue
+            path = Path(self.overlays) / f"question-{number}-picture-{rank}.png"
+            from selfextend_rag.cache.files import replacing  # which imports torch
+
+            with replacing(path) as file:
+                file.write(found.overlay(reading.documents))
+            self.say(f"  {found.location} is drawn in {path}")
 
 
 @app.command()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from selfextend_rag.documents import Document
+from selfextend_rag.documents import Document, Picture
+from selfextend_rag.evidence.regions import Boxes, Heat, place_in_words
 
 WINDOW = 12  # tokens that are looked at together
 TOP = 3  # the most passages that are returned
@@ -108,11 +109,17 @@ class Evidence:
         text: the passage.
         title: the document's title.
         location: where in its file the passage is, such as ``page 12`` or ``sheet Costs, row 40``;
-            None where that is not known, as in plain text.
+            of a picture also where in it, such as ``page 3, top left``. None where that is not
+            known, as in plain text.
         before: what the document says right before it, to be shown with it.
         after: what it says right after it.
         picture: the number of the picture that was looked at, counted from 0, among the document's
-            ``pictures``, and ``location`` is its name; there is no text then. None for text.
+            ``pictures``, and ``location`` begins with its name; there is no text then. None for
+            text.
+        region: the part of the picture that was looked at most: left, top, right and bottom in its
+            pixels, upright, right and bottom not included. None for text, and where the model does
+            not keep the places of a picture's parts.
+        heat: how the attention is spread over the picture; None where ``region`` is.
     """
 
     document_id: str
@@ -125,13 +132,38 @@ class Evidence:
     before: str = field(default="", compare=False, repr=False)
     after: str = field(default="", compare=False, repr=False)
     picture: int | None = None
+    region: tuple[int, int, int, int] | None = None
+    heat: Heat | None = field(default=None, compare=False, repr=False)
 
     def to_dict(self) -> dict[str, object]:
         """Return the passage as JSON values, without what is around it."""
-        values = asdict(self)
+        left_out = {"before", "after", "heat"}
         if self.picture is None:
-            del values["picture"]
-        return {name: values[name] for name in values if name not in ("before", "after")}
+            left_out |= {"picture", "region"}
+        names = (x.name for x in fields(self))
+        return {name: getattr(self, name) for name in names if name not in left_out}
+
+    def overlay(self, documents: Sequence[Document]) -> bytes:
+        """Return a PNG of the picture with what was looked at in red, and ``region`` in a frame.
+
+        Args:
+            documents: that were read, such as ``reading.documents``.
+
+        Raises:
+            DocumentError: the picture is damaged, or Pillow is not installed.
+            ValueError: this is a passage of text, its document is not there, or the model does not
+                keep the places of a picture's parts.
+        """
+        found = next((x for x in documents if x.id == self.document_id), None)
+        if self.picture is None or found is None:
+            what = "a passage of text" if found else f"of {self.document_id}, which is not there"
+            raise ValueError(f"this evidence is {what}, so there is no picture to draw on")
+        if self.heat is None:
+            raise ValueError(
+                f"where in {self.location} the answer looked is not known: the model does not keep "
+                "the places of a picture's parts"
+            )
+        return self.heat.drawn_on(found.pictures[self.picture])
 
 
 @dataclass(slots=True)
@@ -151,6 +183,7 @@ def find_evidence(
     *,
     top: int = TOP,
     window: int = WINDOW,
+    boxes: Callable[[Picture], Boxes | None] = lambda picture: None,
 ) -> tuple[Evidence, ...]:
     """Return the passages with the most weight, the heaviest first.
 
@@ -167,13 +200,15 @@ def find_evidence(
         top: how many passages to return at most; those with less than a tenth of the heaviest
             one's weight are left out.
         window: tokens to look at together.
+        boxes: says where in a picture each of its tokens comes from; None where that is not known.
     """
     weights = document_weights(mass, ranges)
     total = float(weights.sum())
     if total <= 0.0:
         return ()
     places = _Places(ranges, documents)
-    pictures = _pictures(weights / total, ranges, documents)
+    shares = weights / total
+    pictures = _pictures(shares, ranges, documents)
     if ranges.picture is not None:
         weights = np.where(ranges.picture >= 0, 0.0, weights)
     windows = _Windows(weights, places.of_token, window)
@@ -193,7 +228,13 @@ def find_evidence(
         spans.append(span)
     spans = sorted([*spans, *pictures], key=lambda s: (-s.score, s.document, s.start))[:top]
     least = max(_LEAST * spans[0].score, 1e-12) if spans else 0.0
-    return tuple(_passage(s, documents[s.document]) for s in spans if s.score >= least)
+    return tuple(
+        _passage(s, documents[s.document])
+        if s.picture is None
+        else _of_picture(s, documents[s.document], shares, ranges, boxes)
+        for s in spans
+        if s.score >= least
+    )
 
 
 def document_weights(mass: Weights, ranges: TokenRanges) -> Weights:
@@ -220,11 +261,30 @@ def _pictures(shares: Weights, ranges: TokenRanges, documents: Sequence[Document
     return found
 
 
+def _of_picture(
+    span: _Span,
+    document: Document,
+    shares: Weights,
+    ranges: TokenRanges,
+    boxes: Callable[[Picture], Boxes | None],
+) -> Evidence:
+    """Return a picture as evidence, with where in it the attention is if that is known."""
+    assert span.picture is not None
+    assert ranges.picture is not None
+    picture = document.pictures[span.picture]
+    named = picture.name or f"picture {span.picture + 1}"
+    known, heat, region = boxes(picture), None, None
+    if known is not None:
+        own = (ranges.document == span.document) & (ranges.picture == span.picture)
+        heat = Heat.of(shares[own], known)
+    if heat is not None:
+        region = heat.region_of(picture)
+        named = ", ".join(x for x in (named, place_in_words(heat.region)) if x)
+    place = document.id, span.start, span.end, span.score, "", document.title, named
+    return Evidence(*place, picture=span.picture, region=region, heat=heat)
+
+
 def _passage(span: _Span, document: Document) -> Evidence:
-    if span.picture is not None:
-        named = document.pictures[span.picture].name or f"picture {span.picture + 1}"
-        place = document.id, span.start, span.end, span.score, "", document.title, named
-        return Evidence(*place, picture=span.picture)
     start, end, text = span.start, span.end, document.text[span.start : span.end]
     where = document.location(start, end)
     before = document.text[max(0, start - _SHOWN) : start]

@@ -16,5 +16,6 @@ from selfextend_rag.model.hooks import AttentionCall as AttentionCall
 from selfextend_rag.model.observe import observed as observed
 from selfextend_rag.model.pictures import PictureSpan as PictureSpan
 from selfextend_rag.model.pictures import PromptPictures as PromptPictures
+from selfextend_rag.model.pictures import picture_embeddings as picture_embeddings
 from selfextend_rag.model.report import SupportReport as SupportReport
 from selfextend_rag.model.tiny import with_full_attention as with_full_attention

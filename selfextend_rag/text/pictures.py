@@ -14,9 +14,10 @@ import hashlib
 import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib import import_module
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -24,9 +25,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from selfextend_rag.cache.identity import digest
 from selfextend_rag.documents import Document, DocumentError, Picture
 from selfextend_rag.errors import UnsupportedModelError, in_short
-from selfextend_rag.evidence import TokenRanges
-from selfextend_rag.model import PictureSpan, PromptPictures
+from selfextend_rag.evidence import Boxes, TokenRanges
+from selfextend_rag.model import PictureSpan, PromptPictures, lock_of, picture_embeddings
 from selfextend_rag.text.codec import Encoded
+from selfextend_rag.text.picture_places import keeps_places, token_boxes
 from selfextend_rag.text.prompts import (
     PlacedPicture,
     Prompt,
@@ -36,6 +38,7 @@ from selfextend_rag.text.prompts import (
 
 _THINNEST = 200  # times as long as wide; many processors make the shorter side a fixed length
 _SIZES = 4096  # whose tokens are remembered
+_PLACED = 64  # whose tokens' places are remembered
 _SAMPLE = (64, 48), (36, 60)  # pixels of the pictures by which a model is measured
 _BEFORE, _BETWEEN, _AFTER = "Look at ", " and then at ", ", and say what they show."
 
@@ -56,6 +59,8 @@ class PictureProcessor:
         self._lock = threading.Lock() if lock is None else lock
         self.placeholder = self._placeholder()
         self._sized = lru_cache(_SIZES)(self._tokens_of_size)
+        self._boxes = lru_cache(_PLACED)(partial(token_boxes, self._alone))
+        self._keeps_places: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
 
     def tokens_of_size(self, width: int, height: int) -> tuple[int, ...]:
         """Return the token ids that a picture of so many pixels makes.
@@ -99,6 +104,21 @@ class PictureProcessor:
         """Return the pictures of a prompt for a model that is to read them."""
         spans = [PictureSpan(x.start, x.stop, self._later(x.picture)) for x in placed]
         return PromptPictures(model, tokens, spans, lambda: self._sample(model))
+
+    def boxes(self, picture: Picture, model: PreTrainedModel) -> Boxes | None:
+        """Return where in a picture each of its tokens comes from; None if the model mixes that.
+
+        The model is measured once, by encoding five pictures.
+        """
+        found = self._boxes(picture.width, picture.height)
+        if found is None:
+            return None
+        if model not in self._keeps_places:
+            with lock_of(model).hold(lambda: False):
+                self._keeps_places[model] = keeps_places(
+                    self._alone, self._boxes, partial(picture_embeddings, model)
+                )
+        return found if self._keeps_places[model] else None
 
     def cuts_margins(self) -> bool:
         """Return whether pictures that are no squares lose their margins: by cropping."""
@@ -175,7 +195,10 @@ class PictureProcessor:
         return whole, PromptPictures(model, ids, spans)
 
     def _of_sample(self, image: Any) -> Callable[[], Mapping[str, Any]]:
-        return lambda: self._processed(self.placeholder, [image])
+        return lambda: self._alone(image)
+
+    def _alone(self, image: Any) -> dict[str, Any]:
+        return self._processed(self.placeholder, [image])
 
 
 def _of_documents(
@@ -250,6 +273,10 @@ class PicturePrompts(PromptBuilder):
     def picture_numbers(self, document: Document) -> list[int]:
         """Return the negative numbers that a prompt has for the pictures of a document."""
         return [number for x in document.pictures for number in self.pictures.numbers(x)]
+
+    def picture_boxes(self, picture: Picture, model: PreTrainedModel) -> Boxes | None:
+        """Return where in a picture each of its tokens comes from, if the model keeps that."""
+        return self.pictures.boxes(picture, model)
 
     def shortcomings(self, document: Document) -> tuple[str, ...]:
         """Return what the processor cuts off pictures."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from transformers import PreTrainedTokenizerBase
 
 from selfextend_rag.documents import Document, Picture, refuse_pictures
-from selfextend_rag.evidence import TokenRanges
+from selfextend_rag.evidence import Boxes, TokenRanges
 from selfextend_rag.text.calls import OUR_FORM, CallForm, measured_form
 from selfextend_rag.text.codec import Encoded, TextCodec
 from selfextend_rag.text.messages import (
@@ -190,6 +190,10 @@ class PromptBuilder:
 
     def pictures_in(self, prompt: Prompt, model: PreTrainedModel) -> PromptPictures | None:
         """Return the pictures of a prompt for the model that is to read it, if it has some."""
+        return None
+
+    def picture_boxes(self, picture: Picture, model: PreTrainedModel) -> Boxes | None:
+        """Return where in a picture each of its tokens comes from, if the model keeps that."""
         return None
 
     def question(self, question: str, history: Sequence[tuple[str, str]] = ()) -> Prompt:

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 
 from selfextend_rag.corpus.answering import key_of
 from selfextend_rag.documents import Document, DocumentError, Picture
@@ -113,9 +114,58 @@ def test_questions_in_a_batch_have_the_answers_they_have_alone(llm):
 
 def test_evidence_names_the_pictures_that_were_looked_at(llm):
     answer = llm.read(scan(), **SPACE).ask(QUESTION, **FREE)
-    assert all(x.picture is None or x.location == f"page {x.picture}" for x in answer.evidence)
-    assert any(x.picture is not None for x in answer.evidence)
+    pictures = [x for x in answer.evidence if x.picture is not None]
+    assert pictures
+    assert all(x.location.partition(",")[0] == f"page {x.picture}" for x in pictures)
     assert sum(map(sum, answer.attention)) == pytest.approx(1)
+
+
+def looking_for_light():
+    """A LLaVA whose attention is known: all of it goes to those patches of pictures that are light.
+
+    A patch becomes its lightness, which its key has in a pair of dimensions that hardly rotates;
+    all text asks for that, and no layer adds anything.
+    """
+    made = vision.model("llava").double()
+    tower, projector = made.model.vision_tower, made.model.multi_modal_projector
+    with torch.no_grad():
+        for name, weight in made.named_parameters():
+            if "norm" not in name:
+                weight.zero_()
+            else:
+                weight.fill_(0.0 if name.endswith("bias") else 1.0)
+        patches = tower.embeddings.patch_embedding.weight
+        patches[0], patches[1] = 1.0, -1.0
+        projector.linear_1.weight[0, 0] = projector.linear_2.weight[0, 0] = 1.0
+        projector.linear_2.bias[1] = 0.1
+        made.get_input_embeddings().weight[:, 2] = 1.0
+        for layer in made.model.language_model.layers:
+            attention, size = layer.self_attn, layer.self_attn.head_dim
+            attention.q_proj.weight[size // 2 - 1 :: size, 2] = 4.0
+            attention.k_proj.weight[size // 2 - 1 :: size, 0] = 4.0
+    return made
+
+
+@pytest.mark.parametrize(("row", "column", "words"), [(0, 3, "top right"), (2, 1, "middle")])
+def test_evidence_is_where_in_the_picture_a_known_attention_is(processor, row, column, words):
+    pages = []
+    for page in range(8):
+        image = Image.new("RGB", (64, 64), (5, 5, 5))
+        if page == 5:
+            image.paste((255, 255, 255), (16 * column, 16 * row, 16 * column + 16, 16 * row + 16))
+        out = io.BytesIO()
+        image.save(out, "PNG")
+        pages.append(Picture(out.getvalue(), 64, 64, 0, f"page {page + 1}"))
+    reading = opened(looking_for_light(), processor).read(
+        Document.from_text("", pictures=pages), **SPACE
+    )
+    assert reading.plan.extended
+    (found,) = reading.ask(QUESTION, **FREE).evidence
+    assert (found.picture, found.location) == (5, f"page 6, {words}")
+    assert found.region == (16 * column, 16 * row, 16 * column + 16, 16 * row + 16)
+    assert found.score > 0.95
+    drawn = Image.open(io.BytesIO(found.overlay(reading.documents)))
+    assert drawn.size == (64, 64)
 
 
 def test_documents_that_do_not_fit_are_refused_and_grouped(model, processor):

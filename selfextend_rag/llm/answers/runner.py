@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 from selfextend_rag.cache.store import PrefixStore
@@ -167,10 +168,26 @@ class TextRunner:
                         answers[index].end()
         for index, reader in enumerate(readers):
             say(index, reader.finish())
-        found = _evidence(watch, start) if watch is not None else [_NO_EVIDENCE] * len(prompts)
+        found = [_NO_EVIDENCE] * len(prompts)
+        if watch is not None:
+            found = self._evidence(watch, start)
         return [
             _answer(answers, i, prompts[i].plan, readers[i], "".join(parts[i]), found[i])
             for i in range(len(prompts))
+        ]
+
+    def _evidence(self, watch: AttentionWatch, start: Start) -> list[_Looked]:
+        assert start.sources is not None
+        documents, ranges = start.sources
+        boxes = partial(self.prompts.picture_boxes, model=self.engine.model)
+        return [
+            _NO_EVIDENCE
+            if mass is None
+            else _Looked(
+                find_evidence(mass, ranges, documents, boxes=boxes),
+                attention_profile(mass, ranges, documents),
+            )
+            for mass in (one.mass for one in watch.answers)
         ]
 
     def _reserving(
@@ -207,19 +224,6 @@ class _Looked(NamedTuple):
 
 
 _NO_EVIDENCE = _Looked()
-
-
-def _evidence(watch: AttentionWatch, start: Start) -> list[_Looked]:
-    assert start.sources is not None
-    documents, ranges = start.sources
-    return [
-        _NO_EVIDENCE
-        if mass is None
-        else _Looked(
-            find_evidence(mass, ranges, documents), attention_profile(mass, ranges, documents)
-        )
-        for mass in (one.mass for one in watch.answers)
-    ]
 
 
 def _answer(
