@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from training.questions import MEASURES, VERBS, free_questions
+from training.questions import MEASURES, SPECIAL, VERBS, free_questions
 
 
 def _words(text: str) -> list[str]:
@@ -253,6 +253,8 @@ class FactMaker:
     def attribute(self) -> str:
         """Return an attribute of one or two words."""
         pick = self.rng.random()
+        if pick < 0.15:  # those with questions of their own: "How high is ...?"
+            return self.rng.choice(tuple(SPECIAL))
         if pick < 0.55:
             return self.rng.choice(ATTRIBUTES)
         if pick < 0.85:
@@ -453,7 +455,7 @@ class FactMaker:
                 fact = rng.choice(owned)
                 if fact.attribute in VERBS:
                     asked = self._deed_fact(rng.choice(sorted(VERBS)), fact.owner)
-                elif rng.random() < 0.4:
+                elif rng.random() < 0.65:  # both words of the key are there, but not together
                     asked = self.fact(rng.choice(owned).attribute, fact.owner)
                 elif rng.random() < 0.5:
                     asked = self.fact(self.attribute(), fact.owner)

@@ -108,6 +108,6 @@ VERBS = {
 
 
 def free_questions(attribute: str) -> tuple[str, ...]:
-    """Return question forms for an attribute: half of them its own, where it has some."""
+    """Return question forms for an attribute: most of them its own, where it has some."""
     special = SPECIAL.get(attribute, ())
-    return special * (len(GENERIC) // len(special)) + GENERIC if special else GENERIC
+    return special * (3 * len(GENERIC) // len(special)) + GENERIC if special else GENERIC

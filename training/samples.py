@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -98,6 +99,10 @@ class SampleMaker:
         self.guide = Guide(self.encode, self.space)
         self.newlines = frozenset(self.encode("\n"))
         self.digit_ids = [self.encode(str(d))[0] for d in range(10)]
+        self.frequent = [  # words that are one token after a space, and most often several without
+            word[1:] for word in tokenizer.get_vocab() if re.fullmatch(r"Ġ[A-Za-z]{3,}", word)
+        ]
+        self.frequent.sort()
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text without a start token."""
@@ -175,9 +180,9 @@ class SampleMaker:
         kinds = ("names", "nouns", "rare_nouns", "words")
         first: list[tuple[str, int]] = []  # each word, and the place of its first token
         while len(ids) < length * 0.55:
-            word = rng.choice(self.facts.words[rng.choice(kinds)])
+            word = self._any_word(kinds)
             if rng.random() < 0.3:
-                word = f"{word} {rng.choice(self.facts.words[rng.choice(kinds)])}"
+                word = f"{word} {self._any_word(kinds)}"
             first.append((word, len(ids)))
             ids += self.encode(f" {word}") + self.encode(",")
         weights = [PROSE_WEIGHT] * (len(ids) - 1)
@@ -197,6 +202,16 @@ class SampleMaker:
         weights += [0.0] * len(rest)
         spans += [NOWHERE] * len(rest)
         return ids[:length], ids[1 : length + 1], weights[:length], spans[:length], []
+
+    def _any_word(self, kinds: tuple[str, ...]) -> str:
+        """Return a word of the lists, or as often one of the frequent words.
+
+        How those are spelled has to be learned for each: " heavy" is one token, and "heavy" three.
+        """
+        rng = self.rng
+        if rng.random() < 0.5:
+            return rng.choice(self.frequent)
+        return rng.choice(self.facts.words[rng.choice(kinds)])
 
     # ---- associations --------------------------------------------------------------------------
 
