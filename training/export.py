@@ -42,9 +42,6 @@ def export(model: Decoder, folder: Path, dtype: torch.dtype) -> LlamaForCausalLM
     llama.save_pretrained(folder)
     computes_in_float32(folder / "config.json")
     (folder / "model.safetensors").chmod(0o644)  # safetensors leaves it to its owner alone
-    size = sum(path.stat().st_size for path in folder.iterdir())
-    if size > MEBIBYTES * 2**20:
-        raise RuntimeError(f"{folder} holds {size} bytes; at most {MEBIBYTES} MiB are wanted")
     log.info("%s: %d bytes of weights", folder, sum(t.nbytes for t in stored(folder).values()))
     return llama
 
@@ -107,6 +104,9 @@ def main() -> None:
         shutil.copy(args.run / name, args.out / name)
     dtype = getattr(torch, args.dtype)
     export(model, args.out, dtype)
+    size = sum(path.stat().st_size for path in args.out.iterdir())
+    if size > MEBIBYTES * 2**20:
+        raise RuntimeError(f"{args.out} holds {size} bytes; at most {MEBIBYTES} MiB are wanted")
     difference = largest_difference(rounded(model, dtype), args.out)
     log.info("largest difference of a logit: %.2e", difference)
     log.info("by rounding to %s: %.2e", args.dtype, largest_difference(model, args.out))

@@ -21,7 +21,12 @@ from pathlib import Path
 
 import numpy as np
 
-from training.tokenizer import VOCABULARY, save_tokenizer, train_tokenizer
+from training.tokenizer import (
+    VOCABULARY,
+    save_tokenizer,
+    train_tokenizer,
+    with_words_after_no_space,
+)
 
 log = logging.getLogger(__name__)
 
@@ -170,8 +175,10 @@ def main() -> None:
     words = word_lists(prose, args.raw)
     (args.data / "words.json").write_text(json.dumps(words))
     log.info("%s", {name: len(entries) for name, entries in words.items()})
-    tokenizer = train_tokenizer(
-        [*prose, " ".join(words["names"]), " ".join(words["nouns"])], args.vocabulary
+    tokenizer = with_words_after_no_space(
+        train_tokenizer(
+            [*prose, " ".join(words["names"]), " ".join(words["nouns"])], args.vocabulary
+        )
     )
     save_tokenizer(tokenizer, args.data)
     random.Random(1).shuffle(prose)  # paragraphs of all sources mixed, in runs of one

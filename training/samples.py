@@ -99,7 +99,7 @@ class SampleMaker:
         self.guide = Guide(self.encode, self.space)
         self.newlines = frozenset(self.encode("\n"))
         self.digit_ids = [self.encode(str(d))[0] for d in range(10)]
-        self.frequent = [  # words that are one token after a space, and most often several without
+        self.frequent = [  # words that are one token after a space, and one without
             word[1:] for word in tokenizer.get_vocab() if re.fullmatch(r"Ġ[A-Za-z]{3,}", word)
         ]
         self.frequent.sort()
@@ -204,12 +204,12 @@ class SampleMaker:
         return ids[:length], ids[1 : length + 1], weights[:length], spans[:length], []
 
     def _any_word(self, kinds: tuple[str, ...]) -> str:
-        """Return a word of the lists, or as often one of the frequent words.
+        """Return a word of the lists, or one of the frequent words.
 
-        How those are spelled has to be learned for each: " heavy" is one token, and "heavy" three.
+        Those are one token after a space and another one without it.
         """
         rng = self.rng
-        if rng.random() < 0.5:
+        if rng.random() < 0.3:
             return rng.choice(self.frequent)
         return rng.choice(self.facts.words[rng.choice(kinds)])
 

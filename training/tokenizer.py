@@ -1,5 +1,11 @@
-"""The bundled model's tokenizer: byte-level BPE with single digits."""
+"""The bundled model's tokenizer: byte-level BPE with single digits.
 
+Words that are one token after a space are one token without it, too. A word that is copied into
+JSON, where it follows a quotation mark, is then one token as it was in the text, in place of a
+spelling that has to be learned for each word.
+"""
+
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -9,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 VOCABULARY = 8192
 SPECIAL_TOKENS = ("<bos>", "<eos>", "<pad>")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+SPACE = "Ġ"  # as the byte-level alphabet writes it
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
@@ -34,6 +41,22 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
         special_tokens=[("<bos>", tokenizer.token_to_id("<bos>"))],
     )
     return tokenizer
+
+
+def with_words_after_no_space(tokenizer: Tokenizer) -> Tokenizer:
+    """Return a tokenizer with a token more for each that begins with a space and has none without.
+
+    Each merge after a space is made without it as well, after all others: texts that held none of
+    the new tokens have the tokens that they had, and old tokens keep their ids.
+    """
+    state = json.loads(tokenizer.to_str())
+    vocabulary, merges = state["model"]["vocab"], state["model"]["merges"]
+    for left, right in [tuple(merge) for merge in merges]:
+        word = left[1:] + right
+        if left.startswith(SPACE) and len(left) > 1 and word not in vocabulary:
+            vocabulary[word] = len(vocabulary)
+            merges.append([left[1:], right])
+    return Tokenizer.from_str(json.dumps(state))
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
