@@ -44,7 +44,8 @@ def create_full_document_chain(
     It takes ``{"input": question}`` and gives ``{"input", "context", "answer", "evidence",
     "plan", "usage"}``: the documents that were read, the answer, the passages it rests on
     (documents whose metadata has ``document_id``, ``start``, ``end``, ``score`` and ``location``,
-    such as ``page 12``, or None), the settings that were chosen and LangChain's counts of tokens.
+    such as ``page 12``, or None; of a picture also ``picture`` and ``region``), the settings that
+    were chosen and LangChain's counts of tokens.
     ``chat_history``, a list of messages, may be given too. ``stream`` gives the answer in parts, as
     it comes. Callbacks hear of the model's run as of any chat model's, the reading of the documents
     in it.
@@ -237,13 +238,13 @@ def _passages(
     """Return the evidence of an answer as documents, the metadata of their sources kept."""
     pairs = zip(read, context, strict=True)
     sources = {core.id: document.metadata for core, document in pairs}
-    names = ("document_id", "start", "end", "score", "location")
+    names = ("document_id", "start", "end", "score", "location", "picture", "region")
     return [
         Document(
             page_content=found["text"],
             metadata={
                 **frameworks.of_a_passage(sources.get(found["document_id"], {})),
-                **{name: found[name] for name in names},
+                **{name: found[name] for name in names if name in found},
             },
         )
         for found in evidence

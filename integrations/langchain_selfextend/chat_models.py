@@ -135,7 +135,7 @@ class ChatSelfExtend(SelfExtendSettings, BaseChatModel):
             max_output_tokens=answer,
             text_inputs=True,
             text_outputs=True,
-            image_inputs=False,
+            image_inputs=self.llm.reads_pictures,
             audio_inputs=False,
             video_inputs=False,
             tool_calling=True,

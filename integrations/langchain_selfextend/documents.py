@@ -100,6 +100,8 @@ class FileLoader(BaseLoader):
         ocr: recognise the text of pages that are pictures; off by default.
         strict: refuse a file with remarks as severe as this; see ``Document.from_file``.
         progress: called with pages read and pages in all, of each PDF.
+        pages: ``"auto"`` or ``"images"`` to have pages, and files that are pictures, as pictures
+            for a vision model; they are in the metadata. See ``Document.from_file``.
 
     Raises:
         DocumentError: a file can't be read, or has no text; while loading.
@@ -113,18 +115,20 @@ class FileLoader(BaseLoader):
         ocr: bool = False,
         strict: bool | Literal["note", "warning", "loss"] = False,
         progress: Callable[[int, int], None] | None = None,
+        pages: Literal["text", "auto", "images"] = "text",
     ) -> None:
         self.paths, self.skipped = paths, list[SkippedFile]()
         self._options: Any = {
             **{"glob": glob, "encoding": encoding, "ocr": ocr, "strict": strict},
-            "progress": progress,
+            **{"progress": progress, "pages": pages},
         }
 
     def lazy_load(self) -> Iterator[LangChainDocument]:
         """Yield the documents.
 
         Their metadata has ``source``, ``title``, what the core knows of the file, the ``remarks``
-        on what the text does not say, and the ``locations`` it comes from, as JSON values.
+        on what the text does not say, the ``locations`` it comes from, and the ``pictures`` it has,
+        as JSON values.
         """
         self.skipped = []
         for path in self.paths:

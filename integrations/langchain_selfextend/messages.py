@@ -38,16 +38,17 @@ def core_messages(messages: Sequence[BaseMessage], *, merge: bool = True) -> lis
     most chat templates, and the plain form, want roles that alternate.
 
     Raises:
-        ValueError: a message is of a kind that can't be written, or holds something besides text.
+        ValueError: a message is of a kind that can't be written, or holds something besides text,
+            and pictures in a human message.
     """
     converted = [_core_message(message) for message in messages]
     return frameworks.merged_messages(converted) if merge else converted
 
 
 def _core_message(message: BaseMessage) -> JsonObject:
-    content = text_of(message)
     if isinstance(message, HumanMessage):
-        return {"role": "user", "content": content}
+        return {"role": "user", "content": _text_and_pictures(message)}
+    content = text_of(message)
     if isinstance(message, SystemMessage):
         return {"role": "system", "content": content}
     if isinstance(message, AIMessage):
@@ -78,8 +79,38 @@ def with_schema(messages: Sequence[JsonObject], schema: JsonObject) -> list[Json
     request = frameworks.schema_request(schema)
     *before, last = messages
     if last["role"] == "user":
-        return [*before, {**last, "content": f"{last['content']}\n\n{request}"}]
+        return [*before, {**last, "content": frameworks.with_text(last["content"], request)}]
     return [*messages, {"role": "user", "content": request}]
+
+
+def _text_and_pictures(message: BaseMessage) -> str | list[JsonObject]:
+    """Return the content of a message for the core: parts, if there are pictures among them."""
+    if isinstance(message.content, str):
+        return message.content
+    parts: list[JsonObject] = []
+    for part in message.content:
+        if isinstance(part, dict) and part.get("type") in ("image", "image_url"):
+            parts.append(frameworks.picture_part(_url_of(part)))
+        else:
+            parts.append({"type": "text", "text": _part_text(part, message)})
+    if all(part["type"] == "text" for part in parts):
+        return "".join(part["text"] for part in parts)
+    return parts
+
+
+def _url_of(part: JsonObject) -> str:
+    """Return the URL of a picture in any of LangChain's forms; its bytes are a ``data:`` URL."""
+    named = part.get("image_url", part.get("url"))
+    url = named.get("url") if isinstance(named, dict) else named
+    data = part.get("base64") or part.get("data")
+    if isinstance(data, str):
+        return f"data:{part.get('mime_type') or 'image/png'};base64,{data}"
+    if isinstance(url, str):
+        return url
+    raise ValueError(
+        'a picture is {"type": "image", "base64": ..., "mime_type": ...} or {"type": "image_url", '
+        f'"image_url": {{"url": "data:..."}}}}, got one with {", ".join(sorted(part))}'
+    )
 
 
 def text_of(message: BaseMessage) -> str:
@@ -103,8 +134,8 @@ def _part_text(part: str | JsonObject, message: BaseMessage) -> str:
         return ""
     raise ValueError(
         f"a {message.type} message holds a part of type {part.get('type')!r}; this model reads "
-        'text alone, so every part must be {"type": "text", "text": ...}: leave others out, or '
-        "put their text in"
+        'text, so every part must be {"type": "text", "text": ...}, but for the pictures that a '
+        "human message may have: leave others out, or put their text in"
     )
 
 

@@ -142,8 +142,9 @@ class FullDocumentRetriever(BaseRetriever):
         core_llm(self.llm).plan(documents, question=query or ())
 
     def _size(self, place: int) -> int:
-        document = core_document(self.documents[place])
-        return core_llm(self.llm).count_tokens(f"# {document.title}\n\n{document.text}\n\n")
+        document, llm = core_document(self.documents[place]), core_llm(self.llm)
+        seen = llm.prompts.picture_tokens(document)
+        return seen + llm.count_tokens(f"# {document.title}\n\n{document.text}\n\n")
 
     def _naming(self, left_out: Sequence[int], found: Sequence[Document]) -> list[Document]:
         """Return documents with what was left out, most relevant first, in their metadata."""

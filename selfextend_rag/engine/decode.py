@@ -176,6 +176,8 @@ def _tokens(
                 return
             answers[0].started = time.perf_counter()
             keys.check()
+            if run.pictures is not None:
+                run.pictures.refuse_unproven(keys.settings, run.cancelled)
             watching = nullcontext() if run.observer is None else run.observer.watching(model)
             with switched(model, keys.settings, run.cancelled), watching:
                 yield from _steps(answers, keys, at_once)

@@ -186,6 +186,11 @@ class BaseLLM(OneInProcess, ABC):
     def check_options(self, **options: Unpack[AnswerOptions]) -> None:
         """Refuse options that ``ask`` would refuse, before documents are read for it."""
 
+    @property
+    def reads_pictures(self) -> bool:
+        """Return whether documents, and messages of a user, may have pictures."""
+        return self.prompts.reads_pictures
+
     def plan(
         self, documents: Documents, *, question: str | Sequence[str] = (), **space: Unpack[Space]
     ) -> ContextPlan:
@@ -237,7 +242,8 @@ class BaseLLM(OneInProcess, ABC):
 
         Args:
             prompt: a text, or messages with ``role`` and ``content``, an assistant's ``tool_calls``
-                and messages of role ``tool`` among them, in OpenAI's form.
+                and messages of role ``tool`` among them, in OpenAI's form. A user's content may be
+                a list of parts, pictures among them, for a vision model; see docs/vision.md.
             options: fields of `GenerationSettings`. In the plain form, of models without a chat
                 template, a conversation's ``stop`` is a line end by default; ``also_stop`` are
                 texts that end the answer besides. And any of these:

@@ -9,17 +9,19 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, TypeVar
 
-from selfextend_rag.documents import Document, Location, Remark, refuse_pictures
+from selfextend_rag.documents import Document, Location, Picture, Remark
 from selfextend_rag.documents.document import text_id
 from selfextend_rag.documents.encoding import normalize_newlines
+from selfextend_rag.documents.pictures.reader import picture_of
 from selfextend_rag.engine import answer_options
-from selfextend_rag.errors import ContextBudgetExceeded
+from selfextend_rag.errors import ContextBudgetExceeded, DocumentError
 from selfextend_rag.llm.base import BaseLLM, Origin
 from selfextend_rag.llm.library import shared_llm
 from selfextend_rag.llm.llm import LongContextLLM
 from selfextend_rag.llm.options import translated
 from selfextend_rag.llm.remote import RemoteLLM
 from selfextend_rag.output.schema import schema_of
+from selfextend_rag.text.messages import data_of_url
 
 _CONTEXT = set(list(inspect.signature(LongContextLLM).parameters)[2:])  # not model and tokenizer
 _OF_SERVERS = ("api_key", "max_retries")  # options of the classes, for ``RemoteLLM``
@@ -33,7 +35,7 @@ _MERGED_ROLES = frozenset(("system", "user", "assistant"))
 _T = TypeVar("_T")
 Metadata = Mapping[str, Any]
 
-FILE_NOTES = ("remarks", "locations", "text_id")
+FILE_NOTES = ("remarks", "locations", "pictures", "text_id")
 """The metadata that `file_notes` returns; a model need not read it."""
 
 __all__ = [
@@ -49,9 +51,12 @@ __all__ = [
     "number",
     "of_a_passage",
     "open_llm",
+    "picture",
+    "picture_part",
     "schema_of",
     "schema_request",
     "sort_options",
+    "with_text",
 ]
 
 
@@ -217,7 +222,7 @@ def fit_or_rank(
 
 
 def merged_messages(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return messages, in texts, with those of one role in a row as one, a blank line between.
+    """Return messages with those of one role in a row as one, a blank line between.
 
     Most chat templates, and the plain form, want roles that alternate. Messages with calls and
     results of tools are left as they are.
@@ -228,10 +233,50 @@ def merged_messages(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any
         texts = (last.get("content"), message.get("content"))
         same = last.get("role") == message.get("role") in _MERGED_ROLES
         if same and not ("tool_calls" in last or "tool_calls" in message):
-            last["content"] = "\n\n".join(text for text in texts if text)
+            last["content"] = _joined_content(*texts)
         else:
             merged.append(dict(message))
     return merged
+
+
+def _joined_content(first: Any, second: Any) -> Any:
+    """Return the contents of two messages as one, a blank line between: text, or parts of it."""
+    if not first or not second:
+        return first or second or ""
+    if isinstance(first, str) and isinstance(second, str):
+        return f"{first}\n\n{second}"
+    parts = ([_text_part(x)] if isinstance(x, str) else list(x) for x in (first, second))
+    before, after = parts
+    return [*before, _text_part("\n\n"), *after]
+
+
+def _text_part(text: str) -> dict[str, str]:
+    return {"type": "text", "text": text}
+
+
+def with_text(content: Any, text: str) -> Any:
+    """Return the content of a message, text or parts, with more text behind it."""
+    return _joined_content(content, text)
+
+
+def picture(data: bytes | str, name: str = "the picture") -> Picture:
+    """Return the picture in the bytes of a file, or in a ``data:`` URL; nothing is fetched.
+
+    Raises:
+        DocumentError: it is no one picture, damaged or too large, or another URL.
+    """
+    return picture_of(data if isinstance(data, bytes) else data_of_url(data), name)
+
+
+def picture_part(data: bytes | str) -> dict[str, object]:
+    """Return the part of a message that is a picture.
+
+    Args:
+        data: the bytes of its file; or a URL, of which ``data:`` alone are read.
+    """
+    if isinstance(data, bytes):
+        return {"type": "image", "image": data}
+    return {"type": "image_url", "image_url": {"url": data}}
 
 
 def schema_request(schema: Mapping[str, object]) -> str:
@@ -242,41 +287,68 @@ def schema_request(schema: Mapping[str, object]) -> str:
 def file_notes(document: Document) -> dict[str, object]:
     """Return what is known of a document's file as metadata, JSON values.
 
-    ``remarks`` and ``locations`` are lists of what the document has. Frameworks copy metadata to
-    parts of a text too; ``text_id`` says in which text the locations count.
+    ``remarks``, ``locations`` and, where there are some, ``pictures`` are lists of what the
+    document has. Frameworks copy metadata to parts of a text too; ``text_id`` says in which text
+    the locations count.
     """
-    refuse_pictures([document], "texts of frameworks don't have")
+    pictures = [picture.to_dict() for picture in document.pictures]
     return {
         "remarks": [remark.to_dict() for remark in document.remarks],
         "locations": [asdict(location) for location in document.locations],
+        **({"pictures": pictures} if pictures else {}),
         "text_id": text_id(document.text),
     }
 
 
 def of_a_passage(metadata: Metadata) -> dict[str, Any]:
     """Return the metadata of a document that its passages have too: not where all of it is from."""
-    return {name: metadata[name] for name in metadata if name not in ("locations", "text_id")}
+    of_the_whole = ("locations", "pictures", "text_id")
+    return {name: metadata[name] for name in metadata if name not in of_the_whole}
 
 
-def core_document(text: str, metadata: Metadata, **named: Any) -> Document:
-    """Return a framework's document as the core's, with the remarks and locations it came with.
+def core_document(
+    text: str, metadata: Metadata, pictures: Sequence[Picture] = (), **named: Any
+) -> Document:
+    """Return a framework's document as the core's, with what it came with.
 
-    They are those of `file_notes`, locations if the text is still the same; or the page that a
-    loader of pages gives in ``page``, ``page_number`` or ``page_label``.
+    That are the remarks, locations and pictures of `file_notes`, the latter two if the text is
+    still the same; or the page that a loader of pages gives in ``page``, ``page_number`` or
+    ``page_label``.
 
     Args:
         text: the text.
         metadata: its metadata; the core's has no `file_notes`.
+        pictures: more pictures, before the text.
         named: title, source and id.
 
     Raises:
-        DocumentError: the text is blank, or holds a lone surrogate.
+        DocumentError: the text is blank and there are no pictures, it holds a lone surrogate, or
+            its pictures are of another text.
     """
     text = normalize_newlines(text)
     remarks, locations = _noted(text, metadata, _page_names([metadata])[0])
     taken = FILE_NOTES if "text_id" in metadata else ()
     rest = {name: value for name, value in metadata.items() if name not in taken}
-    return Document.from_text(text, metadata=rest, remarks=remarks, locations=locations, **named)
+    seen = [*pictures, *_noted_pictures(text, metadata)]
+    return Document.from_text(
+        text, metadata=rest, remarks=remarks, locations=locations, pictures=seen, **named
+    )
+
+
+def _pictures_of(metadata: Metadata) -> Sequence[Any]:
+    values = metadata.get("pictures")
+    return values if "text_id" in metadata and isinstance(values, list | tuple) else ()
+
+
+def _noted_pictures(text: str, metadata: Metadata) -> list[Picture]:
+    """Return the pictures that `file_notes` put into metadata."""
+    values = _pictures_of(metadata)
+    if values and metadata["text_id"] != text_id(text):
+        raise DocumentError(
+            f"a text has the {len(values)} pictures of another one, of which it is a part or which "
+            "was changed; read the whole document, which is not split"
+        )
+    return [Picture.from_dict(value) for value in values]
 
 
 def joined(parts: Sequence[tuple[str, Metadata]], between: str) -> tuple[str, dict[str, Any]]:
@@ -301,6 +373,11 @@ def joined(parts: Sequence[tuple[str, Metadata]], between: str) -> tuple[str, di
         located = located and bool(own)
         start += len(text) + len(between)
     whole = between.join(texts)
+    if pictures := [x for about in metadata for x in _pictures_of(about)]:
+        raise DocumentError(
+            f"the {len(pictures)} pictures of documents that are parts of one can't be put together"
+            "; load the file whole, as FileLoader does"
+        )
     if not (remarks or located):
         return whole, common
     notes = {

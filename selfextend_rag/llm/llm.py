@@ -362,7 +362,7 @@ class LongContextLLM(BaseLLM):
     ) -> TextStream:
         """Return the answer as a stream of text, while it is generated; see ``generate``."""
         schema, cancelled = options.pop("json_schema", None), options.pop("cancelled", None)
-        run = Run(progress=options.pop("progress", None))
+        progress = options.pop("progress", None)
         tools, choice = options.pop("tools", None), options.pop("tool_choice", "auto")
         parallel, request = options.pop("parallel_tool_calls", True), None
         if tools or choice != "auto":
@@ -371,9 +371,11 @@ class LongContextLLM(BaseLLM):
         given = {"max_new_tokens": self.budget.max_new_tokens, **options}
         settings = self.runner.options(given, framed=framed)
         form = output_format(self.prompts, settings, schema, request)
-        tokens = self.prompts.prompt(prompt, () if request is None else request.tools).tokens
+        made = self.prompts.prompt(prompt, () if request is None else request.tools)
+        tokens = made.tokens
         plan = with_garbage_collected(
             lambda: self.budget.plan_prompt(len(tokens), settings.max_new_tokens)
         )
         prepared = PreparedPrompt(tokens, settings, plan, framed, form)
+        run = Run(progress=progress, pictures=self.prompts.pictures_in(made, self.model))
         return self.runner.stream(prepared, Start(reuse=self.prefix_cache), run, cancelled)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Literal
 from urllib.parse import unquote_to_bytes
 
 from selfextend_rag.documents import Document
@@ -60,10 +61,12 @@ class FileStore:
     Args:
         most: how many to keep.
         most_bytes: what they may take together.
+        pages: what becomes pictures, see ``Document.from_file``; for a vision model.
     """
 
-    def __init__(self, most: int, most_bytes: int) -> None:
+    def __init__(self, most: int, most_bytes: int, pages: Literal["text", "auto"] = "text") -> None:
         self.most = most
+        self._pages = pages
         self.most_bytes = most_bytes
         self._files: dict[str, StoredFile] = {}
         self._ids: dict[bytes, str] = {}  # by the digests of name and bytes
@@ -114,7 +117,9 @@ class FileStore:
 
     async def _read(self, data: bytes, name: str) -> Document:
         async with self._reading:
-            return await asyncio.to_thread(Document.from_bytes, data, plain_name(name))
+            return await asyncio.to_thread(
+                Document.from_bytes, data, plain_name(name), pages=self._pages
+            )
 
     def keep(self, document: Document, name: str, nbytes: int) -> StoredFile:
         """Keep a document under the name of its file; one that is there already is that one.
@@ -199,7 +204,8 @@ def _digest(data: bytes, name: str) -> bytes:
 
 
 def _id_of(document: Document, name: str) -> str:
-    content = "\0".join((name, document.title, document.text))
+    seen = (picture.digest for picture in document.pictures)
+    content = "\0".join((name, document.title, document.text, *seen))
     return f"file-{hashlib.sha256(content.encode()).hexdigest()[:24]}"
 
 

@@ -27,7 +27,9 @@ class Served:
         self.model_name = settings.model_name or llm.name
         self.admission = Admission(settings.max_waiting)
         self.bodies = Bodies(settings.max_body_bytes, settings.max_bodies_bytes)
-        self.files = FileStore(settings.max_files, settings.max_files_bytes)
+        self.files = FileStore(
+            settings.max_files, settings.max_files_bytes, "auto" if llm.reads_pictures else "text"
+        )
         self.readings = KeptReadings(
             llm,
             max_bytes=settings.readings_bytes,

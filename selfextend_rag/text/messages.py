@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from urllib.parse import unquote_to_bytes
 
 import xxhash
 
-from selfextend_rag.errors import ToolError
+from selfextend_rag.documents import Picture
+from selfextend_rag.documents.pictures.reader import picture_of
+from selfextend_rag.errors import DocumentError, ToolError
 from selfextend_rag.text.calls import ID_PATTERN, OUR_FORM
 
 BREAK = "\n\n"
@@ -18,8 +23,11 @@ _AGAIN = {"user": f"{BREAK}Question: ", "assistant": "\nAnswer: "}
 _READ = ("role", "content", "tool_calls", "name")  # fields that `Turn` has of its own
 
 Message = Mapping[str, object]
-"""A chat message with ``role`` and ``content``: text, or a list of text parts. An assistant's may
-have ``tool_calls``, and one of role ``tool`` has the result of one, named by ``tool_call_id``."""
+"""A chat message with ``role`` and ``content``: text, or a list of parts. A part is
+``{"type": "text", "text": ...}`` or, of a user to a vision model, ``{"type": "image", "image":
+...}`` with a `Picture` or the bytes of a file, or OpenAI's ``image_url`` with a ``data:`` URL. An
+assistant's may have ``tool_calls``, and one of role ``tool`` has the result of one, named by
+``tool_call_id``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +58,20 @@ class Turn:
     calls: tuple[ToolCall, ...] = ()
     name: str = ""  # the tool whose result it is, or what else the message names
     more: Mapping[str, object] = field(default_factory=dict)  # for a template that knows them
+    pictures: tuple[Picture, ...] = ()  # in order, each before the character where it starts
 
 
-def turns_of(messages: Sequence[Message]) -> list[Turn]:
+def turns_of(messages: Sequence[Message], *, pictures: bool = False) -> list[Turn]:
     """Return messages with text as content, checked calls, and results with their tool's name.
 
+    Args:
+        messages: in OpenAI's form.
+        pictures: whether a user's messages may hold some.
+
     Raises:
+        DocumentError: a message has a picture where it may not, or one that can't be decoded.
         ToolError: a call has no name, or its arguments are no JSON object.
-        ValueError: a message holds anything but text.
+        ValueError: a message holds anything but text and pictures.
     """
     names: dict[str, str] = {}
     turns: list[Turn] = []
@@ -70,19 +84,81 @@ def turns_of(messages: Sequence[Message]) -> list[Turn]:
             name = name or names.get(str(message.get("tool_call_id")))
         more = {key: value for key, value in message.items() if key not in _READ}
         role = role if isinstance(role, str) else ""
-        turns.append(Turn(role, _text_of(message), calls, str(name or ""), more))
+        text, seen = _content_of(message, role, pictures)
+        turns.append(Turn(role, text, calls, str(name or ""), more, seen))
     return turns
 
 
-def _text_of(message: Message) -> str:
+def _content_of(message: Message, role: str, pictures: bool) -> tuple[str, tuple[Picture, ...]]:
+    """Return the text of a message, and its pictures."""
     content = message.get("content")
     if content is None or isinstance(content, str):
-        return content or ""
-    if isinstance(content, Sequence) and all(
-        isinstance(part, Mapping) and part.get("type") == "text" for part in content
-    ):
-        return "".join(str(part.get("text", "")) for part in content)
-    raise ValueError(f"the content of a message must be text, got {content!r}")
+        return content or "", ()
+    text, found = "", list[Picture]()
+    for given in content if isinstance(content, Sequence) else [content]:
+        part: Mapping[str, object] = given if isinstance(given, Mapping) else {}
+        kind = part.get("type")
+        if kind == "text":
+            text += str(part.get("text", ""))
+        elif kind in ("image", "image_url"):
+            _check_may_look(role, pictures)
+            found.append(replace(_picture_of(part), start=len(text)))
+        else:
+            shown = repr(given) if kind is None else f"a part of type {kind!r}"
+            raise ValueError(f"the content of a message must be text and pictures, got {shown}")
+    return text, tuple(found)
+
+
+def _check_may_look(role: str, pictures: bool) -> None:
+    if not pictures:
+        raise DocumentError(
+            f"a message of role {role!r} has a picture, and text alone is read here; load a vision "
+            "model to look at it, or put what it says into the text"
+        )
+    if role != "user":
+        raise DocumentError(
+            f"a message of role {role!r} has a picture, and those are a user's; put it into a "
+            "message of role 'user'"
+        )
+
+
+def _picture_of(part: Mapping[str, object]) -> Picture:
+    """Return the picture of a part of a message."""
+    given = part.get("image")
+    if isinstance(given, Picture):
+        return given
+    if isinstance(given, bytes):
+        return picture_of(given)
+    named = part.get("image_url", part.get("url"))
+    url = named.get("url") if isinstance(named, Mapping) else named
+    if not isinstance(url, str):
+        raise ValueError(
+            'a picture is {"type": "image", "image": its bytes} or {"type": "image_url", '
+            f'"image_url": {{"url": "data:..."}}}}, got one with {", ".join(map(str, part))}'
+        )
+    return picture_of(data_of_url(url))
+
+
+def data_of_url(url: str) -> bytes:
+    """Return the bytes in a ``data:`` URL; nothing is ever fetched.
+
+    Raises:
+        DocumentError: it is another URL, or its base64 is damaged.
+    """
+    head, comma, body = url.partition(",")
+    if not url.startswith("data:") or not comma:
+        raise DocumentError(
+            "a picture comes with its bytes, as data:image/png;base64,..., and is not fetched from "
+            f"{url[:80]!r}; download it and send that"
+        )
+    if not head.endswith(";base64"):
+        return unquote_to_bytes(body)
+    try:
+        return base64.b64decode(body, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise DocumentError(
+            f"the base64 of a picture is damaged: {error}; send it again"
+        ) from error
 
 
 def _past_call(call: object) -> ToolCall:

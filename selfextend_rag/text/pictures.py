@@ -14,6 +14,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache, partial
 from importlib import import_module
 from typing import Any
@@ -28,6 +29,13 @@ from selfextend_rag.errors import UnsupportedModelError, in_short
 from selfextend_rag.evidence import Boxes, TokenRanges
 from selfextend_rag.model import PictureSpan, PromptPictures, lock_of, picture_embeddings
 from selfextend_rag.text.codec import Encoded
+from selfextend_rag.text.messages import (
+    Message,
+    calls_as_text,
+    tools_text,
+    turns_of,
+    with_system_text,
+)
 from selfextend_rag.text.picture_places import keeps_places, token_boxes
 from selfextend_rag.text.prompts import (
     PlacedPicture,
@@ -35,6 +43,7 @@ from selfextend_rag.text.prompts import (
     PromptBuilder,
     joined_documents,
 )
+from selfextend_rag.text.template import plain_conversation
 
 _THINNEST = 200  # times as long as wide; many processors make the shorter side a fixed length
 _SIZES = 4096  # whose tokens are remembered
@@ -264,6 +273,11 @@ class PicturePrompts(PromptBuilder):
         self.pictures = PictureProcessor(processor, self.codec.lock)
         self._before, self._after = self._written()
 
+    @property
+    def reads_pictures(self) -> bool:
+        """Return that documents and messages may have pictures."""
+        return True
+
     def picture_tokens(self, document: Document) -> int:
         """Return how many tokens the pictures of a document are, with what is around each."""
         around = len(self.codec.text(self._before)) + len(self.codec.text(self._after))
@@ -323,6 +337,35 @@ class PicturePrompts(PromptBuilder):
             held = _of_documents(held, documents, placed, len(self._mark))
         return Prompt(tuple(encoded.ids), held, tuple(placed))
 
+    def prompt(
+        self, prompt: str | Sequence[Message], tools: Sequence[Mapping[str, object]] = ()
+    ) -> Prompt:
+        """Return a text or a conversation, whose user's messages may hold pictures.
+
+        Raises:
+            DocumentError: the processor does not take a picture, or it is no user's.
+            ValueError: as `PromptBuilder.prompt`.
+        """
+        turns = [] if isinstance(prompt, str) else turns_of(prompt, pictures=True)
+        pictures = [picture for turn in turns for picture in turn.pictures]
+        if not pictures:
+            return super().prompt(prompt, tools)
+        turns = [
+            replace(turn, content=self._with_marks(turn.content, turn.pictures), pictures=())
+            for turn in turns
+        ]
+        if self.chat:
+            text = self._rendered_chat(turns, tools)
+        else:
+            if tools:
+                turns = with_system_text(turns, tools_text(tools), own_message=True)
+            text = plain_conversation(calls_as_text(turns))
+        parts = text.split(self._mark)
+        if len(parts) != len(pictures) + 1:
+            raise ValueError("the chat template does not write each picture once, where it is")
+        encoded, placed = self._with_pictures(parts, pictures, False)
+        return Prompt(tuple(encoded.ids), None, tuple(placed))
+
     def _with_pictures(
         self, parts: Sequence[str], pictures: Sequence[Picture], ends: bool
     ) -> tuple[Encoded, list[PlacedPicture]]:
@@ -355,12 +398,16 @@ class PicturePrompts(PromptBuilder):
 
     def _marked(self, document: Document) -> Document:
         """Return a document whose pictures are marks in its text."""
-        parts, place = [], 0
-        for picture in document.pictures:
-            parts += [document.text[place : picture.start], self._mark]
-            place = picture.start
-        text = "".join([*parts, document.text[place:]])
+        text = self._with_marks(document.text, document.pictures)
         return Document(text, document.title, document.id)
+
+    def _with_marks(self, text: str, pictures: Sequence[Picture]) -> str:
+        """Return a text with a mark where each of its pictures is."""
+        parts, place = [], 0
+        for picture in pictures:
+            parts += [text[place : picture.start], self._mark]
+            place = picture.start
+        return "".join([*parts, text[place:]])
 
     def _encoded(self, text: str, *, first: bool, ends: bool) -> Encoded:
         """Return the tokens of text between pictures, as they follow the token before them."""

@@ -171,6 +171,11 @@ class PromptBuilder:
         stops = [stop + place - lost for stop in stops]
         return Prompt(tokens, TokenRanges.within(encoded.ends, begins, firsts, stops))
 
+    @property
+    def reads_pictures(self) -> bool:
+        """Return whether documents and messages may have pictures."""
+        return False
+
     def picture_tokens(self, document: Document) -> int:
         """Return how many tokens the pictures of a document are.
 
@@ -273,7 +278,7 @@ class PromptBuilder:
         if not any(turn.content or turn.calls for turn in turns):
             raise ValueError("the prompt is empty")
         if self.chat:
-            return self._chat_prompt(turns, tools)
+            return Prompt(tuple(self._template.encoded(self._rendered_chat(turns, tools)).ids))
         if tools:
             turns = with_system_text(turns, tools_text(tools), own_message=True)
         text = turns[0].content if as_it_is else plain_conversation(calls_as_text(turns))
@@ -288,7 +293,7 @@ class PromptBuilder:
         Raises:
             ValueError: a message holds anything but text.
         """
-        turns = turns_of(messages)
+        turns = turns_of(messages, pictures=self.reads_pictures)
         try:
             return len(self.prompt(messages, tools))
         except ValueError:  # their roles or order; or all are empty
@@ -296,9 +301,12 @@ class PromptBuilder:
         texts += [tools_text(tools)] if tools else []
         said = self.codec.text(".")
         frame = len(self.prompt([{"role": "user", "content": "."}])) - len(said)
-        return sum(frame + len(self.codec.text(text)) for text in texts)
+        seen = [picture for turn in turns for picture in turn.pictures]
+        looked = self.picture_tokens(Document.from_text(".", pictures=_at_start(seen)))
+        return looked + sum(frame + len(self.codec.text(text)) for text in texts)
 
-    def _chat_prompt(self, turns: list[Turn], tools: Sequence[Mapping[str, object]]) -> Prompt:
+    def _rendered_chat(self, turns: list[Turn], tools: Sequence[Mapping[str, object]]) -> str:
+        """Return a conversation as the chat template writes it."""
         guard, native = self._template.guard, self._native_calls
         more: dict[str, object] = {}
         if tools and native:
@@ -317,7 +325,7 @@ class PromptBuilder:
         written = for_template(turns, arguments_as_text=bool(native and native[1]), guard=guard)
         rendered = self._template.render(written, **more)
         refuse_losses(written, rendered)
-        return Prompt(tuple(self._template.encoded(rendered).ids))
+        return rendered
 
     def _left(self, documents: str) -> str:
         """Return what a chat's user message holds before the border."""
@@ -346,6 +354,10 @@ class PromptBuilder:
                     "history"
                 )
         return before, after
+
+
+def _at_start(pictures: Sequence[Picture]) -> list[Picture]:
+    return [replace(picture, start=0) for picture in pictures]
 
 
 def _turns(question: str, history: Sequence[tuple[str, str]]) -> list[Turn]:

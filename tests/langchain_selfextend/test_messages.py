@@ -85,11 +85,48 @@ def test_messages_of_one_role_in_a_row_become_one():
     ]
 
 
-@pytest.mark.parametrize("kind", ["image", "image_url", "audio", "file", "input_audio"])
+@pytest.mark.parametrize("kind", ["video", "audio", "file", "input_audio"])
 def test_what_is_no_text_is_refused_by_its_name(chat, kind):
     message = HumanMessage([{"type": "text", "text": "What is this?"}, {"type": kind, kind: "x"}])
     with pytest.raises(ValueError, match=f"human message holds a part of type '{kind}'.*text"):
         chat.invoke([message])
+
+
+PIXEL = "iVBORw0KGgo="
+FORMS = [
+    {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PIXEL}"}},
+    {"type": "image_url", "image_url": f"data:image/png;base64,{PIXEL}"},
+    {"type": "image", "base64": PIXEL, "mime_type": "image/png"},
+    {"type": "image", "source_type": "base64", "data": PIXEL, "mime_type": "image/png"},
+    {"type": "image", "url": f"data:image/png;base64,{PIXEL}"},
+]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_pictures_in_all_forms_of_langchain_reach_the_core_in_their_place(form):
+    message = HumanMessage([{"type": "text", "text": "See"}, form, {"type": "text", "text": "!"}])
+    (said,) = core_messages([message])
+    assert said["content"] == [
+        {"type": "text", "text": "See"},
+        {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PIXEL}"}},
+        {"type": "text", "text": "!"},
+    ]
+    merged, asked = core_messages([message, HumanMessage("Who?")]), {"type": "object"}
+    texts = [part.get("text") for part in merged[0]["content"]]
+    assert texts == ["See", None, "!", "\n\n", "Who?"]
+    assert "this schema" in with_schema(merged, asked)[0]["content"][-1]["text"]
+
+
+def test_a_model_of_text_refuses_pictures_with_what_can_be_done(chat):
+    with pytest.raises(ValueError, match="text alone is read here; load a vision model"):
+        chat.invoke([HumanMessage([FORMS[0]])])
+    assert chat.profile["image_inputs"] is False
+
+
+def test_a_picture_of_a_service_is_refused_with_what_it_has():
+    message = HumanMessage([{"type": "image", "file_id": "file-1"}])
+    with pytest.raises(ValueError, match=r"a picture is .*got one with file_id, type"):
+        core_messages([message])
 
 
 def test_a_tools_image_is_refused():

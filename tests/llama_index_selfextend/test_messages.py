@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import io
+
 import pytest
 from llama_index.core.base.llms.types import (
     CacheControl,
@@ -70,10 +73,26 @@ def test_thoughts_and_cache_hints_are_no_part_of_a_prompt():
     assert core_messages([ChatMessage(blocks=blocks)])[0]["content"] == "x"
 
 
-def test_a_picture_is_refused_by_name(chat_llm):
-    message = ChatMessage(blocks=[TextBlock(text="What is it?"), ImageBlock(image=PIXEL)])
-    with pytest.raises(
-        ValueError,
-        match=r"reads text alone, and a message of role 'user' holds a block of type ImageBlock",
+def test_pictures_reach_the_core_in_their_place(tmp_path):
+    path = tmp_path / "pixel.png"
+    path.write_bytes(PIXEL)
+    url = "data:image/png;base64," + base64.b64encode(PIXEL).decode()
+    for image in (
+        ImageBlock(image=PIXEL),
+        ImageBlock(image=io.BytesIO(PIXEL)),
+        ImageBlock(path=path),
     ):
+        blocks = [TextBlock(text="See"), image, TextBlock(text="Well?")]
+        assert core_messages([ChatMessage(blocks=blocks)])[0]["content"] == [
+            {"type": "text", "text": "See"},
+            {"type": "image", "image": PIXEL},
+            {"type": "text", "text": "\nWell?"},
+        ]
+    (said,) = core_messages([ChatMessage(blocks=[ImageBlock(url=url)])])
+    assert said["content"] == [{"type": "image_url", "image_url": {"url": url}}]
+
+
+def test_a_picture_is_refused_by_a_model_of_text_with_what_can_be_done(chat_llm):
+    message = ChatMessage(blocks=[TextBlock(text="What is it?"), ImageBlock(image=PIXEL)])
+    with pytest.raises(ValueError, match="text alone is read here; load a vision model"):
         chat_llm.chat([message])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -275,9 +276,64 @@ def test_what_is_kept_for_documents_is_kept_for_their_pictures_too():
     assert key_of(one, "Who?", asked, "m") != key_of(other, "Who?", asked, "m")
 
 
-@pytest.mark.parametrize(
-    "use", [lambda x: passages_of([x], 10), frameworks.file_notes], ids=["passages", "frameworks"]
-)
-def test_pictures_are_not_lost_where_text_alone_is_used(use):
+def test_pictures_are_not_lost_where_text_alone_is_used():
     with pytest.raises(DocumentError, match="scan of 6 has 6 pictures, which"):
-        use(scan())
+        passages_of([scan()], 10)
+
+
+def test_pictures_pass_through_frameworks_with_their_text_alone():
+    document = scan()
+    notes = json.loads(json.dumps(frameworks.file_notes(document)))
+    back = frameworks.core_document(document.text, notes, title=document.title)
+    assert back == document
+    with pytest.raises(DocumentError, match="the 6 pictures of another one"):
+        frameworks.core_document("Page", notes)
+    with pytest.raises(DocumentError, match="12 pictures of documents that are parts of one"):
+        frameworks.joined([(document.text, notes)] * 2, "")
+    assert "pictures" not in frameworks.of_a_passage(notes)
+
+
+def asked_about(seed: int, text: str = QUESTION) -> list[dict[str, object]]:
+    parts = [{"type": "image", "image": picture(seed + n)} for n in range(6)]
+    return [{"role": "user", "content": [*parts, {"type": "text", "text": text}]}]
+
+
+def test_a_conversation_with_pictures_is_answered_in_chunks_and_continued(model, processor):
+    """Beyond the window, equal in chunks of any size; what was read of it is not read again."""
+    found = [
+        opened(model, processor, chunk_size=size).generate(asked_about(0), **FREE)
+        for size in (9, 5000)
+    ]
+    assert found[0].text == found[1].text
+    assert found[0].plan.extended
+    llm = opened(model, processor)
+    first = llm.generate(asked_about(0), **FREE)
+    assert first.text == found[0].text
+    again = [*asked_about(0), {"role": "assistant", "content": first.text}]
+    second = llm.generate([*again, {"role": "user", "content": "And?"}], **FREE)
+    assert second.usage.cached_tokens > 6 * 16
+    fresh = opened(model, processor, prefix_cache_bytes=0)
+    assert second.text == fresh.generate([*again, {"role": "user", "content": "And?"}], **FREE).text
+
+
+def test_a_conversation_within_the_window_is_the_stock_models(model, processor):
+    llm = opened(model, processor, pretraining_window=4096)
+    answer = llm.generate(asked_about(7), **FREE)
+    prompt = llm.prompts.prompt(asked_about(7))
+    tokens = list(prompt.tokens)
+    for placed in prompt.media:
+        tokens[placed.start : placed.stop] = llm.prompts.pictures.tokens_of_size(50, 40)
+    images = [placed.picture.image() for placed in prompt.media]
+    pixels = processor.image_processor(images, return_tensors="pt")["pixel_values"].double()
+    with torch.no_grad():
+        said = model.generate(
+            torch.tensor([tokens]), pixel_values=pixels, max_new_tokens=6, do_sample=False,
+            eos_token_id=None,
+        )  # fmt: skip
+    assert answer.text == llm.prompts.codec.decode(said[0, len(tokens) :].tolist())
+
+
+def test_conversations_with_pictures_are_refused_by_families_that_are(processor):
+    llm = opened(vision.model("gemma3"), vision.processor("gemma3"))
+    with pytest.raises(UnsupportedModelError, match=r"Gemma3.*both directions"):
+        llm.generate(asked_about(0), **FREE)

@@ -235,7 +235,11 @@ def test_what_does_not_fit_is_refused_with_the_planners_figures(client):
     [
         ({"model": "gpt-4"}, 404, "no model 'gpt-4' here, but 'bundled'"),
         ({"messages": []}, 400, "messages"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, "image_url"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+            400,
+            "load a vision",
+        ),
         ({"n": 2}, 400, "ask again with another seed"),
         ({"logprobs": True}, 400, "logprobs=True"),
         ({"frequency_penalty": 0.5}, 400, "repetition_penalty"),

@@ -270,7 +270,7 @@ def test_any_messages_can_be_counted_and_a_prompt_is_counted_exactly(template, s
         assert counted == len(prompts.prompt(messages))
     except ValueError:
         assert counted >= sum(len(text) for _, text in said)
-    with pytest.raises(ValueError, match="must be text"):
+    with pytest.raises(ValueError, match="text alone is read here"):
         prompts.count([*messages, {"role": "user", "content": [{"type": "image"}]}])
 
 
@@ -289,7 +289,10 @@ def test_template_options_reach_the_template():
         (lambda p: p.question(" \n"), "question is empty"),
         (lambda p: p.prompt(""), "prompt is empty"),
         (lambda p: p.prompt([]), "prompt is empty"),
-        (lambda p: p.prompt([{"role": "user", "content": [{"type": "image"}]}]), "must be text"),
+        (
+            lambda p: p.prompt([{"role": "user", "content": [{"type": "image"}]}]),
+            "text alone is read here",
+        ),
         (lambda p: p.prompt([{"role": "tool", "content": "x"}]), "no place for a message of role"),
         (lambda p: p.prompt([{"role": "assistant", "content": "x"}]), "must be the user's"),
     ],

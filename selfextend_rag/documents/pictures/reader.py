@@ -46,6 +46,22 @@ def read_picture(data: bytes, name: str) -> Content:
     )
 
 
+def picture_of(data: bytes, name: str = "the picture") -> Picture:
+    """Return the one picture in the bytes of a file.
+
+    Raises:
+        DocumentError: it is none, damaged or too large, has several pages or frames, or Pillow is
+            not installed.
+    """
+    content = read_picture(data, name)
+    if len(content.pictures) != 1 or content.remarks:
+        raise DocumentError(
+            f"{name} is {len(content.pictures)} pictures or an animation, where one is expected; "
+            "send them one by one"
+        )
+    return content.pictures[0]
+
+
 def rendered(png: bytes, name: str, start: int) -> Picture:
     """Return the picture of a page that this package has rendered."""
     with opened(png, name) as image:

@@ -64,6 +64,12 @@ async def begin_chat(served: Served, request: ChatRequest) -> Answering:
     """
     options = served.with_defaults(request.options())
     documents, messages = await _attached(served, request.messages)
+    if documents and any(isinstance(message.get("content"), list) for message in messages):
+        bad_request(
+            "pictures in messages can't go with attached files; attach each picture as a file",
+            "messages",
+            "unsupported_content",
+        )
     if documents:
         return await _about_documents(served, documents, messages, options)
     merged = frameworks.merged_messages(messages)
@@ -153,7 +159,10 @@ def _without_system(messages: Sequence[JsonObject]) -> list[JsonObject]:
 async def _attached(
     served: Served, messages: Sequence[JsonObject]
 ) -> tuple[list[Document], list[JsonObject]]:
-    """Return the files that messages bring, each once, and the messages with text alone."""
+    """Return the files that messages bring, each once, and the messages without them.
+
+    Their parts of text are one text, unless there are pictures among them.
+    """
     documents: dict[str, Document] = {}
     texts: list[JsonObject] = []
     for message in messages:
@@ -161,22 +170,30 @@ async def _attached(
         if not isinstance(content, list):
             texts.append(message)
             continue
-        parts: list[str] = []
+        parts: list[JsonObject] = []
         for part in content:
             kind = part.get("type") if isinstance(part, dict) else None
-            if kind == "text" and isinstance(part.get("text"), str):
-                parts.append(part["text"])
+            said = kind == "text" and isinstance(part.get("text"), str)
+            if said or kind == "image_url":
+                parts.append(part)
             elif kind == "file":
                 document = await _file(served, part.get("file"))
                 documents.setdefault(document.id, document)
             else:
                 bad_request(
-                    f'a message may hold parts of type "text" and "file", got {kind!r}',
+                    f'parts of a message are of type "text", "image_url" and "file", got {kind!r}',
                     "messages",
                     "unsupported_content",
                 )
-        texts.append({**message, "content": "\n\n".join(parts)})
+        texts.append({**message, "content": _content(parts)})
     return list(documents.values()), texts
+
+
+def _content(parts: Sequence[JsonObject]) -> str | list[JsonObject]:
+    """Return what parts of a message say, as a text where that is all."""
+    if all(part["type"] == "text" for part in parts):
+        return "\n\n".join(part["text"] for part in parts)
+    return list(parts)
 
 
 async def _file(served: Served, given: object) -> Document:

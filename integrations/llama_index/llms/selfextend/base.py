@@ -484,6 +484,10 @@ class SelfExtendLLM(FunctionCallingLLM):
         if self.messages_to_prompt not in (None, generic_messages_to_prompt):
             begin = [ChatMessage(role=MessageRole.SYSTEM, content=text) for text in told]
             rest = messages[len(messages) - len(said) :]
+            if any(isinstance(message["content"], list) for message in said):
+                raise ValueError(
+                    "messages_to_prompt writes text, and a message holds a picture; leave one out"
+                )
             texts = [*told, *(message.content or "" for message in rest)]
             return self._written(self.messages_to_prompt([*begin, *rest]), texts)
         return [*([{"role": "system", "content": _BREAK.join(told)}] if told else []), *said]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any, Literal
 
 from llama_index.core import Settings
@@ -15,6 +16,7 @@ from llama_index.core.node_parser import NodeParser, TokenTextSplitter
 from llama_index.core.readers.base import BaseReader
 from llama_index.core.schema import (
     BaseNode,
+    ImageNode,
     MetadataMode,
     NodeRelationship,
     NodeWithScore,
@@ -24,7 +26,7 @@ from llama_index.core.schema import Document as LlamaDocument
 
 from llama_index.llms.selfextend.base import SelfExtendLLM
 from llama_index.llms.selfextend.messages import JsonObject
-from selfextend_rag import Document, SkippedFile, frameworks, read_documents
+from selfextend_rag import Document, Picture, SkippedFile, frameworks, read_documents
 
 _NEVER_REACHED = 2**62
 _TEXT_TEMPLATE = TextNode.model_fields["text_template"].default
@@ -37,7 +39,7 @@ def core_document(node: BaseNode) -> Document:
     `FileReader`, and the page of a reader of pages; a model does not read it otherwise.
 
     Raises:
-        DocumentError: it has no text.
+        DocumentError: it has neither text nor picture, or a picture that can't be read.
     """
     metadata = node.metadata
     source = metadata.get("file_path")
@@ -45,6 +47,7 @@ def core_document(node: BaseNode) -> Document:
     return frameworks.core_document(
         node.get_content(MetadataMode.NONE),
         metadata,
+        _pictures(node),
         title=str(title or (PurePath(str(source)).name if source else "")),
         source=None if source is None else str(source),
         id=node.node_id,
@@ -52,8 +55,10 @@ def core_document(node: BaseNode) -> Document:
 
 
 def whole_node(document: BaseNode, node_id: str | None = None) -> TextNode:
-    """Return a document as one node, under its own id or another."""
-    return TextNode(
+    """Return a document as one node, under its own id or another, its picture with it."""
+    image = _image(document)
+    return (ImageNode if image else TextNode)(
+        **image,
         id_=document.node_id if node_id is None else node_id,
         text=document.get_content(MetadataMode.NONE),
         metadata=dict(document.metadata),
@@ -64,6 +69,37 @@ def whole_node(document: BaseNode, node_id: str | None = None) -> TextNode:
         text_template=getattr(document, "text_template", _TEXT_TEMPLATE),
         relationships={NodeRelationship.SOURCE: document.as_related_node_info()},
     )
+
+
+def _image(node: BaseNode) -> dict[str, Any]:
+    """Return the picture of a document or node, in the fields of an `ImageNode`; empty for none."""
+    if isinstance(node, ImageNode):
+        names = ("image", "image_path", "image_url", "image_mimetype")
+        found = {name: getattr(node, name) for name in names if getattr(node, name)}
+        return found if found.keys() - {"image_mimetype"} else {}
+    resource = getattr(node, "image_resource", None)
+    if resource is None or not (resource.data or resource.path or resource.url):
+        return {}
+    named = {
+        "image": None if resource.data is None else resource.data.decode("ascii"),
+        "image_path": None if resource.path is None else str(resource.path),
+        "image_url": None if resource.url is None else str(resource.url),
+        "image_mimetype": resource.mimetype,
+    }
+    return {name: value for name, value in named.items() if value}
+
+
+def _pictures(node: BaseNode) -> list[Picture]:
+    """Return the picture that a node or document of LlamaIndex is, or has besides its text."""
+    image = _image(node)
+    if not image:
+        return []
+    name = str(node.metadata.get("file_name") or image.get("image_path") or "the picture")
+    if "image" in image:
+        return [frameworks.picture(base64.b64decode(image["image"]), name)]
+    if "image_path" in image:
+        return [frameworks.picture(Path(image["image_path"]).read_bytes(), name)]
+    return [frameworks.picture(image["image_url"], name)]
 
 
 def framework_document(document: Document) -> LlamaDocument:
@@ -89,7 +125,8 @@ def source_nodes(
     nodes = []
     for found in evidence:
         document = documents[found["document_id"]]
-        where = {} if found["location"] is None else {"location": found["location"]}
+        names = ("location", "picture", "region")
+        where = {name: found[name] for name in names if found.get(name) is not None}
         node = TextNode(
             id_=f"{found['document_id']}:{found['start']}-{found['end']}",
             text=found["text"],
@@ -116,6 +153,8 @@ class FileReader(BaseReader):
         ocr: recognise the text of pages that are pictures; off by default.
         strict: refuse a file with remarks as severe as this; see the core's ``Document.from_file``.
         progress: called with pages read and pages in all, of each PDF.
+        pages: ``"auto"`` or ``"images"`` to have pages, and files that are pictures, as pictures
+            for a vision model; they are in the metadata. See the core's ``Document.from_file``.
     """
 
     def __init__(
@@ -126,10 +165,11 @@ class FileReader(BaseReader):
         ocr: bool = False,
         strict: bool | Literal["note", "warning", "loss"] = False,
         progress: Callable[[int, int], None] | None = None,
+        pages: Literal["text", "auto", "images"] = "text",
     ) -> None:
         self._options: Any = {
             **{"glob": glob, "encoding": encoding, "ocr": ocr, "strict": strict},
-            "progress": progress,
+            **{"progress": progress, "pages": pages},
         }
         self.skipped: list[SkippedFile] = []
 
@@ -139,8 +179,9 @@ class FileReader(BaseReader):
         """Yield the documents in files.
 
         Their metadata has ``file_path``, ``title``, what the core knows of the file, and, neither
-        for a model nor for embeddings, the ``remarks`` on what the text does not say and the
-        ``locations`` it comes from, as JSON values. A document's id is that of its text.
+        for a model nor for embeddings, the ``remarks`` on what the text does not say, the
+        ``locations`` it comes from and the ``pictures`` it has, as JSON values. A document's id is
+        that of its text and pictures.
 
         Args:
             paths: files, folders and archives; see ``selfextend_rag.read_documents``.

@@ -5,6 +5,7 @@ A stream of the core becomes a response: whole, part by part, and both awaited.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -13,13 +14,14 @@ from llama_index.core.base.llms.types import (
     ChatMessage,
     ChatResponse,
     CompletionResponse,
+    ImageBlock,
     MessageRole,
     TextBlock,
     ThinkingBlock,
     ToolCallBlock,
 )
 
-from selfextend_rag import Answer, TextStream
+from selfextend_rag import Answer, TextStream, frameworks
 
 JsonObject = dict[str, Any]
 """A message of the core, options, or what else is written as JSON."""
@@ -41,36 +43,55 @@ _WITHOUT_TEXT = (CachePoint, ThinkingBlock)
 def core_messages(messages: Sequence[ChatMessage]) -> list[JsonObject]:
     """Return messages as the core takes them.
 
-    The texts of a message are joined by line ends, as its ``content`` joins them.
+    The texts of a message are joined by line ends, as its ``content`` joins them; pictures stay
+    between them.
 
     Raises:
-        ValueError: a message holds something else than text and tool calls.
+        ValueError: a message holds something else than text, pictures and tool calls.
     """
     return [_core_message(message) for message in messages]
 
 
 def _core_message(message: ChatMessage) -> JsonObject:
     role = _ROLES[message.role]
-    texts, calls = [], list(_legacy_calls(message))
+    parts: list[JsonObject] = []
+    calls = list(_legacy_calls(message))
     for block in message.blocks:
         if isinstance(block, TextBlock):
-            texts.append(block.text)
+            again = any(part["type"] == "text" for part in parts)
+            parts.append({"type": "text", "text": "\n" * again + block.text})
+        elif isinstance(block, ImageBlock):
+            parts.append(frameworks.picture_part(_picture_in(block)))
         elif isinstance(block, ToolCallBlock):
             called = {"name": block.tool_name, "arguments": block.tool_kwargs}
             calls.append({"id": block.tool_call_id or "", "type": "function", "function": called})
         elif not isinstance(block, _WITHOUT_TEXT):
             raise ValueError(
-                f"this model reads text alone, and a message of role {role!r} holds "
+                f"this model reads text and pictures, and a message of role {role!r} holds "
                 f"a block of type {type(block).__name__}; give its text as a TextBlock, or leave "
                 "it out"
             )
-    written: JsonObject = {"role": role, "content": "\n".join(texts)}
+    content: str | list[JsonObject] = parts
+    if all(part["type"] == "text" for part in parts):
+        content = "".join(part["text"] for part in parts)
+    written: JsonObject = {"role": role, "content": content}
     if calls:
         written["tool_calls"] = calls
     if role == "tool":
         named = message.additional_kwargs
         written |= {key: named[key] for key in ("tool_call_id", "name") if named.get(key)}
     return written
+
+
+def _picture_in(block: ImageBlock) -> bytes | str:
+    """Return the bytes of a picture, or its URL."""
+    if isinstance(block.image, bytes):  # which are base64
+        return base64.b64decode(block.image)
+    if block.image is not None:
+        block.image.seek(0)
+        read: bytes = block.image.read()
+        return read
+    return block.path.read_bytes() if block.path is not None else str(block.url)
 
 
 def _legacy_calls(message: ChatMessage) -> Sequence[Mapping[str, object]]:

@@ -13,7 +13,7 @@ from llama_index.core.prompts.default_prompt_selectors import DEFAULT_TEXT_QA_PR
 from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle
 
 from llama_index.llms.selfextend.base import SelfExtendLLM
-from llama_index.llms.selfextend.documents import whole_node
+from llama_index.llms.selfextend.documents import core_document, whole_node
 from selfextend_rag import frameworks, word_relevance
 
 _LEFT_OUT = "left_out"
@@ -140,13 +140,21 @@ class FullDocumentRetriever(BaseRetriever):
     def _check(self, query: str, names: Sequence[str]) -> None:
         """Make the very prompt that LlamaIndex's default template makes, and plan it."""
         assert self._llm is not None
+        chosen = [
+            core_document(document) for name, document in self._documents.items() if name in names
+        ]
+        if any(document.pictures for document in chosen):  # which no template of texts writes
+            self._llm.core.plan(chosen, question=query or ())
+            return
         self._llm.check_prompt(
             DEFAULT_TEXT_QA_PROMPT_SEL, context_str=self._text(names), query_str=query
         )
 
     def _size(self, name: str) -> int:
         assert self._llm is not None
-        return self._llm.core.count_tokens(self._text([name]) + "\n\n")
+        llm = self._llm.core
+        seen = llm.prompts.picture_tokens(core_document(self._documents[name]))
+        return seen + llm.count_tokens(self._text([name]) + "\n\n")
 
     def _relevance(self, query: str, names: Sequence[str]) -> list[float]:
         texts = [self._documents[name].get_content(MetadataMode.EMBED) for name in names]
