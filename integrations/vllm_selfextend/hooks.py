@@ -87,6 +87,11 @@ def _longer(original: Callable[..., int], *args: Any, **kwargs: Any) -> int:
     option = _option.get()
     if option is None:
         return original(*args, **kwargs)
+    if kwargs["disable_sliding_window"] and kwargs["sliding_window"] is not None:
+        raise ValueError(
+            "SelfExtend can't extend layers whose sliding window is switched off; leave out "
+            "disable_sliding_window"
+        )
     return length_limit(resolve(option, kwargs["hf_config"]), kwargs["max_model_len"])
 
 

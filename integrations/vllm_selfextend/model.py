@@ -62,38 +62,64 @@ def link(model: nn.Module, resolved: Resolved, length: int, tokens: int) -> None
     """
     angles: dict[RotaryLayout, Angles] = {}
     layouts: dict[tuple[int, int], RotaryLayout] = {}
-    places = list(_places(model))
     marks: PlainMarks | None = None
-    for place in places:
-        layer = place.attention
-        reason = _reason(layer, resolved)
-        if reason:
-            raise _refused(place.name, reason)
-        key = id(place.rotary), layer.head_size
-        if key not in layouts:
-            try:
-                layouts[key] = measured_layout(place.rotary, layer.head_size)
-            except UnsupportedModelError as error:
-                raise _refused(place.name, str(error)) from error
-        layout = layouts[key]
-        if layer.sliding_window is not None:
+    for place in list(_places(model)):
+        layout = _layout(place, resolved, layouts)
+        if place.attention.sliding_window is not None:
             longer = with_longer_table(place.rotary, layout, length)
             setattr(place.caller, place.rotary_child, longer)
-            setattr(layer, _STATE, "left alone")
+            setattr(place.attention, _STATE, "left alone")
             continue
-        spec = _spec(layer.impl, layout, resolved)
+        _check_table(place, min(length, resolved.pretraining_window))
         if marks is None:
             marks = PlainMarks(tokens, place.rotary.cos_sin_cache.device)
-        if isinstance(layer.impl, TritonAttentionImpl):
-            layer.impl = SelfExtendTritonImpl(layer.impl, spec, marks)
-        else:
-            shared = angles.setdefault(layout, Angles(spec))
-            layer.impl = SelfExtendCPUImpl(layer.impl, spec, shared, marks)
-        grouped = GroupedRotary(place.rotary, resolved.settings.group_size, marks.tokens)
-        setattr(place.caller, place.rotary_child, grouped)
-        setattr(layer, _STATE, "linked")
-    if not any(getattr(place.attention, _STATE) == "linked" for place in places):
+        _extend(place, layout, resolved, angles, marks)
+    if marks is None:
         raise UnsupportedModelError("no layer of this model attends to all tokens: none to extend")
+
+
+def _layout(
+    place: _Place, resolved: Resolved, known: dict[tuple[int, int], RotaryLayout]
+) -> RotaryLayout:
+    """Return the rotary layout of a layer, measured unless it is among the ``known`` ones."""
+    reason = _reason(place.attention, resolved)
+    if reason:
+        raise _refused(place.name, reason)
+    key = id(place.rotary), place.attention.head_size
+    if key not in known:
+        try:
+            known[key] = measured_layout(place.rotary, place.attention.head_size)
+        except UnsupportedModelError as error:
+            raise _refused(place.name, str(error)) from error
+    return known[key]
+
+
+def _check_table(place: _Place, positions: int) -> None:
+    """Refuse a table that is shorter than the model's window: vLLM would read behind its end."""
+    rows = len(place.rotary.cos_sin_cache)
+    if rows < positions:
+        reason = f"its rotary table has {rows} positions, and {positions} are used"
+        raise _refused(place.name, reason)
+
+
+def _extend(
+    place: _Place,
+    layout: RotaryLayout,
+    resolved: Resolved,
+    angles: dict[RotaryLayout, Angles],
+    marks: PlainMarks,
+) -> None:
+    """Give a layer keys at grouped positions and attention by SelfExtend."""
+    layer = place.attention
+    spec = _spec(layer.impl, layout, resolved)
+    if isinstance(layer.impl, TritonAttentionImpl):
+        layer.impl = SelfExtendTritonImpl(layer.impl, spec, marks)
+    else:
+        shared = angles.setdefault(layout, Angles(spec))
+        layer.impl = SelfExtendCPUImpl(layer.impl, spec, shared, marks)
+    grouped = GroupedRotary(place.rotary, resolved.settings.group_size, marks.tokens)
+    setattr(place.caller, place.rotary_child, grouped)
+    setattr(layer, _STATE, "linked")
 
 
 def _places(model: nn.Module) -> Iterator[_Place]:
@@ -198,6 +224,8 @@ def verify(model: nn.Module, hidden_size: int, dtype: torch.dtype) -> None:
 def _verify(place: _Place, hidden_size: int, dtype: torch.dtype) -> None:
     make = torch.Generator().manual_seed(0)
     grouped, layer, spec = place.rotary, place.attention, place.attention.impl.spec
+    if layer.impl.sinks is not spec.sinks:
+        raise _refused(place.name, "its sinks were replaced while its weights were read")
     device = grouped.stock.cos_sin_cache.device
     end, group = len(grouped.stock.cos_sin_cache), grouped.group_size
     positions = torch.randint(end, (_PROBED,), generator=make).to(device)

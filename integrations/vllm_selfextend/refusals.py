@@ -78,6 +78,8 @@ def _of_engine(config: Any) -> Iterator[str]:
     for name in ("decode_context_parallel_size", "prefill_context_parallel_size"):
         if getattr(parallel, name) > 1:
             yield f"{name} divides the keys of a sequence"
+    if parallel.use_ubatching:
+        yield "batches are divided (enable_dbo, ubatch_size)"
     if config.kv_transfer_config is not None or config.cache_config.kv_offloading_size:
         yield (
             "a KV connector or offloading keeps cached keys beyond the engine, and they hold for "

@@ -5,8 +5,18 @@ from __future__ import annotations
 from unittest import mock
 
 import pytest
+from transformers import MistralConfig
 
-from tests.vllm_selfextend.engines import WINDOW, answers, check, engine, prompt, save_llama
+from tests.vllm_selfextend.engines import (
+    WINDOW,
+    answers,
+    check,
+    engine,
+    prompt,
+    save,
+    save_llama,
+    small,
+)
 
 OPTION = {"group_size": 8, "neighbor_window": 64}
 
@@ -63,6 +73,35 @@ def test_a_model_that_was_built_past_the_plugin_is_noticed(llama):
         mock.patch("vllm_selfextend.model.link"),
         pytest.raises(ValueError, match=r"layers\.0\.self_attn\.attn: the model was loaded past"),
         engine(llama[0], selfextend=OPTION),
+    ):
+        pass
+
+
+def test_a_rotary_table_that_ends_within_the_window_is_refused(tmp_path):
+    """YaRN's has factor times the original positions, and a window may be stated that is longer."""
+    yarn = {
+        "rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0,
+        "original_max_position_embeddings": WINDOW // 4,
+    }  # fmt: skip
+    save_llama(tmp_path, rope_parameters=yarn)
+    reason = r"layers\.0\.self_attn\.attn: its rotary table has 128 positions, and 256 are used"
+    with pytest.raises(ValueError, match=reason), engine(tmp_path, selfextend=OPTION):
+        pass
+
+
+def test_layers_that_lose_their_sliding_window_are_refused(tmp_path):
+    """vLLM would let them attend to all tokens, which they were not trained for."""
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
+    save(MistralConfig(**small(), **heads, sliding_window=64), tmp_path)
+    option = {"group_size": 8, "neighbor_window": 32}
+    with (
+        pytest.raises(ValueError, match="leave out disable_sliding_window"),
+        engine(tmp_path, selfextend=option, disable_sliding_window=True),
+    ):
+        pass
+    with (
+        pytest.raises(ValueError, match="no layer of this model attends to all tokens"),
+        engine(tmp_path, selfextend=option),
     ):
         pass
 

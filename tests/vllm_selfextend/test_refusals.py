@@ -33,7 +33,7 @@ def config_with(**changes):
     config = SimpleNamespace(
         cache_config=SimpleNamespace(cache_dtype="auto", kv_offloading_size=None),
         parallel_config=SimpleNamespace(
-            decode_context_parallel_size=1, prefill_context_parallel_size=1
+            decode_context_parallel_size=1, prefill_context_parallel_size=1, use_ubatching=False
         ),
         kv_transfer_config=None,
         speculative_config=None,
@@ -73,6 +73,7 @@ REASONS = {
     "kv_transfer_config": (object(), "KV connector or offloading"),
     "parallel_config__decode_context_parallel_size": (2, "decode_context_parallel_size divides"),
     "parallel_config__prefill_context_parallel_size": (2, "prefill_context_parallel_size divides"),
+    "parallel_config__use_ubatching": (True, "batches are divided"),
     "speculative_config": (SimpleNamespace(method="eagle"), "speculative method 'eagle'"),
     "load_config__load_format": ("tensorizer", "load_format=tensorizer builds the model past"),
     "model_config__runner_type": ("pooling", "runs for pooling"),
