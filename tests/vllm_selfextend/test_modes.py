@@ -65,16 +65,20 @@ def mean_error(model, settings, asked, answer) -> float:
 
 
 def test_in_16_bits_it_errs_about_as_much_as_the_stock_engine_does(llama):
-    """The stock one on short prompts. 1.4 times its error was measured, 0.14 to 0.10."""
+    """The stock one on prompts within P, where it can answer. 1.11 times its error was measured.
+
+    Means of eight prompts each vary by a twentieth; of two, by a third.
+    """
     folder, model = llama
-    short = [prompt(length) for length in (150, 170, 190)]
+    short = [prompt(120 + 7 * number) for number in range(8)]
+    long = [prompt(700 + 61 * number) for number in range(8)]
     with engine(folder, dtype="bfloat16") as llm:
         found = answers(llm, short)
     stock = [mean_error(model, None, *one) for one in zip(short, found, strict=True)]
     with engine(folder, selfextend=OPTION, dtype="bfloat16") as llm:
-        found = answers(llm, PROMPTS[1:])
-    ours = [mean_error(model, SETTINGS, *one) for one in zip(PROMPTS[1:], found, strict=True)]
-    assert sum(ours) / len(ours) <= 1.75 * sum(stock) / len(stock)
+        found = answers(llm, long)
+    ours = [mean_error(model, SETTINGS, *one) for one in zip(long, found, strict=True)]
+    assert sum(ours) <= 1.25 * sum(stock)
 
 
 def test_a_request_with_an_adapter_is_answered_by_the_adapted_model(llama, tmp_path):
