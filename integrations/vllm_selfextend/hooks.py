@@ -167,14 +167,15 @@ def _marked(original: Callable[..., Any], core: Any, request: Any) -> Any:
     if resolved is not None:
         from vllm_selfextend.plain import mark
 
-        mark(request, resolved.pretraining_window)
+        mark(request, resolved)
     return original(core, request)
 
 
 def _noted(original: Callable[..., Any], runner: Any, *args: Any, **kwargs: Any) -> Any:
     metadata, common = original(runner, *args, **kwargs)
-    if _resolved(runner.vllm_config) is not None:
+    resolved = _resolved(runner.vllm_config)
+    if resolved is not None or runner.vllm_config.parallel_config.nnodes > 1:
         from vllm_selfextend.plain import note_rows
 
-        note_rows(metadata, runner)
+        note_rows(metadata, runner, resolved)
     return metadata, common

@@ -3,6 +3,9 @@
 Whether one does is decided once, where it enters the engine, by its prompt and its longest answer.
 It is marked in its sampling parameters, which travel to every worker, and its cached blocks get
 a salt of their own: its keys are at their own positions, and no extended request may find them.
+
+The mark of each request holds the engine's settings, too. Where nodes are started one by one, each
+with flags of its own, a worker of other settings, or without the plugin, stops at the first one.
 """
 
 from __future__ import annotations
@@ -12,9 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vllm_selfextend.settings import OPTION
+from vllm_selfextend.settings import OPTION, Resolved
 
-_PLAIN = "plain"
 _SALT = "selfextend: plain"
 _SALT_OF_OTHERS = "selfextend: extended"
 _ROWS = "selfextend_plain_rows"  # of metadata: whether each sequence is plain
@@ -51,8 +53,8 @@ class PlainMarks:
             self.sequences[: len(rows)].copy_(plain, non_blocking=True)
 
 
-def mark(request: Any, pretraining_window: int) -> None:
-    """Mark a request that enters the engine, if prompt and answer fit P tokens together.
+def mark(request: Any, resolved: Resolved) -> None:
+    """Mark a request that enters the engine: plain if prompt and answer fit P tokens together.
 
     One that may be continued later is never plain: its length is not known. A mark that came with
     the request is dropped.
@@ -60,48 +62,60 @@ def mark(request: Any, pretraining_window: int) -> None:
     params, ids = request.sampling_params, request.prompt_token_ids
     if params is None:
         return
-    fits = (
+    plain = (
         ids is not None
         and params.max_tokens is not None
         and not request.resumable
-        and len(ids) + params.max_tokens <= pretraining_window
+        and len(ids) + params.max_tokens <= resolved.pretraining_window
     )
-    extra = {k: v for k, v in (params.extra_args or {}).items() if k != OPTION}
     request.sampling_params = params.clone()
-    request.sampling_params.extra_args = {**extra, OPTION: _PLAIN} if fits else extra or None
-    if fits:
+    own = {OPTION: {"plain": plain, "settings": resolved}}
+    request.sampling_params.extra_args = {**(params.extra_args or {}), **own}
+    if plain:
         request.cache_salt = f"{_SALT} {request.cache_salt or ''}"
     elif request.cache_salt:  # so that none of the client's own is taken for the salt above
         request.cache_salt = f"{_SALT_OF_OTHERS} {request.cache_salt}"
 
 
-def note_rows(metadata: Any, runner: Any) -> None:
+def note_rows(metadata: Any, runner: Any, resolved: Resolved | None) -> None:
     """Write down which sequences and tokens of a step are plain, for all layers.
 
     Args:
         metadata: by layer, as vLLM's runner of models built it for the present batch.
         runner: knows the batch's requests, in the order of the metadata.
+        resolved: the settings of this process, None if it has none.
 
     Raises:
         NotImplementedError: the batch is divided.
+        RuntimeError: the engine has other settings than this process.
     """
+    marks = [_mark_of(runner.requests.get(name)) for name in runner.input_batch.req_ids]
+    if any(one is not None and one["settings"] != resolved for one in marks):
+        raise RuntimeError(
+            f"a node of this engine was started with other settings of SelfExtend than the first "
+            f'one ({resolved}); give all nodes the same "{OPTION}" in additional_config'
+        )
+    if resolved is None:
+        return
     if not isinstance(metadata, dict):
         raise NotImplementedError("SelfExtend does not run in batches that are divided (ubatches)")
-    requests = [runner.requests.get(name) for name in runner.input_batch.req_ids]
-    plain = [request is not None and _is_plain(request.sampling_params) for request in requests]
+    plain = [one is not None and one["plain"] for one in marks]
     counts = runner.query_start_loc.cpu[: len(plain) + 1].diff().tolist()
     layers = runner.vllm_config.compilation_config.static_forward_context.values()
-    for marks in (getattr(getattr(layer, "impl", None), "marks", None) for layer in layers):
-        if marks is not None:  # the layers of a stage share one
-            marks.write(plain, counts)
+    for shared in (getattr(getattr(layer, "impl", None), "marks", None) for layer in layers):
+        if shared is not None:  # by all layers of a stage
+            shared.write(plain, counts)
             break
     for one in {id(x): x for x in metadata.values()}.values():
         rows = len(one.query_start_loc) - 1
         setattr(one, _ROWS, (plain + [False] * rows)[:rows])
 
 
-def _is_plain(params: Any) -> bool:
-    return params is not None and (params.extra_args or {}).get(OPTION) == _PLAIN
+def _mark_of(request: Any) -> dict[str, Any] | None:
+    params = None if request is None else request.sampling_params
+    found = None if params is None else (params.extra_args or {}).get(OPTION)
+    ours = isinstance(found, dict) and isinstance(found.get("settings"), Resolved)
+    return found if ours else None  # a client may send anything under that name
 
 
 def rows_of(metadata: Any) -> list[bool]:

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfextend_rag.attention import AttentionSpec
+from selfextend_rag.attention.blocked import blocked_attention
 from selfextend_rag.attention.paged import Angles, Pages, paged_attention, plain_attention
 from selfextend_rag.attention.reference import reference_attention
 from selfextend_rag.positions import SelfExtend
@@ -89,6 +90,23 @@ def test_a_step_errs_no_more_than_its_precision(dtype):
     exact = reference_attention(*(x.to(dtype).double() for x in (q, k, v)), spec)
     error = (out.transpose(0, 1)[None].double() - exact).abs().max()
     assert error < 8 * torch.finfo(dtype).eps * v.abs().max()
+
+
+@pytest.mark.parametrize("length", [1, 100])
+def test_in_16_bits_it_errs_no_more_than_attention_that_rounds_each_key_once(length):
+    """Neighbors are rounded when they are stored and again when they are rotated on."""
+    total, size, spec = 500, 16, spec_of(5, 37, 32)
+    blocks, errors = list(range(-(-total // size))), {"once": 0.0, "twice": 0.0}
+    for seed in range(6):
+        make = torch.Generator().manual_seed(seed)
+        shapes = ((4, length), (4, total), (4, total))
+        q, k, v = (2 * torch.randn(1, n, t, 32, generator=make).bfloat16() for n, t in shapes)
+        exact = reference_attention(q.double(), k.double(), v.double(), spec)
+        pages, asked = paged(k, v, spec, blocks, size), q[0].transpose(0, 1)
+        out = paged_attention(asked, pages, blocks, total, spec, Angles(spec)).transpose(0, 1)[None]
+        for kind, found in (("twice", out), ("once", blocked_attention(q, k, v, spec))):
+            errors[kind] += float((found.double() - exact).square().mean().sqrt())
+    assert errors["twice"] <= 1.1 * errors["once"], errors
 
 
 @pytest.mark.parametrize("more", [0, 6])

@@ -43,6 +43,23 @@ def test_two_workers_that_divide_the_heads_answer_as_one(llama, monkeypatch):
         check_all(model, llm)
 
 
+def test_two_stages_that_divide_the_layers_answer_as_one(llama, monkeypatch):
+    """Traced, since vLLM 0.32's eager CPU engine makes no tensors for a stage to receive into.
+
+    Its second worker stops there with an AssertionError, and the engine with a KeyError, also
+    without the plugin.
+    """
+    folder, model = llama
+    core = min(os.sched_getaffinity(0))
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", f"{core}|{core}")
+    traced = {"mode": "DYNAMO_TRACE_ONCE", "backend": "eager"}
+    with engine(
+        folder, selfextend=OPTION, pipeline_parallel_size=2,
+        enforce_eager=False, compilation_config=traced,
+    ) as llm:  # fmt: skip
+        check_all(model, llm)
+
+
 def test_a_compiled_graph_answers_as_the_eager_one(llama):
     folder, model = llama
     with engine(folder, selfextend=OPTION, enforce_eager=False) as llm:
