@@ -92,8 +92,8 @@ def note_rows(metadata: Any, runner: Any, resolved: Resolved | None) -> None:
     marks = [_mark_of(runner.requests.get(name)) for name in runner.input_batch.req_ids]
     if any(one is not None and one["settings"] != resolved for one in marks):
         raise RuntimeError(
-            f"a node of this engine was started with other settings of SelfExtend than the first "
-            f'one ({resolved}); give all nodes the same "{OPTION}" in additional_config'
+            f"a node of this engine was started with other settings of SelfExtend ({resolved}) "
+            f'than the first one; give all nodes the same "{OPTION}" in additional_config'
         )
     if resolved is None:
         return
