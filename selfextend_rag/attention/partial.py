@@ -14,6 +14,7 @@ from selfextend_rag.rope import RotaryLayout
 
 _FLASH_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _SCORES_AT_ONCE = 1 << 23  # scores that the portable path holds at a time
+_FEW = 32  # queries
 _MERGED_AT_ONCE = 1 << 17  # 16-bit numbers on a CPU: in 32 bits they stay in its cache
 
 
@@ -101,7 +102,8 @@ def partial_attention(
     """Return (out, log-sum-exp): ``[B, H, T, Dv]`` in q's dtype and ``[B, H, T]``.
 
     On CPU this is torch's flash attention, on CUDA devices too in 16 bits without a bias;
-    elsewhere, and with a softcap, plain matrix products over tiles of queries.
+    elsewhere, and with a softcap, plain matrix products over tiles of queries. On CPU the heads of
+    few queries that share a key-value head are queries of that head: its keys are read once.
 
     Args:
         q: ``[B, H, T, D]``, T > 0.
@@ -121,8 +123,16 @@ def partial_attention(
         q, k = (F.pad(x, (0, value_dim - head_dim)) for x in (q, k))
     mask = None if bias is None else bias.expand(1, 1, *bias.shape)
     flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    out, lse = flash(q, k, v, 0.0, causal, attn_mask=mask, scale=scoring.scaling)
-    return out[..., :value_dim], lse
+    shape, length = q.shape[:3], q.shape[2]
+    folded = length == 1 or (length <= _FEW and bias is None and not causal)
+    if folded:
+        q = q.reshape(len(q), k.shape[1], -1, q.shape[3])  # [B, Hkv, H / Hkv * T, D]
+    rows = q.shape[2]
+    if rows == 1 and q.element_size() == 2:  # products with one row of 16 bits are slow
+        q = q.expand(-1, -1, 2, -1)
+    out, lse = flash(q, k, v, 0.0, causal and not folded, attn_mask=mask, scale=scoring.scaling)
+    out, lse = out[:, :, :rows, :value_dim], lse[:, :, :rows]
+    return (out.reshape(*shape, value_dim), lse.reshape(shape)) if folded else (out, lse)
 
 
 def cuda_flash_fits(q: Tensor, v: Tensor) -> bool:

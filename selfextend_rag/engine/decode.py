@@ -23,8 +23,17 @@ from selfextend_rag.cache.store import PrefixStore
 from selfextend_rag.engine.run import CachedPrefix, FinishReason, Run, Usage, feed, forward
 from selfextend_rag.engine.sampling import GenerationSettings, Sampler, TokenConstraint
 from selfextend_rag.errors import GenerationCancelled, SelfExtendError
-from selfextend_rag.model import by_rows, continuation_reason, lock_of, refuse_chunks, switched
+from selfextend_rag.model import (
+    by_rows,
+    continuation_reason,
+    lock_of,
+    quick_steps,
+    refuse_chunks,
+    switched,
+)
 from selfextend_rag.positions import PositionMap
+
+_LONG = 1024  # tokens from which on attention is a large part of a step
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,13 +188,19 @@ def _tokens(
             if run.pictures is not None:
                 run.pictures.refuse_unproven(keys.settings, run.cancelled)
             watching = nullcontext() if run.observer is None else run.observer.watching(model)
-            with switched(model, keys.settings, run.cancelled), watching:
+            with switched(model, keys.settings, run.cancelled), _quick(model, answers), watching:
                 yield from _steps(answers, keys, at_once)
     except GenerationCancelled:
         pass  # the reasons say it
     finally:
         for answer in answers:
             answer.end()
+
+
+def _quick(model: PreTrainedModel, answers: list[RunningAnswer]) -> AbstractContextManager[None]:
+    """Return what makes steps quicker, where they are long enough for the check that it takes."""
+    long = max(answer.longest for answer in answers) >= _LONG
+    return quick_steps(model) if long else nullcontext()
 
 
 def _steps(answers: list[RunningAnswer], keys: Keys, at_once: int) -> Iterator[tuple[int, int]]:

@@ -14,6 +14,7 @@ from selfextend_rag.model.extension import support as support
 from selfextend_rag.model.extension import switched as switched
 from selfextend_rag.model.hooks import AttentionCall as AttentionCall
 from selfextend_rag.model.observe import observed as observed
+from selfextend_rag.model.observe import quick_steps as quick_steps
 from selfextend_rag.model.pictures import PictureSpan as PictureSpan
 from selfextend_rag.model.pictures import PromptPictures as PromptPictures
 from selfextend_rag.model.pictures import picture_embeddings as picture_embeddings

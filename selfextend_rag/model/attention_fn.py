@@ -18,19 +18,21 @@ from transformers import PreTrainedConfig
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, causal_mask_function
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from selfextend_rag.attention import AttentionSpec, attend
+from selfextend_rag.attention import AttentionSpec, Scoring, attend
 from selfextend_rag.attention.bounds import (
     bounds_of,
     host_waits_are_forbidden,
     mask_of,
     refuse_holes,
 )
+from selfextend_rag.attention.partial import partial_attention
 from selfextend_rag.cache import FullLayer, RowsLayer
 from selfextend_rag.errors import UnsupportedModelError
 from selfextend_rag.model.hooks import Asked, AttentionCall, binding_of, is_bounds
 from selfextend_rag.model.rows import attend_by_rows
 
 _PREFIX = "self_extend_on_"
+_MORE_THAN_SCALING = frozenset(("softcap", "s_aux", "position_bias", "cache"))
 # transformers treats names that contain these words specially
 _SAFE = {"sdpa": "torch", "flash": "fa", "flex_attention": "flex", "paged|": "", "/": "_"}
 
@@ -169,10 +171,10 @@ def mask_for_layers(
     Sliding, chunked and other layers get what the previous implementation would.
     """
     if mask_function is not causal_mask_function or kv_offset != 0:
-        return previous_mask(previous)(
+        return _plain_mask(
             batch_size=batch_size, q_length=q_length, kv_length=kv_length, q_offset=q_offset,
             kv_offset=kv_offset, mask_function=mask_function, attention_mask=attention_mask,
-            **kwargs,
+            previous=previous, **kwargs,
         )  # fmt: skip
     device = torch.device(kwargs.get("device", "cpu"))
     device = device if attention_mask is None else attention_mask.device
@@ -255,6 +257,8 @@ def run_previous(asked: Asked, previous: str) -> tuple[Tensor, Tensor | None]:
     Raises:
         UnsupportedModelError: it is "eager", and the model's code has none by the usual name.
     """
+    if previous == "sdpa" and (out := _lone_query(asked)) is not None:
+        return out, None
     module = asked.module
     own = (sys.modules.get(cls.__module__) for cls in type(module).__mro__)
     functions = [getattr(code, "eager_attention_forward", None) for code in own]
@@ -268,3 +272,41 @@ def run_previous(asked: Asked, previous: str) -> tuple[Tensor, Tensor | None]:
     tensors = (asked.query, asked.key, asked.value, asked.mask)
     outputs: tuple[Tensor, Tensor | None] = function(module, *tensors, **asked.arguments)
     return outputs
+
+
+def _lone_query(asked: Asked) -> Tensor | None:
+    """Return the attention of one query over all keys it is given; None for any other call.
+
+    On a CPU torch reads the keys again for each query head, and multiplies one row of 16 bits
+    slowly; see `partial_attention`, whose result is the same but for the order of sums.
+    """
+    query, key, value, arguments = asked.query, asked.key, asked.value, asked.arguments
+    given = {name for name, x in arguments.items() if x is not None}
+    if (
+        query.shape[2] > 1
+        or query.device.type != "cpu"
+        or asked.mask is not None
+        or given & _MORE_THAN_SCALING
+        or (arguments.get("dropout") and asked.module.training)
+        or torch.is_grad_enabled()
+        or torch.compiler.is_compiling()
+    ):
+        return None
+    scaling = arguments.get("scaling")
+    scoring = Scoring(scaling=query.shape[-1] ** -0.5 if scaling is None else scaling)
+    return partial_attention(query, key, value, scoring)[0].transpose(1, 2).contiguous()
+
+
+def _plain_mask(*args: Any, previous: str, **kwargs: Any) -> Tensor | None:
+    """Return the mask as ever; None in place of one for a lone query on a CPU that hides nothing.
+
+    Such is that of a sliding layer whose cache hands out no more than its window.
+    """
+    mask = previous_mask(previous)(*args, **kwargs)
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape[2] > 1:
+        return mask
+    return None if mask.device.type == "cpu" and bool(mask.all()) else mask
+
+
+plain_name = partial(registered, "lone_query_on_", attention=run_previous, mask=_plain_mask)
+"""Return the registered name under which a plain model attends as it did, see `_lone_query`."""

@@ -51,3 +51,24 @@ def test_the_portable_part_equals_the_flash_part(causal, bias, monkeypatch):
     tiled = partial_attention(q, k, v, capped, **options)
     torch.testing.assert_close(tiled[0], flash[0], rtol=0, atol=1e-6)
     torch.testing.assert_close(tiled[1], flash[1], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("heads", "kv_heads"), [(6, 6), (6, 2), (4, 1)])
+@pytest.mark.parametrize("queries", [1, 2, 5, 40])
+@pytest.mark.parametrize("value_dim", [8, 6, 12])
+def test_few_queries_see_what_many_do(dtype, heads, kv_heads, queries, value_dim):
+    """Heads that share keys are folded into their queries; a lone row of 16 bits is doubled."""
+    torch.manual_seed(0)
+    q = torch.randn(2, heads, queries, 8).to(dtype)
+    k, v = torch.randn(2, kv_heads, 23, 8).to(dtype), torch.randn(2, kv_heads, 23, value_dim)
+    v = v.to(dtype)
+    repeated = (x.double().repeat_interleave(heads // kv_heads, 1) for x in (k, v))
+    keys, values = repeated
+    wanted, wanted_lse = part(q.double() @ keys.mT * 0.3, values)
+    found, found_lse = partial_attention(q, k, v, Scoring(scaling=0.3))
+    assert found.shape == wanted.shape
+    assert found.dtype == dtype
+    error = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 0.02}[dtype]
+    assert (found.double() - wanted).abs().max() < error
+    assert (found_lse.double() - wanted_lse).abs().max() < max(error, 1e-5)

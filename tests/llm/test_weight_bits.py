@@ -12,7 +12,7 @@ from llama_index.llms.selfextend import SelfExtendLLM as LlamaIndexLLM
 from selfextend_rag import CacheMismatchError, LongContextLLM, UnsupportedModelError
 from selfextend_rag.cli import main
 from selfextend_rag.model import verify
-from selfextend_rag.model.weights import Linear8
+from selfextend_rag.model.weights.layers import Linear8
 from tests.tiny import byte_tokenizer, tiny_llama
 
 pytestmark = pytest.mark.skipif(
