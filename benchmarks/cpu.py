@@ -2,6 +2,7 @@
 
     python benchmarks/cpu.py prefill [--dtype bfloat16 --kv-heads 2 --head-dim 128]
     python benchmarks/cpu.py decode
+    python benchmarks/cpu.py whole
     python benchmarks/cpu.py memory
 
 Each pair is run in turn, again and again; the ratio is the median over the pairs. ``--json FILE``
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +29,14 @@ import torch.nn.functional as F
 import transformers
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
-from selfextend_rag import SelfExtend, extended
+from selfextend_rag import Engine, GenerationSettings, SelfExtend, extended
 from selfextend_rag.attention import self_extend_attention
 from selfextend_rag.cache import SelfExtendCache
 from selfextend_rag.rope import RotaryLayout
 
 HEADS, HEAD_DIM = 8, 64
 METHOD = SelfExtend(8, 1024)
+SHORT = SelfExtend(8, 256)  # of whole models: 64 windows are 16,384 tokens
 
 
 def seconds(run: Callable[[], Any]) -> float:
@@ -123,6 +126,28 @@ def decode(cached: list[int], pairs: int, tokens: int = 16) -> list[dict[str, An
     return rows
 
 
+def whole(lengths: list[int], pairs: int, tokens: int = 16) -> list[dict[str, Any]]:
+    """Reading and answering by the engine, extended and plain, at lengths of many windows."""
+    engine, rows = Engine(model()), []
+    options = GenerationSettings(max_new_tokens=tokens, stop_token_ids=())
+    for n in lengths:
+        ids = torch.randint(0, 2048, (n,)).tolist()
+        ways = {"ours": SHORT, "plain": None}
+        prefixes = {name: engine.prefill(ids[:-1], settings=way) for name, way in ways.items()}
+
+        def read(name: str, ids=ids, ways=ways) -> Any:
+            return engine.prefill(ids[:-1], settings=ways[name])
+
+        def answer(name: str, ids=ids, prefixes=prefixes) -> Any:
+            return list(engine.generate(ids, options, prefix=prefixes[name]))
+
+        for what, run in (("reading", read), ("answering", answer)):
+            found = paired(partial(run, "ours"), partial(run, "plain"), pairs)
+            windows = n / SHORT.neighbor_window
+            rows.append({"tokens": n, "neighbor_windows": windows, "what": what, **found})
+    return rows
+
+
 def fill(network: LlamaForCausalLM, ids: torch.Tensor, cache: Any, chunk: int = 2048) -> None:
     for part in ids.split(chunk, dim=1):
         network(part, past_key_values=cache, logits_to_keep=1)
@@ -169,7 +194,7 @@ def peak(way: str, tokens: int) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["prefill", "decode", "memory", "peak"])
+    parser.add_argument("what", choices=["prefill", "decode", "whole", "memory", "peak"])
     parser.add_argument("--tokens", type=int, nargs="+")
     parser.add_argument("--pairs", type=int, default=9)
     parser.add_argument("--threads", type=int, default=1)
@@ -187,14 +212,17 @@ def main() -> None:
         if args.what == "prefill":
             lengths, dtype = args.tokens or [2048, 4096, 8192], getattr(torch, args.dtype)
             rows = prefill(lengths, args.pairs, args.kv_heads, args.head_dim, dtype)
+        elif args.what == "whole":
+            rows = whole(args.tokens or [1024, 4096, 16384], args.pairs)
         elif args.what == "decode":
             rows = decode(args.tokens or [8192], args.pairs)
         else:
             rows = memory((args.tokens or [16384])[0])
+    method = SHORT if args.what == "whole" else METHOD
     report = {
         "what": args.what,
         "shapes": f"{HEADS} heads of {args.head_dim}, {args.kv_heads} key-value heads, "
-        f"{args.dtype}, batch 1, W {METHOD.neighbor_window}, G {METHOD.group_size}",
+        f"{args.dtype}, batch 1, W {method.neighbor_window}, G {method.group_size}",
         "threads": args.threads,
         "machine": f"{platform.processor() or platform.machine()} {platform.system()}",
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},

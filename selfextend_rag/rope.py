@@ -7,6 +7,7 @@ and applied in float32 at least, whatever the precision of the model.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import torch
@@ -75,7 +76,11 @@ class RotaryLayout:
         if x.shape[-1] < end:
             raise ValueError(f"rotary dimensions {begin}..{end} do not fit a head of {x.shape[-1]}")
         if isinstance(positions, Tensor):
-            positions = self.tables(positions, x)
+            lone = positions.shape == (1,) and positions.device.type == "cpu"
+            if lone and torch.is_inference_mode_enabled():  # in a step, all layers want the same
+                positions = _of_one(self, int(positions), x.dtype)
+            else:
+                positions = self.tables(positions, x)
         cos, sin = positions
         if cos.ndim == 3:  # [B, T, R] -> [B, 1, T, R]
             cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
@@ -108,3 +113,9 @@ class RotaryLayout:
             half = self.rotary_dim // 2
             return rotary[..., :half], rotary[..., half:]
         return rotary[..., 0::2], rotary[..., 1::2]
+
+
+@lru_cache(maxsize=64)
+def _of_one(layout: RotaryLayout, position: int, dtype: torch.dtype) -> RotaryTables:
+    """Return the tables of one position on the CPU, for use in inference mode alone."""
+    return layout.tables(torch.tensor([position]), torch.empty(0, dtype=dtype))

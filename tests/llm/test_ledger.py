@@ -20,7 +20,7 @@ from selfextend_rag import (
     MemoryBudgetExceeded,
 )
 from selfextend_rag.cache import SelfExtendCache, persist
-from selfextend_rag.llm import memory
+from selfextend_rag.llm import devices
 from selfextend_rag.llm.library import KeptReadings
 from selfextend_rag.planning import DeviceMemory
 from tests.tiny import byte_tokenizer, tiny_llama
@@ -208,7 +208,7 @@ def test_prompts_that_another_keeps_are_evicted_too(model, needed):
 
 def free_on_cpu(monkeypatch, amount):
     free = DeviceMemory("cpu", amount, amount)
-    monkeypatch.setattr(memory, "device_memory", lambda names, held: (free,))
+    monkeypatch.setattr(devices, "device_memory", lambda names, held: (free,))
 
 
 def test_what_a_run_reserves_is_not_free_for_another_model_meanwhile(model, needed, monkeypatch):
