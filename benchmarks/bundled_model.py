@@ -150,7 +150,7 @@ class Measurement:
     def _methods(self) -> dict[str, list[str]]:
         out = self.folder("methods", "all") / "methods.jsonl"
         count = str(max(1, self.samples // 4))
-        given = ["--samples", count, "--texts", "2", "--times", "1", "2", "4", "--out", str(out)]
+        given = ["--samples", count, "--out", str(out)]
         return {"all": ["benchmarks/methods.py", *given]}
 
     def run(self, step: str) -> None:
@@ -159,8 +159,6 @@ class Measurement:
             done = self.folder(step, name) / "done.json"
             if done.exists() and json.loads(done.read_text())["command"] == command:
                 continue
-            if step == "methods":  # which would continue the rows of other arguments
-                shutil.rmtree(done.parent, ignore_errors=True)
             done.parent.mkdir(parents=True, exist_ok=True)
             print(f"{step} {name}: {' '.join(command)}", flush=True)
             started = time.monotonic()
@@ -397,7 +395,8 @@ def publish_methods(folder: Path) -> None:
     printed = (folder / "printed.txt").read_text("utf-8")
     page = ROOT / "docs" / "methods.md"
     text = page.read_text("utf-8")
-    before, after = text.split("<!-- results -->")[0], text.split("<!-- end -->")[1]
+    before, _, rest = text.partition("<!-- results -->")
+    after = rest.partition("<!-- end -->")[2]
     table = printed[printed.index("### ") :].strip()
     page.write_text(f"{before}<!-- results -->\n{table}\n\n<!-- end -->{after}", "utf-8")
 

@@ -8,9 +8,11 @@ same prompts, greedily, with the same space for answers. Maps have their authors
 proportion to the window (``selfextend_rag.planning.published_map``), SelfExtend the planner's, NTK
 and YaRN the factor that the length needs. Nothing is tuned on these tasks.
 
-Rows are appended to a file, one a sample, and a run that is started again continues it; samples are
-taken in turns, so that all cells have as many whenever it is broken off. ``--table`` prints what
-the file holds as docs/methods.md shows it.
+Rows are appended to a file, one a sample, under a fingerprint of model and tokenizer. A run that is
+started again continues it, and another model begins its own rows in the same file. Samples are
+taken in turns, so that all cells have as many, save one, whenever it is broken off. ``--table``
+prints what the file holds of the model that was measured last, as docs/methods.md shows it; only
+samples that all methods have count.
 """
 
 from __future__ import annotations
@@ -31,19 +33,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from selfextend_rag.bundled import FOLDER
 from selfextend_rag.evals.access import HuggingFaceModel
+from selfextend_rag.evals.benchmarks.items import mean_score
+from selfextend_rag.evals.methods import LoadedModel
 from selfextend_rag.evals.metrics import is_exact_match
 from selfextend_rag.evals.prose import Prose, king_james, leading_tokens
 from selfextend_rag.evals.runner import MAX_NEW_TOKENS, TASKS
+from selfextend_rag.evals.suite.bootstrap import interval as bootstrap_interval
 from selfextend_rag.llm.loading.model import load_model
 from selfextend_rag.llm.loading.sources import load_tokenizer
 from selfextend_rag.maps import MAPS, map_to_dict
 from selfextend_rag.model.rescaled import RopeScaling, rescaled
-from selfextend_rag.planning import (
-    ContextBudgetPlanner,
-    planner_defaults,
-    pretraining_window_of,
-    published_map,
-)
+from selfextend_rag.planning import ContextBudgetPlanner, planner_defaults, published_map
 from selfextend_rag.positions import PositionMap
 
 METHODS = ("plain", "selfextend", *MAPS, "ntk", "yarn")
@@ -58,9 +58,11 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--model", default=str(FOLDER), help="hub id or folder; the bundled model")
     made.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     made.add_argument("--tasks", nargs="+", default=["passkey", "lookup", "perplexity"])
-    made.add_argument("--times", type=int, nargs="+", default=[1, 2, 4, 8, 16], help="windows")
+    made.add_argument("--window", type=int, help="P; what the configuration says by default")
+    made.add_argument("--dtype", default="auto", help="auto is as the weights are stored")
+    made.add_argument("--times", type=int, nargs="+", default=[1, 2, 4, 8], help="windows")
     made.add_argument("--samples", type=int, default=40, help="in each cell")
-    made.add_argument("--texts", type=int, default=4, help="of prose in each cell, of the samples")
+    made.add_argument("--texts", type=int, default=8, help="of prose in each cell, of the samples")
     made.add_argument("--out", type=Path, default=RESULTS)
     made.add_argument("--table", action="store_true", help="print what the file holds, and end")
     return made
@@ -130,16 +132,21 @@ def place(sample: int) -> float:
 
 def run(args: argparse.Namespace) -> None:
     """Append a row for each sample that the file does not have yet."""
-    model, tokenizer = load_model(args.model), load_tokenizer(args.model)
-    window = pretraining_window_of(model.config)
+    model, tokenizer = load_model(args.model, dtype=args.dtype), load_tokenizer(args.model)
+    loaded = LoadedModel(args.model, model, tokenizer, args.window or 0)
+    window = loaded.window
     prose = Prose.tokenize(king_james(), tokenizer)
-    rows = read(args.out)
-    done = {(row["task"], row["times"], row["method"], row["sample"]) for row in rows}
     where = {
-        "model": Path(args.model).name, "window": window, "dtype": str(model.dtype),
-        "torch": torch.__version__, "transformers": transformers.__version__,
+        "model": Path(args.model).name, "weights": loaded.fingerprint, "window": window,
+        "dtype": str(model.dtype), "torch": torch.__version__,
+        "transformers": transformers.__version__,
         "machine": platform.machine(), "threads": torch.get_num_threads(),
     }  # fmt: skip
+    done = {
+        (row["task"], row["times"], row["method"], row["sample"])
+        for row in read(args.out)
+        if row["weights"] == where["weights"]
+    }
     print(json.dumps(where), flush=True)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with args.out.open("a", encoding="utf-8") as file:
@@ -182,22 +189,57 @@ def interval(right: int, samples: int) -> tuple[float, float]:
     return tuple((middle + sign * half) / (1 + z * z / samples) for sign in (-1, 1))  # type: ignore[return-value]  # two of them
 
 
-def cell(task: str, rows: list[Row]) -> str:
-    """Return what a cell of the table says: the share that is right, or perplexity."""
+def cell(task: str, rows: list[Row], base: list[Row]) -> str:
+    """Return what a cell of the table says: the share that is right, or perplexity.
+
+    Args:
+        task: what was asked.
+        rows: of a method.
+        base: SelfExtend's of the same samples, which texts are compared with; may be empty.
+    """
     if not rows:
         return ""
     if any("refused" in row for row in rows):
         return "-"
     if task == "perplexity":
-        return f"{math.exp(sum(r['nll'] for r in rows) / sum(r['tokens'] for r in rows)):.1f}"
+        found = f"{math.exp(sum(r['nll'] for r in rows) / sum(r['tokens'] for r in rows)):.1f}"
+        return f"{found}{_difference(rows, base)}"
     right = sum(row["right"] for row in rows)
     low, high = interval(right, len(rows))
     return f"{right}/{len(rows)} ({low:.2f}-{high:.2f})"
 
 
+def _difference(rows: list[Row], base: list[Row]) -> str:
+    """Return the interval of the difference to SelfExtend in nats a token, of the same texts."""
+    each = {row["sample"]: row["nll"] / row["tokens"] for row in base}
+    pairs = {
+        str(row["sample"]): [{"score": row["nll"] / row["tokens"] - each[row["sample"]]}]
+        for row in rows
+        if row["sample"] in each
+    }
+    bounds = bootstrap_interval(pairs, mean_score) if rows and rows is not base else None
+    return "" if bounds is None else f" ({bounds[0]:+.3f} to {bounds[1]:+.3f})"
+
+
+def latest(rows: list[Row]) -> list[Row]:
+    """Return the rows of the model that was measured last."""
+    return [row for row in rows if row["weights"] == rows[-1]["weights"]]
+
+
+def common(rows: list[Row]) -> list[Row]:
+    """Return the rows of the samples that all methods have which have any in the same column."""
+    have: dict[tuple[Any, ...], dict[str, set[int]]] = {}
+    for row in rows:
+        column = have.setdefault((row["task"], row["times"]), {})
+        column.setdefault(row["method"], set()).add(row["sample"])
+    shared = {column: set.intersection(*found.values()) for column, found in have.items()}
+    return [row for row in rows if row["sample"] in shared[row["task"], row["times"]]]
+
+
 def tables(rows: list[Row]) -> str:
-    """Return a table in Markdown for each task: methods by length."""
+    """Return a table in Markdown for each task: methods by length, of the latest model."""
     groups: dict[tuple[Any, ...], list[Row]] = {}
+    rows = common(latest(rows))
     for row in rows:
         groups.setdefault((row["task"], row["method"], row["times"]), []).append(row)
     found = []
@@ -208,7 +250,10 @@ def tables(rows: list[Row]) -> str:
         lines.append("| --- |" + " --- |" * len(times))
         for method in METHODS:
             if any((task, method, n) in groups for n in times):
-                values = [cell(task, groups.get((task, method, n), [])) for n in times]
+                values = [
+                    cell(task, *(groups.get((task, x, n), []) for x in (method, "selfextend")))
+                    for n in times
+                ]
                 lines.append(_line(method, *values))
         found.append("\n".join(lines))
     return "\n\n".join(found)

@@ -176,6 +176,29 @@ def summary(folder, scores, refused=0, task="longbench/qasper", column=None):
     return results
 
 
+def test_the_script_of_base_models_runs_commands_that_the_program_takes(tmp_path):
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\necho "$@" >> {shlex.quote(str(tmp_path / "calls"))}\n')
+    python.chmod(0o755)
+    script = str(ROOT / "benchmarks" / "gemma.sh")
+    given = ["DATA=records", "MODEL=m", f"PYTHON={python}", "LINES=7"]
+    done = subprocess.run(["bash", script, *given], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    *runs, table = [line.split() for line in called(tmp_path)]
+    program = typer.main.get_command(app).commands["eval"]
+    known = {task.name for task in all_tasks(Source(None), SyntheticOptions())}
+    limits = []
+    for words in runs:
+        assert words[:2] == ["-m", "selfextend_rag.evals"]
+        params = program.make_context("eval", words[2:]).params
+        assert {*params["tasks"]} <= known
+        limits.append(params["limit"])
+    assert limits == [5, 7, 1]
+    assert table[0].endswith("eval_table.py")
+    wrong = subprocess.run(["bash", script, "DATAS=x"], capture_output=True, text=True)
+    assert wrong.returncode == 2
+
+
 def choice(out, **more):
     return PAPER["Choice"](models=("phi-2",), out=str(out), **more)
 

@@ -31,6 +31,60 @@ def test_the_page_shows_the_tables_of_the_committed_results(script):
     assert shown.strip() == script["tables"](rows).strip()
 
 
+@pytest.mark.parametrize("name", ["facts", "gemma"])
+def test_the_page_shows_the_tables_of_committed_summaries(name):
+    table = runpy.run_path(str(ROOT / "benchmarks" / "eval_table.py"))["table"]
+    kept = json.loads((PAGE.parent / "results" / f"{name}.json").read_text("utf-8"))
+    shown = PAGE.read_text("utf-8").partition(f"<!-- table: {name} -->\n")[2]
+    assert shown.partition("\n<!-- end -->")[0] == table(kept)
+
+
+def test_a_published_table_replaces_what_is_between_its_own_marks_alone(tmp_path, monkeypatch):
+    """An empty place had no line before its end, and the page was cut up to the next one."""
+    script = runpy.run_path(str(ROOT / "benchmarks" / "eval_table.py"))
+    page = tmp_path / "page.md"
+    marks = ("<!-- table: one -->\n<!-- end -->", "<!-- table: two -->\nold\n<!-- end -->")
+    page.write_text(f"A\n{marks[0]}\nB\n{marks[1]}\nC\n")
+    place = script["publish"].__globals__
+    monkeypatch.setitem(place, "PAGE", page)
+    monkeypatch.setitem(place, "RESULTS", tmp_path)
+    nothing = {key: None for key in script["ABOUT"]} | {
+        "options": {"answer_tokens": 8},
+        "tasks": {},
+    }
+    for name in ("two", "one", "one"):
+        script["publish"](name, [nothing])
+    table = script["table"]([nothing])
+    one, two = (f"<!-- table: {name} -->\n{table}\n<!-- end -->" for name in ("one", "two"))
+    assert page.read_text() == f"A\n{one}\nB\n{two}\nC\n"
+    assert json.loads((tmp_path / "one.json").read_text()) == [nothing]
+    with pytest.raises(ValueError, match="no place for a table 'three'"):
+        script["publish"]("three", [nothing])
+
+
+def test_a_table_has_what_was_measured_and_is_bold_where_it_is_beyond_chance():
+    table = runpy.run_path(str(ROOT / "benchmarks" / "eval_table.py"))["table"]
+    found = {"answered": 9, "refused": 1, "skipped": 0, "items": 9, "score": 12.4, "interval": None}
+    found |= {"gold_nll": 1.234, "gold_nll_interval": (1.0, 2.0)}
+    lost = {"answered": 0, "refused": 9, "skipped": 0, "items": 0}
+    difference = {"difference": 0.5, "interval": (0.1, 0.9), "items": 9}
+    task = {
+        "columns": {"bm25": found, "oracle": lost, "plain": found},
+        "differences": [
+            {"column": "bm25", "over": "selfextend", "gold_nll": difference},
+            {"column": "selfextend", "over": "plain", "gold_nll": difference},
+        ],
+    }
+    full, short = ({"options": {"answer_tokens": n}, "tasks": {"kv": task}} for n in (None, 8))
+    lines = table([full]).splitlines()
+    assert lines[2] == (
+        "| kv | bm25 | 9, 1 left out | 12 | 1.23 (1.00 to 2.00) | **+0.50** (+0.10 to +0.90) |"
+    )
+    assert lines[4].endswith("| **-0.50** (-0.90 to -0.10) |")  # the other way around
+    assert lines[3] == "|  | oracle | 0, 9 left out |  |  |  |"
+    assert "| 9, 1 left out | 1.23 (" in table([short])  # of answers that were ended early
+
+
 def test_a_broken_off_run_is_continued_and_computes_nothing_twice(
     script, tmp_path, monkeypatch, capsys
 ):
@@ -52,10 +106,30 @@ def test_a_broken_off_run_is_continued_and_computes_nothing_twice(
 
 def test_cells_count_right_answers_and_say_what_is_not_reached(script):
     rows = [{"right": x} for x in (True, True, False, True)]
-    assert script["cell"]("passkey", rows) == "3/4 (0.30-0.95)"
-    assert script["cell"]("passkey", [*rows, {"refused": "reaches 9 tokens"}]) == "-"
-    texts = [{"nll": 10.0, "tokens": 4}, {"nll": 2.0, "tokens": 2}]
-    assert script["cell"]("perplexity", texts) == "7.4"  # e ** 2
+    assert script["cell"]("passkey", rows, []) == "3/4 (0.30-0.95)"
+    assert script["cell"]("passkey", [*rows, {"refused": "reaches 9 tokens"}], []) == "-"
+    texts = [{"sample": 0, "nll": 10.0, "tokens": 4}, {"sample": 1, "nll": 2.0, "tokens": 2}]
+    assert script["cell"]("perplexity", texts, []) == "7.4"  # e ** 2
+
+
+def test_texts_are_compared_with_selfextend_one_by_one(script):
+    base = [{"sample": n, "nll": 10.0 * n, "tokens": 10} for n in range(6)]
+    worse = [{**row, "nll": row["nll"] + 5} for row in base]  # by 0.5 a token, of each text
+    assert script["cell"]("perplexity", worse, base).endswith("(+0.500 to +0.500)")
+    assert script["cell"]("perplexity", base, base).endswith("12.2")
+
+
+def test_tables_are_of_the_latest_model_and_of_samples_that_all_methods_have(script):
+    def row(weights, method, sample, right):
+        named = {"weights": weights, "method": method, "sample": sample, "right": right}
+        return {"task": "passkey", "times": 2, **named}
+
+    rows = [row("old", "plain", 0, False)]
+    rows += [row("new", method, n, True) for n in range(2) for method in ("plain", "selfextend")]
+    table = script["tables"]([*rows, row("new", "plain", 2, True)])
+    assert table.count("2/2") == 2
+    assert "3/3" not in table
+    assert "0/1" not in table
 
 
 def test_more_texts_leave_the_earlier_ones_where_they_were(script):

@@ -235,7 +235,7 @@ def _shown(value: object) -> str:
     if isinstance(value, dict) and all(isinstance(each, dict) for each in value.values()):
         lines = [f"<b>{_text(name)}</b>: {_shown(each)}" for name, each in value.items()]
         return "<br>".join(lines)
-    return _text(_plain(value))
+    return _text(_plain(value)) or "as by default"
 
 
 def _text(text: str) -> str:
