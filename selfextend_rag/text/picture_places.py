@@ -18,7 +18,8 @@ from torch import Tensor
 from selfextend_rag.evidence import Boxes
 
 _CLEARER = 1.5  # times as much as elsewhere, tokens of a changed part of a picture change at least
-_SAMPLE = 336, 252  # pixels of the picture that is changed
+_BESIDE = 0.02  # of it, up to which a token is none of the part
+_STILL = 1e-6  # of a token's length, by which one moves that does not change
 _SHARE = 0.75  # of a token's box that is in a part of the picture which counts as its own
 
 Pixels = NDArray[np.float64]
@@ -57,40 +58,43 @@ def token_boxes(made: Made, width: int, height: int) -> Boxes | None:
 
 
 def keeps_places(
-    made: Made, boxes_of: Callable[[int, int], Boxes | None], embedded: Callable[[Any], Tensor]
-) -> bool:
+    made: Made, boxes: Boxes, embedded: Callable[[Any], Tensor], picture: Any
+) -> bool | None:
     """Return whether a model's tokens of a picture come from where its processor's tiles have them.
 
-    Each quarter of a picture is changed; the tokens that come from there have to change by clearly
-    more than the others. Models that gather a picture in tokens of no place fail that.
+    Each quarter of the picture is made its negative; the tokens that come from there have to change
+    by clearly more than the others. Models that gather a picture in tokens of no place fail that.
 
     Args:
         made: the processor.
-        boxes_of: `token_boxes` of a size.
+        boxes: `token_boxes` of the picture's size.
         embedded: the model's embeddings ``[1, T, hidden]`` of what the processor made.
+        picture: of Pillow, in RGB.
+
+    Returns:
+        None if nothing of the picture changes any token, which says nothing of the model.
     """
-    width, height = _SAMPLE
-    boxes = boxes_of(width, height)
-    if boxes is None:
-        return False
-    noise = np.random.default_rng(0).integers(0, 256, (height // 6, width // 6, 3), dtype=np.uint8)
-    pixels = noise.repeat(6, axis=0).repeat(6, axis=1)
-    before = _numbers(embedded(made(_picture(pixels))))
-    for quarter in ((0, 0), (0.5, 0), (0, 0.5), (0.5, 0.5)):
-        left, top = int(quarter[0] * width), int(quarter[1] * height)
+    pixels = np.asarray(picture)
+    height, width = pixels.shape[:2]
+    before, seen = _numbers(embedded(made(picture))), False
+    size = np.maximum(np.linalg.norm(before, axis=-1), 1e-12)
+    for across, along in ((0, 0), (0.5, 0), (0, 0.5), (0.5, 0.5)):
+        left, top = round(across * width), round(along * height)
+        right, bottom = round((across + 0.5) * width), round((along + 0.5) * height)
         changed = pixels.copy()
-        part = changed[top : top + height // 2, left : left + width // 2]
-        part[:] = 255 - part
+        changed[top:bottom, left:right] = 255 - changed[top:bottom, left:right]
         after = _numbers(embedded(made(_picture(changed))))
-        size = np.linalg.norm(before, axis=-1)
-        moved = np.linalg.norm(after - before, axis=-1) / np.maximum(size, 1e-12)
-        inside = _share_within(boxes, (*quarter, quarter[0] + 0.5, quarter[1] + 0.5))
-        own, others = moved[inside >= _SHARE], moved[inside <= 1 - _SHARE]
+        moved = np.linalg.norm(after - before, axis=-1) / size
+        inside = _share_within(boxes, (across, along, across + 0.5, along + 0.5))
+        own, others = moved[inside >= _SHARE], moved[inside <= _BESIDE]
         if not len(own) or not len(others):
             return False
-        if not np.median(own) > _CLEARER * np.median(others):
+        if max(own.max(), others.max()) < _STILL:
+            continue
+        if own.mean() <= _CLEARER * others.mean():
             return False
-    return True
+        seen = True
+    return True if seen else None
 
 
 def _ramp(length: int) -> NDArray[np.uint8]:

@@ -117,17 +117,19 @@ class PictureProcessor:
     def boxes(self, picture: Picture, model: PreTrainedModel) -> Boxes | None:
         """Return where in a picture each of its tokens comes from; None if the model mixes that.
 
-        The model is measured once, by encoding five pictures.
+        The model is measured by the first picture that tells it, which is encoded five times.
         """
         found = self._boxes(picture.width, picture.height)
         if found is None:
             return None
-        if model not in self._keeps_places:
+        known = self._keeps_places.get(model)
+        if known is None:
+            embedded, image = partial(picture_embeddings, model), picture.image()
             with lock_of(model).hold(lambda: False):
-                self._keeps_places[model] = keeps_places(
-                    self._alone, self._boxes, partial(picture_embeddings, model)
-                )
-        return found if self._keeps_places[model] else None
+                known = keeps_places(self._alone, found, embedded, image)
+            if known is not None:
+                self._keeps_places[model] = known
+        return found if known else None
 
     def cuts_margins(self) -> bool:
         """Return whether pictures that are no squares lose their margins: by cropping."""

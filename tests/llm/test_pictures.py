@@ -23,6 +23,7 @@ from selfextend_rag.evals.comparison.passages import passages_of
 from selfextend_rag.llm import LongContextLLM, frameworks
 from selfextend_rag.llm.folder import reading_id
 from selfextend_rag.positions import SelfExtend
+from tests.model.test_pictures import READ
 from tests.zoo import vision
 
 FREE = {"max_new_tokens": 6, "stop_token_ids": ()}
@@ -94,6 +95,21 @@ def test_a_reading_saved_and_loaded_is_a_fresh_one(llm, model, processor, tmp_pa
     assert [loaded.ask(x, **FREE).text for x in (QUESTION, "And who?")] == expected
     with pytest.raises(CacheMismatchError, match="other documents"):
         llm.load(tmp_path / "scan.kv", documents=scan(first=50))
+
+
+@pytest.mark.coverage
+@pytest.mark.parametrize("name", [x for x in READ if x != "llava"])
+def test_a_saved_reading_of_every_family_is_a_fresh_one(name, tmp_path):
+    made, own = vision.model(name), vision.processor(name)
+    document = scan(3)
+    asked = {**FREE, "evidence": False}
+    reading = opened(made, own, pretraining_window=160).read(document, **SPACE)
+    reading.save(tmp_path / "scan.kv")
+    expected = reading.answer_nll(QUESTION, "Seals."), reading.ask(QUESTION, **asked).text
+    llm = opened(made, vision.processor(name), pretraining_window=160)
+    loaded = llm.load(tmp_path / "scan.kv", documents=document)
+    assert loaded.ask(QUESTION, **asked).text == expected[1]
+    assert loaded.answer_nll(QUESTION, "Seals.") == pytest.approx(expected[0])
 
 
 def test_a_reading_of_other_pictures_or_another_processor_is_refused(llm, model, tmp_path):

@@ -60,8 +60,13 @@ def test_what_is_no_grid_has_no_places(name):
 @pytest.mark.parametrize("name", ["llava", "smolvlm"])
 def test_models_that_keep_places_are_told_from_those_that_mix_them(name):
     model, processor = vision.model(name), PictureProcessor(vision.processor(name))
-    embedded = partial(picture_embeddings, model)
-    assert keeps_places(processor._alone, processor._boxes, embedded)
+    embedded, shown = partial(picture_embeddings, model), vision.picture(90, 60)
+    boxes = processor._boxes(*shown.size)
+
+    def keeps(embeddings: object) -> bool | None:
+        return keeps_places(processor._alone, boxes, embeddings, shown)
+
+    assert keeps(embedded) is True
 
     def mixed(arguments: dict[str, object]) -> torch.Tensor:
         found = embedded(arguments)
@@ -70,8 +75,9 @@ def test_models_that_keep_places_are_told_from_those_that_mix_them(name):
     def reversed_(arguments: dict[str, object]) -> torch.Tensor:
         return embedded(arguments).flip(1)
 
-    assert not keeps_places(processor._alone, processor._boxes, mixed)
-    assert not keeps_places(processor._alone, processor._boxes, reversed_)
+    assert keeps(mixed) is False
+    assert keeps(reversed_) is False
+    assert keeps(lambda arguments: torch.ones(1, len(boxes), 4)) is None
 
 
 def test_a_processor_of_no_tiles_has_no_places():
