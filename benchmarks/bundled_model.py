@@ -397,7 +397,7 @@ def publish_methods(folder: Path) -> None:
     text = page.read_text("utf-8")
     before, _, rest = text.partition("<!-- results -->")
     after = rest.partition("<!-- end -->")[2]
-    table = printed[printed.index("### ") :].strip()
+    table = printed[printed.index("Model `") :].strip()
     page.write_text(f"{before}<!-- results -->\n{table}\n\n<!-- end -->{after}", "utf-8")
 
 

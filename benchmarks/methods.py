@@ -236,13 +236,19 @@ def common(rows: list[Row]) -> list[Row]:
     return [row for row in rows if row["sample"] in shared[row["task"], row["times"]]]
 
 
+def about(row: Row) -> str:
+    """Return which model a row is of."""
+    named = f"Model `{row['model']}` (fingerprint `{row['weights']}`)"
+    return f"{named}, a window of {row['window']} tokens, {row['dtype'].removeprefix('torch.')}."
+
+
 def tables(rows: list[Row]) -> str:
-    """Return a table in Markdown for each task: methods by length, of the latest model."""
+    """Return which model was the latest, and a table of it in Markdown for each task."""
     groups: dict[tuple[Any, ...], list[Row]] = {}
     rows = common(latest(rows))
     for row in rows:
         groups.setdefault((row["task"], row["method"], row["times"]), []).append(row)
-    found = []
+    found = [about(rows[-1])] if rows else []
     for task in dict.fromkeys(row["task"] for row in rows):
         times = sorted({row["times"] for row in rows if row["task"] == task})
         title = "perplexity" if task == "perplexity" else f"{task}: exact answers"

@@ -122,11 +122,13 @@ def test_texts_are_compared_with_selfextend_one_by_one(script):
 def test_tables_are_of_the_latest_model_and_of_samples_that_all_methods_have(script):
     def row(weights, method, sample, right):
         named = {"weights": weights, "method": method, "sample": sample, "right": right}
-        return {"task": "passkey", "times": 2, **named}
+        model = {"model": "tiny", "window": 64, "dtype": "torch.float32"}
+        return {"task": "passkey", "times": 2, **named, **model}
 
     rows = [row("old", "plain", 0, False)]
     rows += [row("new", method, n, True) for n in range(2) for method in ("plain", "selfextend")]
     table = script["tables"]([*rows, row("new", "plain", 2, True)])
+    assert table.startswith("Model `tiny` (fingerprint `new`), a window of 64 tokens, float32.")
     assert table.count("2/2") == 2
     assert "3/3" not in table
     assert "0/1" not in table
