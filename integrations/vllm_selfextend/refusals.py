@@ -108,11 +108,23 @@ def _of_model(model: Any, resolved: Resolved) -> Iterator[str]:
             yield f"the model has {kind}"
     for rotary_kind in sorted(_rotary_kinds(model.hf_text_config) - _ROTARY_KINDS):
         yield f"rotary embedding of the kind {rotary_kind!r}, which changes with the length"
+    if _unread_query_scaling(model.hf_text_config):
+        yield (
+            "this vLLM does not read llama_4_scaling_beta in rope_parameters, so its queries would "
+            'not be scaled; add hf_overrides={"llama_4_scaling": {"beta": ..., '
+            '"original_max_position_embeddings": ...}} with the same numbers'
+        )
     if model.max_model_len > resolved.extended_window:
         yield (
             f"max_model_len of {model.max_model_len} exceeds the extended window of "
             f"{resolved.extended_window}"
         )
+
+
+def _unread_query_scaling(config: object) -> bool:
+    """Return whether queries grow with their position (Ministral 3) where vLLM looks elsewhere."""
+    given = getattr(config, "rope_parameters", None) or {}
+    return bool(given.get("llama_4_scaling_beta")) and not getattr(config, "llama_4_scaling", None)
 
 
 def _rotary_kinds(config: object) -> set[str]:

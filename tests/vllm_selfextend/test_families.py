@@ -78,6 +78,26 @@ def test_a_family_answers_as_in_selfextend_rag(family, tmp_path):
             check(model, SETTINGS, one, answer)
 
 
+def test_queries_that_grow_with_their_position_are_scaled_or_refused(tmp_path):
+    """Ministral 3: vLLM 0.32 passes over the factor where transformers keeps it."""
+    rope = {
+        "rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "mscale": 1.0, "mscale_all_dim": 1.0,
+        "original_max_position_embeddings": 64, "llama_4_scaling_beta": 0.1,
+    }  # fmt: skip
+    shape = {**small(), **HEADS, "sliding_window": None, "rope_parameters": rope}
+    model = save(transformers.AutoConfig.for_model("ministral3", **shape), tmp_path)
+    with (
+        pytest.raises(ValueError, match="does not read llama_4_scaling_beta"),
+        engine(tmp_path, selfextend=OPTION),
+    ):
+        pass
+    asked = [prompt(5 * WINDOW), prompt(WINDOW // 2)]
+    read = {"llama_4_scaling": {"original_max_position_embeddings": 64, "beta": 0.1}}
+    with engine(tmp_path, selfextend=OPTION, hf_overrides=read) as llm:
+        for one, answer in zip(asked, answers(llm, asked, tokens=16), strict=True):
+            check(model, SETTINGS, one, answer)
+
+
 REFUSED = {
     "learned positions": (
         "GPT2Config",

@@ -84,6 +84,10 @@ REASONS = {
     "model_config__is_attention_free": (True, "no attention"),
     "model_config__is_encoder_decoder": (True, "an encoder"),
     "model_config__max_model_len": (3201, "3201 exceeds the extended window of 3200"),
+    "model_config__hf_text_config__rope_parameters ": (
+        {"rope_type": "yarn", "llama_4_scaling_beta": 0.1},
+        "does not read llama_4_scaling_beta",
+    ),
     "model_config__hf_text_config__rope_parameters": (
         {"full_attention": {"rope_type": "dynamic"}, "sliding_attention": {"rope_type": "default"}},
         "kind 'dynamic'",
