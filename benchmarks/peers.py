@@ -1,6 +1,6 @@
 """Reading and answering on one CPU thread, next to what a user would take instead, same weights.
 
-    python benchmarks/peers.py --model FOLDER [--gguf FILE --llama PYTHON] [--tokens 8192]
+    python benchmarks/peers.py --model FOLDER [--gguf FILE ... --llama PYTHON] [--tokens 8192]
         [--json FILE] [--plot FILE]
 
 Each way runs in a process of its own. Times are CPU seconds, so that a shared machine changes them
@@ -143,7 +143,7 @@ def main() -> None:
     """Measure every way in turn, and print medians over the rounds."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", required=True, help="folder or hub id, for all but llama.cpp")
-    parser.add_argument("--gguf", help="the same model, for llama.cpp")
+    parser.add_argument("--gguf", nargs="+", default=[], help="the same model, for llama.cpp")
     parser.add_argument("--llama", help="Python of an environment with xllamacpp")
     parser.add_argument("--tokens", type=int, default=8192)
     parser.add_argument("--rounds", type=int, default=1)
@@ -185,9 +185,10 @@ def compared(args: argparse.Namespace) -> dict[str, Any]:
             for way in WAYS:
                 options = ("--model", args.model, "--tokens", tokens, "--way", way)
                 found.setdefault(way, []).append(measured(sys.executable, *options))
-            if args.llama and args.gguf:
-                way = f"llama.cpp, {Path(args.gguf).stem}"
-                options = ("--model", args.gguf, "--tokens", tokens, "--way", "llama")
+                print(way, found[way][-1], file=sys.stderr, flush=True)
+            for file in args.gguf if args.llama else ():
+                way = f"llama.cpp, {Path(file).stem}"
+                options = ("--model", file, "--tokens", tokens, "--way", "llama")
                 made = measured(args.llama, *options, "--ids", str(ids))
                 found.setdefault(way, []).append(made)
     rows = [

@@ -24,13 +24,16 @@ _REACH = 63 + 511 / 1024  # of a row scaled for them: below a half, whichever wa
 _TINY = torch.finfo(torch.float32).tiny
 _MANY = 128  # rows from which it pays to restore the weights, where that is faster at all
 _AT_ONCE = 8192  # rows that are rounded at a time
+_AS_GOOD = 1.02  # times the error that scales of a layer's own leave
+_NOTHING = 1e-6
 
 
 class Linear8(nn.Module):
     """A linear layer whose weights are integers of 8 bits, scaled by row and by column.
 
     Without scales of columns, those few that are larger than others would take the others' bits.
-    Layers that are given the same tensor are multiplied at once, by the first that is asked.
+    Layers that are given the same tensor are multiplied at once, by the first that is asked, where
+    they can share scales of columns.
 
     Attributes:
         scales: ``[out]``, float32.
@@ -76,7 +79,7 @@ class Product8:
 
     def __init__(self, layers: Sequence[nn.Linear]) -> None:
         weights = [layer.weight.detach() for layer in layers]
-        self.columns = _columns(weights)
+        self.columns = torch.stack([_columns(x) for x in weights]).amax(0)
         wholes, scales = zip(*(_in_8_bits(x, self.columns) for x in weights), strict=True)
         self.scales = torch.cat(scales)
         self.rows, begin = [], 0
@@ -198,13 +201,34 @@ class Embedding8(nn.Module):
         return (self.weight[ids].float() * self.scales[ids].unsqueeze(-1)).to(self._dtype)
 
 
-def _columns(weights: Sequence[Tensor]) -> Tensor:
+def worth_sharing(layers: Sequence[nn.Linear]) -> bool:
+    """Return whether the scales of columns that layers share are as good as those of their own.
+
+    Those of queries and keys mostly are not: a column that is large in one is small in the other.
+    """
+    weights = [layer.weight.detach() for layer in layers]
+    own = [_columns(x) for x in weights]
+    shared = torch.stack(own).amax(0)
+    return all(
+        _error(x, shared) <= _AS_GOOD * _error(x, columns) + _NOTHING
+        for x, columns in zip(weights, own, strict=True)
+    )
+
+
+def _error(weight: Tensor, columns: Tensor) -> float:
+    """Return what rounding changes, as a share of the weights; the first rows stand for many."""
+    some = weight[:_AT_ONCE].float()
+    whole, scales = _in_8_bits(some, columns)
+    change = whole.float().mul_(scales.unsqueeze(1)).mul_(columns).sub_(some)
+    return float(change.norm() / some.norm().clamp_min(_TINY))
+
+
+def _columns(weight: Tensor) -> Tensor:
     """Return the root mean square of each column, float32; 1 where there are zeros alone."""
-    squares = torch.zeros(weights[0].shape[1], dtype=torch.float64)
-    for some in (some for weight in weights for some in weight.split(_AT_ONCE)):
+    squares = torch.zeros(weight.shape[1], dtype=torch.float64)
+    for some in weight.split(_AT_ONCE):
         squares += some.float().square().sum(0)
-    rows = sum(map(len, weights))
-    return (squares / rows).sqrt_().masked_fill_(squares == 0, 1).float()
+    return (squares / len(weight)).sqrt_().masked_fill_(squares == 0, 1).float()
 
 
 def _in_8_bits(weight: Tensor, columns: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -20,6 +20,7 @@ from selfextend_rag.model.weights.layers import (
     Linear4,
     Linear8,
     Product8,
+    worth_sharing,
 )
 
 WEIGHT_BITS = (8, 4)
@@ -77,9 +78,10 @@ def round_weights(model: PreTrainedModel, bits: int) -> None:
 @torch.inference_mode(mode=False)  # whose tensors count no changes
 @torch.no_grad()
 def _products(model: PreTrainedModel) -> dict[nn.Linear, list[nn.Linear]]:
-    """Return of each linear layer those that are given the same tensor in a short forward.
+    """Return of linear layers those that are given the same tensor in a short forward.
 
-    They belong to one module. A model that can't be run so has none.
+    They belong to one module, and lose nothing by being rounded alike. A model that can't be run
+    so has none.
     """
     given: dict[tuple[int, int, int], list[nn.Linear]] = {}
     tensors = []  # kept, so that no other one gets an id
@@ -100,7 +102,8 @@ def _products(model: PreTrainedModel) -> dict[nn.Linear, list[nn.Linear]]:
         for hook in hooks:
             hook.remove()
     calls = Counter(layer for together in given.values() for layer in together)
-    alike = [x for x in given.values() if all(calls[layer] == 1 for layer in x)]
+    once = [x for x in given.values() if all(calls[layer] == 1 for layer in x)]
+    alike = [x for x in once if len(x) > 1 and worth_sharing(x)]
     return {layer: together for together in alike for layer in together}
 
 
