@@ -216,7 +216,7 @@ def worth_sharing(layers: Sequence[nn.Linear]) -> bool:
 
 
 def _error(weight: Tensor, columns: Tensor) -> float:
-    """Return what rounding changes, as a share of the weights; the first rows stand for many."""
+    """Return what rounding changes, as a share of the weights; of many rows by the first."""
     some = weight[:_AT_ONCE].float()
     whole, scales = _in_8_bits(some, columns)
     change = whole.float().mul_(scales.unsqueeze(1)).mul_(columns).sub_(some)
