@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("--windows", type=int, nargs="+", default=list(PICTURES))
     parser.add_argument("--documents", type=int, default=20, help="of each length, ten signs each")
     parser.add_argument("--methods", nargs="+", default=["selfextend", "plain"])
+    parser.add_argument("--neighbor-window", type=int, help="by default a quarter of the window")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -50,7 +51,10 @@ def main() -> None:
     for windows in args.windows:
         for method in args.methods:
             how = "never" if method == "plain" else "auto"
-            llm = LongContextLLM(model, processor.tokenizer, processor=processor, extension=how)
+            near = None if method == "plain" else args.neighbor_window
+            llm = LongContextLLM(
+                model, processor.tokenizer, processor=processor, extension=how, neighbor_window=near
+            )
             since = time.monotonic()
             right = found_by_depth(llm, PICTURES[windows], args.documents, args.seed)
             row = {
