@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 
-import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
@@ -14,7 +13,6 @@ from selfextend_rag.positions import PositionMap
 
 FIRST_CAPACITY = 256
 GROWTH = 1.5
-_BEHIND = 16  # tokens that a sliding layer has space for behind those that it holds
 
 
 class FullLayer(DynamicLayer):
@@ -205,66 +203,13 @@ class SlidingLayer(DynamicSlidingWindowLayer):
     """transformers' sliding layer; ``update`` hands out no key that is outside the window.
 
     While the past is recorded it keeps more than that. Before 5.18 transformers handed all of it
-    out, more than `get_mask_sizes` announces to the mask. Single tokens are written behind the
-    others, where transformers copies the whole window for each.
+    out, more than `get_mask_sizes` announces to the mask.
     """
-
-    _behind: tuple[Tensor, Tensor] | None = None  # keys and values, with space behind what is held
-    _first = 0  # the slot of the first that is held
-    _held: Tensor | None = None  # the keys that were last set here; others came from elsewhere
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
         """Append and return the keys and values that the new tokens see."""
+        keys, values = super().update(key_states, value_states, *args, **kwargs)
         visible = self.sliding_window - 1 + key_states.shape[-2]
-        if key_states.shape[-2] == 1 and self._can_write_behind(key_states):
-            keys, values = self._write_behind(key_states, value_states)
-        else:
-            self._behind = self._held = None
-            keys, values = super().update(key_states, value_states, *args, **kwargs)
         return keys[:, :, -visible:], values[:, :, -visible:]
-
-    def crop(self, tokens_to_remove: int) -> None:
-        """Remove the last tokens, and free what is not held; see `DynamicSlidingWindowLayer`."""
-        super().crop(tokens_to_remove)
-        if self._behind is not None and self.keys is not None and self.values is not None:
-            self.keys, self.values = self.keys.clone(), self.values.clone()
-        self._behind = self._held = None
-
-    def reset(self) -> None:
-        """Drop everything."""
-        self._behind = self._held = None
-        super().reset()
-
-    def _can_write_behind(self, new: Tensor) -> bool:
-        held = self.keys
-        return (
-            held is not None
-            and held.ndim == new.ndim
-            and (held.shape[:2], held.dtype, held.device) == (new.shape[:2], new.dtype, new.device)
-            and not torch.is_grad_enabled()
-            and not torch.compiler.is_compiling()
-        )
-
-    def _write_behind(self, new_keys: Tensor, new_values: Tensor) -> tuple[Tensor, Tensor]:
-        """Return all keys and values that were held, and the new ones behind them."""
-        held, held_values, first = self.keys, self.values, self._first
-        assert held is not None
-        assert held_values is not None
-        end = first + held.shape[2]
-        if self._behind is None or held is not self._held or end == self._behind[0].shape[2]:
-            first, end = 0, held.shape[2]
-            capacity = end + _BEHIND
-            self._behind = (
-                _grown(held, new_keys, end, capacity),
-                _grown(held_values, new_values, end, capacity),
-            )
-        keys, values = self._behind
-        keys[:, :, end], values[:, :, end] = new_keys[:, :, 0], new_values[:, :, 0]
-        self.cumulative_length += 1
-        keys, values = keys[:, :, first : end + 1], values[:, :, first : end + 1]
-        kept = 0 if self.record_past else max(0, keys.shape[2] - self.sliding_window + 1)
-        self.keys, self.values = keys[:, :, kept:], values[:, :, kept:]
-        self._first, self._held = first + kept, self.keys
-        return keys, values

@@ -87,15 +87,3 @@ def test_a_row_that_takes_other_keys_leaves_the_layer_it_is_a_copy_of():
     layer.update(torch.zeros(1, 1, 1, 2), torch.zeros(1, 1, 1, 2))
     assert torch.equal(layer.keys, torch.cat([before[:, :, 1:], torch.zeros(1, 1, 1, 2)], 2))
     assert torch.equal(row.keys, torch.cat([before[:, :, 1:], torch.ones(1, 1, 1, 2)], 2))
-
-
-@torch.inference_mode()
-def test_what_is_free_behind_the_tokens_of_an_answer_is_given_back_with_them():
-    layer = SlidingLayer(8)
-    layer.activate_past_recording()
-    layer.update(torch.randn(1, 1, 20, 2), torch.randn(1, 1, 20, 2))
-    layer.crop(0)
-    for _ in range(30):
-        layer.update(torch.randn(1, 1, 1, 2), torch.randn(1, 1, 1, 2))
-    layer.crop(-30)
-    assert layer.keys.untyped_storage().nbytes() == 7 * 2 * 4

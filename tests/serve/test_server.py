@@ -172,7 +172,9 @@ async def test_a_file_is_parsed_once_however_often_it_comes(monkeypatch):
     store, parsed = FileStore(9, 1000), []
     parse = Document.from_bytes
     monkeypatch.setattr(
-        Document, "from_bytes", lambda data, name: parsed.append(name) or parse(data, name)
+        Document,
+        "from_bytes",
+        lambda data, name, **how: parsed.append(name) or parse(data, name, **how),
     )
     for _ in range(3):
         assert (await store.document_of(b"A text.", "a.txt")).text == "A text."
