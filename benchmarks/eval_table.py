@@ -1,13 +1,14 @@
 """Prints what `selfextend-rag eval` found as a table in Markdown, as the documentation shows it.
 
     python benchmarks/eval_table.py runs/facts/summary.json
-    python benchmarks/eval_table.py runs/gemma/summary.json runs/keys/summary.json --publish gemma
+    python benchmarks/eval_table.py runs/gemma/*/summary.json --publish gemma --model NAME
 
 A row for each task and method: the benchmark's score (none where answers were ended early, by
 ``--answer-tokens``), how unlikely right answers are (with ``--likelihood``), whether they are
 likelier than wrong ones, and how both differ from SelfExtend on the same documents. ``--publish
 NAME`` writes the table into docs/methods.md, between ``<!-- table: NAME -->`` and ``<!-- end -->``,
-and what it is made of into ``docs/results/NAME.json``.
+and what it is made of into ``docs/results/NAME.json``. There a model has the name that ``--model``
+gives it, if it came from a folder: where that lies says nothing to readers, its fingerprint does.
 """
 
 from __future__ import annotations
@@ -32,8 +33,16 @@ FIGURES = (
 Values = Mapping[str, Any]
 
 
-def kept(summary: Values) -> dict[str, Any]:
-    """Return what the table needs of a summary, and what it was measured with."""
+def kept(summary: Values, model: str | None = None) -> dict[str, Any]:
+    """Return what the table needs of a summary, and what it was measured with.
+
+    Raises:
+        ValueError: the summary is of a model in a folder, and ``model`` does not name it.
+    """
+    if model is None and summary["model"] is not None and Path(summary["model"]).is_absolute():
+        raise ValueError(
+            f"{summary['model']} is a folder of this machine; name the model (--model)"
+        )
     tasks = {
         name: {
             "metric": task["metric"],
@@ -47,7 +56,8 @@ def kept(summary: Values) -> dict[str, Any]:
         }
         for name, task in summary["tasks"].items()
     }
-    return {**{key: summary[key] for key in ABOUT}, "tasks": tasks}
+    about = {key: summary[key] for key in ABOUT}
+    return {**about, "model": model or summary["model"], "tasks": tasks}
 
 
 def table(summaries: Sequence[Values]) -> str:
@@ -122,17 +132,17 @@ def _line(values: Iterable[str]) -> str:
     return "| " + " | ".join(values) + " |"
 
 
-def publish(name: str, summaries: Sequence[Values]) -> None:
+def publish(name: str, summaries: Sequence[Values], model: str | None = None) -> None:
     """Write the table into its page, and what it is made of next to it.
 
     Raises:
-        ValueError: the page has no place for it.
+        ValueError: the page has no place for it, or a model that has no name but a folder.
     """
     before, mark, rest = PAGE.read_text("utf-8").partition(f"<!-- table: {name} -->\n")
     _, end, after = rest.partition("<!-- end -->")
     if not mark or not end:
         raise ValueError(f"{PAGE} has no place for a table {name!r}")
-    text = json.dumps([kept(each) for each in summaries], ensure_ascii=False, indent=1)
+    text = json.dumps([kept(each, model) for each in summaries], ensure_ascii=False, indent=1)
     (RESULTS / f"{name}.json").write_text(f"{text}\n", "utf-8")
     PAGE.write_text(f"{before}{mark}{table(summaries)}\n{end}{after}", "utf-8")
 
@@ -142,10 +152,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("summaries", type=Path, nargs="+")
     parser.add_argument("--publish", metavar="NAME", help="of the table in the documents")
+    parser.add_argument("--model", metavar="NAME", help="of the model, which came from a folder")
     args = parser.parse_args()
     summaries = [json.loads(path.read_text("utf-8")) for path in args.summaries]
     if args.publish:
-        publish(args.publish, summaries)
+        publish(args.publish, summaries, args.model)
     print(table(summaries))
 
 

@@ -22,15 +22,15 @@ for argument in "$@"; do
 done
 
 out=${OUT:-runs/gemma}
-measure() { # folder, documents, task and its options
+measure() { # folder, documents, methods, task and its options
   "${PYTHON:-python}" -m selfextend_rag.evals --data "${DATA:?name the folder of records}" \
     --model "${MODEL:-google/gemma-3-270m}" --pretraining-window 2048 --dtype bfloat16 \
-    --methods plain,selfextend,yarn,bm25 --inputs whole --likelihood --answer-tokens 8 --no-plot \
-    --out "$out/$1" --limit "$2" "${@:3}"
+    --methods "$3" --inputs whole --likelihood --answer-tokens 8 --no-plot \
+    --out "$out/$1" --limit "$2" "${@:4}"
 }
 
-measure questions "${QUESTIONS:-5}" mdqa/20/gold_at_9 --methods plain,selfextend,leaky_rerope,yarn,bm25
-measure lines "${LINES:-2}" longeval/lines/200
-measure keys "${KEYS:-1}" kv/75/as_given --passage-words 20
+measure questions "${QUESTIONS:-5}" plain,selfextend,leaky_rerope,yarn,bm25 mdqa/20/gold_at_9
+measure lines "${LINES:-2}" plain,selfextend,yarn,bm25 longeval/lines/200
+measure keys "${KEYS:-1}" plain,selfextend,yarn,bm25 kv/75/as_given --passage-words 20
 "${PYTHON:-python}" "$(dirname "${BASH_SOURCE[0]}")/eval_table.py" \
   "$out"/{questions,lines,keys}/summary.json

@@ -60,6 +60,10 @@ def test_a_published_table_replaces_what_is_between_its_own_marks_alone(tmp_path
     assert json.loads((tmp_path / "one.json").read_text()) == [nothing]
     with pytest.raises(ValueError, match="no place for a table 'three'"):
         script["publish"]("three", [nothing])
+    script["publish"]("one", [nothing | {"model": str(tmp_path)}], "a model")
+    assert json.loads((tmp_path / "one.json").read_text()) == [nothing | {"model": "a model"}]
+    with pytest.raises(ValueError, match="name the model"):
+        script["publish"]("one", [nothing | {"model": str(tmp_path)}])
 
 
 def test_a_table_has_what_was_measured_and_is_bold_where_it_is_beyond_chance():
