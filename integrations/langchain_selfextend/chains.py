@@ -63,8 +63,10 @@ def create_full_document_chain(
         ContextWindowExceeded: documents, history, question and answer do not fit; of a call.
     """
     chain = _FullDocumentChain(llm, documents, evidence, max_kept_bytes, options)
-    # It passes the configuration too, to functions that take it; its signature does not say so.
-    generator = RunnableGenerator[JsonObject, JsonObject](chain.stream, chain.astream)  # type: ignore[arg-type]
+    generator = RunnableGenerator[JsonObject, JsonObject](
+        chain.stream,  # type: ignore[arg-type]  # takes the configuration, which is passed to it
+        chain.astream,  # type: ignore[arg-type]  # the same
+    )
     return generator.with_config(run_name="full_document_chain")
 
 

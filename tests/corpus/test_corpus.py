@@ -115,7 +115,7 @@ def test_an_answer_for_a_schema_is_a_value_and_one_that_is_cut_off_is_none(tmp_p
     given = documents(2)
     result = run_corpus(given, QUESTION, llm, out, json_schema=schema, max_new_tokens=40)
     assert [set(row.value) for row in result.rows] == [{"key"}, {"key"}]
-    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet = pytest.importorskip("pyarrow.parquet", reason="the extra ray is not installed")
     table = parquet.read_table(out).to_pylist()
     assert [json.loads(row["value"]) for row in table] == [row.value for row in result.rows]
     cut = run_corpus(given, QUESTION, llm, out, json_schema=schema, max_new_tokens=2)

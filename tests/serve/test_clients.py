@@ -22,7 +22,7 @@ def answer(llm):
 
 @pytest.fixture
 def openai(server):
-    openai = pytest.importorskip("openai")
+    openai = pytest.importorskip("openai", reason="this client is not installed")
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
         yield client
 
@@ -41,7 +41,7 @@ def test_openai(openai, answer):
 
 
 async def test_openai_async(server, answer):
-    openai = pytest.importorskip("openai")
+    openai = pytest.importorskip("openai", reason="this client is not installed")
     async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
         stream = await client.chat.completions.create(
             model="bundled", messages=MESSAGES, stream=True
@@ -51,7 +51,7 @@ async def test_openai_async(server, answer):
 
 
 def test_openai_parses_schemas_and_calls_tools(openai):
-    pydantic = pytest.importorskip("pydantic")
+    pydantic = pytest.importorskip("pydantic", reason="of the client, which is not installed")
 
     class Mill(pydantic.BaseModel):
         height: int
@@ -97,7 +97,9 @@ def test_openai_raises_its_own_errors(openai):
 
 
 def test_langchain_openai(server, answer):
-    langchain_openai = pytest.importorskip("langchain_openai")
+    langchain_openai = pytest.importorskip(
+        "langchain_openai", reason="this client is not installed"
+    )
     chat = langchain_openai.ChatOpenAI(
         base_url=f"{server.url}/v1", api_key="none", model="bundled", stream_usage=True
     )
@@ -114,7 +116,9 @@ def test_langchain_openai(server, answer):
 
 
 def test_llama_index_openai_like(server, answer):
-    openai_like = pytest.importorskip("llama_index.llms.openai_like")
+    openai_like = pytest.importorskip(
+        "llama_index.llms.openai_like", reason="this client is not installed"
+    )
     llm = openai_like.OpenAILike(
         api_base=f"{server.url}/v1", api_key="none", model="bundled", is_chat_model=True
     )
@@ -123,7 +127,7 @@ def test_llama_index_openai_like(server, answer):
 
 
 def test_litellm(server, answer):
-    litellm = pytest.importorskip("litellm")
+    litellm = pytest.importorskip("litellm", reason="this client is not installed")
     given = {"model": "openai/bundled", "api_base": f"{server.url}/v1", "api_key": "none"}
     whole = litellm.completion(messages=MESSAGES, **given)
     assert whole.choices[0].message.content == answer

@@ -25,7 +25,7 @@ SNIPPETS = [
 @pytest.mark.parametrize("source", SNIPPETS)
 def test_snippets_print_what_they_say(server, source, capsys, monkeypatch):
     for library in ("openai", "langchain_core", "llama_index.core"):
-        pytest.importorskip(library)
+        pytest.importorskip(library, reason=f"a snippet uses {library}")
     monkeypatch.chdir(ROOT)
     assert ADDRESS in source
     exec(compile(source.replace(ADDRESS, server.url), "snippet", "exec", dont_inherit=True), {})

@@ -49,7 +49,7 @@ def test_white_space_goes_where_the_vocabulary_joins_it():
         def __init__(self, tokenizer, joined):
             super().__init__(tokenizer)
             text = self.codec.text
-            marked = lambda s, *, after="": text(s.replace(joined, "\x01"), after=after)  # noqa: E731
+            marked = lambda s, *, after="": text(s.replace(joined, "\x01"), after=after)  # noqa: E731  one line as a value
             self.codec.text = marked
 
     left = Joins(byte_tokenizer(), ".\n\n").split("The end.", "\n\nQuestion")

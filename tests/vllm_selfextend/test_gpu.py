@@ -12,7 +12,7 @@ import torch
 from selfextend_rag import SelfExtend
 from tests.vllm_selfextend.engines import WINDOW, answers, check, engine, prompt, save_llama
 
-if pytest.importorskip("vllm") is not None:
+if pytest.importorskip("vllm", reason="vLLM is not installed; make test-vllm has it") is not None:
     from vllm.platforms.interface import DeviceCapability
     from vllm.v1.attention.backend import AttentionCGSupport
     from vllm.v1.attention.backends.registry import AttentionBackendEnum

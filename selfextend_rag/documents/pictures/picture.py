@@ -131,13 +131,13 @@ def as_rgb(image: Image) -> Image:
     image = ops.exif_transpose(image)
     if image.mode in _WHOLE_BYTES:
         array = import_module("numpy").asarray(image)
-        return pillow.fromarray((array >> 8).astype("uint8")).convert("RGB")  # type: ignore[no-any-return]
+        return pillow.fromarray((array >> 8).astype("uint8")).convert("RGB")  # type: ignore[no-any-return]  # loaded by its name
     if image.mode in _MAKES_NO_RGB:
         raise ValueError(f"its pixels are of the kind {image.mode!r}, which has no fixed colours")
     if image.has_transparency_data:
         shown = image.convert("RGBA")
         white = pillow.new("RGBA", shown.size, "white")
-        return pillow.alpha_composite(white, shown).convert("RGB")  # type: ignore[no-any-return]
+        return pillow.alpha_composite(white, shown).convert("RGB")  # type: ignore[no-any-return]  # loaded by its name
     return image.convert("RGB")
 
 
