@@ -25,7 +25,7 @@ SOURCES = ("selfextend_rag", "integrations", "examples", "benchmarks", "training
 NOT_OURS = (
     "examples/documents",
     "selfextend_rag/evals/data",
-    "training/facts.py",
+    "training/wordings.py",
     "training/questions.py",
     "training/samples.py",
 )

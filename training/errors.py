@@ -16,9 +16,10 @@ import torch
 from tokenizers import Tokenizer
 
 from training.export import opened
-from training.facts import NOT_STATED, Fact, FactMaker
+from training.facts import Fact, FactMaker
 from training.model import Decoder
 from training.questions import VERBS
+from training.wordings import NOT_STATED
 
 
 def kind(fact: Fact) -> str:

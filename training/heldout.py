@@ -11,7 +11,7 @@ from typing import Any
 
 from selfextend_rag.evals.prose import Prose, encode
 from selfextend_rag.evals.tasks import lookup_task, passkey_task
-from training.facts import NOT_STATED
+from training.wordings import NOT_STATED
 
 GIVEN = "Alaric|Bettina|Cosmo|Delphine|Gideon|Hester|Ivor|Jocasta|Kenelm|Lavinia|Nerissa|Osbert"
 FAMILY = "Ashdown|Barlow|Crowther|Dunmore|Farnham|Gresham|Hallam|Ingram|Kirkby|Mowbray|Penrose"

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from training.facts import NOT_STATED, Fact, FactMaker
+from training.facts import Fact, FactMaker
 from training.guide import NOWHERE, Guide, Span
+from training.wordings import NOT_STATED
 
 PROSE_WEIGHT = 0.1
 CHOICE_WEIGHT = 2.0  # of the first token that tells one value from another

@@ -79,7 +79,7 @@ def with_schema(messages: Sequence[JsonObject], schema: JsonObject) -> list[Json
     request = frameworks.schema_request(schema)
     *before, last = messages
     if last["role"] == "user":
-        return [*before, {**last, "content": frameworks.with_text(last["content"], request)}]
+        return [*before, {**last, "content": frameworks.joined_content(last["content"], request)}]
     return [*messages, {"role": "user", "content": request}]
 
 

@@ -47,6 +47,7 @@ __all__ = [
     "file_notes",
     "fit_or_rank",
     "joined",
+    "joined_content",
     "merged_messages",
     "number",
     "of_a_passage",
@@ -56,7 +57,6 @@ __all__ = [
     "schema_of",
     "schema_request",
     "sort_options",
-    "with_text",
 ]
 
 
@@ -233,13 +233,13 @@ def merged_messages(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any
         texts = (last.get("content"), message.get("content"))
         same = last.get("role") == message.get("role") in _MERGED_ROLES
         if same and not ("tool_calls" in last or "tool_calls" in message):
-            last["content"] = _joined_content(*texts)
+            last["content"] = joined_content(*texts)
         else:
             merged.append(dict(message))
     return merged
 
 
-def _joined_content(first: Any, second: Any) -> Any:
+def joined_content(first: Any, second: Any) -> Any:
     """Return the contents of two messages as one, a blank line between: text, or parts of it."""
     if not first or not second:
         return first or second or ""
@@ -252,11 +252,6 @@ def _joined_content(first: Any, second: Any) -> Any:
 
 def _text_part(text: str) -> dict[str, str]:
     return {"type": "text", "text": text}
-
-
-def with_text(content: Any, text: str) -> Any:
-    """Return the content of a message, text or parts, with more text behind it."""
-    return _joined_content(content, text)
 
 
 def picture(data: bytes | str, name: str = "the picture") -> Picture:

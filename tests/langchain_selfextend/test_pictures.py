@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-import io
+from functools import partial
 
 import pytest
 from langchain_core.documents import Document
@@ -19,11 +19,7 @@ from selfextend_rag import LongContextLLM
 from selfextend_rag.errors import DocumentError
 from tests.zoo import vision
 
-
-def png(seed: int) -> bytes:
-    out = io.BytesIO()
-    vision.picture(64, 64, seed).save(out, "PNG")
-    return out.getvalue()
+png = partial(vision.png, 64, 64)
 
 
 @pytest.fixture(scope="module")

@@ -32,9 +32,7 @@ QUESTION = "What is on the pages?"
 
 
 def picture(seed: int, start: int = 0, size: tuple[int, int] = (50, 40)) -> Picture:
-    out = io.BytesIO()
-    vision.picture(*size, seed).save(out, "PNG")
-    return Picture(out.getvalue(), *size, start, f"page {seed}")
+    return Picture(vision.png(*size, seed), *size, start, f"page {seed}")
 
 
 def scan(pages: int = 6, first: int = 0) -> Document:

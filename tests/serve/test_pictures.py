@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-import io
+from functools import partial
 
 import pytest
 
@@ -12,11 +12,7 @@ from selfextend_rag.serve import ServerSettings, create_app
 from tests.serve.conftest import Listening
 from tests.zoo import vision
 
-
-def png(seed: int) -> bytes:
-    out = io.BytesIO()
-    vision.picture(60, 50, seed).save(out, "PNG")
-    return out.getvalue()
+png = partial(vision.png, 60, 50)
 
 
 def url(seed: int) -> str:

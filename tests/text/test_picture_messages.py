@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 
 import pytest
 
@@ -14,12 +13,6 @@ from selfextend_rag.text.prompts import PromptBuilder
 from tests.zoo import vision
 
 TEXT = {"type": "text", "text": "See"}
-
-
-def png(width: int, height: int, seed: int = 0) -> bytes:
-    out = io.BytesIO()
-    vision.picture(width, height, seed).save(out, "PNG")
-    return out.getvalue()
 
 
 def as_url(data: bytes) -> dict[str, object]:
@@ -35,7 +28,7 @@ def prompts_of(name: str, **options: object) -> PicturePrompts:
 @pytest.mark.parametrize("name", ["llava", "idefics3", "lighton_ocr"])
 def test_a_conversation_is_what_the_processor_makes_of_the_chat_template(name):
     prompts, own = prompts_of(name), vision.processor(name)
-    one, other = png(50, 40, 1), png(64, 90, 2)
+    one, other = vision.png(50, 40, 1), vision.png(64, 90, 2)
     built = prompts.prompt(
         [
             {"role": "system", "content": "Be brief."},
@@ -72,7 +65,7 @@ def test_the_plain_form_and_tools_keep_pictures_where_they_are():
     own.chat_template = None
     prompts = PicturePrompts(tokenizer_of(own, own.tokenizer), processor=own)
     tool = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
-    built = prompts.prompt([{"role": "user", "content": [TEXT, as_url(png(9, 9))]}], [tool])
+    built = prompts.prompt([{"role": "user", "content": [TEXT, as_url(vision.png(9, 9))]}], [tool])
     (placed,) = built.media
     before = own.tokenizer.decode(list(built.tokens[: placed.start]))
     assert '"name": "look"' in before
@@ -82,7 +75,7 @@ def test_the_plain_form_and_tools_keep_pictures_where_they_are():
 
 def test_messages_that_make_no_prompt_are_counted_with_their_pictures():
     prompts = prompts_of("llava")
-    picture = {"type": "image", "image": png(50, 40)}
+    picture = {"type": "image", "image": vision.png(50, 40)}
     said = [{"role": "tool", "content": ""}, {"role": "assistant", "content": "Well."}]
     own = vision.processor("llava")
     own.chat_template = None
@@ -110,7 +103,7 @@ def test_what_is_no_picture_is_refused(part, says):
 
 
 def test_pictures_are_a_users():
-    content = [{"type": "image", "image": png(9, 9)}]
+    content = [{"type": "image", "image": vision.png(9, 9)}]
     with pytest.raises(DocumentError, match="put it into a message of role 'user'"):
         prompts_of("llava").prompt([{"role": "system", "content": content}])
 

@@ -5,7 +5,8 @@ import random
 import pytest
 from training_words import WORDS
 
-from training.facts import NOT_STATED, FactMaker
+from training.facts import FactMaker
+from training.wordings import NOT_STATED
 
 
 @pytest.fixture

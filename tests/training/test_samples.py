@@ -10,10 +10,11 @@ from tokenizers import Tokenizer
 from training_words import WORDS
 
 from selfextend_rag.bundled import FOLDER
-from training.facts import NOT_STATED, Fact, FactMaker
+from training.facts import Fact, FactMaker
 from training.guide import NOWHERE
 from training.samples import CHOICE_WEIGHT, PROSE_WEIGHT, Prose, SampleMaker, Stage
 from training.train import LOSS_PLACES, make_batch
+from training.wordings import NOT_STATED
 
 TEXT = "The river ran low in summer. Nobody knew why. The mill stood still, and bread grew dear. "
 

@@ -6,6 +6,7 @@ all of them. The sizes are such that a picture is a few dozen tokens.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -279,3 +280,10 @@ def picture(width: int, height: int, seed: int = 0) -> Image.Image:
     """Return a picture of noise."""
     generator = np.random.default_rng(seed)
     return Image.fromarray(generator.integers(0, 255, (height, width, 3), dtype=np.uint8))
+
+
+def png(width: int, height: int, seed: int = 0) -> bytes:
+    """Return a picture of noise as a file."""
+    out = io.BytesIO()
+    picture(width, height, seed).save(out, "PNG")
+    return out.getvalue()

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import copy
-import functools
-import logging
 import os
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import llama_index.core
 from llama_index.core.base.llms.generic_utils import (
     messages_to_prompt as generic_messages_to_prompt,
 )
@@ -33,14 +30,8 @@ from llama_index.core.bridge.pydantic import (
     field_validator,
 )
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
-from llama_index.core.llms.function_calling import FunctionCallingLLM
-from llama_index.core.llms.llm import ToolSelection, default_completion_to_prompt
-from llama_index.core.program.utils import FlexibleModel
-from llama_index.core.prompts import BasePromptTemplate, PromptTemplate
-from llama_index.core.tools import BaseTool
-from llama_index.core.types import Model, PydanticProgramMode
-from llama_index.core.utils import set_global_tokenizer
-from llama_index_instrumentation import get_dispatcher
+from llama_index.core.llms.llm import default_completion_to_prompt
+from llama_index.core.prompts import BasePromptTemplate
 
 from llama_index.llms.selfextend.messages import (
     JsonObject,
@@ -52,15 +43,8 @@ from llama_index.llms.selfextend.messages import (
     core_messages,
     parts,
 )
-from llama_index.llms.selfextend.structured import (
-    agrowing,
-    calls_of,
-    growing,
-    object_of,
-    object_request,
-    report_end,
-    report_start,
-)
+from llama_index.llms.selfextend.structured import AnswersInObjects
+from llama_index.llms.selfextend.tokenizer import register_tokenizer
 from selfextend_rag import (
     BaseLLM,
     BaseReading,
@@ -86,11 +70,8 @@ _WRITERS = {
 """What writes whole prompts if a user gives it, and what the framework has by default."""
 _BREAK = "\n\n"
 
-_dispatcher = get_dispatcher(__name__)
-_logger = logging.getLogger(__name__)
 
-
-class SelfExtendLLM(FunctionCallingLLM):
+class SelfExtendLLM(AnswersInObjects):
     """A local model that reads up to its extended window; what does not fit is refused, never cut.
 
     Setup:
@@ -181,7 +162,7 @@ class SelfExtendLLM(FunctionCallingLLM):
         model = options.pop("model", None if served else "bundled")
         options["dtype"] = str(options.get("dtype") or "auto").removeprefix("torch.")
         named = isinstance(model, str | os.PathLike)
-        super().__init__(model=os.fspath(model) if named else "", **options)
+        super().__init__(**{"model": os.fspath(model) if named else "", **options})
         self._llm = self._opened(model, tokenizer)
         self._live = tokenizer is not None if served else not named
         self.model = self.model or self._llm.name
@@ -189,7 +170,7 @@ class SelfExtendLLM(FunctionCallingLLM):
         self._options({})  # refuses here what would fail in each call
         if self._llm.prompts.chat:
             self._refuse(_WRITERS, "a chat template writes them, unless prompt_form is 'plain'")
-        _register_tokenizer(self.tokenize)
+        register_tokenizer(self.tokenize)
 
     def _opened(self, model: object, tokenizer: object) -> BaseLLM:
         loading = {name: getattr(self, name) for name in _LOADING}
@@ -339,123 +320,6 @@ class SelfExtendLLM(FunctionCallingLLM):
         stream = await self._astart(self._conversation(messages), kwargs)
         return aparts(stream, chat_response, self.model)
 
-    @_dispatcher.span
-    def structured_predict(
-        self,
-        output_cls: type[Model],
-        prompt: PromptTemplate,
-        llm_kwargs: JsonObject | None = None,
-        **prompt_args: Any,
-    ) -> Model:
-        """Return an object of a Pydantic class.
-
-        Args:
-            output_cls: the class; the prompt ends with its JSON schema, and the answer obeys it.
-            prompt: what to say.
-            llm_kwargs: options of the answer.
-            prompt_args: fill the prompt.
-
-        Raises:
-            ValueError: the answer was cut off; the message says so.
-        """
-        if self._by_schema():
-            report_start(output_cls, prompt, prompt_args)
-            messages, options = self._asking_for(output_cls, prompt, llm_kwargs, prompt_args)
-            return report_end(object_of(output_cls, self.chat(messages, **options)))
-        found: Model = super().structured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
-        return found
-
-    @_dispatcher.span
-    async def astructured_predict(
-        self,
-        output_cls: type[Model],
-        prompt: PromptTemplate,
-        llm_kwargs: JsonObject | None = None,
-        **prompt_args: Any,
-    ) -> Model:
-        """Do as ``structured_predict``, with the event loop free."""
-        if self._by_schema():
-            report_start(output_cls, prompt, prompt_args)
-            messages, options = self._asking_for(output_cls, prompt, llm_kwargs, prompt_args)
-            return report_end(object_of(output_cls, await self.achat(messages, **options)))
-        theirs = super().astructured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
-        found: Model = await theirs
-        return found
-
-    def _structured_stream_call(
-        self,
-        output_cls: type[Model],
-        prompt: PromptTemplate,
-        llm_kwargs: JsonObject | None = None,
-        **prompt_args: Any,
-    ) -> Generator[Model | list[Model] | FlexibleModel | list[FlexibleModel], None, None]:
-        if not self._by_schema():
-            return super()._structured_stream_call(output_cls, prompt, llm_kwargs, **prompt_args)
-        messages, options = self._asking_for(output_cls, prompt, llm_kwargs, prompt_args)
-        return growing(output_cls, self.stream_chat(messages, **options))
-
-    async def _structured_astream_call(
-        self,
-        output_cls: type[Model],
-        prompt: PromptTemplate,
-        llm_kwargs: JsonObject | None = None,
-        **prompt_args: Any,
-    ) -> AsyncGenerator[Model | list[Model] | FlexibleModel | list[FlexibleModel], None]:
-        if not self._by_schema():
-            return await super()._structured_astream_call(
-                output_cls, prompt, llm_kwargs, **prompt_args
-            )
-        messages, options = self._asking_for(output_cls, prompt, llm_kwargs, prompt_args)
-        return agrowing(output_cls, await self.astream_chat(messages, **options))
-
-    def _by_schema(self) -> bool:
-        return self.pydantic_program_mode == PydanticProgramMode.DEFAULT
-
-    def _asking_for(
-        self,
-        output_cls: type[Model],
-        prompt: PromptTemplate,
-        llm_kwargs: JsonObject | None,
-        values: JsonObject,
-    ) -> tuple[list[ChatMessage], JsonObject]:
-        messages = self._extend_messages(prompt.format_messages(llm=self, **values))
-        return object_request(messages, output_cls, llm_kwargs)
-
-    def _prepare_chat_with_tools(
-        self,
-        tools: Sequence[BaseTool],
-        user_msg: str | ChatMessage | None = None,
-        chat_history: list[ChatMessage] | None = None,
-        verbose: bool = False,
-        allow_parallel_tool_calls: bool = False,
-        tool_required: bool = False,
-        tool_choice: str | None = None,
-        **kwargs: Any,
-    ) -> JsonObject:
-        """Return the arguments of ``chat``; ``tool_choice`` decides in place of ``tool_required``.
-
-        It is ``"auto"``, ``"none"``, ``"required"`` or the name of a tool.
-        """
-        if isinstance(user_msg, str):
-            user_msg = ChatMessage(role=MessageRole.USER, content=user_msg)
-        return {
-            "messages": [*(chat_history or ()), *(() if user_msg is None else (user_msg,))],
-            "tools": [tool.metadata.to_openai_tool(skip_length_check=True) for tool in tools],
-            "tool_choice": tool_choice or ("required" if tool_required else "auto"),
-            "parallel_tool_calls": allow_parallel_tool_calls,
-            **kwargs,
-        }
-
-    def get_tool_calls_from_response(
-        self, response: ChatResponse, error_on_no_tool_call: bool = True, **kwargs: Any
-    ) -> list[ToolSelection]:
-        """Return the calls that a response asks for.
-
-        Raises:
-            ValueError: there are none, and that is an error.
-        """
-        return calls_of(response, required=error_on_no_tool_call)
-
     def _refuse(self, stock: Mapping[str, object], reason: str) -> None:
         """Refuse what a user gave that would write prompts, or read answers, otherwise."""
         given = [name for name, usual in stock.items() if getattr(self, name) not in (None, usual)]
@@ -572,29 +436,3 @@ def _in_time(
         return asked is not None and asked()
 
     return ends
-
-
-def _register_tokenizer(tokenize: Callable[[str], list[int]]) -> None:
-    """Have LlamaIndex count with this tokenizer, unless somebody has chosen one.
-
-    LlamaIndex's own default, which it sets when something is counted first, is replaced; what a
-    user or another model has set stays, and a message at level info says so.
-    """
-    present = llama_index.core.global_tokenizer
-    if present is None or _is_the_default(present):
-        set_global_tokenizer(tokenize)
-    elif present != tokenize:
-        _logger.info(
-            "LlamaIndex continues to count with the tokenizer that is set, %r; to count with the "
-            "model's own, set Settings.tokenizer = llm.tokenize, or call use_full_documents(llm)",
-            present,
-        )
-
-
-def _is_the_default(tokenizer: object) -> bool:
-    """Return whether this is the tiktoken encoding that LlamaIndex sets by itself."""
-    return (
-        isinstance(tokenizer, functools.partial)
-        and tokenizer.keywords == {"allowed_special": "all"}
-        and type(getattr(tokenizer.func, "__self__", None)).__module__.startswith("tiktoken")
-    )

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from typing import Any
 
-from llama_index.core.base.llms.types import ChatMessage, ChatResponse, TextBlock, ToolCallBlock
+from llama_index.core.base.llms.types import (
+    ChatMessage,
+    ChatResponse,
+    MessageRole,
+    TextBlock,
+    ToolCallBlock,
+)
 from llama_index.core.bridge.pydantic import BaseModel
 from llama_index.core.instrumentation.events.llm import (
     LLMStructuredPredictEndEvent,
     LLMStructuredPredictStartEvent,
 )
+from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.llms.llm import ToolSelection
 from llama_index.core.program.streaming_utils import process_streaming_content_incremental
 from llama_index.core.program.utils import FlexibleModel
 from llama_index.core.prompts import PromptTemplate
-from llama_index.core.types import Model
+from llama_index.core.tools import BaseTool
+from llama_index.core.types import Model, PydanticProgramMode
 from llama_index_instrumentation import get_dispatcher
 
 from llama_index.llms.selfextend.messages import JsonObject
@@ -116,3 +125,124 @@ def calls_of(response: ChatResponse, *, required: bool) -> list[ToolSelection]:
             + (", or allow more max_tokens" if reason == "length" else "")
         )
     return calls
+
+
+class AnswersInObjects(FunctionCallingLLM):
+    """A model that writes objects by their schema, and asks for calls of tools in its own way."""
+
+    @_dispatcher.span
+    def structured_predict(
+        self,
+        output_cls: type[Model],
+        prompt: PromptTemplate,
+        llm_kwargs: JsonObject | None = None,
+        **prompt_args: Any,
+    ) -> Model:
+        """Return an object of a Pydantic class.
+
+        Args:
+            output_cls: the class; the prompt ends with its JSON schema, and the answer obeys it.
+            prompt: what to say.
+            llm_kwargs: options of the answer.
+            prompt_args: fill the prompt.
+
+        Raises:
+            ValueError: the answer was cut off; the message says so.
+        """
+        if self._by_schema():
+            report_start(output_cls, prompt, prompt_args)
+            messages, options = self._asking_for(output_cls, prompt, llm_kwargs, prompt_args)
+            return report_end(object_of(output_cls, self.chat(messages, **options)))
+        found: Model = super().structured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
+        return found
+
+    @_dispatcher.span
+    async def astructured_predict(
+        self,
+        output_cls: type[Model],
+        prompt: PromptTemplate,
+        llm_kwargs: JsonObject | None = None,
+        **prompt_args: Any,
+    ) -> Model:
+        """Do as ``structured_predict``, with the event loop free."""
+        if self._by_schema():
+            report_start(output_cls, prompt, prompt_args)
+            messages, options = self._asking_for(output_cls, prompt, llm_kwargs, prompt_args)
+            return report_end(object_of(output_cls, await self.achat(messages, **options)))
+        theirs = super().astructured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
+        found: Model = await theirs
+        return found
+
+    def _structured_stream_call(
+        self,
+        output_cls: type[Model],
+        prompt: PromptTemplate,
+        llm_kwargs: JsonObject | None = None,
+        **prompt_args: Any,
+    ) -> Generator[Model | list[Model] | FlexibleModel | list[FlexibleModel], None, None]:
+        if not self._by_schema():
+            return super()._structured_stream_call(output_cls, prompt, llm_kwargs, **prompt_args)
+        messages, options = self._asking_for(output_cls, prompt, llm_kwargs, prompt_args)
+        return growing(output_cls, self.stream_chat(messages, **options))
+
+    async def _structured_astream_call(
+        self,
+        output_cls: type[Model],
+        prompt: PromptTemplate,
+        llm_kwargs: JsonObject | None = None,
+        **prompt_args: Any,
+    ) -> AsyncGenerator[Model | list[Model] | FlexibleModel | list[FlexibleModel], None]:
+        if not self._by_schema():
+            return await super()._structured_astream_call(
+                output_cls, prompt, llm_kwargs, **prompt_args
+            )
+        messages, options = self._asking_for(output_cls, prompt, llm_kwargs, prompt_args)
+        return agrowing(output_cls, await self.astream_chat(messages, **options))
+
+    def _by_schema(self) -> bool:
+        return self.pydantic_program_mode == PydanticProgramMode.DEFAULT
+
+    def _asking_for(
+        self,
+        output_cls: type[Model],
+        prompt: PromptTemplate,
+        llm_kwargs: JsonObject | None,
+        values: JsonObject,
+    ) -> tuple[list[ChatMessage], JsonObject]:
+        messages = self._extend_messages(prompt.format_messages(llm=self, **values))
+        return object_request(messages, output_cls, llm_kwargs)
+
+    def _prepare_chat_with_tools(
+        self,
+        tools: Sequence[BaseTool],
+        user_msg: str | ChatMessage | None = None,
+        chat_history: list[ChatMessage] | None = None,
+        verbose: bool = False,
+        allow_parallel_tool_calls: bool = False,
+        tool_required: bool = False,
+        tool_choice: str | None = None,
+        **kwargs: Any,
+    ) -> JsonObject:
+        """Return the arguments of ``chat``; ``tool_choice`` decides in place of ``tool_required``.
+
+        It is ``"auto"``, ``"none"``, ``"required"`` or the name of a tool.
+        """
+        if isinstance(user_msg, str):
+            user_msg = ChatMessage(role=MessageRole.USER, content=user_msg)
+        return {
+            "messages": [*(chat_history or ()), *(() if user_msg is None else (user_msg,))],
+            "tools": [tool.metadata.to_openai_tool(skip_length_check=True) for tool in tools],
+            "tool_choice": tool_choice or ("required" if tool_required else "auto"),
+            "parallel_tool_calls": allow_parallel_tool_calls,
+            **kwargs,
+        }
+
+    def get_tool_calls_from_response(
+        self, response: ChatResponse, error_on_no_tool_call: bool = True, **kwargs: Any
+    ) -> list[ToolSelection]:
+        """Return the calls that a response asks for.
+
+        Raises:
+            ValueError: there are none, and that is an error.
+        """
+        return calls_of(response, required=error_on_no_tool_call)
