@@ -9,7 +9,6 @@ multiplied by torch's own kernel in bfloat16.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 
 import torch
 import xxhash
@@ -24,16 +23,12 @@ _REACH = 63 + 511 / 1024  # of a row scaled for them: below a half, whichever wa
 _TINY = torch.finfo(torch.float32).tiny
 _MANY = 128  # rows from which it pays to restore the weights, where that is faster at all
 _AT_ONCE = 8192  # rows that are rounded at a time
-_AS_GOOD = 1.02  # times the error that scales of a layer's own leave
-_NOTHING = 1e-6
 
 
 class Linear8(nn.Module):
     """A linear layer whose weights are integers of 8 bits, scaled by row and by column.
 
     Without scales of columns, those few that are larger than others would take the others' bits.
-    Layers that are given the same tensor are multiplied at once, by the first that is asked, where
-    they can share scales of columns.
 
     Attributes:
         scales: ``[out]``, float32.
@@ -46,80 +41,38 @@ class Linear8(nn.Module):
     columns: Tensor
     digest: Tensor
 
-    def __init__(self, layer: nn.Linear, product: Product8 | None = None, index: int = 0) -> None:
+    def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
         self.in_features, self.out_features = layer.in_features, layer.out_features
-        self._product = product = product or Product8([layer])
-        self._index, rows = index, product.rows[index]
         self.bias = layer.bias
-        self.register_buffer("scales", product.scales[rows].clone())
-        self.register_buffer("columns", product.columns.clone())
-        digest = xxhash.xxh3_128_digest(product.whole_numbers()[rows].contiguous().numpy().data)
+        weight = layer.weight.detach()
+        self.register_buffer("columns", _columns(weight))
+        whole, scales = _in_8_bits(weight, self.columns)
+        self.register_buffer("scales", scales)
+        digest = xxhash.xxh3_128_digest(whole.numpy().data)
         self.register_buffer("digest", torch.tensor(list(digest), dtype=torch.uint8))
+        self._packed = _packed(whole, scales)
+        self._frame = torch.zeros(3, self.in_features)
+        self._frame[2, 0], self._frame[2, 1] = _HALF, -_HALF
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x @ weight.T + bias``, in the precision of ``x``."""
-        out = self._product.take(x, self._index)
+        out = self._products(x.reshape(-1, self.in_features))
         if self.bias is not None:
             out = out + self.bias
         return out.to(x.dtype).view(*x.shape[:-1], self.out_features)
-
-
-class Product8:
-    """The product of one tensor with the weights of several layers, as integers.
-
-    Args:
-        layers: of as many inputs each, and given the very same tensor.
-
-    Attributes:
-        rows: of each layer, within those of all.
-        scales: of all rows, ``[out]``, float32.
-        columns: ``[in]``, float32.
-    """
-
-    def __init__(self, layers: Sequence[nn.Linear]) -> None:
-        weights = [layer.weight.detach() for layer in layers]
-        self.columns = torch.stack([_columns(x) for x in weights]).amax(0)
-        wholes, scales = zip(*(_in_8_bits(x, self.columns) for x in weights), strict=True)
-        self.scales = torch.cat(scales)
-        self.rows, begin = [], 0
-        for weight in weights:
-            self.rows.append(slice(begin, begin + len(weight)))
-            begin += len(weight)
-        self._packed = _packed(torch.cat(wholes), self.scales)
-        self._frame = torch.zeros(3, len(self.columns))
-        self._frame[2, 0], self._frame[2, 1] = _HALF, -_HALF
-        # the latest tensor, and what layers that have not asked yet get
-        self._made: tuple[Tensor, dict[int, Tensor]] | None = None
-
-    def take(self, x: Tensor, index: int) -> Tensor:
-        """Return the products of a tensor ``[..., in]`` with a layer's rows, ``[R, out]``."""
-        made = self._made
-        if made is not None and made[0] is x and index in made[1]:
-            out = made[1].pop(index)
-            if not made[1]:
-                self._made = None
-            return out
-        out = self._of(x)
-        if len(self.rows) == 1:
-            return out
-        outs = {i: out[:, rows] for i, rows in enumerate(self.rows)}
-        own = outs.pop(index)
-        self._made = x, outs
-        return own
 
     def whole_numbers(self) -> Tensor:
         """Return the weights without their scales, ``[out, in]``, int8."""
         found: Tensor = torch.ops.quantized.linear_unpack(self._packed)[0].int_repr()
         return found
 
-    def _of(self, x: Tensor) -> Tensor:
-        rows = x.reshape(-1, len(self.columns))
+    def _products(self, rows: Tensor) -> Tensor:
         if len(rows) == 1:
             return self._of_one(rows[0])
-        if len(rows) >= _MANY and _restores(x.dtype):
-            rows = rows * self.columns.to(x.dtype)
-            return F.linear(rows, self.whole_numbers().to(x.dtype)) * self.scales.to(x.dtype)
+        if len(rows) >= _MANY and _restores(rows.dtype):
+            rows = rows * self.columns.to(rows.dtype)
+            return F.linear(rows, self.whole_numbers().to(rows.dtype)) * self.scales.to(rows.dtype)
         return self._of_rows(rows * self.columns)
 
     def _of_rows(self, rows: Tensor) -> Tensor:
@@ -199,28 +152,6 @@ class Embedding8(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """Return the rows of ids, ``[..., D]``."""
         return (self.weight[ids].float() * self.scales[ids].unsqueeze(-1)).to(self._dtype)
-
-
-def worth_sharing(layers: Sequence[nn.Linear]) -> bool:
-    """Return whether the scales of columns that layers share are as good as those of their own.
-
-    Those of queries and keys mostly are not: a column that is large in one is small in the other.
-    """
-    weights = [layer.weight.detach() for layer in layers]
-    own = [_columns(x) for x in weights]
-    shared = torch.stack(own).amax(0)
-    return all(
-        _error(x, shared) <= _AS_GOOD * _error(x, columns) + _NOTHING
-        for x, columns in zip(weights, own, strict=True)
-    )
-
-
-def _error(weight: Tensor, columns: Tensor) -> float:
-    """Return what rounding changes, as a share of the weights; of many rows by the first."""
-    some = weight[:_AT_ONCE].float()
-    whole, scales = _in_8_bits(some, columns)
-    change = whole.float().mul_(scales.unsqueeze(1)).mul_(columns).sub_(some)
-    return float(change.norm() / some.norm().clamp_min(_TINY))
 
 
 def _columns(weight: Tensor) -> Tensor:

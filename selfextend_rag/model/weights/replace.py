@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
-from functools import partial
 from typing import Any, NoReturn
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
 from selfextend_rag.errors import UnsupportedModelError, in_short
@@ -19,8 +17,6 @@ from selfextend_rag.model.weights.layers import (
     Embedding8,
     Linear4,
     Linear8,
-    Product8,
-    worth_sharing,
 )
 
 WEIGHT_BITS = (8, 4)
@@ -49,8 +45,6 @@ def round_weights(model: PreTrainedModel, bits: int) -> None:
     check_weight_bits(bits)
     if reason := _unsupported_reason(model, bits):
         raise UnsupportedModelError(f"weight_bits={bits} can't be had: {reason}")
-    products = _products(model) if bits == 8 else {}
-    made: dict[int, Product8] = {}
     for module, name, old in list(_rounded(model)):
         new: nn.Module
         if isinstance(old, nn.Embedding):
@@ -58,11 +52,7 @@ def round_weights(model: PreTrainedModel, bits: int) -> None:
         elif bits == 4 and _fits_4_bits(model, old):
             new = Linear4(old)
         else:
-            together = products.get(old, [old])
-            first = id(together[0])
-            product = made.get(first) or Product8(together)
-            made[first] = product
-            new = Linear8(old, product, together.index(old))
+            new = Linear8(old)
         setattr(module, name, new.train(mode=False))
     setattr(model, "save_pretrained", _refuse_saving)  # noqa: B010  # mypy sees a method
     try:
@@ -73,38 +63,6 @@ def round_weights(model: PreTrainedModel, bits: int) -> None:
             f"weight_bits={bits} can't be had: {type(model).__name__} does not run with replaced "
             f"layers: {in_short(error)}"
         ) from error
-
-
-@torch.inference_mode(mode=False)  # whose tensors count no changes
-@torch.no_grad()
-def _products(model: PreTrainedModel) -> dict[nn.Linear, list[nn.Linear]]:
-    """Return of linear layers those that are given the same tensor in a short forward.
-
-    They belong to one module, and lose nothing by being rounded alike. A model that can't be run
-    so has none.
-    """
-    given: dict[tuple[int, int, int], list[nn.Linear]] = {}
-    tensors = []  # kept, so that no other one gets an id
-
-    def note(parent: nn.Module, layer: nn.Linear, args: tuple[Any, ...]) -> None:
-        if args and isinstance(args[0], Tensor):
-            tensors.append(args[0])
-            key = id(parent), id(args[0]), args[0]._version
-            given.setdefault(key, []).append(layer)
-
-    layers = [(parent, x) for parent, _, x in _rounded(model) if isinstance(x, nn.Linear)]
-    hooks = [x.register_forward_pre_hook(partial(note, parent)) for parent, x in layers]
-    try:
-        model(input_ids=torch.zeros(1, 2, dtype=torch.long))
-    except FAILURES:  # which is said when the rounded model fails in the same way
-        return {}
-    finally:
-        for hook in hooks:
-            hook.remove()
-    calls = Counter(layer for together in given.values() for layer in together)
-    once = [x for x in given.values() if all(calls[layer] == 1 for layer in x)]
-    alike = [x for x in once if len(x) > 1 and worth_sharing(x)]
-    return {layer: together for together in alike for layer in together}
 
 
 def rounded_sizes(model: PreTrainedModel, bits: int) -> dict[str, int]:
