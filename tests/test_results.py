@@ -34,3 +34,11 @@ def test_results_hold_no_path_of_a_machine(path):
     lines = path.read_text("utf-8")
     values = [json.loads(x) for x in (lines.splitlines() if path.suffix == ".jsonl" else [lines])]
     assert not [x for x in texts(values) if Path(x).is_absolute()]
+
+
+def test_the_page_has_what_peers_were_measured_at():
+    rows = json.loads((ROOT / "benchmarks" / "results" / "peers.json").read_text("utf-8"))["rows"]
+    page = (ROOT / "docs" / "measurements.md").read_text("utf-8")
+    for row in rows:
+        read, answer = row["read_tokens_a_second"], row["answer_tokens_a_second"]
+        assert f"| {row['way']} | {read:.0f} | {answer:.1f} |" in page
