@@ -109,9 +109,9 @@ class Eval(ModelOptions):
 
     `passkey`, `lookup` and `perplexity` need no data, and neither do `ruler`, `needle` and
     `passkey/5`, `/10`, `/36` and `/64`. `longbench`, `leval`, `mdqa`, `kv`, `longeval`, `pg19`,
-    `babilong` and `infinitebench` read the benchmark's files; `longbench/qasper` is one task of
-    them. What was answered before, in the same folder, is not run again. Exit code 1 when a metric
-    that was to be checked differs from its official score.
+    `babilong`, `infinitebench` and, of pictures, `vhs` read the benchmark's files;
+    `longbench/qasper` is one task of them. What was answered before, in the same folder, is not run
+    again. Exit code 1 when a metric that was to be checked differs from its official score.
     """
 
     tasks: list[str] = Argument([], metavar="TASK", help="such as passkey, leval, ruler/vt")
@@ -304,7 +304,7 @@ class Eval(ModelOptions):
     def _loaded(self) -> "LoadedModel":
         from selfextend_rag.evals.methods import LoadedModel
         from selfextend_rag.llm.loading.model import load_model
-        from selfextend_rag.llm.loading.sources import load_tokenizer
+        from selfextend_rag.llm.loading.sources import load_tokenizer, usable_processor
 
         model = load_model(
             self.source,
@@ -314,4 +314,6 @@ class Eval(ModelOptions):
             weight_bits=self.weight_bits,
         )
         tokenizer = load_tokenizer(self.source)
-        return LoadedModel(self.model, model, tokenizer, self.pretraining_window or 0)
+        processor = usable_processor(self.source, tokenizer)
+        window = self.pretraining_window or 0
+        return LoadedModel(self.model, model, tokenizer, window, processor)

@@ -98,6 +98,7 @@ class LongContextLLM(BaseLLM):
 
     finds_evidence = True
     prompt_builder = PromptBuilder  # a subclass may write other prompts
+    picture_prompt_builder = PicturePrompts  # and has a subclass of both for pictures then
 
     @knowing_options
     def __init__(
@@ -125,7 +126,7 @@ class LongContextLLM(BaseLLM):
         method: str = SelfExtend.name,
     ) -> None:
         if processor is not None:
-            if self.prompt_builder is not PromptBuilder:
+            if not issubclass(self.picture_prompt_builder, self.prompt_builder):
                 raise ValueError(f"{type(self).__name__} reads text alone; leave processor out")
             tokenizer = tokenizer_of(processor, tokenizer)
         self.tokenizer = tokenizer
@@ -145,7 +146,7 @@ class LongContextLLM(BaseLLM):
         )
         builder: Callable[..., PromptBuilder] = self.prompt_builder
         if processor is not None:
-            builder = partial(PicturePrompts, processor=processor)
+            builder = partial(self.picture_prompt_builder, processor=processor)
         self.prompts = builder(
             tokenizer, form=prompt_form, instruction=instruction, template_options=template_options
         )
@@ -227,7 +228,8 @@ class LongContextLLM(BaseLLM):
         refuse_unknown(cls, options)  # before anything is loaded
         more = dict(model_options or {})
         tokenizer = load_tokenizer(source, **more)
-        if "processor" not in options and cls.prompt_builder is PromptBuilder:
+        takes = issubclass(cls.picture_prompt_builder, cls.prompt_builder)
+        if "processor" not in options and takes:
             form = options.get("prompt_form", "auto")
             options["processor"] = usable_processor(source, tokenizer, form, **more)
         more |= {"device_map": device_map, "dtype": dtype}

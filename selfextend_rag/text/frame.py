@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from selfextend_rag.documents import Document, refuse_pictures
+from selfextend_rag.text.pictures import PicturePrompts
 from selfextend_rag.text.prompts import Prompt, PromptBuilder
 
 _TAIL = 64  # characters at each side of a border that decide how it is tokenized
@@ -69,10 +70,8 @@ class FramedPrompts(PromptBuilder):
             DocumentError: it has pictures.
             ValueError: there is not one document.
         """
-        if len(documents) != 1:
-            raise ValueError(f"a frame holds one document, got {len(documents)}")
         refuse_pictures(documents)
-        text = documents[0].text
+        text = _only(documents).text
         if self.chat:
             return Prompt(tuple(self._template.encoded(self._halves(text, "")[0]).ids))
         return Prompt((*self.codec.start(), *self.codec.text(text)))
@@ -118,3 +117,30 @@ class FramedPrompts(PromptBuilder):
         if not found or border in after:
             raise ValueError("the chat template does not write a user message once and as it is")
         return before, after
+
+
+class FramedPicturePrompts(FramedPrompts, PicturePrompts):
+    """Builds such prompts of a document that may have pictures; see `PicturePrompts`."""
+
+    def documents(self, documents: Sequence[Document], *, ranges: bool = True) -> Prompt:
+        """Return the start of a prompt: one document's text and pictures as they are.
+
+        Raises:
+            DocumentError: the processor does not take a picture.
+            ValueError: there is not one document, or the chat template changes what it says.
+        """
+        document = _only(documents)
+        if not document.pictures:
+            return super().documents(documents, ranges=ranges)
+        text = self._marked(document).text
+        parts = (self._halves(text, "")[0] if self.chat else text).split(self._mark)
+        if len(parts) != len(document.pictures) + 1:
+            raise ValueError("the chat template does not write a user message once and as it is")
+        encoded, placed = self._with_pictures(parts, document.pictures, ends=False)
+        return Prompt(tuple(encoded.ids), None, tuple(placed))
+
+
+def _only(documents: Sequence[Document]) -> Document:
+    if len(documents) != 1:
+        raise ValueError(f"a frame holds one document, got {len(documents)}")
+    return documents[0]

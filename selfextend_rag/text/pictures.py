@@ -87,7 +87,7 @@ class PictureProcessor:
     def numbers(self, picture: Picture) -> list[int]:
         """Return the negative numbers that a prompt has for the tokens of a picture."""
         count = len(self.tokens_of_size(picture.width, picture.height))
-        key = f"{picture.digest} {self._identity}"
+        key = f"{picture.digest} {processor_identity(self.processor)}"
         drawn = hashlib.shake_256(key.encode()).digest(8 * count)
         found: list[int] = (-1 - (np.frombuffer(drawn, "<u8") >> 2).astype(np.int64)).tolist()
         return found
@@ -139,13 +139,6 @@ class PictureProcessor:
             size.get("shortest_edge") if isinstance(size, Mapping) else size["shortest_edge"]
         )
         return bool(getattr(images, "do_center_crop", False) and shortest)
-
-    @property
-    def _identity(self) -> str:
-        """Return a digest of all that decides what becomes of pictures."""
-        parts = self.processor, self.processor.image_processor
-        settings = [json.loads(part.to_json_string()) for part in parts]
-        return digest(json.dumps(settings, sort_keys=True))
 
     def _later(self, picture: Picture) -> Callable[[], Mapping[str, Any]]:
         return lambda: self.arguments(picture)
@@ -232,6 +225,13 @@ def _of_documents(
             number[tokens], pictures[tokens] = index, n
             start[tokens] = end[tokens] = picture.start
     return TokenRanges(number, start, end, pictures)
+
+
+def processor_identity(processor: Any) -> str:
+    """Return a digest of all that decides what a processor makes of pictures."""
+    parts = processor, processor.image_processor
+    settings = [json.loads(part.to_json_string()) for part in parts]
+    return digest(json.dumps(settings, sort_keys=True))
 
 
 def tokenizer_of(processor: Any, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:

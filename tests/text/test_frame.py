@@ -2,11 +2,13 @@
 
 import pytest
 
-from selfextend_rag.documents import Document
+from selfextend_rag.documents import Document, Picture
 from selfextend_rag.llm import LongContextLLM
-from selfextend_rag.text.frame import FramedPrompts, FramedQuestion
+from selfextend_rag.text.frame import FramedPicturePrompts, FramedPrompts, FramedQuestion
+from selfextend_rag.text.pictures import tokenizer_of
 from selfextend_rag.text.prompts import PromptBuilder
 from tests.tiny import byte_tokenizer, tiny_llama
+from tests.zoo import vision
 
 TEXT = "Given: a text.\n\nThe sky is blue."
 
@@ -92,3 +94,35 @@ def test_an_answer_keeps_its_space_and_ends_at_no_line():
 
 def reading_options(llm, most):
     return llm.runner.options({"max_new_tokens": most}, framed=True)
+
+
+@pytest.mark.parametrize("form", ["chat", "plain"])
+def test_a_frame_with_pictures_has_the_tokens_that_the_processor_makes(form):
+    processor = vision.processor("llava")
+    tokenizer = tokenizer_of(processor, processor.tokenizer)
+    prompts = FramedPicturePrompts(tokenizer, processor=processor, form=form)
+    pictures = [Picture(vision.png(48, 32, seed), 48, 32, at) for seed, at in ((1, 5), (2, 5))]
+    document = Document("Look: here.", "", "1", pictures=pictures)
+    start, rest = prompts.documents([document]), prompts.question(FramedQuestion("\nA dog?", " It"))
+    tokens = list(start.tokens)
+    for placed in start.media:
+        size = placed.picture.width, placed.picture.height
+        tokens[placed.start : placed.stop] = prompts.pictures.tokens_of_size(*size)
+    text = "<bos>Look:<image><image> here.\nA dog?"
+    if form == "chat":
+        image, said = {"type": "image"}, ("Look:", " here.\nA dog?")
+        first, last = ({"type": "text", "text": x} for x in said)
+        turns = [{"role": "user", "content": [first, image, image, last]}]
+        text = processor.apply_chat_template(turns, add_generation_prompt=True)
+    images = [picture.image() for picture in pictures]
+    made = processor(text=[f"{text} It"], images=images, add_special_tokens=False)
+    assert [*tokens, *rest.tokens] == made["input_ids"][0]
+    assert prompts.documents([Document("Text.", "", "1")]).media == ()
+    with pytest.raises(ValueError, match="one document, got 2"):
+        prompts.documents([document, document])
+
+
+def test_a_model_whose_prompts_are_other_ones_takes_a_processor_if_it_knows_pictures():
+    model, processor = vision.model("llava"), vision.processor("llava")
+    with pytest.raises(ValueError, match="Framed reads text alone; leave processor out"):
+        Framed(model, processor.tokenizer, processor=processor)

@@ -7,7 +7,12 @@ import pytest
 import torch
 
 from selfextend_rag import LongContextLLM
+from selfextend_rag.evals.benchmarks import Source, SyntheticOptions, selected_tasks
+from selfextend_rag.evals.methods import LoadedModel, MethodOptions, methods_of
+from selfextend_rag.evals.suite.rows import RowFile
+from selfextend_rag.evals.suite.run import SuiteOptions, run_suite
 from training.find_signs import DEPTHS, SHARE, found_by_depth
+from training.haystacks import write_haystacks
 from training.signs import FIRST, GRID, KEYS, PATCH, Sign, document, haystack
 from training.vision import vision_model, words_of
 
@@ -51,6 +56,19 @@ def test_signs_are_found_beyond_the_window_and_only_with_the_extension(made, llm
     right = [sum(found_by_depth(x, 64, 1, seed=5)) for x in (llm, plain)]
     assert right[0] >= 9
     assert right[1] <= 5
+
+
+def test_a_haystack_in_the_benchmarks_form_is_searched_by_the_suite(tmp_path, made):
+    """As ``selfextend-rag eval vhs`` does it; the needle in the first tenths."""
+    model, processor = made
+    write_haystacks(tmp_path, (50,), 1, seed=2)
+    loaded = LoadedModel("toy", model, processor.tokenizer, processor=processor)
+    methods = methods_of(["plain", "selfextend"], loaded, MethodOptions())
+    tasks, _ = selected_tasks(["vhs"], Source(tmp_path), SyntheticOptions())
+    with RowFile(tmp_path / "out") as file:
+        results = run_suite(tasks, methods, loaded, file, SuiteOptions(limit=3, answer_tokens=6))
+    right = [sum(row.scores["score"] == 100 for row in rows) for rows in results.rows.values()]
+    assert right == [0, 3]
 
 
 def test_the_evidence_is_the_sign_and_where_its_number_is(llm):

@@ -16,6 +16,7 @@ from selfextend_rag.evals.benchmarks import (
     longeval,
     multidoc,
     pg19,
+    vhs,
 )
 from selfextend_rag.evals.benchmarks.files import Source
 from selfextend_rag.evals.benchmarks.generated import facts, passkeys, ruler
@@ -45,6 +46,7 @@ def all_tasks(source: Source, options: SyntheticOptions) -> list[Task]:
         *pg19.tasks(source, options.lengths),
         *babilong.tasks(source),
         *infinitebench.tasks(source),
+        *vhs.tasks(source),
         *ruler.tasks(source, options),
         *passkeys.tasks(source, options),
         *facts.tasks(options),

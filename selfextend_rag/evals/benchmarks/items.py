@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Literal, Protocol
 
+from selfextend_rag.documents import Picture
 from selfextend_rag.errors import SelfExtendError
 
 Scores = Mapping[str, float]
@@ -65,6 +66,9 @@ class Item:
         chat: whether a model with a chat template is asked in its form.
         predict_tokens: of a text that is to be predicted, how many from its start.
         groups: what results are broken down by, such as the depth of a fact.
+        pictures: what is to be looked at, each before a character of the document.
+        record: of what the item is one variant, if of anything: all of them count as one document
+            where it is said how sure a figure is.
     """
 
     id: str
@@ -74,6 +78,18 @@ class Item:
     chat: bool = True
     predict_tokens: int = 0
     groups: Mapping[str, str | int | float] = field(default_factory=dict)
+    pictures: tuple[Picture, ...] = ()
+    record: str = ""
+
+    def to_values(self) -> dict[str, object]:
+        """Return all that the item is as JSON values, pictures by their digests."""
+        values = asdict(replace(self, pictures=()))
+        del values["pictures"]
+        if self.pictures:  # most have none, nor had any of earlier releases
+            values["pictures"] = [(x.start, x.digest) for x in self.pictures]
+        if not self.record:
+            del values["record"]
+        return values
 
 
 class Tokens(Protocol):

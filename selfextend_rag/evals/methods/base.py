@@ -10,13 +10,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, Protocol
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 from selfextend_rag.cache.identity import token_fingerprint
 from selfextend_rag.errors import SelfExtendError, UnsupportedModelError
 from selfextend_rag.evals.benchmarks.items import Item
 from selfextend_rag.planning import pretraining_window_of
 from selfextend_rag.text.codec import TextCodec
+from selfextend_rag.text.pictures import processor_identity, tokenizer_of
 
 PASSAGE_WORDS = 200
 """Words of a passage, as LongBench's own retrieval has them."""
@@ -36,18 +37,22 @@ class LoadedModel:
     Args:
         name: as it was asked for.
         model: of transformers.
-        tokenizer: its tokenizer.
+        tokenizer: its tokenizer; with the processor's chat template, where that has one.
         window: P; what the configuration says by default.
+        processor: of a model that looks at pictures, where it can be used.
     """
 
     name: str
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     window: int = 0
+    processor: ProcessorMixin | None = None
 
     def __post_init__(self) -> None:
         if not self.window:
             object.__setattr__(self, "window", pretraining_window_of(self.model.config))
+        if self.processor is not None:
+            object.__setattr__(self, "tokenizer", tokenizer_of(self.processor, self.tokenizer))
 
     @cached_property
     def codec(self) -> TextCodec:
@@ -75,6 +80,8 @@ class LoadedModel:
             parts = {"name": self.name, "configuration": self.model.config.to_dict()}
             found = sorted(Path(self.name).glob("*")) if Path(self.name).is_dir() else []
             parts["files"] = [(x.name, x.stat().st_size, x.stat().st_mtime_ns) for x in found]
+        if self.processor is not None:
+            parts["processor"] = processor_identity(self.processor)
         template = repr(self.tokenizer.chat_template)
         return digest({**parts, "template": template, "window": self.window})
 

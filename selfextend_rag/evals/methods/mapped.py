@@ -45,6 +45,7 @@ class Mapped(Windowed):
             prompt_form="chat" if form == "chat" else "plain",
             kv_bits=self._options.kv_bits,
             prefix_cache_bytes=0,
+            processor=self._loaded.processor,
             method=self.name,
         )
 

@@ -92,8 +92,14 @@ class Retrieved:
         """Return the answers, each from passages of its own, which are found and read in its time.
 
         Raises:
-            MethodError: not even one passage fits besides a question and its answer.
+            MethodError: not even one passage fits besides a question and its answer, or there are
+                pictures, which are no passages.
         """
+        if item.pictures:
+            raise MethodError(
+                f"{self.name} finds passages of text, and {item.id} has {len(item.pictures)} "
+                "pictures"
+            )
         passages = passages_of(item.document, self._words)
         found = []
         for question in item.questions:

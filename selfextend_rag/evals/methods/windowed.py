@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 
 from selfextend_rag.documents import Document
@@ -21,13 +21,14 @@ from selfextend_rag.llm import LongContextLLM
 from selfextend_rag.maps import map_to_dict
 from selfextend_rag.planning import ContextPlan
 from selfextend_rag.planning.planner import Extension
-from selfextend_rag.text.frame import FramedPrompts, FramedQuestion
+from selfextend_rag.text.frame import FramedPicturePrompts, FramedPrompts, FramedQuestion
 
 
 class FramedLLM(LongContextLLM):
     """A model whose prompts are a benchmark's own."""
 
     prompt_builder = FramedPrompts
+    picture_prompt_builder = FramedPicturePrompts
 
 
 class Windowed:
@@ -161,6 +162,7 @@ class Windowed:
             trained_fraction=options.trained_fraction if extended else None,
             kv_bits=options.kv_bits,
             prefix_cache_bytes=0,
+            processor=self._loaded.processor,
         )
 
 
@@ -175,7 +177,9 @@ def framed(prompts: object, item: Item) -> tuple[Document, list[FramedQuestion]]
     questions = [
         FramedQuestion(question.text[len(moved) :], question.begin) for question in item.questions
     ]
-    return Document(document, "", item.id), questions
+    begun = len(item.before)
+    pictures = tuple(replace(x, start=begun + x.start) for x in item.pictures)
+    return Document(document, "", item.id, pictures=pictures), questions
 
 
 def settings_of(plan: ContextPlan) -> dict[str, object]:

@@ -1,8 +1,8 @@
 """Metrics of benchmarks in which a fact is looked up, as their own programs compute them.
 
 All but RULER's are 0 or 1. Sources: github.com/nelson-liu/lost-in-the-middle,
-github.com/DachengLi1/LongChat, github.com/NVIDIA/RULER, github.com/OpenBMB/InfiniteBench and
-github.com/booydar/babilong.
+github.com/DachengLi1/LongChat, github.com/NVIDIA/RULER, github.com/OpenBMB/InfiniteBench,
+github.com/booydar/babilong and github.com/visual-haystacks/vhs_benchmark.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ BABILONG_LABELS = {
 }
 """What can be an answer in each task of BABILong, in small letters."""
 
+_SAID = re.compile(r"[\w'-]+")
 _KV_BREAKS = str.maketrans(dict.fromkeys("\n:\"'.,?!{}", " "))
 
 
@@ -41,6 +42,11 @@ def best_subspan_em(prediction: str, answers: Sequence[str]) -> float:
     """
     line = normalized(prediction.split("\n")[0].strip())
     return float(any(normalized(answer) in line for answer in answers))
+
+
+def says_word(prediction: str, word: str) -> float:
+    """Return whether a word is among those of the prediction, case aside (Visual Haystacks)."""
+    return float(word.lower() in _SAID.findall(prediction.lower()))
 
 
 def holds_value(prediction: str, value: str) -> float:

@@ -48,7 +48,10 @@ def _of_benchmark(plt: Any, benchmark: str, results: Results) -> Iterator[tuple[
         every = [row for found in rows.values() for row in found]
         names = set.intersection(*({*row.groups} for row in every)) if every else set()
         if {"depth", "length"} <= names:
-            yield f"{kind}: score by depth and length", _heat_maps(plt, rows)
+            yield f"{kind}: score by depth and length", _heat_maps(plt, rows, "length")
+        elif {"depth", "pictures"} <= names:
+            title = f"{kind}: score by depth and number of pictures"
+            yield title, _heat_maps(plt, rows, "pictures")
         elif "gold_at" in names:
             yield f"{kind}: score by the place of the gold document", _curves(plt, rows, "gold_at")
         elif "depth" in names:
@@ -71,21 +74,31 @@ def _bars(plt: Any, tasks: Mapping[str, Any], columns: Sequence[str], key: str) 
             low, high = found["interval" if of_score else f"{key}_interval"] or (value, value)
             errors = [[max(0, value - low)], [max(0, high - value)]]
             axis.barh(place + number * height, value, height, xerr=errors, color=f"C{number}")
+            if of_score and "chance" in found:
+                ends = place + (number - 0.5) * height, place + (number + 0.5) * height
+                axis.plot([found["chance"]] * 2, ends, "k:")
         axis.barh(0, 0, color=f"C{number}", label=column)
     axis.set_yticks([place + 0.4 - height / 2 for place in range(len(names))], names)
     axis.invert_yaxis()
     unit = "score" if of_score else "nats a token of the right answer (less is likelier)"
+    if of_score and any("chance" in x for task in tasks.values() for x in task["columns"].values()):
+        unit += " (dotted: by chance)"
     axis.set(xlabel=f"{unit}, with its interval", xlim=(0, 100 if of_score else None))
     axis.legend()
     return _png(plt, figure)
 
 
-def _heat_maps(plt: Any, rows: Mapping[str, Sequence[Row]]) -> bytes:
+def _heat_maps(plt: Any, rows: Mapping[str, Sequence[Row]], along: str) -> bytes:
+    """Return maps of scores by depth and by how long the document is: ``along`` is its group."""
     grids: dict[str, dict[tuple[float, float], float]] = {}
     for name, found in rows.items():
-        places = {(float(row.groups["length"]), float(row.groups["depth"])) for row in found}
-        grids[name] = {(x, y): _mean(found, length=x, depth=y) for x, y in places}
-    return _png(plt, maps_of(plt, grids, "prompt and answer, tokens", "score", most=100))
+        places = {(float(row.groups[along]), float(row.groups["depth"])) for row in found}
+        grids[name] = {(x, y): _mean(found, **{along: x, "depth": y}) for x, y in places}
+    lengths = "prompt and answer, tokens" if along == "length" else along
+    chances = {row.scores.get("chance") for found in rows.values() for row in found}
+    (chance,) = chances if len(chances) == 1 else (None,)
+    values = "score" if chance is None else f"score; by chance {chance:.0f}"
+    return _png(plt, maps_of(plt, grids, lengths, values, most=100))
 
 
 def _curves(plt: Any, rows: Mapping[str, Sequence[Row]], by: str) -> bytes:

@@ -119,6 +119,10 @@ def _score(figures: Mapping[str, Any] | None) -> str:
         counts.append(f"{figures['cut_tokens']:.0f} tokens cut")
     if figures["group_sizes"] != [1]:
         counts.append(f"group sizes {', '.join(map(str, figures['group_sizes']))}")
+    if "chance" in figures:
+        counts.append(f"by chance {figures['chance']:.2f}")
+    if "compliance" in figures:
+        counts.append(f"{figures['compliance']:.0f} % say yes or no")
     if "gold_nll" in figures:
         counts.append(f"right answers: {figures['gold_nll']:.3f} nats a token")
     if "likeliest" in figures:

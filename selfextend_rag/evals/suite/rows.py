@@ -30,6 +30,7 @@ class Row:
             leaves the item out.
         scores: by name; empty without an answer.
         groups: what results are broken down by.
+        record: of what its item is one variant, if of anything.
         text: the answer.
         gold: what it was scored against.
         reason: why there is no answer.
@@ -50,6 +51,7 @@ class Row:
     status: str
     scores: Mapping[str, float] = field(default_factory=dict)
     groups: Mapping[str, str | int | float] = field(default_factory=dict)
+    record: str = ""
     text: str = ""
     gold: Mapping[str, Any] = field(default_factory=dict)
     reason: str = ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib import metadata
 
 from torch import OutOfMemoryError
@@ -198,7 +198,7 @@ def _fingerprint(task: Task, item: Item, method: Method, loaded: LoadedModel) ->
             "model": loaded.fingerprint,
             "method": method.identity(),
             "metric": task.metric,
-            "item": asdict(item),
+            "item": item.to_values(),
         }
     )
 
@@ -228,6 +228,7 @@ class _Common:
             "of": len(self.questions),
             "status": status,
             "groups": dict(self.item.groups),
+            "record": self.item.record,
         }
         return Row(**{**values, **more})  # type: ignore[arg-type]  # fields by name
 

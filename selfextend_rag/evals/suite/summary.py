@@ -66,10 +66,11 @@ def _task_summary(task: Task, results: Results, scored: Mapping[str, Scored]) ->
 
 
 def _by_item(rows: Iterable[Row]) -> dict[str, list[Scores]]:
+    """Return the scores of each document, all variants of one record together."""
     found: dict[str, list[Scores]] = {}
     for row in rows:
         if row.status == "answered":
-            found.setdefault(row.item, []).append(row.scores)
+            found.setdefault(row.record or row.item, []).append(row.scores)
     return found
 
 
@@ -187,9 +188,10 @@ def _compared_likelihoods(pairs: Sequence[tuple[Items, Items]]) -> Values:
 
 
 def _common(scored: Scored, column: Column, base: Column) -> tuple[Items, Items]:
-    """Return the scores of two columns on the items that both answered."""
-    common = [item for item in scored[base] if item in scored[column]]
-    return {x: scored[column][x] for x in common}, {x: scored[base][x] for x in common}
+    """Return the scores of two columns on the items that both answered, all variants of them."""
+    first, second = scored[column], scored[base]
+    common = [x for x in second if x in first and len(first[x]) == len(second[x])]
+    return {x: first[x] for x in common}, {x: second[x] for x in common}
 
 
 def _difference(statistics: Sequence[Statistic], pairs: Sequence[tuple[Items, Items]]) -> Values:
@@ -302,7 +304,9 @@ def _cell(figures: Mapping[str, object] | None) -> str:
         return f"none{left_out}"
     bounds: tuple[float, float] | None = figures["interval"]  # type: ignore[assignment]  # as summarise made it
     around = "" if bounds is None else f" [{bounds[0]:.1f}, {bounds[1]:.1f}]"
+    chance = f" (chance {figures['chance']:.0f})" if "chance" in figures else ""
     gold = f", gold NLL {figures['gold_nll']:.3f}" if "gold_nll" in figures else ""
     if "likeliest" in figures:
         gold += f", likeliest {figures['likeliest']:.0f}% (chance {figures['by_chance']:.0f}%)"
-    return f"{figures['score']:.2f}{around}, {figures['answered']} answers{gold}{left_out}"
+    score = f"{figures['score']:.2f}{around}{chance}"
+    return f"{score}, {figures['answered']} answers{gold}{left_out}"
