@@ -1,7 +1,7 @@
 """Reading and answering on one CPU thread, next to what a user would take instead, same weights.
 
     python benchmarks/peers.py --model FOLDER [--gguf FILE ... --llama PYTHON] [--tokens 8192]
-        [--json FILE] [--plot FILE]
+        [--ways NAME ...] [--json FILE] [--plot FILE]
 
 Each way runs in a process of its own. Times are CPU seconds, so that a shared machine changes them
 less: of a process with one busy thread they are the seconds it works. ``--llama`` is the Python of
@@ -26,7 +26,9 @@ ROOT = Path(__file__).resolve().parents[1]
 ANSWER = 24  # tokens
 WAYS = {
     "this package, float32": ("ours", "float32", None),
+    "this package, bfloat16": ("ours", "bfloat16", None),
     "this package, weight_bits=8": ("ours", "float32", 8),
+    "this package, weight_bits=8, bfloat16": ("ours", "bfloat16", 8),
     "this package, weight_bits=4": ("ours", "bfloat16", 4),
     "transformers, float32": ("transformers", "float32", None),
     "transformers, bfloat16": ("transformers", "bfloat16", None),
@@ -147,6 +149,7 @@ def main() -> None:
     parser.add_argument("--llama", help="Python of an environment with xllamacpp")
     parser.add_argument("--tokens", type=int, default=8192)
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), metavar="NAME")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--way", help=argparse.SUPPRESS)
@@ -182,7 +185,7 @@ def compared(args: argparse.Namespace) -> dict[str, Any]:
         tokenizer = transformers.AutoTokenizer.from_pretrained(args.model)
         ids.write_text(json.dumps(prompt(tokenizer, args.tokens)))
         for _ in range(args.rounds):
-            for way in WAYS:
+            for way in args.ways:
                 options = ("--model", args.model, "--tokens", tokens, "--way", way)
                 found.setdefault(way, []).append(measured(sys.executable, *options))
                 print(way, found[way][-1], file=sys.stderr, flush=True)
