@@ -152,14 +152,15 @@ def with_longer_table(module: Any, layout: RotaryLayout, length: int) -> Any:
     """Return a copy of a rotary module whose table reaches ``length`` positions.
 
     For layers that stay as they are, those with a sliding window: they see positions beyond P,
-    though no distance beyond it.
+    though no distance beyond it. Angles are products in float32, as in the module's own rows and
+    in transformers: more exact ones would make other answers of layers that nobody changed.
     """
     table = module.cos_sin_cache
     if length <= len(table):
         return module
     positions = torch.arange(len(table), length, device=table.device)
-    inv_freq = torch.tensor(layout.inv_freq, dtype=torch.float64, device=table.device)
-    angles = positions.double()[:, None] * inv_freq
+    inv_freq = torch.tensor(layout.inv_freq, dtype=torch.float32, device=table.device)
+    angles = positions.float()[:, None] * inv_freq
     more = torch.cat([angles.cos(), angles.sin()], dim=-1) * layout.scale
     longer = copy.deepcopy(module)
     longer.cos_sin_cache = torch.cat([table, more.to(table.dtype)])

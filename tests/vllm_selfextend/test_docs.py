@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +16,8 @@ from selfextend_rag.bundled import FOLDER
 from vllm_selfextend.settings import option_of, resolve
 
 pytest.importorskip("vllm", reason="vLLM is not installed; make test-vllm has it")
-PAGE = (Path(__file__).parents[2] / "docs" / "vllm.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "vllm.md").read_text(encoding="utf-8")
 CONFIG = SimpleNamespace(
     max_position_embeddings=8192
 )  # a model that 32,768 tokens are too many for
@@ -62,6 +65,19 @@ def test_the_page_has_the_recipes_that_it_promises():
         "--node-rank 0", "--headless", "--max-model-len 32768 --additional-config",
     ):  # fmt: skip
         assert any(words in one for one in joined), words
+
+
+def test_the_container_adds_this_package_to_what_vllm_installed_and_changes_nothing(tmp_path):
+    """Its last line, as pip resolves it in this environment, without an index to look things up."""
+    (line,) = re.findall(r"^RUN (.*)$", PAGE, re.MULTILINE)
+    line = line.replace("pip ", f"{shlex.quote(sys.executable)} -m pip ")
+    line = line.replace("/tmp/installed", str(tmp_path / "installed"))
+    how = "--dry-run --no-index --no-build-isolation"
+    line = line.replace("/opt/selfextend-rag", f"{how} {shlex.quote(str(ROOT))}")
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (would,) = re.findall(r"^Would install (.*)$", done.stdout, re.MULTILINE)
+    assert re.fullmatch(r"selfextend-rag-\S+", would)
 
 
 def test_every_option_on_the_page_is_one_that_the_plugin_takes():

@@ -121,12 +121,14 @@ def test_keys_are_put_at_grouped_positions_and_queries_left_as_they_are():
         rotary(positions, q)
 
 
-def test_a_longer_table_begins_as_the_shorter_one_and_goes_on_alike():
-    short, long = Rotary(rows=100), Rotary(rows=900)
-    longer = with_longer_table(short, measured_layout(short, HEAD), 900)
-    assert torch.equal(longer.cos_sin_cache[:100], short.cos_sin_cache)
-    assert len(short.cos_sin_cache) == 100
-    torch.testing.assert_close(longer.cos_sin_cache, long.cos_sin_cache, rtol=0, atol=1e-4)
+@pytest.mark.parametrize("scale", [1.0, 1.1386294361])
+def test_a_longer_table_is_the_one_that_the_module_would_have_made(scale):
+    """Its roundings too: at position 1,280 those of angles moved GPT-OSS's answers by 5e-4."""
+    short, long = Rotary(rows=256, scale=scale), Rotary(rows=4096, scale=scale)
+    longer = with_longer_table(short, measured_layout(short, HEAD), 4096)
+    assert torch.equal(longer.cos_sin_cache[:256], short.cos_sin_cache)
+    assert len(short.cos_sin_cache) == 256
+    torch.testing.assert_close(longer.cos_sin_cache, long.cos_sin_cache, rtol=0, atol=3e-7)
     assert with_longer_table(long, measured_layout(long, HEAD), 500) is long
 
 
