@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypedDict
 
-from selfextend_rag.documents import Document
+from selfextend_rag.documents import Document, Picture
 from selfextend_rag.errors import ContextBudgetExceeded
 from selfextend_rag.planning import (
     ContextBudgetPlanner,
@@ -92,10 +92,12 @@ class ReadingBudget:
         if last is None or last[0] != key:
             last = self._last = key, self.prompts.documents(documents)
         answer, reserve, turns = self._space(question, space)
+        memory = self.memory()
         plan = partial(
             self.planner.plan, len(last[1].tokens), answer,
-            reserve_tokens=reserve, turns=turns, memory=self.memory(),
+            reserve_tokens=reserve, turns=turns, memory=memory,
             remarks=remarks_of(documents, self.prompts),
+            picture_bytes=self._picture_bytes(memory, pictures_of(documents)),
         )  # fmt: skip
         try:
             return last[1], plan()
@@ -116,10 +118,12 @@ class ReadingBudget:
         sizes = [self._tokens_of(document) for document in documents]
         answer, reserve, turns = self._space(question, space)
         budget, bound = self.memory(), None
+        largest = self._picture_bytes(budget, pictures_of(documents))
         while True:
             found = self.planner.plan_groups(
                 sizes, answer, reserve_tokens=reserve, frame_tokens=self._frame_tokens(documents),
                 turns=turns, memory=budget, names=[name_of(document) for document in documents],
+                picture_bytes=largest,
             )  # fmt: skip
             # later rounds count what joining adds, which is no reason why fewer are impossible
             bound = found.lower_bound if bound is None else bound
@@ -134,6 +138,7 @@ class ReadingBudget:
                 exact = self.planner.plan(
                     read, answer, reserve_tokens=reserve, turns=turns, memory=budget,
                     remarks=remarks_of(members, self.prompts),
+                    picture_bytes=self._picture_bytes(budget, pictures_of(members)),
                 )  # fmt: skip
                 groups.append(DocumentGroup(members, exact))
             else:
@@ -171,7 +176,15 @@ class ReadingBudget:
         text = f"# {heading} (100){BREAK}{document.text}{BREAK}"
         return len(self.prompts.codec.text(text)) + pictures
 
-    def plan_prompt(self, prompt_tokens: int, max_new_tokens: int) -> ContextPlan:
+    def _picture_bytes(self, memory: MemoryBudget | None, pictures: Sequence[Picture]) -> int:
+        """Return what encoding the largest of some pictures takes; 0 where memory is not known."""
+        if memory is None or not pictures:
+            return 0
+        return memory.model.picture_bytes(self.prompts.picture_works(pictures))
+
+    def plan_prompt(
+        self, prompt_tokens: int, max_new_tokens: int, pictures: Sequence[Picture] = ()
+    ) -> ContextPlan:
         """Return how a prompt of ``generate`` and its answer are run.
 
         What must be extended gets settings for more tokens than it has: for the next of the lengths
@@ -195,6 +208,7 @@ class ReadingBudget:
         budget = self.memory()
         if budget is None:
             return plan
+        plan = replace(plan, picture_bytes=self._picture_bytes(budget, pictures))
         asked = self.planner.within_memory(replace(plan, reserve_tokens=0), budget)
         return replace(asked, reserve_tokens=plan.reserve_tokens)
 
@@ -202,6 +216,11 @@ class ReadingBudget:
 def name_of(document: Document) -> str:
     """Return what to call a document in a message."""
     return document.title or document.source or document.id
+
+
+def pictures_of(documents: Iterable[Document]) -> list[Picture]:
+    """Return the pictures of documents."""
+    return [picture for document in documents for picture in document.pictures]
 
 
 def remarks_of(documents: Sequence[Document], prompts: PromptBuilder) -> list[PlanRemark]:

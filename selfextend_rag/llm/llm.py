@@ -376,7 +376,9 @@ class LongContextLLM(BaseLLM):
         made = self.prompts.prompt(prompt, () if request is None else request.tools)
         tokens = made.tokens
         plan = with_garbage_collected(
-            lambda: self.budget.plan_prompt(len(tokens), settings.max_new_tokens)
+            lambda: self.budget.plan_prompt(
+                len(tokens), settings.max_new_tokens, [x.picture for x in made.media]
+            )
         )
         prepared = PreparedPrompt(tokens, settings, plan, framed, form)
         run = Run(progress=progress, pictures=self.prompts.pictures_in(made, self.model))

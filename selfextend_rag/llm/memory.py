@@ -16,7 +16,7 @@ from selfextend_rag.cache.identity import parts_of
 from selfextend_rag.cache.quantised import why_not_rounded
 from selfextend_rag.errors import UnsupportedModelError
 from selfextend_rag.llm.devices import device_name
-from selfextend_rag.model.footprint import layer_shapes, work_shape
+from selfextend_rag.model.footprint import layer_shapes, vision_shape, work_shape
 from selfextend_rag.model.weights import packed_bytes
 from selfextend_rag.planning import ModelMemory
 from selfextend_rag.planning.memory import DeviceShare
@@ -71,6 +71,7 @@ def model_memory(
         ),
         shares,
         kv_bits=kv_bits,
+        vision=vision_shape(model.config),
     )
 
 

@@ -27,11 +27,13 @@ from selfextend_rag.errors import UnknownMemoryError, in_short
 from selfextend_rag.model.extension import attached
 from selfextend_rag.model.hooks import Asked, AttentionCall, binding_of
 from selfextend_rag.model.verify import FAILURES
+from selfextend_rag.planning.encoding import VisionShape
 from selfextend_rag.planning.pretraining import first_number
 from selfextend_rag.planning.workspace import LayerKind, LayerShape, States, WorkShape
 
 _NAME = "measured_shapes"
 _TOKENS = 4
+_SMALL_PATCH = 8  # pixels; smaller than patches are
 
 
 def layer_shapes(model: PreTrainedModel) -> tuple[LayerShape, ...]:
@@ -209,6 +211,54 @@ def work_shape(
         last_logits=last_logits,
         on_cpu=on_cpu,
         tile=max((tile_of(itemsize, layer.head_size) for layer in layers), default=1),
+    )
+
+
+def vision_shape(config: PreTrainedConfig) -> VisionShape | None:
+    """Return the sizes that encoding pictures depends on; None of a model of text.
+
+    What a configuration does not say is taken to be as large as towers of that kind have it.
+    """
+    towers = [
+        tower
+        for name, tower in vars(config).items()
+        if "vision" in name and isinstance(tower, PreTrainedConfig)
+    ]
+    if not towers:
+        return None
+    text = config.get_text_config(decoder=True)
+    inner = [part for x in towers for part in (x, *vars(x).values())]
+    sizes = [_tower(part) for part in inner if isinstance(part, PreTrainedConfig)]
+    hidden, feed_forward, layers, heads, patch = zip(*sizes, strict=True)
+    between = any(
+        isinstance(x, PreTrainedConfig) and x is not text and x not in towers
+        for x in vars(config).values()
+    )
+    kinds = {getattr(x, "_attn_implementation", None) for x in (config, *towers)}
+    return VisionShape(
+        hidden=max(hidden),
+        feed_forward=max(feed_forward),
+        layers=max(layers),
+        heads=max(heads),
+        patch=min(patch),
+        decoder_hidden=max(hidden[0], first_number(text, "hidden_size", "n_embd", "d_model") or 1),
+        connector=(first_number(text, "intermediate_size") or 0) if between else 0,
+        fused="eager" not in kinds,
+    )
+
+
+def _tower(config: PreTrainedConfig) -> tuple[int, int, int, int, int]:
+    hidden = first_number(config, "hidden_size", "embed_dim", "width", "d_model") or 1
+    ratio = getattr(config, "mlp_ratio", None) or 4
+    inner = first_number(config, "intermediate_size") or int(ratio * hidden)
+    patch = getattr(config, "patch_size", None)
+    side = min(patch) if isinstance(patch, list | tuple) else patch
+    return (
+        hidden,
+        inner,
+        first_number(config, "num_hidden_layers", "depth", "num_layers") or 1,
+        first_number(config, "num_attention_heads", "num_heads") or 1,
+        side if isinstance(side, int) and side > 0 else _SMALL_PATCH,
     )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from selfextend_rag.planning.encoding import PictureWork, VisionShape, encoding_bytes
 from selfextend_rag.planning.workspace import (
     Forward,
     LayerShape,
@@ -182,6 +183,18 @@ class ModelMemory:
     work: WorkShape
     shares: tuple[DeviceShare, ...]
     kv_bits: int | None = None  # of layers that keep all tokens; None for the model's precision
+    vision: VisionShape | None = None  # of models that look at pictures
+
+    def picture_bytes(self, works: Sequence[PictureWork]) -> int:
+        """Return what encoding the largest of some pictures takes at most; they are one at a time.
+
+        Whichever device it is on; a CPU also decodes them.
+        """
+        if self.vision is None:
+            return 0
+        host = any(share.name == "cpu" for share in self.shares)
+        sizes = [encoding_bytes(self.vision, x, self.itemsize, host=host) for x in works]
+        return max(sizes, default=0)
 
     def estimate(
         self,
@@ -190,8 +203,12 @@ class ModelMemory:
         settings: PositionMap | None,
         chunk_size: int,
         devices: Sequence[DeviceMemory] = (),
+        picture_bytes: int = 0,
     ) -> MemoryEstimate:
-        """Return what reading a prompt in chunks and then running later tokens needs at most."""
+        """Return what reading a prompt in chunks and then running later tokens needs at most.
+
+        ``picture_bytes`` are what encoding one of its pictures takes, counted on each device.
+        """
         total = prompt_tokens + later_tokens
         tokens = max(1, min(chunk_size, total))
         run = Forward(tokens, total, settings, self.itemsize, self.kv_bits, later_tokens)
@@ -208,7 +225,7 @@ class ModelMemory:
                     share.weights_bytes,
                     copies * sum(kv for kv, _ in held),
                     copies * sum(grouped for _, grouped in held) if share.grouped_keys else 0,
-                    workspace_bytes(layers, self.work, run) + share.streamed_bytes,
+                    workspace_bytes(layers, self.work, run) + share.streamed_bytes + picture_bytes,
                     available.get(share.name),
                 )
             )

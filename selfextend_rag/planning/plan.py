@@ -9,7 +9,12 @@ from typing import Any, Literal
 
 from selfextend_rag import display
 from selfextend_rag.maps import map_from_dict, map_to_dict
-from selfextend_rag.planning.memory import DeviceMemory, MemoryEstimate, ModelMemory
+from selfextend_rag.planning.memory import (
+    DeviceMemory,
+    MemoryEstimate,
+    ModelMemory,
+    format_bytes,
+)
 from selfextend_rag.planning.workspace import Forward, workspace_bytes
 from selfextend_rag.positions import PositionMap, SelfExtend
 
@@ -59,6 +64,7 @@ class ContextPlan:
             their files above a note.
         served_window: the longest sequence that a server takes, which runs the model and chooses
             settings of its own; None where it runs here.
+        picture_bytes: what encoding one picture of the prompt takes at most.
 
     Raises:
         ValueError: a figure is out of range.
@@ -75,9 +81,10 @@ class ContextPlan:
     memory: MemoryEstimate | None = None
     remarks: tuple[PlanRemark, ...] = ()
     served_window: int | None = None
+    picture_bytes: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("prompt_tokens", "max_new_tokens", "reserve_tokens"):
+        for name in ("prompt_tokens", "max_new_tokens", "reserve_tokens", "picture_bytes"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         for name in ("pretraining_window", "turns", "chunk_size"):
@@ -151,6 +158,9 @@ class ContextPlan:
         lines = [f"{added_up(self)} = {self.total_tokens} tokens.", self._verdict()]
         if self.memory is not None:
             lines.append(self.memory.explain())
+        if self.memory is not None and self.picture_bytes:
+            size = format_bytes(self.picture_bytes)
+            lines.append(f"Of that, {size} are for looking at a picture, one at a time.")
         if self.chunk_size is not None and self.prompt_tokens > self.chunk_size:
             lines.append(f"The prompt is read {self.chunk_size} tokens at a time.")
         lines += [f"{x.document}: {x.message} ({x.severity})" for x in self.remarks]
@@ -196,6 +206,8 @@ class ContextPlan:
             named["map"] = map_to_dict(self.settings)
         if self.served_window is not None:
             named["served_window"] = self.served_window
+        if self.picture_bytes:
+            named["picture_bytes"] = self.picture_bytes
         return {**named, "memory": memory, "remarks": remarks}
 
     @classmethod
@@ -210,8 +222,9 @@ class ContextPlan:
         remarks = tuple(PlanRemark(**remark) for remark in values.get("remarks", ()))
         served = values.get("served_window")
         return cls(
-            **fields, settings=settings, memory=memory, remarks=remarks, served_window=served
-        )
+            **fields, settings=settings, memory=memory, remarks=remarks, served_window=served,
+            picture_bytes=values.get("picture_bytes", 0),
+        )  # fmt: skip
 
 
 def added_up(plan: ContextPlan) -> str:
@@ -249,8 +262,9 @@ class MemoryBudget:
     def estimate(self, plan: ContextPlan, chunk_size: int) -> MemoryEstimate:
         """Return what a plan needs at most, read in chunks of this size."""
         return self.model.estimate(
-            plan.prompt_tokens, plan.later_tokens, plan.settings, chunk_size, self.devices
-        )
+            plan.prompt_tokens, plan.later_tokens, plan.settings, chunk_size, self.devices,
+            plan.picture_bytes,
+        )  # fmt: skip
 
     def fitted(self, plan: ContextPlan) -> ContextPlan:
         """Return the plan with its chunk size and memory: the largest chunk that memory holds.

@@ -102,6 +102,7 @@ class ContextBudgetPlanner:
         memory: MemoryBudget | None = None,
         documents: Sequence[NamedSize] = (),
         remarks: Sequence[PlanRemark] = (),
+        picture_bytes: int = 0,
     ) -> ContextPlan:
         """Return the plan for a prompt and its answer.
 
@@ -114,6 +115,7 @@ class ContextBudgetPlanner:
             memory: a model and what there is for it; by default memory is not looked at.
             documents: names and tokens of what the prompt is made of, to be named in an error.
             remarks: what these documents lack, for the plan to say.
+            picture_bytes: what encoding one picture of the prompt takes.
 
         Raises:
             ContextBudgetExceeded: no allowed settings are enough; the error has the figures.
@@ -123,7 +125,7 @@ class ContextBudgetPlanner:
         window = self.pretraining_window
         plain = ContextPlan(
             prompt_tokens, max_new_tokens, reserve_tokens, window,
-            turns=turns, remarks=tuple(remarks),
+            turns=turns, remarks=tuple(remarks), picture_bytes=picture_bytes,
         )  # fmt: skip
         return self._planned(plain, memory, documents)
 
@@ -174,6 +176,7 @@ class ContextBudgetPlanner:
         turns: int = 1,
         memory: MemoryBudget | None = None,
         names: Sequence[str] = (),
+        picture_bytes: int = 0,
     ) -> Packing:
         """Return the fewest prompts that each hold whole documents; other arguments as ``plan``'s.
 
@@ -181,12 +184,16 @@ class ContextBudgetPlanner:
             document_tokens: tokens of each document, its heading included.
             frame_tokens: tokens of each prompt besides its documents.
             names: of the documents, for an error.
+            picture_bytes: what encoding one picture of any of them takes.
 
         Raises:
             DocumentTooLarge: a document fits no prompt by itself; it is named.
         """
         total, window = frame_tokens + sum(document_tokens), self.pretraining_window
-        figures = ContextPlan(total, max_new_tokens, reserve_tokens, window, turns=turns)
+        figures = ContextPlan(
+            total, max_new_tokens, reserve_tokens, window,
+            turns=turns, picture_bytes=picture_bytes,
+        )  # fmt: skip
         capacity = self._longest_prompt(figures, memory) - frame_tokens
         for index, size in enumerate(document_tokens):
             if size > capacity:

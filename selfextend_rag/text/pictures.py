@@ -28,6 +28,7 @@ from selfextend_rag.documents import Document, DocumentError, Picture
 from selfextend_rag.errors import UnsupportedModelError, in_short
 from selfextend_rag.evidence import Boxes, TokenRanges
 from selfextend_rag.model import PictureSpan, PromptPictures, lock_of, picture_embeddings
+from selfextend_rag.planning.encoding import PictureWork
 from selfextend_rag.text.codec import Encoded
 from selfextend_rag.text.messages import (
     Message,
@@ -67,7 +68,7 @@ class PictureProcessor:
         self.processor = processor
         self._lock = threading.Lock() if lock is None else lock
         self.placeholder = self._placeholder()
-        self._sized = lru_cache(_SIZES)(self._tokens_of_size)
+        self._sized = lru_cache(_SIZES)(self._of_size)
         self._boxes = lru_cache(_PLACED)(partial(token_boxes, self._alone))
         self._keeps_places: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
 
@@ -82,7 +83,12 @@ class PictureProcessor:
                 f"a picture of {width} x {height} pixels is over {_THINNEST} times as long as wide,"
                 " which vision models don't take; cut it into several"
             )
-        return self._sized(width, height)
+        return self._sized(width, height)[0]
+
+    def work_of_size(self, width: int, height: int) -> PictureWork:
+        """Return what the model is given for a picture of so many pixels; errors as above."""
+        self.tokens_of_size(width, height)
+        return self._sized(width, height)[1]
 
     def numbers(self, picture: Picture) -> list[int]:
         """Return the negative numbers that a prompt has for the tokens of a picture."""
@@ -143,9 +149,20 @@ class PictureProcessor:
     def _later(self, picture: Picture) -> Callable[[], Mapping[str, Any]]:
         return lambda: self.arguments(picture)
 
-    def _tokens_of_size(self, width: int, height: int) -> tuple[int, ...]:
+    def _of_size(self, width: int, height: int) -> tuple[tuple[int, ...], PictureWork]:
         blank = import_module("PIL.Image").new("RGB", (width, height), "white")
-        return tuple(self._processed(self.placeholder, [blank])["input_ids"][0].tolist())
+        made = self._processed(self.placeholder, [blank])
+        tokens = tuple(made["input_ids"][0].tolist())
+        given = [x for x in made.values() if hasattr(x, "is_floating_point")]
+        given = [x for x in given if x.is_floating_point()]
+        tiles = [x.shape[:-3].numel() for x in given if x.ndim > 3]
+        work = PictureWork(
+            pixels=width * height,
+            numbers=max(1, sum(x.numel() for x in given)),
+            tiles=max([1, *tiles]),
+            tokens=len(tokens),
+        )
+        return tokens, work
 
     def _processed(self, text: str, images: list[Any]) -> dict[str, Any]:
         try:
@@ -285,6 +302,11 @@ class PicturePrompts(PromptBuilder):
         around = len(self.codec.text(self._before)) + len(self.codec.text(self._after))
         sizes = ((picture.width, picture.height) for picture in document.pictures)
         return sum(len(self.pictures.tokens_of_size(*size)) + around for size in sizes)
+
+    def picture_works(self, pictures: Sequence[Picture]) -> list[PictureWork]:
+        """Return what the model is given for each size of these pictures."""
+        sizes = {(picture.width, picture.height): None for picture in pictures}
+        return [self.pictures.work_of_size(*size) for size in sizes]
 
     def picture_numbers(self, document: Document) -> list[int]:
         """Return the negative numbers that a prompt has for the pictures of a document."""

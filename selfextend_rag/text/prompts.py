@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from selfextend_rag.documents import Document, Picture, refuse_pictures
 from selfextend_rag.evidence import Boxes, TokenRanges
+from selfextend_rag.planning.encoding import PictureWork
 from selfextend_rag.text.calls import OUR_FORM, CallForm, measured_form
 from selfextend_rag.text.codec import Encoded, TextCodec
 from selfextend_rag.text.messages import (
@@ -184,6 +185,10 @@ class PromptBuilder:
         """
         refuse_pictures([document])
         return 0
+
+    def picture_works(self, pictures: Sequence[Picture]) -> list[PictureWork]:
+        """Return what a model is given for pictures; nothing, as it reads text alone."""
+        return []
 
     def picture_numbers(self, document: Document) -> list[int]:
         """Return the negative numbers that a prompt has for the pictures of a document."""

@@ -23,6 +23,7 @@ from transformers import PreTrainedConfig
 
 from selfextend_rag.errors import ReadingFileError
 from selfextend_rag.planning import ModelMemory
+from selfextend_rag.planning.encoding import VisionShape
 from selfextend_rag.planning.memory import DeviceShare
 from selfextend_rag.planning.pretraining import user_folder
 from selfextend_rag.planning.workspace import LayerShape, States, WorkShape
@@ -57,6 +58,7 @@ def recall(path: Path) -> ModelMemory | None:
             WorkShape(**entry["work"]),
             tuple(DeviceShare(**{**x, "layers": tuple(x["layers"])}) for x in entry["shares"]),
             entry["kv_bits"],
+            None if entry["vision"] is None else VisionShape(**entry["vision"]),
         )
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
