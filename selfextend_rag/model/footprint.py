@@ -8,7 +8,7 @@ token is read off what it has kept: heads, latent vectors, windows, shared layer
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -230,10 +230,11 @@ def vision_shape(config: PreTrainedConfig) -> VisionShape | None:
     inner = [part for x in towers for part in (x, *vars(x).values())]
     sizes = [_tower(part) for part in inner if isinstance(part, PreTrainedConfig)]
     hidden, feed_forward, layers, heads, patch = zip(*sizes, strict=True)
-    between = any(
-        isinstance(x, PreTrainedConfig) and x is not text and x not in towers
+    between = [
+        x
         for x in vars(config).values()
-    )
+        if isinstance(x, PreTrainedConfig) and x is not text and x not in towers
+    ]
     kinds = {getattr(x, "_attn_implementation", None) for x in (config, *towers)}
     return VisionShape(
         hidden=max(hidden),
@@ -242,9 +243,23 @@ def vision_shape(config: PreTrainedConfig) -> VisionShape | None:
         heads=max(heads),
         patch=min(patch),
         decoder_hidden=max(hidden[0], first_number(text, "hidden_size", "n_embd", "d_model") or 1),
-        connector=(first_number(text, "intermediate_size") or 0) if between else 0,
+        connector=_connector(between, first_number(text, "intermediate_size") or 0),
         fused="eager" not in kinds,
     )
+
+
+def _connector(between: Sequence[PreTrainedConfig], feed_forward: int) -> int:
+    """Return the most inner numbers of a patch in the parts between tower and decoder.
+
+    They are as wide as the decoder's feed-forward, or, where a few tokens ask all patches (Idefics
+    2's perceiver), as all heads together.
+    """
+    heads = [
+        (first_number(x, "resampler_n_heads", "num_attention_heads") or 0)
+        * (first_number(x, "resampler_head_dim", "head_dim") or 0)
+        for x in between
+    ]
+    return max((feed_forward, *heads)) if between else 0
 
 
 def _tower(config: PreTrainedConfig) -> tuple[int, int, int, int, int]:

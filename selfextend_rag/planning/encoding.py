@@ -78,6 +78,6 @@ def encoding_bytes(
     if not shape.fused:
         attention += pairs * shape.heads * (2 * itemsize + 2 * _FLOAT32)
     made = (seen + work.tokens) * shape.decoder_hidden * (6 * itemsize + 2 * _FLOAT32)
-    made += seen * (4 * shape.hidden + 3 * shape.connector) * itemsize
+    made += seen * (4 * shape.hidden + 4 * shape.connector) * itemsize
     total = given + states + max(layer + attention, made) + _FIXED
     return total + (work.pixels * _DECODED + work.numbers * _PROCESSED if host else 0)
