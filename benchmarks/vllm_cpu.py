@@ -1,6 +1,7 @@
 """Time the plugin for vLLM next to stock vLLM, in CPU seconds, on the bundled model.
 
     python benchmarks/vllm_cpu.py --tokens 8000
+    python benchmarks/vllm_cpu.py --tokens 8000 --dtype bfloat16
 
 The stock engine gets the same prompt with the model's window overridden, so its text means nothing;
 it is there for its speed. Rounds are paired: both engines in turn, in changing order.
@@ -28,14 +29,14 @@ DECODED = 40
 GROUP_SIZE, NEIGHBOR_WINDOW = 32, 128
 
 
-def engine(kind: str, tokens: int) -> LLM:
+def engine(kind: str, tokens: int, dtype: str) -> LLM:
     longest = tokens + DECODED + 8
     extra = {"hf_overrides": {"max_position_embeddings": longest}}
     if kind == "plugin":
         option = {"group_size": GROUP_SIZE, "neighbor_window": NEIGHBOR_WINDOW}
         extra = {"additional_config": {"selfextend": option}}
     return LLM(
-        str(FOLDER), skip_tokenizer_init=True, dtype="float32", enforce_eager=True,
+        str(FOLDER), skip_tokenizer_init=True, dtype=dtype, enforce_eager=True,
         max_num_batched_tokens=2048, max_num_seqs=2, max_model_len=longest, **extra,
     )  # fmt: skip
 
@@ -51,8 +52,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tokens", type=int, default=8000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     given = parser.parse_args()
-    engines = {kind: engine(kind, given.tokens) for kind in ("stock", "plugin")}
+    engines = {kind: engine(kind, given.tokens, given.dtype) for kind in ("stock", "plugin")}
     make = torch.Generator().manual_seed(0)
     rates: dict[str, dict[str, list[float]]] = {k: {"prefill": [], "decode": []} for k in engines}
     for number in range(given.rounds):
@@ -64,13 +66,15 @@ def main() -> None:
             rates[kind]["prefill"].append(given.tokens / prefill)
             rates[kind]["decode"].append(DECODED / (long - short))
     print(
-        f"bundled model, float32, {given.tokens} tokens, G {GROUP_SIZE}, W {NEIGHBOR_WINDOW}, "
-        f"vLLM {vllm.__version__}, torch {torch.__version__}, {torch.get_num_threads()} threads"
+        f"bundled model, {given.dtype}, {given.tokens} tokens, G {GROUP_SIZE}, "
+        f"W {NEIGHBOR_WINDOW}, vLLM {vllm.__version__}, torch {torch.__version__}, "
+        f"{torch.get_num_threads()} threads"
     )
     for part in ("prefill", "decode"):
         ratios = [a / b for a, b in zip(rates["plugin"][part], rates["stock"][part], strict=True)]
         figures = ", ".join(f"{k} {statistics.median(v[part]):.1f}" for k, v in rates.items())
-        print(f"{part}: tokens per CPU second {figures}; ratio {statistics.median(ratios):.2f}")
+        ratio = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+        print(f"{part}: tokens per CPU second {figures}; ratio {ratio}")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 
 from selfextend_rag import SelfExtend
-from tests.vllm_selfextend.engines import WINDOW, answers, check, engine, prompt, save_llama
+from tests.vllm_selfextend.engines import (
+    TOKENS,
+    TOLERANCE,
+    WINDOW,
+    answers,
+    check,
+    engine,
+    prompt,
+    save_llama,
+)
 
 LENGTHS = [WINDOW // 2, WINDOW, 4 * WINDOW, 8 * WINDOW, 16 * WINDOW]  # before the answer
 
@@ -69,6 +78,26 @@ def test_requests_that_fit_the_window_get_the_stock_answers_and_keys_of_their_ow
         together = [asked[:150], prompt(600), asked[:150] + asked, asked[:40]]
         for one, answer in zip(together, answers(llm, together), strict=True):
             check(model, settings, one, answer)
+
+
+def test_short_requests_get_the_stock_log_probabilities_however_they_are_run(llama):
+    """Up to exactly P tokens with their answer; in chunks of 64 that a long request shares."""
+    folder, _ = llama
+    short = [prompt(length) for length in (1, 40, 150, 200, WINDOW - TOKENS)]
+    long, small = [prompt(700), prompt(1100)], {"max_num_batched_tokens": 64}
+    with engine(folder, **small) as llm:
+        stock = answers(llm, short)
+    option = {"group_size": 8, "neighbor_window": 61}
+    with engine(folder, selfextend=option, **small) as llm:
+        batch = answers(llm, [long[0], *short, long[1]])[1:-1]
+        again = answers(llm, [*short, long[1]])[:-1]
+        alone = [answers(llm, [one])[0] for one in short]
+    assert [answer.cached for answer in batch] == [0] * 5
+    assert [answer.cached for answer in again] == [0, 0, 128, 128, 128]
+    for found in (batch, again, alone):
+        for answer, wanted in zip(found, stock, strict=True):
+            assert answer.tokens == wanted.tokens
+            assert answer.logprobs == pytest.approx(wanted.logprobs, rel=0, abs=TOLERANCE)
 
 
 def test_no_salt_of_a_client_finds_the_keys_of_plain_requests(llama):

@@ -16,7 +16,7 @@ OPTION = {"group_size": 8, "neighbor_window": 61}
 # Partial rotary (StableLM, GLM 4), interleaved (GLM 4, Cohere), norms of queries and keys before
 # the rotation (Qwen3), softcap and sliding layers (Gemma 2), two rotary embeddings (Gemma 3),
 # another scale (Granite), queries and keys of one matrix (Phi-3), scaled frequencies (Llama 3,
-# YaRN).
+# YaRN); sinks, sliding layers, YaRN and experts (GPT-OSS).
 FAMILIES = {
     "mistral": ("MistralConfig", {**HEADS, "sliding_window": None}),
     "qwen2": ("Qwen2Config", {"num_attention_heads": 2, "num_key_value_heads": 1}),
@@ -62,6 +62,25 @@ FAMILIES = {
                 "rope_theta": 1e4,
                 "factor": 4.0,
                 "original_max_position_embeddings": 64,
+            },
+        },
+    ),
+    "gpt-oss": (
+        "GptOssConfig",
+        {
+            **HEADS,
+            "sliding_window": 64,
+            "layer_types": ["sliding_attention", "full_attention"],
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "rope_theta": 1e4,
+                "factor": 4.0,
+                "original_max_position_embeddings": 64,
+                "beta_fast": 32.0,
+                "beta_slow": 1.0,
+                "truncate": False,
             },
         },
     ),
