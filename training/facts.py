@@ -201,14 +201,33 @@ class FactMaker:
             question = OWNED_QUESTIONS[0].format(**fields)
             return Fact(attribute, owner, value, _sentence_case(statement, value), question)
         statement = rng.choice(OWNED_FORMS if owner else BARE_FORMS).format(**fields)
-        question = rng.choice(OWNED_QUESTIONS if owner else BARE_QUESTIONS).format(**fields)
-        if attribute in PEOPLE and rng.random() < 0.5:
-            question = f"Who is the {attribute}{f' of {owner}' if owner else ''}?"
-        if owner and rng.random() < FREE_SHARE:
-            question = rng.choice(free_questions(attribute)).format(**fields)
+        question = self._question(attribute, owner, fields["p"])
         if owner and attribute in MEASURES and rng.random() < 0.3:
             statement = rng.choice(MEASURES[attribute]).format(**fields)
         return Fact(attribute, owner, value, _sentence_case(statement, value), question)
+
+    def _question(self, attribute: str, owner: str, possessive: str) -> str:
+        rng = self.rng
+        if owner and rng.random() < FREE_SHARE:
+            form = rng.choice(free_questions(attribute))
+        elif attribute in PEOPLE and rng.random() < 0.5:
+            form = "Who is the {x} of {y}?" if owner else "Who is the {x}?"
+        else:
+            form = rng.choice(OWNED_QUESTIONS if owner else BARE_QUESTIONS)
+        return form.format(x=attribute, y=owner, p=possessive)
+
+    def asked_again(self, fact: Fact) -> Fact:
+        """Return the same fact with another question for it, where there are others."""
+        if fact.attribute in VERBS:
+            does, done = fact.attribute, VERBS[fact.attribute]
+            is_ = "are" if fact.owner.endswith("s") else "is"
+            form = self.rng.choice(DEED_QUESTIONS)
+            question = _capital(form.format(does=does, done=done, is_=is_, y=fact.owner))
+        elif fact.question.startswith(("When", "Where")) or fact.attribute == "pass key":
+            return fact
+        else:
+            question = self._question(fact.attribute, fact.owner, f"{fact.owner}'s")
+        return replace(fact, question=question)
 
     def facts(self, count: int, *, plain: bool = False) -> list[Fact]:
         """Return facts of which no two ask the same, many sharing an attribute or an owner."""

@@ -56,6 +56,8 @@ class Stage:
         objects: share of the answers that are JSON objects.
         quoted: share of rows that list words, and then the same words in quotation marks.
         inside: share of rows whose questions bring their own text.
+        branched: tokens of a row whose questions do not see each other; each has the positions
+            after the document, so that document and question are at most ``length`` tokens.
     """
 
     length: int
@@ -72,6 +74,7 @@ class Stage:
     objects: float = 0.0
     quoted: float = 0.0
     inside: float = 0.0
+    branched: int = 0
 
 
 Row = tuple[list[int], list[int], list[float], list[Span], list[Span]]
@@ -390,6 +393,59 @@ class SampleMaker:
         ends = [pair for fact in facts for pair in self.guide.ends(fact, ids[:prose])]
         return ids, [*ids[1 : prose + 1], *targets[1:], self.eos], weights, spans, ends
 
+    def branched(self, stage: Stage) -> tuple[Row, list[int]]:
+        """Return a document and many questions that do not see each other, and which question
+        each token belongs to (0: the document)."""
+        rng = self.rng
+        self.facts.draw_from_few(FEW_NAMES)
+        dense = rng.random() < stage.dense
+        facts = self.facts.facts(stage.length // 40 if dense else rng.randint(2, stage.facts + 2))
+        if rng.random() < stage.passkeys:
+            facts = [self.facts.passkey()]
+        left = stage.branched - 1  # tokens for the document
+        room = stage.length - 1
+        asked: list[tuple[Fact, list[int], list[int], int]] = []
+        order: list[Fact] = []
+        while left > room:
+            if not order:
+                order = rng.sample(facts, len(facts))
+            fact = order.pop()
+            fact = self.facts.asked_again(fact) if asked else fact
+            if rng.random() < stage.unstated:
+                fact = self.facts.unstated(facts)
+            prompt, answer, close = self._asked(fact, stage.objects)
+            asked.append((fact, prompt, answer, close[0] if close else self.eos))
+            left -= len(prompt) + len(answer)
+            room = min(room, stage.length - 1 - len(prompt) - len(answer))
+        needed = sum(len(self.encode(fact.statement)) + 3 for fact in facts)
+        if left < needed:
+            return self.branched(stage)
+        ids = [self.bos, *self._document(facts, left)]
+        document = ids[:]
+        weights = [PROSE_WEIGHT] * left + [0.0]
+        targets = [*ids[1:], self.eos]
+        spans = [NOWHERE] * len(ids)
+        branches = [0] * len(ids)
+        for number, (fact, prompt, answer, end) in enumerate(asked, 1):
+            ids += prompt + answer
+            targets += [*prompt[1:], *answer, end]
+            choice = len(weights) + len(prompt) - 1 + (answer[0] == self.space)
+            weights += [0.0] * (len(prompt) - 1) + [1.0] * (len(answer) + 1)
+            weights[choice] = CHOICE_WEIGHT
+            spans += [NOWHERE] * (len(prompt) - 1)
+            spans += [*self.guide.sources(fact, answer, document), NOWHERE]
+            branches += [number] * (len(prompt) + len(answer))
+        ends = [pair for fact in facts for pair in self.guide.ends(fact, document)]
+        return (ids, targets, weights, spans, ends), branches
+
+    def _asked(self, fact: Fact, objects: float) -> tuple[list[int], list[int], list[int]]:
+        """Return the ids of a question up to its answer, of the answer, and what closes it."""
+        prompt = self.encode(f"\n\nQuestion: {fact.question}\nAnswer:")
+        if fact.value == NOT_STATED or self.rng.random() >= objects:
+            return prompt, self.encode(f" {fact.value}"), []
+        opening, value, end = self._object(fact)
+        return prompt + self.encode(opening), self.encode(value), self.encode(end)
+
     def _questions(
         self, asked: list[Fact], room: int, objects: float
     ) -> tuple[list[int], list[int], list[float], list[tuple[int, Fact, list[int]]]]:
@@ -403,13 +459,7 @@ class SampleMaker:
         weights: list[float] = []
         answers: list[tuple[int, Fact, list[int]]] = []
         for number, fact in enumerate(asked):
-            prompt = self.encode(f"\n\nQuestion: {fact.question}\nAnswer:")
-            answer = self.encode(f" {fact.value}")
-            close: list[int] = []
-            if fact.value != NOT_STATED and self.rng.random() < objects:
-                opening, value, end = self._object(fact)
-                prompt += self.encode(opening)
-                answer, close = self.encode(value), self.encode(end)
+            prompt, answer, close = self._asked(fact, objects)
             if number and len(ids) + len(prompt) + len(answer) > room:
                 break
             start = len(ids)

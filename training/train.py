@@ -38,6 +38,7 @@ STAGES = (
     ),
     Stage(
         length=160,
+        branched=384,
         facts=4,
         rows=16,
         repeats=0.06,
@@ -51,6 +52,7 @@ STAGES = (
     ),
     Stage(
         length=256,
+        branched=512,
         facts=6,
         rows=10,
         repeats=0.05,
@@ -65,6 +67,7 @@ STAGES = (
     ),
     Stage(
         length=512,
+        branched=1024,
         facts=7,
         rows=5,
         repeats=0.05,
@@ -78,6 +81,8 @@ STAGES = (
         inside=0.12,
     ),
 )
+BRANCHED = 0.65  # share of the batches whose rows are documents with many questions
+ROW_TOKENS = 3072  # of such a batch
 SHORT_BATCHES = 0.5  # share of the last stage's batches that are drawn as in stages 1 and 2
 LEARNED = 0.9  # share of answers whose choice is right, a running mean, at which a stage ends
 LOSS_PLACES = 0.3  # share of the tokens at which the loss is taken: all answers, and some prose
@@ -120,12 +125,18 @@ def make_batches(queue: mp.Queue, stage_number: mp.Value, data: Path, seed: int)
 
 
 def make_batch(maker: SampleMaker, stage: Stage, rng: random.Random) -> tuple[np.ndarray, ...]:
-    """Return ids [rows, length], places, targets, weights [N] and spans [N, 2] of the loss, and
-    ends [M, 3]: the row, the place in it and the place to look at.
+    """Return ids [rows, length], places, targets, weights [N] and spans [N, 2] of the loss,
+    ends [M, 3]: the row, the place in it and the place to look at, and branches [rows, length].
 
     N is the same for all batches of a stage: the answers and a random part of the prose.
     """
-    rows = [maker.row(stage) for _ in range(stage.rows)]
+    if stage.branched and rng.random() < BRANCHED:
+        drawn = [maker.branched(stage) for _ in range(ROW_TOKENS // stage.branched)]
+        rows = [row for row, _ in drawn]
+        branches = np.array([numbers for _, numbers in drawn])
+    else:
+        rows = [maker.row(stage) for _ in range(stage.rows)]
+        branches = np.zeros((stage.rows, stage.length), np.int64)
     noise = np.random.default_rng(rng.getrandbits(32))
     ends = [(number, *pair) for number, row in enumerate(rows) for pair in row[-1]]
     made = zip(*(row[:-1] for row in rows), strict=True)
@@ -136,7 +147,8 @@ def make_batch(maker: SampleMaker, stage: Stage, rng: random.Random) -> tuple[np
     chosen = (part.reshape(weights.size, -1)[places] for part in (targets, weights, spans))
     targets, weights, spans = chosen
     weights = weights[:, 0].astype(np.float32)
-    return ids, places, targets[:, 0], weights, spans, np.array(ends, np.int64).reshape(-1, 3)
+    ends = np.array(ends, np.int64).reshape(-1, 3)
+    return ids, places, targets[:, 0], weights, spans, ends, branches
 
 
 def learning_rate(step: int, tokens: int, total: int, peak: float) -> float:
@@ -148,15 +160,15 @@ def learning_rate(step: int, tokens: int, total: int, peak: float) -> float:
 
 def has_fast_bfloat16() -> bool:
     """Return whether this processor multiplies bfloat16 matrices faster than float32 ones."""
-    times = {}
-    for dtype in (torch.float32, torch.bfloat16):
+    times = {torch.float32: [0.0], torch.bfloat16: [0.0]}
+    for dtype, taken in times.items():
         a, b = torch.ones(512, 256, dtype=dtype), torch.ones(256, 512, dtype=dtype)
-        a @ b
-        start = time.perf_counter()
-        for _ in range(5):
+        taken.clear()
+        for _ in range(20):
+            start = time.perf_counter()
             a @ b
-        times[dtype] = time.perf_counter() - start
-    return times[torch.bfloat16] < 0.8 * times[torch.float32]
+            taken.append(time.perf_counter() - start)
+    return min(times[torch.bfloat16]) < 0.8 * min(times[torch.float32])  # the first are slower
 
 
 def parse() -> argparse.Namespace:
@@ -257,14 +269,15 @@ def loop(args, model, optimizers, progress, loss_of, queue, stage_number, stop) 
         number, *arrays = queue.get()
         if number != progress.stage:
             continue
-        ids, places, targets, weights, spans, ends = map(torch.from_numpy, arrays)
+        batch = tuple(map(torch.from_numpy, arrays))
+        ids, weights = batch[0], batch[3]
         rate = learning_rate(progress.step, progress.tokens, args.tokens, args.lr)
         for optimizer in optimizers:
             scale = args.matrix_lr / args.lr if isinstance(optimizer, Muon) else 1.0
             for group in optimizer.param_groups:
                 group["lr"] = rate * scale
         with torch.autocast("cpu", torch.bfloat16, enabled=low):
-            loss, guide, right = loss_of(ids, places, targets, weights, spans, ends)
+            loss, guide, right = loss_of(*batch)
         (loss + args.guide * guide).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:

@@ -15,6 +15,7 @@ from training.model import (
     Decoder,
     ModelShape,
     from_llama,
+    branched,
     guide_loss,
     load_checkpoint,
     save_checkpoint,
@@ -95,7 +96,8 @@ def test_the_guides_loss_is_minus_the_logarithm_of_the_attention_on_the_statemen
     expected = -(weights[20, 3:8].sum().log() + weights[29, 11].log()) / 2
     _, q, k = one.layers[0](one.embedding(ids), one.cos[:30], one.sin[:30])
     rows = torch.zeros(2, dtype=torch.long)
-    found = guide_loss(q[rows, 0, places], k[:, 0], rows, places, span)
+    _, bias = branched(torch.zeros_like(ids))
+    found = guide_loss(q[:, 0], k[:, 0], bias, rows, places, span)
     torch.testing.assert_close(found, expected)
 
 
@@ -105,7 +107,13 @@ def test_the_guide_is_the_mean_of_the_heads_that_it_leads():
     ids = torch.randint(0, 97, (2, 30))
     spans, ends = torch.tensor([[0, 0], [4, 9]]), torch.tensor([[1, 14, 6]])
     _, guide, _ = made.weighted_loss(
-        ids, torch.tensor([3, 30 + 20]), torch.tensor([1, 2]), torch.ones(2), spans, ends
+        ids,
+        torch.tensor([3, 30 + 20]),
+        torch.tensor([1, 2]),
+        torch.ones(2),
+        spans,
+        ends,
+        torch.zeros_like(ids),
     )
     x, expected = made.embedding(ids[1]), []
     for number, layer in enumerate(made.layers):
@@ -122,12 +130,38 @@ def test_without_statements_there_is_nothing_to_guide(model):
     ids, none = torch.randint(0, 97, (2, 30)), torch.zeros(3, 2, dtype=torch.long)
     targets = torch.tensor([1, 2, 3])
     loss, guide, right = model.weighted_loss(
-        ids, torch.tensor([4, 9, 50]), targets, torch.ones(3), none, none[:0, [0, 0, 0]]
+        ids,
+        torch.tensor([4, 9, 50]),
+        targets,
+        torch.ones(3),
+        none,
+        none[:0, [0, 0, 0]],
+        torch.zeros_like(ids),
     )
     assert guide == 0
     logits = model(ids).flatten(0, 1)[[4, 9, 50]]
     torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(logits, targets))
     assert right.tolist() == (logits.argmax(-1) == targets).tolist()
+
+
+def test_questions_of_one_row_are_as_each_alone_after_the_document(model):
+    """They share the document's keys, have the positions after it, and do not see each other."""
+    torch.manual_seed(4)
+    document = torch.randint(0, 97, (17,))
+    questions = [torch.randint(0, 97, (size,)) for size in (6, 9, 5)]
+    row = torch.cat([document, *questions])[None]
+    branches = torch.tensor([[0] * 17 + [1] * 6 + [2] * 9 + [3] * 5])
+    places = torch.arange(17, row.shape[1])
+    alone = torch.cat([model(torch.cat([document, asked])[None])[0, 17:] for asked in questions])
+    nowhere, none = torch.zeros(len(places), 2).long(), torch.zeros(0, 3).long()
+    targets, weights = torch.randint(0, 97, (len(places),)), torch.rand(len(places))
+    given = (row, places, targets, weights, nowhere, none)
+    loss, _, right = model.weighted_loss(*given, branches)
+    expected = torch.nn.functional.cross_entropy(alone, targets, reduction="none")
+    torch.testing.assert_close(loss, (expected * weights).sum() / weights.sum())
+    assert right.tolist() == (alone.argmax(-1) == targets).tolist()
+    together, *_ = model.weighted_loss(*given, torch.zeros_like(row))
+    assert abs(together - loss) > 3e-5
 
 
 def test_a_checkpoint_gives_back_weights_and_state(model, tmp_path):

@@ -122,8 +122,9 @@ def test_plain_facts_keep_to_the_plainest_wordings(maker, tokenizer):
 def test_a_batch_takes_the_loss_at_every_answer_and_some_prose(maker):
     stage = STAGES[2]
     for _ in range(20):
-        ids, places, targets, weights, spans, ends = make_batch(maker, stage, maker.rng)
-        assert ids.shape == (stage.rows, stage.length)
+        ids, places, targets, weights, spans, ends, branches = make_batch(maker, stage, maker.rng)
+        assert ids.shape == branches.shape == (stage.rows, stage.length)
+        assert not branches.any()
         assert len(places) == len(targets) == len(weights) == int(LOSS_PLACES * ids.size)
         assert spans.shape == (len(places), 2)
         assert ends.shape[1:] == (3,)
@@ -134,6 +135,54 @@ def test_a_batch_takes_the_loss_at_every_answer_and_some_prose(maker):
         assert np.all((targets == following) | (targets == maker.eos) | (weights == PROSE_WEIGHT))
         assert (weights >= 1).any()
         assert (weights == np.float32(PROSE_WEIGHT)).any()
+
+
+BRANCHED = replace(STAGES[2], branched=1024, unstated=0.3, objects=0.3)
+
+
+def test_questions_apart_fill_a_row_and_never_pass_the_window(maker):
+    for _ in range(30):
+        (ids, targets, weights, spans, _), branches = maker.branched(BRANCHED)
+        sizes = [len(some) for some in (ids, targets, weights, spans, branches)]
+        assert sizes == [BRANCHED.branched] * 5
+        assert branches == sorted(branches)
+        document = branches.count(0)
+        questions = [branches.count(number) for number in range(1, branches[-1] + 1)]
+        assert len(questions) > 12
+        assert document + max(questions) <= BRANCHED.length
+        assert document > BRANCHED.length - 100
+
+
+def test_each_question_apart_ends_with_its_answer_and_is_learned_alone(maker, tokenizer):
+    kinds = set()
+    for _ in range(30):
+        (ids, targets, weights, spans, _), branches = maker.branched(BRANCHED)
+        text = tokenizer.decode(ids[: branches.count(0)], skip_special_tokens=True)
+        for number in range(1, branches[-1] + 1):
+            places = [place for place, branch in enumerate(branches) if branch == number]
+            assert [ids[place] for place in places[1:]] == [targets[p] for p in places[:-1]]
+            asked = tokenizer.decode([ids[place] for place in places])
+            assert asked.startswith("\n\nQuestion: ")
+            *answer, end = [targets[place] for place in places if weights[place] >= 1]
+            answer = tokenizer.decode(answer)
+            assert asked.endswith(answer)
+            kind = "object" if "{" in asked else "plain"
+            assert (end == maker.eos) == (kind == "plain")
+            kinds |= {kind, answer.strip() == NOT_STATED}
+            assert answer.strip() in text or answer.strip() == NOT_STATED
+            assert all(end <= branches.count(0) for _, end in (spans[place] for place in places))
+            choices = [place for place in places if weights[place] == CHOICE_WEIGHT]
+            assert len(choices) == 1
+    assert kinds == {"object", "plain", True, False}
+
+
+def test_a_batch_of_questions_apart_says_which_is_which(maker):
+    seen = set()
+    for _ in range(12):
+        ids, *_, branches = make_batch(maker, BRANCHED, maker.rng)
+        assert ids.shape == branches.shape
+        seen.add((ids.shape[1], bool(branches.any())))
+    assert seen == {(512, False), (1024, True)}
 
 
 def test_later_questions_follow_in_one_document(maker, tokenizer):
