@@ -1,6 +1,6 @@
 """Take a trained model over to a tokenizer that has more tokens than its own.
 
-python -m training.grow --run runs/old --data runs/data --out runs/begun
+python -m training.grow --bundled --data runs/data --out runs/begun
 
 A word that is a token without the space before it begins where the word with the space is, moved
 by what tells such tokens apart elsewhere: the mean difference of all words that had both.
@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
-from training.export import export
-from training.model import Decoder, load_checkpoint
+from training.export import export, opened
+from training.model import Decoder
 from training.tokenizer import SPACE, TOKENIZER_FILES
 
 log = logging.getLogger(__name__)
@@ -51,16 +51,18 @@ def main() -> None:
     """Write the grown model as a folder that ``training.train --weights`` takes."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--run", type=Path, required=True, help="folder of the model's checkpoint")
+    model = parser.add_mutually_exclusive_group(required=True)
+    model.add_argument("--run", type=Path, help="folder of the model's checkpoint")
+    model.add_argument("--bundled", action="store_true", help="the model that ships")
     parser.add_argument("--data", type=Path, required=True, help="folder of the new tokenizer")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
+    decoder, run = opened(args)
     vocabularies = [
         Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab()
-        for folder in (args.run, args.data)
+        for folder in (run, args.data)
     ]
-    model, _ = load_checkpoint(args.run / "checkpoint.pt")
-    larger = grown(model, *vocabularies)
+    larger = grown(decoder, *vocabularies)
     args.out.mkdir(parents=True, exist_ok=True)
     for name in TOKENIZER_FILES:
         (args.out / name).write_bytes((args.data / name).read_bytes())

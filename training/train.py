@@ -23,64 +23,17 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
+from training.curriculum import CHOICE_WEIGHT, PROSE_WEIGHT, STAGES, Stage
+from training.documents import Prose
 from training.export import bundled_decoder
 from training.facts import FactMaker
 from training.model import Decoder, ModelShape, load_checkpoint, save_checkpoint
 from training.optim import Muon, optimizers_for
-from training.samples import CHOICE_WEIGHT, PROSE_WEIGHT, Prose, SampleMaker, Stage
+from training.samples import SampleMaker
 from training.tokenizer import TOKENIZER_FILES
 
 log = logging.getLogger("training")
 
-STAGES = (
-    Stage(
-        length=96, facts=3, rows=26, repeats=0.25, associations=0.1, gap=2, restated=0.4, dense=0.6
-    ),
-    Stage(
-        length=160,
-        branched=384,
-        facts=4,
-        rows=16,
-        repeats=0.06,
-        associations=0.06,
-        restated=0.15,
-        dense=0.9,
-        unstated=0.32,
-        objects=0.25,
-        quoted=0.2,
-        inside=0.12,
-    ),
-    Stage(
-        length=256,
-        branched=512,
-        facts=6,
-        rows=10,
-        repeats=0.05,
-        associations=0.05,
-        restated=0.1,
-        dense=0.75,
-        passkeys=0.05,
-        unstated=0.32,
-        objects=0.25,
-        quoted=0.2,
-        inside=0.12,
-    ),
-    Stage(
-        length=512,
-        branched=1024,
-        facts=7,
-        rows=5,
-        repeats=0.05,
-        associations=0.03,
-        restated=0.03,
-        dense=0.25,
-        passkeys=0.1,
-        unstated=0.32,
-        objects=0.25,
-        quoted=0.2,
-        inside=0.12,
-    ),
-)
 BRANCHED = 0.65  # share of the batches whose rows are documents with many questions
 ROW_TOKENS = 3072  # of such a batch
 SHORT_BATCHES = 0.5  # share of the last stage's batches that are drawn as in stages 1 and 2
@@ -131,7 +84,7 @@ def make_batch(maker: SampleMaker, stage: Stage, rng: random.Random) -> tuple[np
     N is the same for all batches of a stage: the answers and a random part of the prose.
     """
     if stage.branched and rng.random() < BRANCHED:
-        drawn = [maker.branched(stage) for _ in range(ROW_TOKENS // stage.branched)]
+        drawn = [maker.lookups.branched(stage) for _ in range(ROW_TOKENS // stage.branched)]
         rows = [row for row, _ in drawn]
         branches = np.array([numbers for _, numbers in drawn])
     else:

@@ -14,8 +14,8 @@ from training.export import BUNDLED, largest_difference, main, rounded, stored
 from training.model import (
     Decoder,
     ModelShape,
-    from_llama,
     branched,
+    from_llama,
     guide_loss,
     load_checkpoint,
     save_checkpoint,

@@ -10,9 +10,11 @@ from tokenizers import Tokenizer
 from training_words import WORDS
 
 from selfextend_rag.bundled import FOLDER
+from training.curriculum import CHOICE_WEIGHT, PROSE_WEIGHT, Stage
+from training.documents import Prose
 from training.facts import Fact, FactMaker
 from training.guide import NOWHERE
-from training.samples import CHOICE_WEIGHT, PROSE_WEIGHT, Prose, SampleMaker, Stage
+from training.samples import SampleMaker
 from training.train import LOSS_PLACES, make_batch
 from training.wordings import NOT_STATED
 
@@ -59,7 +61,7 @@ def test_a_row_fills_the_length(maker, stage):
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: str(stage.length))
 def test_targets_are_the_next_tokens_but_for_the_end_of_answers(maker, stage):
     for _ in range(60):
-        ids, targets, weights, *_ = maker.lookup(stage)
+        ids, targets, weights, *_ = maker.lookups.lookup(stage)
         for place, target in enumerate(targets[:-1]):
             if target != ids[place + 1]:
                 assert target == maker.eos
@@ -70,7 +72,7 @@ def test_targets_are_the_next_tokens_but_for_the_end_of_answers(maker, stage):
 
 def test_the_weighted_targets_are_answers_that_the_document_states(maker, tokenizer):
     for _ in range(100):
-        ids, targets, weights, *_ = maker.lookup(PROSE_ONLY)
+        ids, targets, weights, *_ = maker.lookups.lookup(PROSE_ONLY)
         answers = [t for t, w in zip(targets, weights, strict=True) if w >= 1]
         text = tokenizer.decode(ids, skip_special_tokens=True)
         document = text.split("\n\nQuestion:")[0]
@@ -82,7 +84,7 @@ def test_the_weighted_targets_are_answers_that_the_document_states(maker, tokeni
 
 def test_each_answer_has_one_choice_and_it_is_no_lone_space(maker, tokenizer):
     for _ in range(100):
-        _, targets, weights, *_ = maker.lookup(PROSE_ONLY)
+        _, targets, weights, *_ = maker.lookups.lookup(PROSE_ONLY)
         choices = [t for t, w in zip(targets, weights, strict=True) if w == CHOICE_WEIGHT]
         ends = [t for t, w in zip(targets, weights, strict=True) if w == 1 and t == maker.eos]
         assert len(choices) == len(ends)
@@ -91,7 +93,7 @@ def test_each_answer_has_one_choice_and_it_is_no_lone_space(maker, tokenizer):
 
 def test_questions_without_an_answer_are_answered_so(maker, tokenizer):
     stage = replace(STAGES[1], unstated=0.5)
-    texts = [tokenizer.decode(maker.lookup(stage)[0]) for _ in range(60)]
+    texts = [tokenizer.decode(maker.lookups.lookup(stage)[0]) for _ in range(60)]
     assert sum(f"Answer: {NOT_STATED}" in text for text in texts) > 15
     assert all(NOT_STATED not in text.split("\n\nQuestion:")[0] for text in texts)
 
@@ -99,7 +101,7 @@ def test_questions_without_an_answer_are_answered_so(maker, tokenizer):
 def test_of_a_json_object_the_value_alone_is_learned(maker, tokenizer):
     stage = replace(STAGES[1], objects=1.0)
     for _ in range(60):
-        ids, targets, weights, *_ = maker.lookup(stage)
+        ids, targets, weights, *_ = maker.lookups.lookup(stage)
         text = tokenizer.decode(ids, skip_special_tokens=True)
         document, *asked = text.split("\n\nQuestion:")
         for part in asked[:-1]:  # the last one ends where the row does
@@ -113,14 +115,14 @@ def test_of_a_json_object_the_value_alone_is_learned(maker, tokenizer):
 
 def test_plain_facts_keep_to_the_plainest_wordings(maker, tokenizer):
     for _ in range(40):
-        ids, *_ = maker.lookup(STAGES[0])
+        ids, *_ = maker.lookups.lookup(STAGES[0])
         text = tokenizer.decode(ids)
         assert "As for" not in text
         assert "they say" not in text.lower()
 
 
 def test_a_batch_takes_the_loss_at_every_answer_and_some_prose(maker):
-    stage = STAGES[2]
+    stage = replace(STAGES[2], repeats=0.2)  # long copies alone would fill the places
     for _ in range(20):
         ids, places, targets, weights, spans, ends, branches = make_batch(maker, stage, maker.rng)
         assert ids.shape == branches.shape == (stage.rows, stage.length)
@@ -142,7 +144,7 @@ BRANCHED = replace(STAGES[2], branched=1024, unstated=0.3, objects=0.3)
 
 def test_questions_apart_fill_a_row_and_never_pass_the_window(maker):
     for _ in range(30):
-        (ids, targets, weights, spans, _), branches = maker.branched(BRANCHED)
+        (ids, targets, weights, spans, _), branches = maker.lookups.branched(BRANCHED)
         sizes = [len(some) for some in (ids, targets, weights, spans, branches)]
         assert sizes == [BRANCHED.branched] * 5
         assert branches == sorted(branches)
@@ -156,7 +158,7 @@ def test_questions_apart_fill_a_row_and_never_pass_the_window(maker):
 def test_each_question_apart_ends_with_its_answer_and_is_learned_alone(maker, tokenizer):
     kinds = set()
     for _ in range(30):
-        (ids, targets, weights, spans, _), branches = maker.branched(BRANCHED)
+        (ids, targets, weights, spans, _), branches = maker.lookups.branched(BRANCHED)
         text = tokenizer.decode(ids[: branches.count(0)], skip_special_tokens=True)
         for number in range(1, branches[-1] + 1):
             places = [place for place, branch in enumerate(branches) if branch == number]
@@ -188,7 +190,7 @@ def test_a_batch_of_questions_apart_says_which_is_which(maker):
 def test_later_questions_follow_in_one_document(maker, tokenizer):
     counts = set()
     for _ in range(60):
-        ids, *_ = maker.lookup(STAGES[2])
+        ids, *_ = maker.lookups.lookup(STAGES[2])
         counts.add(tokenizer.decode(ids).count("\n\nQuestion:"))
     assert {1, 2, 3} <= counts
 
@@ -215,8 +217,13 @@ def stated_tokens(tokenizer, ids, spans):
 def test_the_guide_leads_to_the_token_to_copy_or_to_its_statement(maker, tokenizer, kind):
     exact = 0
     for _ in range(60):
-        row = maker.repeat(128) if kind == "repeat" else getattr(maker, kind)(PROSE_ONLY)
-        ids, targets, weights, spans, _ = row
+        drawn = {
+            "repeat": lambda: maker.repeat(128),
+            "associations": lambda: maker.associations(PROSE_ONLY),
+            "restated": lambda: maker.restated(PROSE_ONLY),
+            "lookup": lambda: maker.lookups.lookup(PROSE_ONLY),
+        }
+        ids, targets, weights, spans, _ = drawn[kind]()
         ones, longer = stated_tokens(tokenizer, ids, spans)
         for place, source in ones:
             assert source < place
@@ -232,12 +239,12 @@ def test_a_value_whose_key_follows_it_is_chosen_by_its_whole_statement(maker, to
     other = Fact("height", "the well", "93", "The height of the well is 93.", "?")
     ids = [maker.bos, *maker.encode(f"{other.statement} {fact.statement} It ran.")]
     answer = maker.encode(" 48")
-    spans = maker.guide.sources(fact, answer, ids)
+    spans = maker.lookups.guide.sources(fact, answer, ids)
     assert [tokenizer.decode(ids[start:end]).strip() for start, end in spans[:2]] == [
         fact.statement
     ] * 2
     assert tokenizer.decode(ids[slice(*spans[2])]) == "8"
-    spans = maker.guide.sources(other, maker.encode(" 93"), ids)
+    spans = maker.lookups.guide.sources(other, maker.encode(" 93"), ids)
     assert [tokenizer.decode(ids[start:end]).strip() for start, end in spans] == ["", "9", "3"]
 
 
@@ -249,18 +256,20 @@ def test_the_end_of_such_a_statement_leads_to_its_value(maker, tokenizer):
     facts = (first, last, done, by)
     ids = [maker.bos, *maker.encode(" ".join(fact.statement for fact in facts))]
     for fact, value in ((first, "4"), (done, "The")):
-        (_, second), (place, start) = maker.guide.ends(fact, ids)
+        (_, second), (place, start) = maker.lookups.guide.ends(fact, ids)
         assert start == second < place
         assert tokenizer.decode([ids[place]]) == "."
         assert fact.value.startswith(tokenizer.decode([ids[start]]).strip())
         assert tokenizer.decode([ids[start]]).strip()[0] == value[0]
-    assert maker.guide.ends(last, ids) == maker.guide.ends(by, ids) == []
+    assert maker.lookups.guide.ends(last, ids) == maker.lookups.guide.ends(by, ids) == []
 
 
 def test_what_no_text_says_leads_to_the_start_token(maker):
     asked = Fact("height", "the mill", NOT_STATED, "", "?")
     answer = maker.encode(f" {NOT_STATED}")
-    spans = maker.guide.sources(asked, answer, [maker.bos, *maker.encode("The well is deep.")])
+    spans = maker.lookups.guide.sources(
+        asked, answer, [maker.bos, *maker.encode("The well is deep.")]
+    )
     assert spans == [(0, 1)] + [NOWHERE] * (len(answer) - 1)
 
 
