@@ -48,9 +48,9 @@ class Stage:
     branched: int = 0
 
 
-Row = tuple[list[int], list[int], list[float], list[Span], list[Span]]
-"""Input ids, targets, weights of the loss, where in the row each target is stated, and pairs of
-places: a token of a statement's end, and that of its value which it should know."""
+Row = tuple[list[int], list[int], list[float], list[Span], list[tuple[int, int, int]]]
+"""Input ids, targets, weights of the loss, where in the row each target is stated, and for tokens
+of statements' ends their place, and the first place and the size of the value to know there."""
 
 STAGES = (
     Stage(

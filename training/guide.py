@@ -25,9 +25,9 @@ class Guide:
     def sources(self, fact: Fact, answer: list[int], ids: list[int]) -> list[Span]:
         """Return where in the ids of a start token and a document each token of the answer is.
 
-        It is the token itself, but the whole statement for what chooses a value whose key comes
-        after it: only the end of such a statement knows both. The start token is where to look
-        for what the document does not say.
+        It is the token itself, but the whole statement for the first two tokens of a value whose
+        key comes after it: only the end of such a statement knows both. The start token is where
+        to look for what the document does not say.
         """
         if not fact.stated:
             return [(0, 1), *[NOWHERE] * (len(answer) - 1)]
@@ -42,8 +42,8 @@ class Guide:
             return [(start, end)] * len(answer)
         found = [(place, place + 1) for place in range(start + value, start + value + len(answer))]
         if value_first(fact):
-            choice = min(len(answer), 1 + (answer[0] == self.space))
-            found[:choice] = [(start, end)] * choice
+            known = min(len(answer), 2 + (answer[0] == self.space))
+            found[:known] = [(start, end)] * known
         return found
 
     def statement(self, fact: Fact, ids: list[int]) -> Span:
@@ -51,16 +51,18 @@ class Guide:
         start, end = _find(self.encode(f" {fact.statement}")[1:], ids)
         return (start - 1, end) if end else NOWHERE  # its first token may be without the space
 
-    def ends(self, fact: Fact, ids: list[int]) -> list[Span]:
-        """Return, for a value before its key, pairs: each of its statement's last two places, and
-        that of the value's first token; the end alone knows the key, and should know the value."""
+    def ends(self, fact: Fact, ids: list[int]) -> list[tuple[int, int, int]]:
+        """Return, for a value before its key, each of its statement's last two places, and the
+        first place of the value and its tokens: the end alone knows the key, and should know how
+        the value begins."""
         start, end = self.statement(fact, ids)
         value = self.encode(f" {fact.value}")
         value = value[value[0] == self.space :]
         first, after = _find(value, ids[start:end])
         if not after or not value_first(fact):
             return []
-        return [(place, start + first) for place in (end - 2, end - 1) if place > start + first]
+        first += start
+        return [(place, first, len(value)) for place in (end - 2, end - 1) if place > first]
 
 
 def value_first(fact: Fact) -> bool:

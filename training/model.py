@@ -112,9 +112,9 @@ class Decoder(nn.Module):
 
         ``places`` [N] counts tokens over the whole batch; targets and weights are [N]. ``spans``
         [N, 2] is where in its row each target is stated (start and end; equal where it is not):
-        some heads of the middle layers should look there. ``ends`` [M, 3] are rows, places of
-        statements' ends, and the places of their values, where a head of the second layer should
-        look. The guide's loss is the mean of its heads'. ``branches`` [B, T] says which question
+        some heads of the middle layers should look there. ``ends`` [M, 4] are rows, places of
+        statements' ends, and the first places and sizes of their values: a head of the second layer
+        should look at the first token, and one of the third layer at the second. The guide's loss is the mean of its heads'. ``branches`` [B, T] says which question
         of its row a token belongs to, 0 for the document before them: each question sees the
         document and itself, and has the positions that come after the document.
         """
@@ -127,9 +127,12 @@ class Decoder(nn.Module):
         x = self.embedding(ids)
         for number, layer in enumerate(self.layers):
             x, q, k = layer(x, cos, sin, bias)
-            if number == 1:
-                values = torch.stack([ends[:, 2], ends[:, 2] + 1], 1)
-                guides.append(guide_loss(q[:, -1], k[:, -1], bias, ends[:, 0], ends[:, 1], values))
+            if number in (1, 2):  # the value's first token, and the second if there is one
+                known = ends[ends[:, 3] >= number]
+                first = known[:, 2] + number - 1
+                values = torch.stack([first, first + 1], 1)
+                at_ends = (known[:, 0], known[:, 1], values)
+                guides.append(guide_loss(q[:, -1], k[:, -1], bias, *at_ends))
             for head in GUIDED_HEADS if number in self.guided else ():
                 guides.append(guide_loss(q[:, head], k[:, head], bias, rows, at, spans[asks]))
         x = x.flatten(0, 1)[places]

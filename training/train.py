@@ -34,7 +34,7 @@ from training.tokenizer import TOKENIZER_FILES
 
 log = logging.getLogger("training")
 
-BRANCHED = 0.65  # share of the batches whose rows are documents with many questions
+BRANCHED = 0.75  # share of the batches whose rows are documents with many questions
 ROW_TOKENS = 3072  # of such a batch
 SHORT_BATCHES = 0.5  # share of the last stage's batches that are drawn as in stages 1 and 2
 LEARNED = 0.9  # share of answers whose choice is right, a running mean, at which a stage ends
@@ -79,7 +79,7 @@ def make_batches(queue: mp.Queue, stage_number: mp.Value, data: Path, seed: int)
 
 def make_batch(maker: SampleMaker, stage: Stage, rng: random.Random) -> tuple[np.ndarray, ...]:
     """Return ids [rows, length], places, targets, weights [N] and spans [N, 2] of the loss,
-    ends [M, 3]: the row, the place in it and the place to look at, and branches [rows, length].
+    ends [M, 4]: row, place, and first place and size of a value, and branches [rows, length].
 
     N is the same for all batches of a stage: the answers and a random part of the prose.
     """
@@ -100,7 +100,7 @@ def make_batch(maker: SampleMaker, stage: Stage, rng: random.Random) -> tuple[np
     chosen = (part.reshape(weights.size, -1)[places] for part in (targets, weights, spans))
     targets, weights, spans = chosen
     weights = weights[:, 0].astype(np.float32)
-    ends = np.array(ends, np.int64).reshape(-1, 3)
+    ends = np.array(ends, np.int64).reshape(-1, 4)
     return ids, places, targets[:, 0], weights, spans, ends, branches
 
 

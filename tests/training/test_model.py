@@ -105,7 +105,7 @@ def test_the_guide_is_the_mean_of_the_heads_that_it_leads():
     torch.manual_seed(3)
     made = Decoder(replace(SHAPE, layers=4)).eval()
     ids = torch.randint(0, 97, (2, 30))
-    spans, ends = torch.tensor([[0, 0], [4, 9]]), torch.tensor([[1, 14, 6]])
+    spans, ends = torch.tensor([[0, 0], [4, 9]]), torch.tensor([[1, 14, 6, 2], [1, 13, 5, 1]])
     _, guide, _ = made.weighted_loss(
         ids,
         torch.tensor([3, 30 + 20]),
@@ -119,7 +119,9 @@ def test_the_guide_is_the_mean_of_the_heads_that_it_leads():
     for number, layer in enumerate(made.layers):
         shown = attention_to(layer, made, x)
         if number == 1:
-            expected.append(-shown[-1, 14, 6].log())
+            expected.append(-(shown[-1, 14, 6].log() + shown[-1, 13, 5].log()) / 2)
+        if number == 2:
+            expected.append(-shown[-1, 14, 7].log())
         if number in (1, 2):
             expected += [-shown[head, 20, 4:9].sum().log() for head in (0, 1)]
         x = layer(x[None], made.cos[:30], made.sin[:30])[0][0]
@@ -135,7 +137,7 @@ def test_without_statements_there_is_nothing_to_guide(model):
         targets,
         torch.ones(3),
         none,
-        none[:0, [0, 0, 0]],
+        none[:0, [0, 0, 0, 0]],
         torch.zeros_like(ids),
     )
     assert guide == 0
@@ -153,7 +155,7 @@ def test_questions_of_one_row_are_as_each_alone_after_the_document(model):
     branches = torch.tensor([[0] * 17 + [1] * 6 + [2] * 9 + [3] * 5])
     places = torch.arange(17, row.shape[1])
     alone = torch.cat([model(torch.cat([document, asked])[None])[0, 17:] for asked in questions])
-    nowhere, none = torch.zeros(len(places), 2).long(), torch.zeros(0, 3).long()
+    nowhere, none = torch.zeros(len(places), 2).long(), torch.zeros(0, 4).long()
     targets, weights = torch.randint(0, 97, (len(places),)), torch.rand(len(places))
     given = (row, places, targets, weights, nowhere, none)
     loss, _, right = model.weighted_loss(*given, branches)

@@ -53,7 +53,7 @@ def test_every_weight_has_one_optimizer_whichever_is_chosen():
 def test_both_optimizers_learn_a_sequence_by_heart():
     ids = torch.arange(31)[None]
     places, targets, weights = torch.arange(30), torch.arange(1, 31), torch.ones(30)
-    nowhere, none = torch.zeros(30, 2, dtype=torch.long), torch.zeros(0, 3, dtype=torch.long)
+    nowhere, none = torch.zeros(30, 2, dtype=torch.long), torch.zeros(0, 4, dtype=torch.long)
     for name in ("adamw", "muon"):
         torch.manual_seed(0)
         model = Decoder(SHAPE)

@@ -235,15 +235,15 @@ def test_the_guide_leads_to_the_token_to_copy_or_to_its_statement(maker, tokeniz
 
 
 def test_a_value_whose_key_follows_it_is_chosen_by_its_whole_statement(maker, tokenizer):
-    fact = Fact("height", "the mill", "48", "48 is the height of the mill.", "?")
+    fact = Fact("height", "the mill", "485", "485 is the height of the mill.", "?")
     other = Fact("height", "the well", "93", "The height of the well is 93.", "?")
     ids = [maker.bos, *maker.encode(f"{other.statement} {fact.statement} It ran.")]
-    answer = maker.encode(" 48")
+    answer = maker.encode(" 485")
     spans = maker.lookups.guide.sources(fact, answer, ids)
-    assert [tokenizer.decode(ids[start:end]).strip() for start, end in spans[:2]] == [
+    assert [tokenizer.decode(ids[start:end]).strip() for start, end in spans[:3]] == [
         fact.statement
-    ] * 2
-    assert tokenizer.decode(ids[slice(*spans[2])]) == "8"
+    ] * 3
+    assert tokenizer.decode(ids[slice(*spans[3])]) == "5"
     spans = maker.lookups.guide.sources(other, maker.encode(" 93"), ids)
     assert [tokenizer.decode(ids[start:end]).strip() for start, end in spans] == ["", "9", "3"]
 
@@ -255,9 +255,11 @@ def test_the_end_of_such_a_statement_leads_to_its_value(maker, tokenizer):
     by = Fact("keeps", "the well", "the cook", "The well is kept by the cook.", "?")
     facts = (first, last, done, by)
     ids = [maker.bos, *maker.encode(" ".join(fact.statement for fact in facts))]
-    for fact, value in ((first, "4"), (done, "The")):
-        (_, second), (place, start) = maker.lookups.guide.ends(fact, ids)
-        assert start == second < place
+    for fact, value, size in ((first, "4", 2), (done, "The", len(maker.encode(" The dean")))):
+        (_, *known), (place, start, tokens) = maker.lookups.guide.ends(fact, ids)
+        assert known == [start, tokens]
+        assert tokens == size
+        assert start < place
         assert tokenizer.decode([ids[place]]) == "."
         assert fact.value.startswith(tokenizer.decode([ids[start]]).strip())
         assert tokenizer.decode([ids[start]]).strip()[0] == value[0]
