@@ -114,9 +114,10 @@ class Decoder(nn.Module):
         [N, 2] is where in its row each target is stated (start and end; equal where it is not):
         some heads of the middle layers should look there. ``ends`` [M, 4] are rows, places of
         statements' ends, and the first places and sizes of their values: a head of the second layer
-        should look at the first token, and one of the third layer at the second. The guide's loss is the mean of its heads'. ``branches`` [B, T] says which question
-        of its row a token belongs to, 0 for the document before them: each question sees the
-        document and itself, and has the positions that come after the document.
+        should look at the first token, and one of the third layer at the second. The guide's loss
+        is the mean of its heads'. ``branches`` [B, T] says which question of its row a token
+        belongs to, 0 for the document before them: each question sees the document and itself, and
+        has the positions that come after the document.
         """
         positions, bias = branched(branches)
         cos, sin = self.cos[positions][:, None], self.sin[positions][:, None]

@@ -129,7 +129,7 @@ def test_a_batch_takes_the_loss_at_every_answer_and_some_prose(maker):
         assert not branches.any()
         assert len(places) == len(targets) == len(weights) == int(LOSS_PLACES * ids.size)
         assert spans.shape == (len(places), 2)
-        assert ends.shape[1:] == (3,)
+        assert ends.shape[1:] == (4,)
         assert np.all(ends[:, 0] < stage.rows)
         assert np.all(ends[:, 2] < ends[:, 1])
         assert len(set(places.tolist())) == len(places)
