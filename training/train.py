@@ -39,7 +39,6 @@ ROW_TOKENS = 3072  # of such a batch
 SHORT_BATCHES = 0.5  # share of the last stage's batches that are drawn as in stages 1 and 2
 LEARNED = 0.9  # share of answers whose choice is right, a running mean, at which a stage ends
 LOSS_PLACES = 0.3  # share of the tokens at which the loss is taken: all answers, and some prose
-DECAY_PART = 0.2
 WARMUP_STEPS = 60
 
 
@@ -104,11 +103,12 @@ def make_batch(maker: SampleMaker, stage: Stage, rng: random.Random) -> tuple[np
     return ids, places, targets[:, 0], weights, spans, ends, branches
 
 
-def learning_rate(step: int, tokens: int, total: int, peak: float) -> float:
-    """Return the rate: warm up by steps, stay, then fall linearly to zero by tokens."""
+def learning_rate(step: int, tokens: int, total: int, peak: float, decay: float = 0.2) -> float:
+    """Return the rate: warm up by steps, stay, then fall linearly to zero by tokens, over the last
+    part ``decay`` of them."""
     warm = min(1.0, (step + 1) / WARMUP_STEPS)
     left = max(0.0, 1.0 - tokens / total)
-    return peak * warm * min(1.0, left / DECAY_PART)
+    return peak * warm * min(1.0, left / decay)
 
 
 def has_fast_bfloat16() -> bool:
@@ -134,6 +134,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--first-stage", type=int, default=0)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--matrix-lr", type=float, default=2e-3, help="of Muon")
+    parser.add_argument("--decay", type=float, default=0.2, help="last part, of a falling rate")
     parser.add_argument("--optimizer", choices=("adamw", "muon"), default="muon")
     parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
     parser.add_argument("--hidden", type=int, default=256)
@@ -224,7 +225,7 @@ def loop(args, model, optimizers, progress, loss_of, queue, stage_number, stop) 
             continue
         batch = tuple(map(torch.from_numpy, arrays))
         ids, weights = batch[0], batch[3]
-        rate = learning_rate(progress.step, progress.tokens, args.tokens, args.lr)
+        rate = learning_rate(progress.step, progress.tokens, args.tokens, args.lr, args.decay)
         for optimizer in optimizers:
             scale = args.matrix_lr / args.lr if isinstance(optimizer, Muon) else 1.0
             for group in optimizer.param_groups:
