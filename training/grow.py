@@ -2,8 +2,8 @@
 
 python -m training.grow --bundled --data runs/data --out runs/begun
 
-A word that is a token without the space before it begins where the word with the space is, moved
-by what tells such tokens apart elsewhere: the mean difference of all words that had both.
+Words that are new tokens without the space before them are the words with the space, moved by a
+vector that all share. It begins as the mean difference of all words that had both.
 """
 
 import argparse
@@ -16,14 +16,15 @@ from tokenizers import Tokenizer
 
 from training.export import export, opened
 from training.model import Decoder
-from training.tokenizer import SPACE, TOKENIZER_FILES
+from training.tokenizer import SPACE, TOKENIZER_FILES, spaced_words
 
 log = logging.getLogger(__name__)
 
 
 @torch.no_grad()
 def grown(model: Decoder, old: dict[str, int], new: dict[str, int]) -> Decoder:
-    """Return the model with a row more in its embeddings for each token that ``new`` has more.
+    """Return the model with the tokens that ``new`` has more: the old ones with a space before
+    them, moved by the mean difference of all words that had both.
 
     Raises:
         ValueError: an old token has another id, or a new one is no word of which the one with a
@@ -31,19 +32,13 @@ def grown(model: Decoder, old: dict[str, int], new: dict[str, int]) -> Decoder:
     """
     if any(new.get(token) != place for token, place in old.items()):
         raise ValueError("the new tokenizer has other ids for the tokens of the old one")
-    rows = model.embedding.weight
+    spaced = spaced_words(new, len(old))
+    rows = model.table()
     pairs = [(old[word], place) for token, place in old.items() if (word := SPACE + token) in old]
-    spaced, bare = (torch.tensor(ids) for ids in zip(*pairs, strict=True))
-    difference = (rows[bare] - rows[spaced]).mean(0)
-    larger = Decoder(replace(model.shape, vocabulary=len(new)))
-    state = model.state_dict()
-    added = rows.new_zeros(len(new) - len(old), rows.shape[1])
-    for token, place in new.items():
-        if token not in old:
-            if SPACE + token not in old:
-                raise ValueError(f"there is nothing to begin {token!r} with")
-            added[place - len(old)] = rows[old[SPACE + token]] + difference
-    larger.load_state_dict({**state, "embedding.weight": torch.cat([rows, added])})
+    with_space, without = (torch.tensor(ids) for ids in zip(*pairs, strict=True))
+    larger = Decoder(replace(model.shape, vocabulary=len(new), spaced=spaced))
+    unspaced = (rows[without] - rows[with_space]).mean(0)
+    larger.load_state_dict({**model.state_dict(), "embedding.weight": rows, "unspaced": unspaced})
     return larger.eval()
 
 

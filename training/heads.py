@@ -27,7 +27,7 @@ FORMS = ("The {x} of {y} is {v}.", "{v} is the {x} of {y}.")
 def attention_weights(model: Decoder, ids: Tensor) -> list[Tensor]:
     """Return the attention of every layer, each [H, T, T], for ids [T]."""
     shape, length = model.shape, len(ids)
-    x = model.embedding(ids)[None]
+    x = model.table()[ids][None]
     causal = torch.ones(length, length, dtype=torch.bool).tril()
     found = []
     for layer in model.layers:

@@ -1,7 +1,7 @@
 """The training model: a Llama decoder in plain torch, and its export to transformers' form."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -27,6 +27,7 @@ class ModelShape:
     rope_theta: float = 10000.0
     norm_eps: float = 1e-5
     biases: bool = False  # of query, key, value and output projections
+    spaced: tuple[int, ...] = ()  # for each of the last tokens, the one with a space before it
 
 
 class Layer(nn.Module):
@@ -64,12 +65,20 @@ class Layer(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Token ids to logits, with tied embeddings."""
+    """Token ids to logits, with tied embeddings.
+
+    The last tokens of the vocabulary are words without the space before them: their embeddings are
+    those of the words with it, moved by one vector that all of them share. So what is learned of
+    one word in quotation marks holds for all.
+    """
 
     def __init__(self, shape: ModelShape) -> None:
         super().__init__()
         self.shape = shape
-        self.embedding = nn.Embedding(shape.vocabulary, shape.hidden)
+        self.embedding = nn.Embedding(shape.vocabulary - len(shape.spaced), shape.hidden)
+        if shape.spaced:
+            self.unspaced = nn.Parameter(torch.zeros(shape.hidden))
+            self.register_buffer("spaced", torch.tensor(shape.spaced), persistent=False)
         self.layers = nn.ModuleList(Layer(shape) for _ in range(shape.layers))
         self.norm = nn.Parameter(torch.ones(shape.hidden))
         for name, weight in self.named_parameters():
@@ -86,17 +95,23 @@ class Decoder(nn.Module):
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
 
+    def table(self) -> Tensor:
+        """Return the embeddings of all tokens, [vocabulary, hidden]."""
+        rows = self.embedding.weight
+        return torch.cat([rows, rows[self.spaced] + self.unspaced]) if self.shape.spaced else rows
+
     def forward(self, ids: Tensor, places: Tensor | None = None) -> Tensor:
         """Return logits [B, T, vocabulary] for ids [B, T], or [N, vocabulary] at some places."""
         length = ids.shape[1]
-        x = self.embedding(ids)
+        table = self.table()
+        x = F.embedding(ids, table)
         cos, sin = self.cos[:length], self.sin[:length]
         for layer in self.layers:
             x = layer(x, cos, sin)[0]
         if places is not None:
             x = x.flatten(0, 1)[places]
         x = F.rms_norm(x, (self.shape.hidden,), self.norm, self.shape.norm_eps)
-        return F.linear(x, self.embedding.weight)
+        return F.linear(x, table)
 
     def weighted_loss(
         self,
@@ -125,7 +140,8 @@ class Decoder(nn.Module):
         rows = torch.div(places[asks], ids.shape[1], rounding_mode="floor")
         at = places[asks] % ids.shape[1]
         guides = []
-        x = self.embedding(ids)
+        table = self.table()
+        x = F.embedding(ids, table)
         for number, layer in enumerate(self.layers):
             x, q, k = layer(x, cos, sin, bias)
             if number in (1, 2):  # the value's first token, and the second if there is one
@@ -138,7 +154,7 @@ class Decoder(nn.Module):
                 guides.append(guide_loss(q[:, head], k[:, head], bias, rows, at, spans[asks]))
         x = x.flatten(0, 1)[places]
         x = F.rms_norm(x, (self.shape.hidden,), self.norm, self.shape.norm_eps)
-        logits = F.linear(x, self.embedding.weight).float()
+        logits = F.linear(x, table).float()
         losses = F.cross_entropy(logits, targets, reduction="none")
         loss = (losses * weights).sum() / weights.sum()
         return loss, torch.stack(guides).mean(), logits.detach().argmax(-1) == targets
@@ -258,9 +274,9 @@ def to_llama(model: Decoder, bos: int, eos: int, pad: int) -> nn.Module:
     )
     llama = LlamaForCausalLM(config)
     state = {
-        "model.embed_tokens.weight": model.embedding.weight,
+        "model.embed_tokens.weight": model.table(),
         "model.norm.weight": model.norm,
-        "lm_head.weight": model.embedding.weight,
+        "lm_head.weight": model.table(),
     }
     for number, layer in enumerate(model.layers):
         prefix = f"model.layers.{number}."
@@ -321,6 +337,22 @@ def from_llama(llama: nn.Module) -> Decoder:
     return model
 
 
+@torch.no_grad()
+def tied(model: Decoder, spaced: tuple[int, ...]) -> Decoder:
+    """Return the model with its last tokens tied to those with a space before them.
+
+    ``spaced`` has the latter. The vector between them is the mean of the differences.
+    """
+    if not spaced or model.shape.spaced == spaced:
+        return model
+    rows = model.table()
+    kept = rows[: -len(spaced)]
+    moved = (rows[-len(spaced) :] - kept[list(spaced)]).mean(0)
+    made = Decoder(replace(model.shape, spaced=spaced))
+    made.load_state_dict({**model.state_dict(), "embedding.weight": kept, "unspaced": moved})
+    return made
+
+
 def save_checkpoint(path: Path, model: Decoder, **state: object) -> None:
     """Write weights and training state in one step, so that a kill leaves the older file."""
     part = path.with_suffix(".part")
@@ -331,6 +363,7 @@ def save_checkpoint(path: Path, model: Decoder, **state: object) -> None:
 def load_checkpoint(path: Path) -> tuple[Decoder, dict]:
     """Return the model of a checkpoint and everything else in it."""
     state = torch.load(path, weights_only=True)
-    model = Decoder(ModelShape(**state.pop("shape")))
+    shape = state.pop("shape")
+    model = Decoder(ModelShape(**{**shape, "spaced": tuple(shape.get("spaced", ()))}))
     model.load_state_dict(state.pop("model"))
     return model, state

@@ -59,6 +59,19 @@ def with_words_after_no_space(tokenizer: Tokenizer) -> Tokenizer:
     return Tokenizer.from_str(json.dumps(state))
 
 
+def spaced_words(vocabulary: dict[str, int], before: int = VOCABULARY) -> tuple[int, ...]:
+    """Return, for each token from id ``before`` on, the one with a space before it.
+
+    Raises:
+        ValueError: there is none, or none of an id below ``before``.
+    """
+    added = sorted((t for t, place in vocabulary.items() if place >= before), key=vocabulary.get)
+    for token in added:
+        if vocabulary.get(SPACE + token, before) >= before:
+            raise ValueError(f"there is nothing to begin {token!r} with")
+    return tuple(vocabulary[SPACE + token] for token in added)
+
+
 def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     """Write tokenizer.json and tokenizer_config.json as transformers reads them."""
     folder.mkdir(parents=True, exist_ok=True)

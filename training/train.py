@@ -27,10 +27,10 @@ from training.curriculum import CHOICE_WEIGHT, PROSE_WEIGHT, STAGES, Stage
 from training.documents import Prose
 from training.export import bundled_decoder
 from training.facts import FactMaker
-from training.model import Decoder, ModelShape, load_checkpoint, save_checkpoint
+from training.model import Decoder, ModelShape, load_checkpoint, save_checkpoint, tied
 from training.optim import Muon, optimizers_for
 from training.samples import SampleMaker
-from training.tokenizer import TOKENIZER_FILES
+from training.tokenizer import TOKENIZER_FILES, spaced_words
 
 log = logging.getLogger("training")
 
@@ -177,8 +177,10 @@ def train(args: argparse.Namespace) -> None:
         model, state = load_checkpoint(checkpoint)
         progress = Progress(**state["progress"])
     else:
+        vocabulary = Tokenizer.from_file(str(args.data / "tokenizer.json")).get_vocab()
+        spaced = spaced_words(vocabulary)
         shape = ModelShape(
-            vocabulary=Tokenizer.from_file(str(args.data / "tokenizer.json")).get_vocab_size(),
+            vocabulary=len(vocabulary),
             hidden=args.hidden,
             layers=args.layers,
             heads=args.heads,
@@ -186,8 +188,9 @@ def train(args: argparse.Namespace) -> None:
             intermediate=args.intermediate,
             rope_theta=args.rope_theta,
             biases=args.biases,
+            spaced=spaced,
         )
-        model = bundled_decoder(args.weights) if args.weights else Decoder(shape)
+        model = tied(bundled_decoder(args.weights), spaced) if args.weights else Decoder(shape)
         state, progress = {}, Progress(stage=args.first_stage)
     optimizers = optimizers_for(model, args.optimizer)
     for optimizer, kept in zip(optimizers, state.get("optimizers", ()), strict=False):
