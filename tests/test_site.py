@@ -150,4 +150,4 @@ def test_the_scripts_of_the_site_are_run_by_make_docs():
     makefile = (ROOT / "Makefile").read_text("utf-8")
     for script in ("stage", "check"):
         assert f"docs/site/{script}.py" in makefile
-    assert "make docs" in (ROOT / ".ci" / "run").read_text("utf-8")
+    assert "check docs" in (ROOT / ".ci" / "run").read_text("utf-8")
