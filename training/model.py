@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -360,10 +361,14 @@ def save_checkpoint(path: Path, model: Decoder, **state: object) -> None:
     part.replace(path)
 
 
+def shape_of(stored: dict[str, Any]) -> ModelShape:
+    """Return the sizes that a file names; JSON and older files have no tuple."""
+    return ModelShape(**{**stored, "spaced": tuple(stored.get("spaced", ()))})
+
+
 def load_checkpoint(path: Path) -> tuple[Decoder, dict]:
     """Return the model of a checkpoint and everything else in it."""
     state = torch.load(path, weights_only=True)
-    shape = state.pop("shape")
-    model = Decoder(ModelShape(**{**shape, "spaced": tuple(shape.get("spaced", ()))}))
+    model = Decoder(shape_of(state.pop("shape")))
     model.load_state_dict(state.pop("model"))
     return model, state

@@ -30,6 +30,7 @@ from training.facts import FactMaker
 from training.model import Decoder, ModelShape, load_checkpoint, save_checkpoint, tied
 from training.optim import Muon, optimizers_for
 from training.samples import SampleMaker
+from training.start import load_start
 from training.tokenizer import TOKENIZER_FILES, spaced_words
 
 log = logging.getLogger("training")
@@ -150,7 +151,9 @@ def parse() -> argparse.Namespace:
         default=True,
         help="of the attention's projections; they start heads on the tokens before",
     )
-    parser.add_argument("--weights", type=Path, help="folder of an exported model to start from")
+    parser.add_argument(
+        "--weights", type=Path, help="folder of an exported model, or a file of training.start"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--compile", action="store_true")
@@ -165,6 +168,11 @@ def keep_tokenizer(data: Path, run: Path) -> None:
         raise SystemExit(f"{run} was begun with another tokenizer than that of {data}")
     for name in TOKENIZER_FILES:
         shutil.copy(data / name, run / name)
+
+
+def weights_of(path: Path) -> Decoder:
+    """Return the model of an exported folder, or of a file of ``training.start``."""
+    return bundled_decoder(path) if path.is_dir() else load_start(path)
 
 
 def train(args: argparse.Namespace) -> None:
@@ -190,7 +198,7 @@ def train(args: argparse.Namespace) -> None:
             biases=args.biases,
             spaced=spaced,
         )
-        model = tied(bundled_decoder(args.weights), spaced) if args.weights else Decoder(shape)
+        model = tied(weights_of(args.weights), spaced) if args.weights else Decoder(shape)
         state, progress = {}, Progress(stage=args.first_stage)
     optimizers = optimizers_for(model, args.optimizer)
     for optimizer, kept in zip(optimizers, state.get("optimizers", ()), strict=False):

@@ -21,7 +21,8 @@ from training.model import (
     save_checkpoint,
     to_llama,
 )
-from training.train import WARMUP_STEPS, keep_tokenizer, learning_rate
+from training.start import save_start
+from training.train import WARMUP_STEPS, keep_tokenizer, learning_rate, weights_of
 
 SHAPE = ModelShape(
     vocabulary=97, hidden=32, layers=2, heads=2, head_size=16, intermediate=40, window=48
@@ -164,6 +165,19 @@ def test_questions_of_one_row_are_as_each_alone_after_the_document(model):
     assert right.tolist() == (alone.argmax(-1) == targets).tolist()
     together, *_ = model.weighted_loss(*given, torch.zeros_like(row))
     assert abs(together - loss) > 3e-5
+
+
+def test_a_start_is_the_model_but_for_rounding_to_eight_bits(model, tmp_path):
+    save_start(model, tmp_path / "start.safetensors")
+    again = weights_of(tmp_path / "start.safetensors")
+    assert again.shape == model.shape
+    weights = zip(again.state_dict().items(), model.state_dict().values(), strict=True)
+    for (name, kept), weight in weights:
+        if weight.dim() == 2:
+            rounding = weight.abs().amax(1, keepdim=True) / 254
+            assert ((kept - weight).abs() <= rounding * 1.001).all(), name
+        else:
+            assert torch.equal(kept, weight), name
 
 
 def test_a_checkpoint_gives_back_weights_and_state(model, tmp_path):
