@@ -79,7 +79,7 @@ class DocumentMaker:
     def _interleave(
         self, pieces: list[str], spread: list[float], head: list[int], length: int
     ) -> list[int]:
-        """Return prose with the pieces put at borders of its sentences."""
+        """Return prose with facts and other sentences put at borders of its own."""
         rng = self.rng
         fixed = sum(len(self.encode(f" {piece}")) + 2 for piece in pieces) + len(head)
         prose, borders, breaks = self.run(max(0, length - fixed + 64))

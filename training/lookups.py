@@ -135,8 +135,8 @@ class LookupMaker:
     ) -> tuple[list[int], list[int], list[float], list[tuple[int, Fact, list[int]]]]:
         """Return ids, targets by place, weights, and each answer with its place and fact.
 
-        ``targets[i]`` is what should stand at place i; it is the end token after each answer,
-        also where the input goes on with the next question.
+        ``targets[i]`` is what should be at place i; it is the end token after each answer,
+        also where the input has another question next.
         """
         ids: list[int] = []
         targets: list[int] = []
