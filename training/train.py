@@ -198,7 +198,11 @@ def train(args: argparse.Namespace) -> None:
             biases=args.biases,
             spaced=spaced,
         )
-        model = tied(weights_of(args.weights), spaced) if args.weights else Decoder(shape)
+        begun = weights_of(args.weights) if args.weights else Decoder(shape)
+        if begun.shape.vocabulary != len(vocabulary):
+            size = begun.shape.vocabulary
+            raise SystemExit(f"{args.weights} has {size} tokens, {args.data} {len(vocabulary)}")
+        model = tied(begun, spaced)
         state, progress = {}, Progress(stage=args.first_stage)
     optimizers = optimizers_for(model, args.optimizer)
     for optimizer, kept in zip(optimizers, state.get("optimizers", ()), strict=False):
