@@ -80,7 +80,8 @@ class Plan(ReadingOptions):
         defaults = planning.planner_defaults(config, window)
         prompts = PromptBuilder(tokenizer)
         if processor is not None:
-            from selfextend_rag.text.pictures import PicturePrompts, tokenizer_of
+            from selfextend_rag.text.picture_prompts import PicturePrompts
+            from selfextend_rag.text.pictures import tokenizer_of
 
             prompts = PicturePrompts(tokenizer_of(processor, tokenizer), processor=processor)
         planner = planning.ContextBudgetPlanner(window, **defaults, **planner_options)

@@ -43,7 +43,8 @@ from selfextend_rag.planning.plan import CHUNK_SIZES, Rule
 from selfextend_rag.planning.planner import Extension
 from selfextend_rag.positions import SelfExtend
 from selfextend_rag.text.messages import Message
-from selfextend_rag.text.pictures import PicturePrompts, tokenizer_of
+from selfextend_rag.text.picture_prompts import PicturePrompts
+from selfextend_rag.text.pictures import tokenizer_of
 from selfextend_rag.text.prompts import INSTRUCTION, PromptBuilder, PromptForm
 
 

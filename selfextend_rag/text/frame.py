@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from selfextend_rag.documents import Document, refuse_pictures
-from selfextend_rag.text.pictures import PicturePrompts
+from selfextend_rag.text.picture_prompts import PicturePrompts
 from selfextend_rag.text.prompts import Prompt, PromptBuilder
 
 _TAIL = 64  # characters at each side of a border that decide how it is tokenized

@@ -8,7 +8,8 @@ import pytest
 
 from selfextend_rag.documents import DocumentError, Picture
 from selfextend_rag.text.messages import question_and_history
-from selfextend_rag.text.pictures import PicturePrompts, tokenizer_of
+from selfextend_rag.text.picture_prompts import PicturePrompts
+from selfextend_rag.text.pictures import tokenizer_of
 from selfextend_rag.text.prompts import PromptBuilder
 from tests.zoo import vision
 

@@ -9,7 +9,8 @@ import pytest
 
 from selfextend_rag.documents import Document, DocumentError, Picture
 from selfextend_rag.errors import UnsupportedModelError
-from selfextend_rag.text.pictures import PictureProcessor, PicturePrompts, tokenizer_of
+from selfextend_rag.text.picture_prompts import PicturePrompts
+from selfextend_rag.text.pictures import PictureProcessor, tokenizer_of
 from tests.zoo import vision
 
 SIZES = [(1, 1), (1, 150), (3, 500), (333, 217), (10_000, 60), (60, 10_000)]

@@ -112,7 +112,8 @@ def usable_processor(
     processor = load_processor(source, **options)
     if processor is None:
         return None
-    from selfextend_rag.text.pictures import PicturePrompts, tokenizer_of
+    from selfextend_rag.text.picture_prompts import PicturePrompts
+    from selfextend_rag.text.pictures import tokenizer_of
 
     try:
         PicturePrompts(tokenizer_of(processor, tokenizer), processor=processor, form=form)
