@@ -170,9 +170,15 @@ def keep_tokenizer(data: Path, run: Path) -> None:
         shutil.copy(data / name, run / name)
 
 
-def weights_of(path: Path) -> Decoder:
-    """Return the model of an exported folder, or of a file of ``training.start``."""
-    return bundled_decoder(path) if path.is_dir() else load_start(path)
+def weights_of(path: Path, data: Path, tokens: int) -> Decoder:
+    """Return the model of an exported folder, or of a file of ``training.start``.
+
+    One of another vocabulary than the data's, which has so many tokens, is refused.
+    """
+    model = bundled_decoder(path) if path.is_dir() else load_start(path)
+    if model.shape.vocabulary != tokens:
+        raise SystemExit(f"{path} has {model.shape.vocabulary} tokens, {data} {tokens}")
+    return model
 
 
 def train(args: argparse.Namespace) -> None:
@@ -198,11 +204,8 @@ def train(args: argparse.Namespace) -> None:
             biases=args.biases,
             spaced=spaced,
         )
-        begun = weights_of(args.weights) if args.weights else Decoder(shape)
-        if begun.shape.vocabulary != len(vocabulary):
-            size = begun.shape.vocabulary
-            raise SystemExit(f"{args.weights} has {size} tokens, {args.data} {len(vocabulary)}")
-        model = tied(begun, spaced)
+        given = (args.weights, args.data, len(vocabulary))
+        model = tied(weights_of(*given) if args.weights else Decoder(shape), spaced)
         state, progress = {}, Progress(stage=args.first_stage)
     optimizers = optimizers_for(model, args.optimizer)
     for optimizer, kept in zip(optimizers, state.get("optimizers", ()), strict=False):

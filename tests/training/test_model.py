@@ -169,7 +169,7 @@ def test_questions_of_one_row_are_as_each_alone_after_the_document(model):
 
 def test_a_start_is_the_model_but_for_rounding_to_eight_bits(model, tmp_path):
     save_start(model, tmp_path / "start.safetensors")
-    again = weights_of(tmp_path / "start.safetensors")
+    again = weights_of(tmp_path / "start.safetensors", tmp_path, 97)
     assert again.shape == model.shape
     weights = zip(again.state_dict().items(), model.state_dict().values(), strict=True)
     for (name, kept), weight in weights:
@@ -178,6 +178,14 @@ def test_a_start_is_the_model_but_for_rounding_to_eight_bits(model, tmp_path):
             assert ((kept - weight).abs() <= rounding * 1.001).all(), name
         else:
             assert torch.equal(kept, weight), name
+
+
+def test_weights_of_another_vocabulary_than_the_datas_are_refused(exported, tmp_path):
+    small, export = exported
+    folder, data, tokens = export(), tmp_path / "data", small.shape.vocabulary
+    assert weights_of(folder, data, tokens).shape.vocabulary == tokens
+    with pytest.raises(SystemExit, match=f"out has {tokens} tokens, .*data {tokens - 1}"):
+        weights_of(folder, data, tokens - 1)
 
 
 def test_a_checkpoint_gives_back_weights_and_state(model, tmp_path):
