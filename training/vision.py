@@ -50,6 +50,7 @@ _SENTENCE = {4: " The", 5: " number", 6: " of", 7: " the", 10: " is", 11: " ", 1
 _HIDDEN = 64  # 29 words, 25 places and the dark
 _NEVER = -4.0  # the score of a word that can't be at a place
 _SHARP = 24.0  # what scores are multiplied by before the projector's threshold at a half
+_HELD = 4.0  # how far over it a word has its full strength: from a score of two thirds on
 _ELSEWHERE = 5000.0  # by which a small word is kept from all places but its own
 _DARK = "dark"  # what the score of a texture is called
 _ROUNDS = 200
@@ -181,24 +182,32 @@ def give_eyes(
         for at in range(PATCHES):
             place[at, n] = added if at in allowed[word] else _NEVER
     embeddings = model.get_input_embeddings().weight
-    full = _SHARP / 2  # what passes the threshold of a score of 1
 
     def embedded(word: str) -> torch.Tensor:
         return embeddings[tokenizer.encode(word, add_special_tokens=False)[0]]
 
+    def written(unit: int, weights: dict[int, float], added: float, word: str) -> None:
+        """Let a word be written where a score is over 0; a second unit takes away what is over
+        `_HELD`, so that it is written at one strength, however sure the score is."""
+        for one, held, sign in ((unit, 0.0, 1.0), (_HIDDEN + unit, _HELD, -1.0)):
+            for of, weight in weights.items():
+                projector.linear_1.weight[one, of] = weight
+            projector.linear_1.bias[one] = added - held
+            projector.linear_2.weight[:, one] = sign * embedded(word) / _HELD
+
     # a patch is its small word where it can be nothing else, or in a texture
+    full = _SHARP / 2  # over the threshold of a score of 1
     for at in range(PATCHES):
-        unit = len(words) + at
+        unit, filler = len(words) + at, filler_of(at)
+        if at in allowed.get(filler, ()):  # the word is told there by itself, of textures too
+            continue
         place[at, unit] = 1.0
-        projector.linear_1.weight[unit, unit] = _ELSEWHERE + full
-        projector.linear_1.bias[unit] = -_ELSEWHERE
+        weights, added = {unit: _ELSEWHERE + full}, -_ELSEWHERE
         if at in roles:
-            projector.linear_1.weight[unit, dark] = _SHARP
-            projector.linear_1.bias[unit] -= _SHARP
-        projector.linear_2.weight[:, unit] = embedded(filler_of(at)) / full
+            weights, added = weights | {dark: _SHARP}, added - _SHARP
+        written(unit, weights, added, filler)
     for n, word in enumerate(words):
-        projector.linear_1.weight[n, n], projector.linear_1.bias[n] = _SHARP, -_SHARP / 2
-        projector.linear_2.weight[:, n] = embedded(word) / full
+        written(n, {n: _SHARP}, -full, word)
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ def llm(made):
     return LongContextLLM(model, processor.tokenizer, processor=processor)
 
 
-def test_eyes_that_were_solved_from_other_signs_read_each_patch(made):
+def test_eyes_that_were_solved_from_other_signs_make_each_patch_the_word_that_it_is(made):
     model, processor = made
     rng, embeddings = np.random.default_rng(99), model.get_input_embeddings().weight
     for key in (*range(len(KEYS)), None, None):
@@ -39,7 +39,7 @@ def test_eyes_that_were_solved_from_other_signs_read_each_patch(made):
         words = [
             processor.tokenizer.encode(word, add_special_tokens=False)[0] for word in words_of(sign)
         ]
-        assert torch.cdist(found, embeddings).argmin(-1).tolist() == words, sign
+        torch.testing.assert_close(found, embeddings[words], atol=1e-3, rtol=1e-3, msg=str(sign))
 
 
 def test_a_haystack_has_each_sign_that_is_asked_for_once():
