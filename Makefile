@@ -31,6 +31,9 @@ PIP_INSTALL_VLLM := $(VLLM_VENV)/bin/python -m pip install --no-compile --quiet 
 VLLM_TORCH = $(shell sed -n 's/^torch==//p' constraints-vllm.txt)
 SOURCES := pyproject.toml constraints.txt
 
+# Bytecode is kept, or each process would compile all that it imports of torch and transformers again.
+unexport PYTHONDONTWRITEBYTECODE
+
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 

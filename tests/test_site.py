@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -151,3 +152,12 @@ def test_the_scripts_of_the_site_are_run_by_make_docs():
     for script in ("stage", "check"):
         assert f"docs/site/{script}.py" in makefile
     assert "check docs" in (ROOT / ".ci" / "run").read_text("utf-8")
+
+
+def test_make_keeps_what_python_compiled(monkeypatch):
+    """Where the environment said not to, each process of the tests compiled torch for 15 s."""
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    command = ["make", "--silent", "--eval", "environment: ; @env", "environment"]
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "HF_HUB_OFFLINE=1" in shown
+    assert "PYTHONDONTWRITEBYTECODE" not in shown
