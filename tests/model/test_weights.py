@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import copy
+import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, GPT2Config
 
+from selfextend_rag.bundled import FOLDER
 from selfextend_rag.errors import UnsupportedModelError
+from selfextend_rag.llm.loading.model import load_model
+from selfextend_rag.llm.loading.sources import load_tokenizer
 from selfextend_rag.llm.memory import sizes_of
 from selfextend_rag.model.weights import layers, round_weights, rounded_sizes
 from selfextend_rag.model.weights.layers import Embedding8, Linear4, Linear8
@@ -19,6 +24,7 @@ from tests.tiny import tiny_llama
 pytestmark = pytest.mark.skipif(
     "fbgemm" not in torch.backends.quantized.supported_engines, reason="FBGEMM needs x86 with AVX2"
 )
+DOCUMENTS = Path(__file__).parents[2] / "examples" / "documents"
 # Activations err by at most half a step of 14 bits: of the largest, in each of K products.
 STEP = 0.5 / 127 / 63.499
 
@@ -40,7 +46,8 @@ def in_8_bits(weight):
 @pytest.mark.parametrize(("outputs", "inputs"), [(64, 32), (7, 2), (70, 37), (1, 130)])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("rows", [1, 3, 150])
-def test_products_are_those_of_weights_rounded_to_8_bits(outputs, inputs, bias, rows):
+def test_products_are_those_of_weights_rounded_to_8_bits(monkeypatch, outputs, inputs, bias, rows):
+    monkeypatch.setattr(layers, "_restored_in", lambda _: None)
     given = layer(outputs, inputs, bias=bias)
     x = torch.randn(rows, inputs)
     weight, columns = in_8_bits(given.weight)
@@ -63,16 +70,49 @@ def test_a_row_of_huge_numbers_changes_no_other_row():
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_restored_weights_give_the_same_products(monkeypatch, dtype):
-    rounded, x = Linear8(layer(48, 64, dtype=dtype)), torch.randn(2, 80, 64).to(dtype)
+@pytest.mark.parametrize(
+    ("given", "inside"),
+    [
+        (torch.float32, torch.float32),
+        (torch.float32, torch.bfloat16),
+        (torch.bfloat16, torch.bfloat16),
+    ],
+)
+def test_restored_weights_give_the_same_products(monkeypatch, given, inside):
+    rounded, x = Linear8(layer(48, 64, dtype=given)), torch.randn(2, 80, 64).to(given)
     ways = []
-    for restores in (False, True):
-        monkeypatch.setattr(layers, "_restores", lambda _, restores=restores: restores)
+    for way in (None, inside):
+        monkeypatch.setattr(layers, "_restored_in", lambda _, way=way: way)
         ways.append(rounded(x).double())
-    tolerance = 1e-3 if dtype == torch.float32 else 0.02  # 14 bits; 8 bits, and rounded twice
-    assert (ways[0] - ways[1]).abs().max() <= tolerance * ways[0].abs().max()
-    assert rounded(x).dtype == dtype
+    tolerance = 1e-3 if inside == torch.float32 else 0.02  # 14 bits; 8 bits, and rounded twice
+    assert 0 < (ways[0] - ways[1]).abs().max() <= tolerance * ways[0].abs().max()
+    assert rounded(x).dtype == given
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("amx", [False, True])
+@pytest.mark.parametrize("rows", [1, 127, 128])
+def test_only_many_rows_of_float32_are_rounded_to_bfloat16_and_only_for_amx(monkeypatch, amx, rows):
+    """Answers keep the 14 bits of their activations, whatever the documents are read in."""
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: True)
+    rounded, x = Linear8(layer(48, 64, bias=False)), torch.randn(rows, 64)
+    found = rounded(x)
+    assert torch.equal(found, found.bfloat16().float()) == (amx and rows == 128)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("inside", [None, torch.bfloat16])
+def test_perplexity_of_the_bundled_model_grows_by_at_most_half_a_percent(monkeypatch, inside):
+    monkeypatch.setattr(layers, "_restored_in", lambda _: inside)
+    text = (DOCUMENTS / "genesis.txt").read_text("utf-8")
+    ids = load_tokenizer(FOLDER)(text, return_tensors="pt").input_ids[0, :2048].view(4, 512)
+    nats = {}
+    for bits in (None, 8):
+        logits = load_model(FOLDER, weight_bits=bits, dtype=torch.float32)(ids).logits[:, :-1]
+        loss = nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
+        nats[bits] = float(loss)
+    assert math.expm1(nats[8] - nats[None]) <= 0.005
 
 
 @torch.inference_mode()
