@@ -199,7 +199,7 @@ def give_eyes(
     full = _SHARP / 2  # over the threshold of a score of 1
     for at in range(PATCHES):
         unit, filler = len(words) + at, filler_of(at)
-        if at in allowed.get(filler, ()):  # the word is told there by itself, of textures too
+        if at in allowed.get(filler, ()):  # the word is recognised there by itself, of textures too
             continue
         place[at, unit] = 1.0
         weights, added = {unit: _ELSEWHERE + full}, -_ELSEWHERE
