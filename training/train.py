@@ -30,7 +30,6 @@ from training.facts import FactMaker
 from training.model import Decoder, ModelShape, load_checkpoint, save_checkpoint, tied
 from training.optim import Muon, optimizers_for
 from training.samples import SampleMaker
-from training.start import load_start
 from training.tokenizer import TOKENIZER_FILES, spaced_words
 
 log = logging.getLogger("training")
@@ -151,9 +150,7 @@ def parse() -> argparse.Namespace:
         default=True,
         help="of the attention's projections; they start heads on the tokens before",
     )
-    parser.add_argument(
-        "--weights", type=Path, help="folder of an exported model, or a file of training.start"
-    )
+    parser.add_argument("--weights", type=Path, help="folder of an exported model")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--compile", action="store_true")
@@ -171,11 +168,9 @@ def keep_tokenizer(data: Path, run: Path) -> None:
 
 
 def weights_of(path: Path, data: Path, tokens: int) -> Decoder:
-    """Return the model of an exported folder, or of a file of ``training.start``.
-
-    One of another vocabulary than the data's, which has so many tokens, is refused.
-    """
-    model = bundled_decoder(path) if path.is_dir() else load_start(path)
+    """Return the model of an exported folder; one of another vocabulary than the data's, which has
+    so many tokens, is refused."""
+    model = bundled_decoder(path)
     if model.shape.vocabulary != tokens:
         raise SystemExit(f"{path} has {model.shape.vocabulary} tokens, {data} {tokens}")
     return model

@@ -111,6 +111,8 @@ def test_the_command_measures_and_stores_where_plans_look(llm, home, tmp_path, c
     assert planner.trained_fraction == found.trained_fraction
     assert planner.neighbor_share == found.neighbor_share
     assert LongContextLLM.bundled(trained_fraction=0.6).planner.trained_fraction == 0.6
+    smaller = {**found.to_dict(), "trained_fraction": 0.5}  # so that the plan is another for sure
+    path.write_text(json.dumps(smaller))
     assert main(["plan", "examples/documents/genesis.txt", "--json"]) == 0
     by_command = json.loads(capsys.readouterr().out)["plan"]
     document = Document.from_file("examples/documents/genesis.txt")

@@ -18,7 +18,6 @@ from training.model import (
     tied,
     to_llama,
 )
-from training.start import load_start, save_start
 from training.tokenizer import SPACE, spaced_words, train_tokenizer, with_words_after_no_space
 
 TEXT = "a heavy saddle, the heavy ladder and the heavy kettle: the saddle of the ladder. "
@@ -102,5 +101,3 @@ def test_a_model_that_is_stored_and_tied_again_is_the_same(before, after, tmp_pa
     loaded, _ = load_checkpoint(tmp_path / "checkpoint.pt")
     assert loaded.shape == again.shape
     assert torch.equal(loaded(ids), again(ids))
-    save_start(again, tmp_path / "start.safetensors")
-    assert load_start(tmp_path / "start.safetensors").shape == again.shape

@@ -10,7 +10,7 @@ import torch
 
 from selfextend_rag import LongContextLLM
 from selfextend_rag.llm.loading.model import load_model
-from training.export import BUNDLED, largest_difference, main, rounded, stored
+from training.export import BUNDLED, averaged, largest_difference, main, rounded, stored
 from training.model import (
     Decoder,
     ModelShape,
@@ -21,7 +21,6 @@ from training.model import (
     save_checkpoint,
     to_llama,
 )
-from training.start import save_start
 from training.train import WARMUP_STEPS, keep_tokenizer, learning_rate, weights_of
 
 SHAPE = ModelShape(
@@ -167,19 +166,6 @@ def test_questions_of_one_row_are_as_each_alone_after_the_document(model):
     assert abs(together - loss) > 3e-5
 
 
-def test_a_start_is_the_model_but_for_rounding_to_eight_bits(model, tmp_path):
-    save_start(model, tmp_path / "start.safetensors")
-    again = weights_of(tmp_path / "start.safetensors", tmp_path, 97)
-    assert again.shape == model.shape
-    weights = zip(again.state_dict().items(), model.state_dict().values(), strict=True)
-    for (name, kept), weight in weights:
-        if weight.dim() == 2:
-            rounding = weight.abs().amax(1, keepdim=True) / 254
-            assert ((kept - weight).abs() <= rounding * 1.001).all(), name
-        else:
-            assert torch.equal(kept, weight), name
-
-
 def test_weights_of_another_vocabulary_than_the_datas_are_refused(exported, tmp_path):
     small, export = exported
     folder, data, tokens = export(), tmp_path / "data", small.shape.vocabulary
@@ -222,6 +208,20 @@ def test_export_writes_a_model_that_transformers_loads(exported):
     out = export()
     assert largest_difference(small, out) < 1e-5
     assert (out / "tokenizer.json").read_bytes() == (BUNDLED / "tokenizer.json").read_bytes()
+
+
+def test_export_writes_the_mean_of_several_runs(exported, tmp_path):
+    small, export = exported
+    other, run = Decoder(small.shape).eval(), tmp_path / "other"
+    run.mkdir()
+    save_checkpoint(run / "checkpoint.pt", other, progress={})
+    mean = averaged([small, other])
+    torch.testing.assert_close(mean.norm, (small.norm + other.norm) / 2)
+    both = small.embedding.weight + other.embedding.weight
+    torch.testing.assert_close(mean.embedding.weight, both / 2)
+    assert largest_difference(mean, export("--average", str(run))) < 1e-5
+    with pytest.raises(SystemExit, match="different shapes"):
+        averaged([small, Decoder(replace(small.shape, layers=2))])
 
 
 def test_weights_stored_in_sixteen_bits_are_rounded_and_compute_in_float32(exported):
