@@ -3,8 +3,7 @@
 python -m training.export --run runs/bundled --dtype bfloat16
 
 Weights may be stored in 16 bits; what is stored still says that it computes in float32. With
-``--average RUN`` it is the mean of these runs' weights: of runs that went on from one another, it
-errs less than each of them.
+``--average RUN`` it is the mean of these runs' weights (what that gave: ``training/README.md``).
 """
 
 import argparse

@@ -24,6 +24,7 @@ _REACH = 63 + 511 / 1024  # of a row scaled for them: below a half, whichever wa
 _TINY = torch.finfo(torch.float32).tiny
 _MANY = 128  # rows from which it pays to restore the weights, where that is faster at all
 _AT_ONCE = 8192  # rows that are rounded at a time
+_RESTORED_AT_ONCE = 512  # rows that are restored at a time, in float32, while documents are read
 
 
 class Linear8(nn.Module):
@@ -79,8 +80,8 @@ class Linear8(nn.Module):
         """Return the weights with their scales, ``[out, in]``."""
         whole = self.whole_numbers()
         found = torch.empty(whole.shape, dtype=dtype)
-        for start in range(0, len(whole), _AT_ONCE):
-            part = slice(start, start + _AT_ONCE)
+        for start in range(0, len(whole), _RESTORED_AT_ONCE):
+            part = slice(start, start + _RESTORED_AT_ONCE)
             some = whole[part].float().mul_(self.columns)
             found[part] = some.mul_(self.scales[part].unsqueeze(1))
         return found
